@@ -1,0 +1,745 @@
+//! Walks a graph in the file's order: drops what does nothing, makes the batch symbolic, infers every
+//! shape, finds the cut points and writes the graph that engines load.
+//!
+//! A tensor crosses a position of the order if it is made before it and used after it (the model's output
+//! counts as used at the end). Where exactly one tensor crosses, the graph can be cut: by the definition of
+//! dominance every path from input to output goes through that tensor, so the set of cut points does not
+//! depend on which topological order the file uses.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use rten_onnx::onnx::{
+    AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
+    OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
+};
+
+use crate::cut::{Cut, CutPoint, Segment};
+use crate::dim::{DType, Dim, elements, show};
+use crate::error::{ModelError, ModelErrorKind};
+use crate::fact::{Fact, Num, Origin, Small, small_of, tensor_of};
+use crate::fold::fold;
+use crate::read::ReadOptions;
+use crate::rules::{Op, expand, infer, reshape};
+
+/// What the walk found.
+pub(crate) struct Analysis {
+    pub input: String,
+    pub output: String,
+    pub cuts: Vec<Cut>,
+    pub segments: Vec<Segment>,
+    pub graph: ModelProto,
+}
+
+/// A node that stays.
+struct Kept {
+    proto: NodeProto,
+    /// Depends on the model's input: it counts for cut points.
+    data: bool,
+    flops: u64,
+}
+
+struct Walk<'a> {
+    opset: i64,
+    /// Outputs of Identity and Dropout, and what they stand for.
+    aliases: HashMap<String, String>,
+    facts: HashMap<String, Fact>,
+    initializers: HashMap<String, TensorProto>,
+    kept: Vec<Kept>,
+    options: &'a ReadOptions,
+}
+
+pub(crate) fn analyze(
+    graph: GraphProto,
+    opset: i64,
+    ir_version: i64,
+    options: &ReadOptions,
+) -> Result<Analysis, ModelError> {
+    let mut walk = Walk {
+        opset,
+        aliases: HashMap::new(),
+        facts: HashMap::new(),
+        initializers: HashMap::new(),
+        kept: vec![],
+        options,
+    };
+    for tensor in graph.initializer {
+        walk.initializer(tensor)?;
+    }
+    let (input, input_dtype) = walk.input(&graph.input)?;
+    for (index, node) in graph.node.into_iter().enumerate() {
+        let label = label(&node, index);
+        walk.node(node, index).map_err(|e| e.at_node(label))?;
+    }
+    let output = walk.output(&graph.output)?;
+    let (cuts, segments, nodes) = walk.cut(&input, &output)?;
+    let graph = walk.write(&input, input_dtype, &cuts, nodes, opset, ir_version);
+    Ok(Analysis {
+        input,
+        output,
+        cuts,
+        segments,
+        graph,
+    })
+}
+
+/// How a node is named in messages: its own name where it has one, else its place and first output.
+fn label(node: &NodeProto, index: usize) -> String {
+    let kind = node.op_type.as_deref().unwrap_or("?");
+    match node.name.as_deref().filter(|n| !n.is_empty()) {
+        Some(name) => format!("{name} ({kind})"),
+        None => {
+            let output = node.output.first().map_or("", String::as_str);
+            format!("#{index} ({kind}, output {output})")
+        }
+    }
+}
+
+fn malformed(what: impl Into<String>) -> ModelError {
+    ModelError::new(
+        ModelErrorKind::Malformed,
+        what,
+        "is the file damaged? check it with onnx.checker",
+    )
+}
+
+impl Walk<'_> {
+    fn initializer(&mut self, tensor: TensorProto) -> Result<(), ModelError> {
+        let name = tensor.name.clone().unwrap_or_default();
+        let code = tensor.data_type.map_or(0, |t| t.0);
+        let dtype = DType::from_onnx(code).ok_or_else(|| {
+            malformed(format!(
+                "tensor {name} has element type {code}, which Graft does not read"
+            ))
+        })?;
+        let dims: Vec<usize> = tensor
+            .dims
+            .iter()
+            .map(|&d| usize::try_from(d).ok())
+            .collect::<Option<_>>()
+            .ok_or_else(|| malformed(format!("tensor {name} has a negative size")))?;
+        let fact_dims: Vec<Dim> = dims.iter().map(|&d| Dim::fixed(d)).collect();
+        let count = elements(&fact_dims)?;
+        let stored = match &tensor.raw_data {
+            Some(raw) => raw.borrow().len() / dtype.bytes(),
+            None => [
+                tensor.float_data.len(),
+                tensor.int32_data.len(),
+                tensor.int64_data.len(),
+                tensor.double_data.len(),
+            ]
+            .into_iter()
+            .max()
+            .unwrap_or(0),
+        };
+        if stored != count {
+            return Err(malformed(format!(
+                "tensor {name} of shape {} holds {stored} elements instead of {count}",
+                show(&fact_dims)
+            )));
+        }
+        let fact = Fact {
+            dims: fact_dims,
+            dtype,
+            origin: Origin::Constant,
+            small: small_of(&tensor, &dims, dtype),
+        };
+        self.facts.insert(name.clone(), fact);
+        self.initializers.insert(name, tensor);
+        Ok(())
+    }
+
+    /// The one input that is no initializer, with its batch made symbolic.
+    fn input(&mut self, inputs: &[ValueInfoProto]) -> Result<(String, DType), ModelError> {
+        let real: Vec<&ValueInfoProto> = inputs
+            .iter()
+            .filter(|v| !self.initializers.contains_key(v.name.as_deref().unwrap_or("")))
+            .collect();
+        let [info] = real.as_slice() else {
+            let names: Vec<&str> = real.iter().filter_map(|v| v.name.as_deref()).collect();
+            return Err(ModelError::new(
+                ModelErrorKind::NoCutPoint,
+                format!("the model has {} inputs ({})", real.len(), names.join(", ")),
+                "A cut point is where one tensor crosses: export the model with one input and the others as constants",
+            ));
+        };
+        let name = info.name.clone().unwrap_or_default();
+        let tensor = info
+            .r#type
+            .as_ref()
+            .and_then(|t| t.tensor_type.as_ref())
+            .ok_or_else(|| malformed(format!("input {name} is no tensor")))?;
+        let dtype = tensor
+            .elem_type
+            .and_then(|t| DType::from_onnx(t.0))
+            .ok_or_else(|| {
+                malformed(format!(
+                    "input {name} has an element type that Graft does not read"
+                ))
+            })?;
+        let dims = tensor
+            .shape
+            .as_ref()
+            .map(|s| s.dim.as_slice())
+            .unwrap_or_default();
+        let wanted = self.options.input_shape.as_deref();
+        if let Some(shape) = wanted
+            && shape.len() + 1 != dims.len()
+            && !dims.is_empty()
+        {
+            return Err(ModelError::new(
+                ModelErrorKind::DynamicShape,
+                format!(
+                    "input {name} has {} dimensions with the batch, the manifest's shape has {} without it",
+                    dims.len(),
+                    shape.len()
+                ),
+                "Give the shape of one request",
+            ));
+        }
+        let rank = wanted.map_or(dims.len(), |s| s.len() + 1);
+        let mut facts = vec![];
+        for i in 0..rank {
+            let given = dims.get(i).and_then(|d| d.dim_value).filter(|&v| v > 0);
+            let chosen = wanted.and_then(|s| i.checked_sub(1).and_then(|i| s.get(i)));
+            facts.push(match (i, chosen, given) {
+                (0, _, None | Some(1)) => Dim::BATCH,
+                (0, _, Some(n)) => {
+                    return Err(ModelError::new(
+                        ModelErrorKind::Batch,
+                        format!("input {name} has a fixed batch of {n}"),
+                        "Export the model with a batch of 1 or a symbolic batch",
+                    ));
+                }
+                (_, Some(&c), Some(n)) if n != c as i64 => {
+                    return Err(ModelError::new(
+                        ModelErrorKind::DynamicShape,
+                        format!("dimension {i} of input {name} is {n} in the file and {c} in the manifest"),
+                        "Mend the manifest's shape",
+                    ));
+                }
+                (_, Some(&c), _) => Dim::fixed(c),
+                (_, None, Some(n)) => Dim::fixed(n as usize),
+                (_, None, None) => {
+                    let symbol = dims.get(i).and_then(|d| d.dim_param.as_deref()).unwrap_or("?");
+                    return Err(ModelError::new(
+                        ModelErrorKind::DynamicShape,
+                        format!("dimension {i} ({symbol}) of input {name} is not known"),
+                        "Graft needs every size but the batch: set `shape` under [input] in model.toml, or export the model with fixed sizes",
+                    ));
+                }
+            });
+        }
+        if facts.is_empty() {
+            return Err(ModelError::new(
+                ModelErrorKind::DynamicShape,
+                format!("input {name} has no shape in the file"),
+                "Set `shape` under [input] in model.toml, or export the model with its shapes",
+            ));
+        }
+        elements(&facts)?;
+        self.facts.insert(name.clone(), Fact::data(facts, dtype));
+        Ok((name, dtype))
+    }
+
+    /// The one output, or the one that the options name.
+    fn output(&self, outputs: &[ValueInfoProto]) -> Result<String, ModelError> {
+        let names: Vec<&str> = outputs.iter().filter_map(|v| v.name.as_deref()).collect();
+        let name = match (&self.options.output, names.as_slice()) {
+            (Some(wanted), _) if names.contains(&wanted.as_str()) => wanted.as_str(),
+            (Some(wanted), _) => {
+                return Err(ModelError::new(
+                    ModelErrorKind::Manifest,
+                    format!("the model has no output {wanted}"),
+                    format!("Its outputs are: {}", names.join(", ")),
+                ));
+            }
+            (None, [one]) => one,
+            (None, _) => {
+                return Err(ModelError::new(
+                    ModelErrorKind::NoCutPoint,
+                    format!("the model has {} outputs ({})", names.len(), names.join(", ")),
+                    "Choose one: `output = \"…\"` in model.toml",
+                ));
+            }
+        };
+        let name = self.resolve(name);
+        match self.facts.get(&name) {
+            Some(fact) if fact.is_data() => Ok(name),
+            _ => Err(malformed(format!("output {name} does not depend on the input"))),
+        }
+    }
+
+    fn resolve(&self, name: &str) -> String {
+        self.aliases.get(name).cloned().unwrap_or_else(|| name.to_owned())
+    }
+
+    fn node(&mut self, mut node: NodeProto, index: usize) -> Result<(), ModelError> {
+        let kind = node.op_type.clone().unwrap_or_default();
+        if let Some(domain) = node.domain.as_deref()
+            && !matches!(domain, "" | "ai.onnx")
+        {
+            return Err(ModelError::new(
+                ModelErrorKind::UnknownOperator,
+                format!("operator {kind} of domain {domain} is unknown to Graft"),
+                "Export the model with standard ONNX operators only",
+            ));
+        }
+        for name in &mut node.input {
+            *name = self
+                .aliases
+                .get(name)
+                .cloned()
+                .unwrap_or_else(|| std::mem::take(name));
+            if !name.is_empty() && !self.facts.contains_key(name) {
+                return Err(malformed(format!("input {name} is not made by an earlier node")));
+            }
+        }
+        let Some(output) = node.output.first().cloned().filter(|o| !o.is_empty()) else {
+            return Err(malformed("a node without output"));
+        };
+        for name in node.output.iter().filter(|o| !o.is_empty()) {
+            if self.facts.contains_key(name) || self.aliases.contains_key(name) {
+                return Err(malformed(format!("tensor {name} is made twice")));
+            }
+        }
+        match kind.as_str() {
+            "Identity" | "Dropout" => {
+                let from = node.input.first().cloned().unwrap_or_default();
+                if from.is_empty() {
+                    return Err(malformed("input 0 is missing"));
+                }
+                self.aliases.insert(output, from);
+                return Ok(());
+            }
+            "Constant" => return self.constant(node, output),
+            "Shape" | "Size" => return self.shape_of(&node, output),
+            _ => {}
+        }
+
+        let facts: Vec<Option<Fact>> = node
+            .input
+            .iter()
+            .map(|name| self.facts.get(name).cloned())
+            .collect();
+        let op = Op {
+            node: &node,
+            kind: &kind,
+            opset: self.opset,
+            inputs: facts.iter().map(Option::as_ref).collect(),
+        };
+        let data = facts.iter().flatten().any(Fact::is_data);
+        if !data && let Some((small, dtype)) = fold(&op) {
+            self.facts.insert(output, Fact::from_small(small, dtype));
+            return Ok(());
+        }
+        let (target, outcome) = match kind.as_str() {
+            "Reshape" => {
+                let (target, outcome) = reshape(&op)?;
+                (Some(target), outcome)
+            }
+            "Expand" => {
+                let (target, outcome) = expand(&op)?;
+                (Some(target), outcome)
+            }
+            _ => (None, infer(&op)?),
+        };
+        let flops = match outcome.flops {
+            Some(flops) => flops,
+            None => elements(&outcome.outputs[0].0)? as u64,
+        };
+
+        if let Some(target) = target {
+            let name = format!("graft:target:{index}");
+            let nums = target.iter().map(|&t| Num::fixed(t as f64)).collect();
+            let small = Small::list(nums);
+            self.facts
+                .insert(name.clone(), Fact::from_small(small, DType::I64));
+            node.input.truncate(1);
+            node.input.push(name);
+            node.attribute.retain(|a| a.name.as_deref() != Some("allowzero"));
+        }
+        if kind == "Concat" && data {
+            self.repeat_constants(&mut node, index)?;
+        }
+        for name in node.input.iter().filter(|n| !n.is_empty()) {
+            self.provide(name)?;
+        }
+        let origin = if data { Origin::Data } else { Origin::Constant };
+        for (name, (dims, dtype)) in node.output.iter().zip(outcome.outputs) {
+            elements(&dims)?;
+            let fact = Fact {
+                dims,
+                dtype,
+                origin,
+                small: None,
+            };
+            self.facts.insert(name.clone(), fact);
+        }
+        self.kept.push(Kept {
+            proto: node,
+            data,
+            flops,
+        });
+        Ok(())
+    }
+
+    fn constant(&mut self, node: NodeProto, output: String) -> Result<(), ModelError> {
+        for attribute in node.attribute {
+            let name = attribute.name.as_deref().unwrap_or("");
+            let float = |v: &f32| Num::fixed(f64::from(*v));
+            let int = |v: &i64| Num::fixed(*v as f64);
+            let (small, dtype) = match (name, attribute.t) {
+                ("value", Some(mut tensor)) => {
+                    tensor.name = Some(output);
+                    return self.initializer(tensor);
+                }
+                ("value_float", _) => (Small::scalar(float(&attribute.f.unwrap_or(0.0))), DType::F32),
+                ("value_int", _) => (Small::scalar(int(&attribute.i.unwrap_or(0))), DType::I64),
+                ("value_floats", _) => (
+                    Small::list(attribute.floats.iter().map(float).collect()),
+                    DType::F32,
+                ),
+                ("value_ints", _) => (Small::list(attribute.ints.iter().map(int).collect()), DType::I64),
+                _ => continue,
+            };
+            self.facts.insert(output, Fact::from_small(small, dtype));
+            return Ok(());
+        }
+        Err(malformed("a Constant without a value that Graft reads"))
+    }
+
+    fn shape_of(&mut self, node: &NodeProto, output: String) -> Result<(), ModelError> {
+        let fact = node
+            .input
+            .first()
+            .and_then(|name| self.facts.get(name))
+            .ok_or_else(|| malformed("input 0 is missing"))?;
+        let small = if node.op_type.as_deref() == Some("Size") {
+            Small::scalar(crate::dim::product(&fact.dims)?.into())
+        } else {
+            let rank = fact.dims.len() as i64;
+            let bound = |name: &str, default: i64| {
+                let v = node
+                    .attribute
+                    .iter()
+                    .find(|a| a.name.as_deref() == Some(name))
+                    .and_then(|a| a.i)
+                    .unwrap_or(default);
+                (if v < 0 { v.saturating_add(rank) } else { v }).clamp(0, rank) as usize
+            };
+            let (start, end) = (bound("start", 0), bound("end", rank));
+            let dims = fact.dims.get(start..end).unwrap_or_default();
+            Small::list(dims.iter().map(|&d| d.into()).collect())
+        };
+        self.facts.insert(output, Fact::from_small(small, DType::I64));
+        Ok(())
+    }
+
+    /// Constants that are joined to data grow with the batch: a class token, say.
+    fn repeat_constants(&mut self, node: &mut NodeProto, index: usize) -> Result<(), ModelError> {
+        let like = node
+            .input
+            .iter()
+            .find(|n| {
+                self.facts
+                    .get(*n)
+                    .is_some_and(|f| f.is_data() && f.dims.first() == Some(&Dim::BATCH))
+            })
+            .cloned();
+        let Some(like) = like else { return Ok(()) };
+        for (i, name) in node.input.iter_mut().enumerate() {
+            let Some(fact) = self.facts.get(name.as_str()).cloned() else {
+                continue;
+            };
+            if fact.is_data() || fact.dims.first() != Some(&Dim::ONE) {
+                continue;
+            }
+            self.provide(name)?;
+            let names =
+                ["batch", "target", "repeated", "rest"].map(|part| format!("graft:{part}:{index}:{i}"));
+            let [batch, target, repeated, rest] = &names;
+            let others = fact.dims[1..].iter().map(|&d| d.into()).collect();
+            let others = Fact::from_small(Small::list(others), DType::I64);
+            self.facts.insert(rest.clone(), others);
+            self.provide(rest)?;
+            // Only a part of the shape is asked for: rten 0.27 would take a whole shape's symbolic batch
+            // from the model's input, which a run from an inner cut point has not.
+            let helpers = [
+                operator("Shape", &[&like], batch, &[("start", 0), ("end", 1)]),
+                operator("Concat", &[batch, rest], target, &[("axis", 0)]),
+                operator("Expand", &[name.as_str(), target], repeated, &[]),
+            ];
+            for proto in helpers {
+                let made = Fact::data(fact.dims.clone(), fact.dtype);
+                self.facts.insert(proto.output[0].clone(), made);
+                self.kept.push(Kept {
+                    proto,
+                    data: true,
+                    flops: 0,
+                });
+            }
+            *name = repeated.clone();
+        }
+        Ok(())
+    }
+
+    /// Sees to it that a constant that was computed here stands in the graph.
+    fn provide(&mut self, name: &str) -> Result<(), ModelError> {
+        let Some(fact) = self.facts.get(name) else {
+            return Ok(());
+        };
+        match (&fact.small, fact.origin) {
+            (_, Origin::Data) | (None, Origin::Constant) => Ok(()),
+            (Some(small), Origin::Constant) => {
+                if !self.initializers.contains_key(name) {
+                    let tensor = tensor_of(name, small, fact.dtype);
+                    self.initializers.insert(name.to_owned(), tensor);
+                }
+                Ok(())
+            }
+            (_, Origin::Sizes) => Err(ModelError::new(
+                ModelErrorKind::Batch,
+                format!("input {name} is computed from the batch size"),
+                "Graft answers each request of a batch by itself: export the model so that only shapes depend on the batch",
+            )),
+        }
+    }
+
+    /// The cut points, their segments and the nodes that the output needs.
+    fn cut(
+        &mut self,
+        input: &str,
+        output: &str,
+    ) -> Result<(Vec<Cut>, Vec<Segment>, Vec<NodeProto>), ModelError> {
+        // What the output needs, from the end to the start.
+        let mut needed: HashSet<String> = HashSet::from([output.to_owned()]);
+        let mut kept: Vec<Kept> = vec![];
+        for node in std::mem::take(&mut self.kept).into_iter().rev() {
+            if node.proto.output.iter().any(|o| needed.contains(o)) {
+                needed.extend(node.proto.input.iter().filter(|n| !n.is_empty()).cloned());
+                kept.push(node);
+            }
+        }
+        kept.reverse();
+        if !needed.contains(input) {
+            return Err(malformed("the output does not depend on the input"));
+        }
+
+        // How often each tensor that depends on the input is still to be used.
+        let mut uses: HashMap<&str, usize> = HashMap::new();
+        for name in kept.iter().filter(|n| n.data).flat_map(|n| &n.proto.input) {
+            if self.facts.get(name).is_some_and(Fact::is_data) {
+                *uses.entry(name).or_default() += 1;
+            }
+        }
+        *uses.entry(output).or_default() += 1;
+
+        let weights = Weights::new(&kept, &self.initializers);
+        let mut cuts = vec![];
+        let mut segments = vec![];
+        let mut crossing: BTreeSet<&str> = BTreeSet::from([input]);
+        let mut open = Segment {
+            nodes: vec![],
+            flops: 0,
+            weights_bytes: 0,
+        };
+        let mut read: BTreeSet<&str> = BTreeSet::new();
+        self.close(&crossing, &mut cuts)?;
+        if cuts.is_empty() {
+            return Err(malformed("the input can't be a cut point"));
+        }
+        for node in kept.iter().filter(|n| n.data) {
+            for name in &node.proto.input {
+                if let Some(left) = uses.get_mut(name.as_str()) {
+                    *left -= 1;
+                    if *left == 0 {
+                        crossing.remove(name.as_str());
+                    }
+                }
+                weights.collect(name, &mut read);
+            }
+            for name in &node.proto.output {
+                if uses.get(name.as_str()).is_some_and(|&left| left > 0) {
+                    crossing.insert(name);
+                }
+            }
+            open.nodes.push(node.proto.op_type.clone().unwrap_or_default());
+            open.flops = open.flops.saturating_add(node.flops);
+            if self.close(&crossing, &mut cuts)? {
+                open.weights_bytes = weights.bytes(&read);
+                read.clear();
+                let next = Segment {
+                    nodes: vec![],
+                    flops: 0,
+                    weights_bytes: 0,
+                };
+                segments.push(std::mem::replace(&mut open, next));
+            }
+        }
+        if cuts.last().map(|c: &Cut| c.tensor.as_str()) != Some(output) || segments.is_empty() {
+            return Err(ModelError::new(
+                ModelErrorKind::NoCutPoint,
+                format!("the output {output} is not one tensor with the batch as its first dimension"),
+                "Export the model with one output of shape [batch, …]",
+            ));
+        }
+        if cuts.len() > usize::from(u16::MAX) {
+            return Err(malformed("more than 65535 cut points"));
+        }
+        let nodes = kept.into_iter().map(|n| n.proto).collect();
+        Ok((cuts, segments, nodes))
+    }
+
+    /// Adds a cut point if one tensor crosses here that can be one; says whether it did.
+    fn close(&self, crossing: &BTreeSet<&str>, cuts: &mut Vec<Cut>) -> Result<bool, ModelError> {
+        let Some(&name) = crossing.first().filter(|_| crossing.len() == 1) else {
+            return Ok(false);
+        };
+        if cuts.last().is_some_and(|c| c.tensor == name) {
+            return Ok(false);
+        }
+        let Some(fact) = self.facts.get(name) else {
+            return Ok(false);
+        };
+        let [Dim::BATCH, rest @ ..] = fact.dims.as_slice() else {
+            return Ok(false);
+        };
+        if rest.iter().any(|d| d.batch) || matches!(fact.dtype, DType::Bool | DType::F64) {
+            return Ok(false);
+        }
+        cuts.push(Cut {
+            tensor: name.to_owned(),
+            shape: rest.iter().map(|d| d.coef).collect(),
+            dtype: fact.dtype,
+            elements: elements(&fact.dims)?,
+        });
+        Ok(true)
+    }
+
+    /// The graph for engines: every cut point's tensor is an output of it, so that no optimiser fuses it away.
+    fn write(
+        &mut self,
+        input: &str,
+        input_dtype: DType,
+        cuts: &[Cut],
+        nodes: Vec<NodeProto>,
+        opset: i64,
+        ir_version: i64,
+    ) -> ModelProto {
+        let used: BTreeSet<&String> = nodes.iter().flat_map(|n| &n.input).collect();
+        let initializer = used
+            .into_iter()
+            .filter_map(|name| self.initializers.remove(name))
+            .collect();
+        let value = |name: &str, shape: &[usize], dtype: DType| ValueInfoProto {
+            name: Some(name.to_owned()),
+            r#type: Some(TypeProto {
+                tensor_type: Some(TypeProtoTensor {
+                    elem_type: Some(DataType(dtype.to_onnx())),
+                    shape: Some(TensorShapeProto {
+                        dim: std::iter::once(Dimension {
+                            dim_value: None,
+                            dim_param: Some("batch".to_owned()),
+                        })
+                        .chain(shape.iter().map(|&d| Dimension {
+                            dim_value: Some(d as i64),
+                            dim_param: None,
+                        }))
+                        .collect(),
+                    }),
+                }),
+                sequence: None,
+            }),
+        };
+        ModelProto {
+            ir_version: Some(ir_version),
+            opset_import: vec![OperatorSetIdProto {
+                domain: None,
+                version: Some(opset),
+            }],
+            graph: Some(GraphProto {
+                node: nodes,
+                initializer,
+                input: vec![value(input, &cuts[0].shape, input_dtype)],
+                output: cuts[1..]
+                    .iter()
+                    .map(|c| value(&c.tensor, &c.shape, c.dtype))
+                    .collect(),
+                value_info: vec![],
+            }),
+            ..ModelProto::default()
+        }
+    }
+}
+
+fn operator(kind: &str, inputs: &[&str], output: &str, attributes: &[(&str, i64)]) -> NodeProto {
+    NodeProto {
+        name: Some(output.to_owned()),
+        op_type: Some(kind.to_owned()),
+        input: inputs.iter().map(|&i| i.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute: attributes
+            .iter()
+            .map(|&(name, i)| AttributeProto {
+                name: Some(name.to_owned()),
+                i: Some(i),
+                r#type: Some(AttributeType::INT),
+                ..AttributeProto::default()
+            })
+            .collect(),
+        domain: None,
+    }
+}
+
+/// Which initializers stand behind a constant, and how many bytes they have.
+struct Weights<'a> {
+    bytes: HashMap<&'a str, u64>,
+    behind: HashMap<&'a str, BTreeSet<&'a str>>,
+}
+
+impl<'a> Weights<'a> {
+    fn new(kept: &'a [Kept], initializers: &'a HashMap<String, TensorProto>) -> Self {
+        let bytes: HashMap<&str, u64> = initializers
+            .iter()
+            .map(|(name, tensor)| {
+                let dtype = tensor.data_type.and_then(|t| DType::from_onnx(t.0));
+                let count: i64 = tensor.dims.iter().product();
+                (
+                    name.as_str(),
+                    count.max(0) as u64 * dtype.map_or(0, DType::bytes) as u64,
+                )
+            })
+            .collect();
+        let mut weights = Weights {
+            bytes,
+            behind: HashMap::new(),
+        };
+        for node in kept.iter().filter(|n| !n.data) {
+            let mut sources = BTreeSet::new();
+            for name in &node.proto.input {
+                weights.collect(name, &mut sources);
+            }
+            for output in &node.proto.output {
+                weights.behind.insert(output, sources.clone());
+            }
+        }
+        weights
+    }
+
+    fn collect(&self, name: &'a str, into: &mut BTreeSet<&'a str>) {
+        if self.bytes.contains_key(name) {
+            into.insert(name);
+        } else if let Some(sources) = self.behind.get(name) {
+            into.extend(sources);
+        }
+    }
+
+    fn bytes(&self, names: &BTreeSet<&str>) -> u64 {
+        names.iter().filter_map(|n| self.bytes.get(n)).sum()
+    }
+}
+
+/// Cut points of a range of indexes, for iteration.
+pub(crate) fn cut_points(count: usize) -> impl Iterator<Item = CutPoint> {
+    (0..count).map(|i| CutPoint(u16::try_from(i).unwrap_or(u16::MAX)))
+}

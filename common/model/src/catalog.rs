@@ -1,0 +1,148 @@
+//! A folder of models: `FOLDER/*/model.toml`, or one manifest in the folder itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cut::ModelId;
+use crate::error::{ModelError, ModelErrorKind};
+use crate::manifest::Manifest;
+use crate::read::{Model, ModelInfo};
+
+/// Most models that one folder may hold.
+const MAX_MODELS: usize = 256;
+
+/// One model of a catalog.
+#[derive(Debug, Clone)]
+pub struct CatalogEntry {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Folder of the manifest.
+    pub folder: PathBuf,
+    /// What is known of the model.
+    pub info: Arc<ModelInfo>,
+    /// Its labels, in the order of the output's classes; empty without.
+    pub labels: Arc<Vec<String>>,
+}
+
+impl CatalogEntry {
+    /// Opens the model that a manifest describes.
+    pub fn open(manifest_path: &Path) -> Result<(Self, Model), ModelError> {
+        let manifest = Manifest::read(manifest_path)?;
+        let folder = manifest_path.parent().unwrap_or(Path::new(".")).to_owned();
+        let model = Model::read(&folder.join(&manifest.file), &manifest.read_options())?;
+        let labels = match &manifest.labels {
+            None => vec![],
+            Some(file) => labels(&folder.join(file), &model)?,
+        };
+        let entry = CatalogEntry {
+            manifest,
+            folder,
+            info: Arc::clone(model.info()),
+            labels: Arc::new(labels),
+        };
+        Ok((entry, model))
+    }
+
+    /// Reads the model's file again, for an engine.
+    pub fn load(&self) -> Result<Model, ModelError> {
+        Model::read(&self.info.file, &self.manifest.read_options())
+    }
+}
+
+fn labels(file: &Path, model: &Model) -> Result<Vec<String>, ModelError> {
+    let wrong = |what: String| {
+        ModelError::new(
+            ModelErrorKind::Manifest,
+            what,
+            "One label a line, in the order of the classes",
+        )
+        .in_file(file)
+    };
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(format!("can't be read: {e}")))?;
+    let labels: Vec<String> = text.lines().map(str::to_owned).collect();
+    let classes = model.info().cuts.last().map_or(0, |c| c.elements);
+    if labels.len() != classes {
+        return Err(wrong(format!(
+            "has {} labels, the model has {classes} classes",
+            labels.len()
+        )));
+    }
+    Ok(labels)
+}
+
+/// The models of a folder, in the order of their names.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    entries: Vec<CatalogEntry>,
+}
+
+impl Catalog {
+    /// Reads every manifest of a folder. One that is wrong is an error: a model is never silently missing.
+    pub fn read(folder: &Path) -> Result<Self, ModelError> {
+        let wrong = |what: String| {
+            ModelError::new(
+                ModelErrorKind::Manifest,
+                what,
+                "A folder of models holds one folder for each, with a model.toml in it",
+            )
+            .in_file(folder)
+        };
+        let mut manifests = vec![];
+        let own = folder.join("model.toml");
+        if own.is_file() {
+            manifests.push(own);
+        } else {
+            let list = std::fs::read_dir(folder).map_err(|e| wrong(format!("can't be read: {e}")))?;
+            for item in list {
+                let item = item.map_err(|e| wrong(format!("can't be read: {e}")))?;
+                let manifest = item.path().join("model.toml");
+                if manifest.is_file() {
+                    manifests.push(manifest);
+                }
+            }
+        }
+        if manifests.is_empty() {
+            return Err(wrong("holds no model.toml".to_owned()));
+        }
+        if manifests.len() > MAX_MODELS {
+            return Err(wrong(format!("holds more than {MAX_MODELS} models")));
+        }
+        manifests.sort();
+        let mut entries: Vec<CatalogEntry> = vec![];
+        for manifest in manifests {
+            let (entry, _) = CatalogEntry::open(&manifest)?;
+            if let Some(twin) = entries
+                .iter()
+                .find(|e| e.manifest.name == entry.manifest.name || e.info.id == entry.info.id)
+            {
+                return Err(wrong(format!(
+                    "holds {} twice (in {} and {})",
+                    entry.manifest.name,
+                    twin.folder.display(),
+                    entry.folder.display()
+                )));
+            }
+            entries.push(entry);
+        }
+        entries.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
+        Ok(Catalog { entries })
+    }
+
+    /// The models.
+    pub fn entries(&self) -> &[CatalogEntry] {
+        &self.entries
+    }
+
+    /// By identity.
+    pub fn get(&self, id: &ModelId) -> Option<&CatalogEntry> {
+        self.entries.iter().find(|e| e.info.id == *id)
+    }
+
+    /// By name, or by identity written out.
+    pub fn find(&self, name: &str) -> Option<&CatalogEntry> {
+        self.entries
+            .iter()
+            .find(|e| e.manifest.name == name)
+            .or_else(|| self.get(&name.parse().ok()?))
+    }
+}

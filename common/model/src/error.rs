@@ -1,0 +1,93 @@
+//! What can be wrong with a model file, said so that its owner can mend it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What kind of thing is wrong with a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelErrorKind {
+    /// The file can't be read.
+    Io,
+    /// The file is no ONNX model, or is cut off.
+    NotOnnx,
+    /// The operator set is older or newer than what Graft reads.
+    Opset,
+    /// An operator that Graft has no shape rule for.
+    UnknownOperator,
+    /// A shape that isn't known before the model runs.
+    DynamicShape,
+    /// The batch dimension can't be made symbolic.
+    Batch,
+    /// No place where a single tensor crosses the graph, or more than one input or output.
+    NoCutPoint,
+    /// The graph contradicts itself.
+    Malformed,
+    /// The manifest is wrong.
+    Manifest,
+}
+
+/// An error that names the file, the node and what to do.
+#[derive(Debug, Clone)]
+pub struct ModelError {
+    kind: ModelErrorKind,
+    file: PathBuf,
+    node: Option<String>,
+    what: String,
+    hint: String,
+}
+
+impl ModelError {
+    pub(crate) fn new(kind: ModelErrorKind, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            kind,
+            file: PathBuf::new(),
+            node: None,
+            what: what.into(),
+            hint: hint.into(),
+        }
+    }
+
+    pub(crate) fn in_file(mut self, file: &Path) -> Self {
+        self.file = file.to_owned();
+        self
+    }
+
+    pub(crate) fn at_node(mut self, node: impl Into<String>) -> Self {
+        if self.node.is_none() {
+            self.node = Some(node.into());
+        }
+        self
+    }
+
+    /// What kind of thing is wrong.
+    pub fn kind(&self) -> ModelErrorKind {
+        self.kind
+    }
+
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The node at which it was found, where it was found at one.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.as_os_str().is_empty() {
+            write!(f, "{}: ", self.file.display())?;
+        }
+        if let Some(node) = &self.node {
+            write!(f, "node {node}: ")?;
+        }
+        write!(f, "{}", self.what)?;
+        if !self.hint.is_empty() {
+            write!(f, ". {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ModelError {}

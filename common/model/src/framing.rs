@@ -1,0 +1,100 @@
+//! Checks that a file's protobuf messages nest properly before the parser sees them.
+//!
+//! rten-onnx 0.27 trusts a field's length when it skips the field: a damaged length can send it back in the
+//! file, for ever. So every length is held against what encloses it first.
+//! Encoding: <https://protobuf.dev/programming-guides/encoding/>; field numbers: onnx.proto3.
+
+/// Messages whose fields are looked into.
+#[derive(Clone, Copy)]
+enum Message {
+    Model,
+    Graph,
+    Node,
+    Attribute,
+    Tensor,
+    ValueInfo,
+    Type,
+    TensorType,
+    SequenceType,
+    Shape,
+    Flat,
+}
+
+impl Message {
+    fn inner(self, field: u64) -> Option<Message> {
+        Some(match (self, field) {
+            (Message::Model, 7) => Message::Graph,
+            (Message::Model, 8 | 14) => Message::Flat,
+            (Message::Graph, 1) => Message::Node,
+            (Message::Graph, 5) => Message::Tensor,
+            (Message::Graph, 11..=13) => Message::ValueInfo,
+            (Message::Node, 5) => Message::Attribute,
+            (Message::Attribute, 5) => Message::Tensor,
+            (Message::Attribute, 6) => Message::Graph,
+            (Message::Tensor, 13) => Message::Flat,
+            (Message::ValueInfo, 2) => Message::Type,
+            (Message::Type, 1) => Message::TensorType,
+            (Message::Type, 4) => Message::SequenceType,
+            (Message::SequenceType, 1) => Message::Type,
+            (Message::TensorType, 2) => Message::Shape,
+            (Message::Shape, 1) => Message::Flat,
+            _ => return None,
+        })
+    }
+}
+
+/// Deepest nesting that is accepted.
+const MAX_DEPTH: usize = 32;
+
+/// `Err` says where the nesting is broken.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
+    message(bytes, 0, Message::Model, 0)
+}
+
+fn message(bytes: &[u8], base: usize, kind: Message, depth: usize) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("messages nest deeper than {MAX_DEPTH} at byte {base}"));
+    }
+    let mut at = 0;
+    while at < bytes.len() {
+        let start = base + at;
+        let broken = |what: &str| format!("{what} at byte {start}");
+        let tag = varint(bytes, &mut at).ok_or_else(|| broken("a field's tag is cut off"))?;
+        let (field, wire) = (tag >> 3, tag & 7);
+        let length = match wire {
+            0 => {
+                varint(bytes, &mut at).ok_or_else(|| broken("a number is cut off"))?;
+                0
+            }
+            1 => 8,
+            2 => varint(bytes, &mut at).ok_or_else(|| broken("a length is cut off"))?,
+            5 => 4,
+            _ => return Err(broken("a field has an unknown wire type")),
+        };
+        let end = usize::try_from(length)
+            .ok()
+            .and_then(|n| at.checked_add(n))
+            .filter(|&end| end <= bytes.len())
+            .ok_or_else(|| broken("a field goes beyond what encloses it"))?;
+        if wire == 2
+            && let Some(inner) = kind.inner(field)
+        {
+            message(&bytes[at..end], base + at, inner, depth + 1)?;
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}

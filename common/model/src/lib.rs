@@ -1,0 +1,36 @@
+//! DNNs as Graft sees them: ONNX graphs turned into an ordered list of cut points.
+//!
+//! [`Model::read`] opens an ONNX file, makes its batch dimension symbolic, infers every shape and finds
+//! the [`Cut`] points: the places where one tensor crosses the graph. Phone and server number them the
+//! same way, since the numbering belongs to the model's identity ([`ModelId`]).
+//! [`Catalog`] is a folder of models with their manifests ([`Manifest`]).
+//!
+//! This crate reads and describes models. It never runs one (that is an engine's work) and knows nothing
+//! of plans, networks or clocks.
+
+mod analyze;
+mod catalog;
+mod cut;
+mod dim;
+mod error;
+mod fact;
+mod fold;
+mod framing;
+mod manifest;
+mod read;
+mod rules;
+mod tensor;
+
+#[cfg(any(test, feature = "samples"))]
+pub mod samples;
+
+#[cfg(test)]
+mod tests;
+
+pub use catalog::{Catalog, CatalogEntry};
+pub use cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
+pub use dim::DType;
+pub use error::{ModelError, ModelErrorKind};
+pub use manifest::{ImageInput, Manifest, Resample};
+pub use read::{Model, ModelInfo, ReadOptions};
+pub use tensor::{Elements, Tensor, TensorError};

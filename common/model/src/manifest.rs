@@ -1,0 +1,147 @@
+//! A model's manifest, `model.toml`: how it is read, fed and labelled.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::dim::DType;
+use crate::error::{ModelError, ModelErrorKind};
+use crate::read::ReadOptions;
+
+/// What `model.toml` says of a model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Name by which people and the HTTP interface call the model: letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// The ONNX file, relative to the manifest.
+    pub file: PathBuf,
+    /// SPDX expression of the weights' licence.
+    pub license: String,
+    /// Which output is the model's, where the file has several.
+    #[serde(default)]
+    pub output: Option<String>,
+    /// File with one label a line, in the order of the output's classes.
+    #[serde(default)]
+    pub labels: Option<PathBuf>,
+    /// Element types in which intermediate tensors may travel. The first is the default.
+    #[serde(default = "fp32")]
+    pub wire: Vec<DType>,
+    /// How the input is made.
+    #[serde(default)]
+    pub input: InputSpec,
+}
+
+/// `[input]` of a manifest.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputSpec {
+    /// Shape of one request, without the batch, where the file leaves sizes open.
+    #[serde(default)]
+    pub shape: Option<Vec<usize>>,
+    /// How a picture becomes the input; absent for models that don't take pictures.
+    #[serde(default)]
+    pub image: Option<ImageInput>,
+}
+
+/// How a picture becomes a tensor of shape `[3, crop, crop]`: the shorter side is scaled to `resize`, the
+/// middle is cropped, and each channel becomes `(value - mean) / std` of values 0 to 255.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageInput {
+    /// Length of the shorter side after scaling, in pixels.
+    pub resize: u32,
+    /// Side of the square that is cut out of the middle, in pixels.
+    pub crop: u32,
+    /// How pixels are interpolated.
+    #[serde(default)]
+    pub resample: Resample,
+    /// Subtracted from red, green and blue (0 to 255).
+    pub mean: [f32; 3],
+    /// Red, green and blue are divided by it.
+    pub std: [f32; 3],
+}
+
+/// How pixels are interpolated when a picture is scaled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resample {
+    /// Triangle filter.
+    #[default]
+    Bilinear,
+    /// Catmull-Rom filter.
+    Bicubic,
+}
+
+fn fp32() -> Vec<DType> {
+    vec![DType::F32]
+}
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let wrong =
+            |what: String, hint: &str| ModelError::new(ModelErrorKind::Manifest, what, hint).in_file(path);
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            wrong(
+                format!("can't be read: {e}"),
+                "models/README.md says what a manifest is",
+            )
+        })?;
+        let manifest: Manifest =
+            toml::from_str(&text).map_err(|e| wrong(e.to_string(), "models/README.md lists the keys"))?;
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if manifest.name.is_empty() || manifest.name.len() > 64 || !manifest.name.chars().all(legal) {
+            return Err(wrong(
+                format!("name {:?} is not allowed", manifest.name),
+                "Use up to 64 letters, digits, '-', '_' and '.'",
+            ));
+        }
+        if manifest.wire.is_empty()
+            || manifest
+                .wire
+                .iter()
+                .any(|t| !matches!(t, DType::F32 | DType::F16))
+        {
+            return Err(wrong("wire must list \"f32\", \"f16\" or both".to_owned(), ""));
+        }
+        if let Some(image) = &manifest.input.image {
+            let numbers = image.mean.iter().chain(&image.std);
+            if image.crop == 0
+                || image.crop > image.resize
+                || image.resize > 8192
+                || numbers.clone().any(|v| !v.is_finite())
+                || image.std.contains(&0.0)
+            {
+                return Err(wrong(
+                    "[input.image] needs 0 < crop <= resize <= 8192, finite mean and std, std not 0"
+                        .to_owned(),
+                    "",
+                ));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// A manifest for an ONNX file that has none: named after the file, fed with tensors.
+    pub fn for_file(file: &Path) -> Self {
+        let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned());
+        Manifest {
+            name: stem.unwrap_or_else(|| "model".to_owned()),
+            file: file.to_owned(),
+            license: "unknown".to_owned(),
+            output: None,
+            labels: None,
+            wire: fp32(),
+            input: InputSpec::default(),
+        }
+    }
+
+    /// How the manifest wants its file read.
+    pub fn read_options(&self) -> ReadOptions {
+        ReadOptions {
+            output: self.output.clone(),
+            input_shape: self.input.shape.clone(),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Opening a model: from a file to cut points and the graph that engines load.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rten_onnx::onnx::{DataLocation, ModelProto, TensorProto};
+use sha2::{Digest, Sha256};
+
+use crate::analyze::{analyze, cut_points};
+use crate::cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
+use crate::error::{ModelError, ModelErrorKind};
+use crate::framing;
+
+/// Operator sets of the default domain that Graft reads.
+const OPSETS: std::ops::RangeInclusive<i64> = 9..=21;
+/// Largest model file, and largest file of external weights, that is read (16 GiB).
+const MAX_FILE_BYTES: u64 = 16 << 30;
+
+/// What a manifest may say of how a file is to be read.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOptions {
+    /// Which output is the model's, where the file has several.
+    pub output: Option<String>,
+    /// Shape of one request's input, without the batch, where the file leaves sizes open.
+    pub input_shape: Option<Vec<usize>>,
+}
+
+/// What is known of a model without running it.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// Its identity.
+    pub id: ModelId,
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Name of the input tensor.
+    pub input: String,
+    /// Name of the output tensor (after `Identity` nodes are gone).
+    pub output: String,
+    /// Operator set of the file.
+    pub opset: i64,
+    /// The cut points: at least two, the first is the input and the last the output.
+    pub cuts: Vec<Cut>,
+    /// `segments[k]` lies between cut points k and k + 1.
+    pub segments: Vec<Segment>,
+}
+
+impl ModelInfo {
+    /// The last cut point: the model's output.
+    pub fn last(&self) -> CutPoint {
+        CutPoint(u16::try_from(self.cuts.len() - 1).unwrap_or(u16::MAX))
+    }
+
+    /// The cut point's tensor. `None`: beyond the last.
+    pub fn cut(&self, point: CutPoint) -> Option<&Cut> {
+        self.cuts.get(point.index())
+    }
+
+    /// All cut points in order.
+    pub fn cut_points(&self) -> impl Iterator<Item = CutPoint> + use<> {
+        cut_points(self.cuts.len())
+    }
+
+    /// The range from a cut point to the output. `None` at the last.
+    pub fn tail(&self, from: CutPoint) -> Option<StageRange> {
+        StageRange::new(from, self.last())
+    }
+
+    /// The whole model as one range.
+    pub fn whole(&self) -> Option<StageRange> {
+        self.tail(CutPoint(0))
+    }
+
+    /// Floating-point operations of one request over a range.
+    pub fn flops(&self, range: StageRange) -> u64 {
+        self.segments[range.segments()].iter().map(|s| s.flops).sum()
+    }
+
+    /// Bytes of all weights.
+    pub fn weights_bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.weights_bytes).sum()
+    }
+}
+
+/// A model that was read: what is known of it, and the graph for an engine.
+pub struct Model {
+    info: Arc<ModelInfo>,
+    graph: ModelProto,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Reads an ONNX file, with the files of external weights beside it.
+    pub fn read(file: &Path, options: &ReadOptions) -> Result<Self, ModelError> {
+        let bytes = slurp(file).map_err(|e| e.in_file(file))?;
+        Self::parse(file, &bytes, options)
+    }
+
+    /// Reads an ONNX model from memory; `file` is for messages, and its folder for external weights.
+    pub fn parse(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Self, ModelError> {
+        read(file, bytes, options).map_err(|e| e.in_file(file))
+    }
+
+    /// What is known of it.
+    pub fn info(&self) -> &Arc<ModelInfo> {
+        &self.info
+    }
+
+    /// The graph for engines, as an ONNX file: symbolic batch, no dead nodes, every cut point an output.
+    pub fn engine_graph(&self) -> Result<Vec<u8>, ModelError> {
+        self.graph.write_buf().map_err(|e| {
+            ModelError::new(ModelErrorKind::Malformed, format!("can't be written: {e}"), "")
+                .in_file(&self.info.file)
+        })
+    }
+}
+
+fn slurp(file: &Path) -> Result<Vec<u8>, ModelError> {
+    let io = |e: std::io::Error| {
+        ModelError::new(
+            ModelErrorKind::Io,
+            format!("can't be read: {e}"),
+            "Check the path and its permissions",
+        )
+    };
+    let size = std::fs::metadata(file).map_err(io)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(ModelError::new(
+            ModelErrorKind::Io,
+            format!("has {size} bytes"),
+            format!("Graft reads files up to {MAX_FILE_BYTES} bytes"),
+        ));
+    }
+    std::fs::read(file).map_err(io)
+}
+
+fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, ModelError> {
+    let not_onnx = |what: String| {
+        ModelError::new(
+            ModelErrorKind::NotOnnx,
+            what,
+            "Is it an ONNX file, and was it copied whole? (onnx.checker.check_model tells)",
+        )
+    };
+    framing::check(bytes).map_err(|e| not_onnx(format!("is no ONNX model, or is cut off: {e}")))?;
+    let proto = ModelProto::parse_buf(bytes)
+        .map_err(|e| not_onnx(format!("is no ONNX model, or is cut off: {e}")))?;
+    let opset = proto
+        .opset_import
+        .iter()
+        .filter(|set| matches!(set.domain.as_deref(), None | Some("" | "ai.onnx")))
+        .find_map(|set| set.version)
+        .ok_or_else(|| not_onnx("names no operator set".to_owned()))?;
+    if !OPSETS.contains(&opset) {
+        return Err(ModelError::new(
+            ModelErrorKind::Opset,
+            format!("uses operator set {opset}"),
+            format!(
+                "Graft reads {} to {}: export it again, or convert it with onnx.version_converter",
+                OPSETS.start(),
+                OPSETS.end()
+            ),
+        ));
+    }
+    let mut graph = proto.graph.ok_or_else(|| not_onnx("has no graph".to_owned()))?;
+    if graph.node.is_empty() {
+        return Err(not_onnx("has a graph without nodes".to_owned()));
+    }
+
+    let mut hash = Sha256::new();
+    hash.update(b"graft model, cut points numbered by version ");
+    hash.update(NUMBERING.to_le_bytes());
+    for part in [
+        options.output.as_deref(),
+        options.input_shape.as_ref().map(|_| "shape"),
+    ] {
+        hash.update([u8::from(part.is_some())]);
+        hash.update(part.unwrap_or_default());
+    }
+    for size in options.input_shape.iter().flatten() {
+        hash.update(size.to_le_bytes());
+    }
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+    let folder = file.parent().unwrap_or(Path::new("."));
+    for (name, content) in inline_external(&mut graph.initializer, folder)? {
+        hash.update(name.as_bytes());
+        hash.update((content.len() as u64).to_le_bytes());
+        hash.update(&content);
+    }
+    let id = ModelId(hash.finalize().into());
+
+    let ir_version = proto.ir_version.unwrap_or(7).max(4);
+    let analysis = analyze(graph, opset, ir_version, options)?;
+    Ok(Model {
+        info: Arc::new(ModelInfo {
+            id,
+            file: file.to_owned(),
+            input: analysis.input,
+            output: analysis.output,
+            opset,
+            cuts: analysis.cuts,
+            segments: analysis.segments,
+        }),
+        graph: analysis.graph,
+    })
+}
+
+/// Takes weights that lie in files of their own into the tensors; gives those files' content by name.
+fn inline_external(
+    tensors: &mut [TensorProto],
+    folder: &Path,
+) -> Result<BTreeMap<String, Vec<u8>>, ModelError> {
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for tensor in tensors {
+        if tensor.data_location != Some(DataLocation::EXTERNAL) {
+            continue;
+        }
+        let name = tensor.name.clone().unwrap_or_default();
+        let wrong = |what: String| {
+            ModelError::new(
+                ModelErrorKind::Malformed,
+                what,
+                "Keep the weights' file beside the model, under the name that the model gives it",
+            )
+            .at_node(format!("(weights {name})"))
+        };
+        let field = |key: &str| {
+            tensor
+                .external_data
+                .iter()
+                .find(|e| e.key.as_deref() == Some(key))
+                .and_then(|e| e.value.clone())
+        };
+        let number = |key: &str| -> Result<Option<usize>, ModelError> {
+            field(key)
+                .map(|v| v.parse().map_err(|_| wrong(format!("{key} is {v}, no number"))))
+                .transpose()
+        };
+        let location = field("location").unwrap_or_default();
+        let plain = Path::new(&location);
+        let inside = plain
+            .components()
+            .all(|c| matches!(c, std::path::Component::Normal(_)));
+        if location.is_empty() || !inside {
+            return Err(wrong(format!(
+                "weights lie in {location:?}, outside the model's folder"
+            )));
+        }
+        if !files.contains_key(&location) {
+            let content = slurp(&folder.join(plain))
+                .map_err(|e| wrong(format!("weights' file {location} {}", e.what())))?;
+            files.insert(location.clone(), content);
+        }
+        let content = &files[&location];
+        let offset = number("offset")?.unwrap_or(0);
+        let length = number("length")?.unwrap_or(content.len().saturating_sub(offset));
+        let bytes = offset
+            .checked_add(length)
+            .and_then(|end| content.get(offset..end))
+            .ok_or_else(|| wrong(format!("weights' file {location} is cut off")))?
+            .to_vec();
+        tensor.raw_data = Some(bytes.into());
+        tensor.data_location = None;
+        tensor.external_data.clear();
+    }
+    Ok(files)
+}

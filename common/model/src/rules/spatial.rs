@@ -1,0 +1,206 @@
+//! Convolutions, pools and padding: dimensions after the batch and the channels.
+
+use super::{Op, Outcome, Ruling, malformed, mixes_batch};
+use crate::dim::{Dim, elements, show};
+use crate::error::ModelError;
+
+/// Windows along each spatial dimension.
+struct Windows {
+    kernel: Vec<usize>,
+    strides: Vec<usize>,
+    dilations: Vec<usize>,
+    /// Before and after, for each dimension.
+    pads: Vec<(usize, usize)>,
+    ceil: bool,
+    same: bool,
+}
+
+impl Windows {
+    fn new(op: &Op<'_>, kernel: Vec<usize>) -> Result<Self, ModelError> {
+        let rank = kernel.len();
+        let sizes = |name: &str| -> Result<Vec<usize>, ModelError> {
+            let list = op.ints(name).unwrap_or_else(|| vec![1; rank]);
+            let list: Option<Vec<usize>> = list
+                .iter()
+                .map(|&v| usize::try_from(v).ok().filter(|v| (1..1 << 20).contains(v)))
+                .collect();
+            list.filter(|l| l.len() == rank)
+                .ok_or_else(|| malformed(format!("attribute {name} does not fit the kernel")))
+        };
+        let pads = op.ints("pads").unwrap_or_else(|| vec![0; 2 * rank]);
+        let pads: Option<Vec<usize>> = pads
+            .iter()
+            .map(|&p| usize::try_from(p).ok().filter(|p| *p < 1 << 20))
+            .collect();
+        let pads = pads
+            .filter(|p| p.len() == 2 * rank)
+            .ok_or_else(|| malformed("attribute pads does not fit the kernel"))?;
+        if kernel.iter().any(|&k| k == 0 || k >= 1 << 20) {
+            return Err(malformed("an empty kernel"));
+        }
+        let auto = op.text("auto_pad").unwrap_or("NOTSET");
+        Ok(Windows {
+            strides: sizes("strides")?,
+            dilations: sizes("dilations")?,
+            pads: (0..rank)
+                .map(|i| {
+                    if auto == "VALID" {
+                        (0, 0)
+                    } else {
+                        (pads[i], pads[i + rank])
+                    }
+                })
+                .collect(),
+            ceil: op.int("ceil_mode", 0) != 0,
+            same: auto.starts_with("SAME"),
+            kernel,
+        })
+    }
+
+    fn output(&self, input: &[Dim]) -> Result<Vec<Dim>, ModelError> {
+        input
+            .iter()
+            .enumerate()
+            .map(|(i, dim)| {
+                let size = dim
+                    .known()
+                    .ok_or_else(|| mixes_batch("a window slides over the batch dimension"))?;
+                let stride = self.strides[i];
+                if self.same {
+                    return Ok(Dim::fixed(size.div_ceil(stride)));
+                }
+                let reach = self.dilations[i] * (self.kernel[i] - 1) + 1;
+                let padded = size + self.pads[i].0 + self.pads[i].1;
+                let room = padded
+                    .checked_sub(reach)
+                    .ok_or_else(|| malformed(format!("a window of {reach} on {padded} elements")))?;
+                let mut count = room / stride + 1;
+                if self.ceil && !room.is_multiple_of(stride) && count * stride < size + self.pads[i].0 {
+                    count += 1;
+                }
+                Ok(Dim::fixed(count))
+            })
+            .collect()
+    }
+}
+
+fn split<'a>(op: &Op<'_>, dims: &'a [Dim]) -> Result<(Dim, Dim, &'a [Dim]), ModelError> {
+    match dims {
+        [batch, channels, space @ ..] if !space.is_empty() => Ok((*batch, *channels, space)),
+        _ => Err(malformed(format!(
+            "{} on a tensor of shape {}",
+            op.kind,
+            show(dims)
+        ))),
+    }
+}
+
+pub(super) fn conv(op: &Op<'_>) -> Ruling {
+    let (x, weights) = (op.required(0)?, op.required(1)?);
+    let (batch, channels, space) = split(op, &x.dims)?;
+    let shape: Option<Vec<usize>> = weights.dims.iter().map(|d| d.known()).collect();
+    let shape = shape
+        .filter(|s| s.len() == space.len() + 2)
+        .ok_or_else(|| malformed(format!("weights of shape {}", show(&weights.dims))))?;
+    let groups = op.int("group", 1).max(1) as usize;
+    if channels.known() != Some(shape[1].saturating_mul(groups)) {
+        return Err(malformed(format!(
+            "{channels} channels meet weights of shape {} in {groups} groups",
+            show(&weights.dims)
+        )));
+    }
+    let windows = Windows::new(op, shape[2..].to_vec())?;
+    let mut out = vec![batch, Dim::fixed(shape[0])];
+    out.extend(windows.output(space)?);
+    let taps: usize = shape[1..].iter().product();
+    let flops = (2 * elements(&out)? as u64).saturating_mul(taps as u64);
+    Ok(Outcome::one(out, x.dtype).costing(flops))
+}
+
+pub(super) fn pool(op: &Op<'_>) -> Ruling {
+    let x = op.required(0)?;
+    let (batch, channels, space) = split(op, &x.dims)?;
+    let kernel: Option<Vec<usize>> = op
+        .ints("kernel_shape")
+        .unwrap_or_default()
+        .iter()
+        .map(|&k| usize::try_from(k).ok())
+        .collect();
+    let kernel = kernel
+        .filter(|k| k.len() == space.len())
+        .ok_or_else(|| malformed("kernel_shape does not fit the input"))?;
+    let taps: usize = kernel.iter().fold(1, |n, &k| n.saturating_mul(k));
+    let windows = Windows::new(op, kernel)?;
+    let mut out = vec![batch, channels];
+    out.extend(windows.output(space)?);
+    let flops = (elements(&out)? as u64).saturating_mul(taps as u64);
+    Ok(Outcome::one(out, x.dtype).costing(flops))
+}
+
+pub(super) fn global_pool(op: &Op<'_>) -> Ruling {
+    let x = op.required(0)?;
+    let (batch, channels, space) = split(op, &x.dims)?;
+    let mut out = vec![batch, channels];
+    out.extend(space.iter().map(|_| Dim::ONE));
+    Ok(Outcome::one(out, x.dtype).costing(elements(&x.dims)? as u64))
+}
+
+pub(super) fn pad(op: &Op<'_>) -> Ruling {
+    let x = op.required(0)?;
+    let rank = x.dims.len();
+    let pads = match op.ints("pads") {
+        Some(pads) => pads,
+        None => op.values(1, "the padding")?,
+    };
+    if pads.len() != 2 * rank {
+        return Err(malformed("pads does not fit the input"));
+    }
+    let dims = x
+        .dims
+        .iter()
+        .enumerate()
+        .map(|(i, dim)| {
+            let more = pads[i].saturating_add(pads[i + rank]);
+            match dim.known() {
+                None if more == 0 => Ok(*dim),
+                None => Err(mixes_batch("the batch dimension is padded")),
+                Some(size) => usize::try_from((size as i64).saturating_add(more))
+                    .map(Dim::fixed)
+                    .map_err(|_| malformed("padding takes more than there is")),
+            }
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Outcome::one(dims, x.dtype).costing(0))
+}
+
+pub(super) fn depth_and_space(op: &Op<'_>) -> Ruling {
+    let x = op.required(0)?;
+    let block = usize::try_from(op.int("blocksize", 1)).unwrap_or(0);
+    match (op.kind, x.dims.as_slice()) {
+        ("DepthToSpace", [n, c, h, w]) if block > 0 && block < 1 << 10 && c.coef % (block * block) == 0 => {
+            let dims = vec![
+                *n,
+                Dim::fixed(c.coef / (block * block)),
+                Dim::fixed(h.coef * block),
+                Dim::fixed(w.coef * block),
+            ];
+            Ok(Outcome::one(dims, x.dtype).costing(0))
+        }
+        ("SpaceToDepth", [n, c, h, w])
+            if block > 0 && block < 1 << 10 && h.coef % block == 0 && w.coef % block == 0 =>
+        {
+            let dims = vec![
+                *n,
+                Dim::fixed(c.coef * block * block),
+                Dim::fixed(h.coef / block),
+                Dim::fixed(w.coef / block),
+            ];
+            Ok(Outcome::one(dims, x.dtype).costing(0))
+        }
+        _ => Err(malformed(format!(
+            "{} with block size {block} of {}",
+            op.kind,
+            show(&x.dims)
+        ))),
+    }
+}

@@ -1,0 +1,283 @@
+//! Tensors on the host: what engines take and give, and how they travel.
+
+use crate::cut::Cut;
+use crate::dim::DType;
+
+/// A tensor that is not what it is said to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    /// Shape and number of bytes disagree.
+    #[error("{got} bytes for {requests} request(s) of shape {shape:?} in {dtype}: expected {want}")]
+    Size {
+        /// Bytes given.
+        got: usize,
+        /// Bytes wanted.
+        want: usize,
+        /// Requests in the batch.
+        requests: usize,
+        /// Shape of one request.
+        shape: Vec<usize>,
+        /// Type of the elements as sent.
+        dtype: DType,
+    },
+    /// No way to turn one element type into the other.
+    #[error("elements sent as {sent} can't be used as {wanted}")]
+    Type {
+        /// As sent.
+        sent: DType,
+        /// As wanted.
+        wanted: DType,
+    },
+}
+
+/// Elements of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Elements {
+    /// Floats.
+    F32(Vec<f32>),
+    /// Integers; 64-bit integers of a model are held as 32-bit ones, as engines want them.
+    I32(Vec<i32>),
+}
+
+/// A batch: `requests` rows of shape `shape`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    requests: usize,
+    shape: Vec<usize>,
+    elements: Elements,
+}
+
+impl Tensor {
+    /// From elements in row-major order.
+    pub fn new(requests: usize, shape: Vec<usize>, elements: Elements) -> Result<Self, TensorError> {
+        let (got, dtype) = match &elements {
+            Elements::F32(v) => (v.len(), DType::F32),
+            Elements::I32(v) => (v.len(), DType::I32),
+        };
+        let want = count(requests, &shape);
+        if want != Some(got) {
+            return Err(TensorError::Size {
+                got: got * 4,
+                want: want.unwrap_or(usize::MAX).saturating_mul(4),
+                requests,
+                shape,
+                dtype,
+            });
+        }
+        Ok(Tensor {
+            requests,
+            shape,
+            elements,
+        })
+    }
+
+    /// A batch for a cut point, from the bytes of its requests as they were sent (little-endian).
+    pub fn from_requests(cut: &Cut, requests: &[(DType, &[u8])]) -> Result<Self, TensorError> {
+        let want_float = matches!(cut.dtype, DType::F32 | DType::F16);
+        let mut floats: Vec<f32> = vec![];
+        let mut ints: Vec<i32> = vec![];
+        if want_float {
+            floats.reserve_exact(cut.elements.saturating_mul(requests.len()));
+        }
+        for &(dtype, bytes) in requests {
+            let want = cut.elements.saturating_mul(dtype.bytes());
+            if bytes.len() != want {
+                return Err(TensorError::Size {
+                    got: bytes.len(),
+                    want,
+                    requests: 1,
+                    shape: cut.shape.clone(),
+                    dtype,
+                });
+            }
+            match (want_float, dtype) {
+                (true, DType::F32) => floats.extend(words(bytes).map(f32::from_le_bytes)),
+                (true, DType::F16) => floats.extend(
+                    bytes
+                        .as_chunks::<2>()
+                        .0
+                        .iter()
+                        .map(|&b| half::f16::from_le_bytes(b).to_f32()),
+                ),
+                (false, DType::I32) => ints.extend(words(bytes).map(i32::from_le_bytes)),
+                (false, DType::I64) => ints.extend(
+                    bytes
+                        .as_chunks::<8>()
+                        .0
+                        .iter()
+                        .map(|&b| clamp(i64::from_le_bytes(b))),
+                ),
+                _ => {
+                    return Err(TensorError::Type {
+                        sent: dtype,
+                        wanted: cut.dtype,
+                    });
+                }
+            }
+        }
+        let elements = if want_float {
+            Elements::F32(floats)
+        } else {
+            Elements::I32(ints)
+        };
+        Tensor::new(requests.len(), cut.shape.clone(), elements)
+    }
+
+    /// Rows.
+    pub fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// Shape of one row.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// All elements, row after row.
+    pub fn elements(&self) -> &Elements {
+        &self.elements
+    }
+
+    /// Gives the elements away.
+    pub fn into_elements(self) -> Elements {
+        self.elements
+    }
+
+    /// Type of the elements as held.
+    pub fn dtype(&self) -> DType {
+        match self.elements {
+            Elements::F32(_) => DType::F32,
+            Elements::I32(_) => DType::I32,
+        }
+    }
+
+    /// The elements as floats; `None` for integers.
+    pub fn floats(&self) -> Option<&[f32]> {
+        match &self.elements {
+            Elements::F32(v) => Some(v),
+            Elements::I32(_) => None,
+        }
+    }
+
+    /// One row, as a batch of one. `None`: there is no such row.
+    pub fn row(&self, row: usize) -> Option<Tensor> {
+        let width = count(1, &self.shape)?;
+        let range = row.checked_mul(width)?..(row + 1).checked_mul(width)?;
+        let elements = match &self.elements {
+            Elements::F32(v) => Elements::F32(v.get(range)?.to_vec()),
+            Elements::I32(v) => Elements::I32(v.get(range)?.to_vec()),
+        };
+        Some(Tensor {
+            requests: 1,
+            shape: self.shape.clone(),
+            elements,
+        })
+    }
+
+    /// Batches of one shape joined. `None`: none, or of different shapes or types.
+    pub fn join(parts: &[Tensor]) -> Option<Tensor> {
+        let (first, rest) = parts.split_first()?;
+        let mut out = first.clone();
+        for part in rest {
+            if part.shape != out.shape {
+                return None;
+            }
+            match (&mut out.elements, &part.elements) {
+                (Elements::F32(a), Elements::F32(b)) => a.extend_from_slice(b),
+                (Elements::I32(a), Elements::I32(b)) => a.extend_from_slice(b),
+                _ => return None,
+            }
+            out.requests += part.requests;
+        }
+        Some(out)
+    }
+
+    /// The bytes to send, little-endian. Floats may travel as [`DType::F16`].
+    pub fn to_bytes(&self, dtype: DType) -> Result<Vec<u8>, TensorError> {
+        match (&self.elements, dtype) {
+            (Elements::F32(v), DType::F32) if cfg!(target_endian = "little") => {
+                Ok(bytemuck::cast_slice(v).to_vec())
+            }
+            (Elements::F32(v), DType::F32) => Ok(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            (Elements::F32(v), DType::F16) => Ok(v
+                .iter()
+                .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
+                .collect()),
+            (Elements::I32(v), DType::I32) => Ok(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            (Elements::I32(v), DType::I64) => {
+                Ok(v.iter().flat_map(|&x| i64::from(x).to_le_bytes()).collect())
+            }
+            _ => Err(TensorError::Type {
+                sent: dtype,
+                wanted: self.dtype(),
+            }),
+        }
+    }
+
+    /// Largest difference of two tensors, element by element, and the largest magnitude in `self`.
+    /// `None`: shapes or types differ. A NaN anywhere gives an infinite difference.
+    pub fn difference(&self, other: &Tensor) -> Option<(f64, f64)> {
+        if self.shape != other.shape || self.requests != other.requests {
+            return None;
+        }
+        let fold = |pairs: &mut dyn Iterator<Item = (f64, f64)>| {
+            pairs.fold((0.0f64, 0.0f64), |(worst, top), (a, b)| {
+                let difference = if a.is_nan() || b.is_nan() {
+                    f64::INFINITY
+                } else {
+                    (a - b).abs()
+                };
+                (worst.max(difference), top.max(a.abs()))
+            })
+        };
+        match (&self.elements, &other.elements) {
+            (Elements::F32(a), Elements::F32(b)) => Some(fold(
+                &mut a.iter().zip(b).map(|(x, y)| (f64::from(*x), f64::from(*y))),
+            )),
+            (Elements::I32(a), Elements::I32(b)) => Some(fold(
+                &mut a.iter().zip(b).map(|(x, y)| (f64::from(*x), f64::from(*y))),
+            )),
+            _ => None,
+        }
+    }
+
+    /// A reproducible batch for a cut point, for checks and measurements: floats in [-1, 1), integers 0 or 1.
+    pub fn pseudo_random(cut: &Cut, requests: usize, seed: u64) -> Tensor {
+        let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
+        let mut next = move || {
+            // SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        let len = cut.elements * requests;
+        let elements = if matches!(cut.dtype, DType::F32 | DType::F16) {
+            Elements::F32(
+                (0..len)
+                    .map(|_| (next() >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
+                    .collect(),
+            )
+        } else {
+            Elements::I32((0..len).map(|_| (next() & 1) as i32).collect())
+        };
+        Tensor {
+            requests,
+            shape: cut.shape.clone(),
+            elements,
+        }
+    }
+}
+
+fn count(requests: usize, shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(requests, |n, &d| n.checked_mul(d))
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {
+    bytes.as_chunks::<4>().0.iter().copied()
+}
+
+fn clamp(v: i64) -> i32 {
+    v.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+}

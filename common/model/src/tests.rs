@@ -1,0 +1,198 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use crate::samples::{self, Batch};
+use crate::{CutPoint, Model, ModelErrorKind, ModelId, ReadOptions};
+
+fn parse(bytes: &[u8]) -> Result<Model, crate::ModelError> {
+    Model::parse(Path::new("sample.onnx"), bytes, &ReadOptions::default())
+}
+
+#[test]
+fn every_sample_has_its_cut_points() {
+    let expected = [
+        ("residual-cnn", 14),
+        ("dense-cnn", 8),
+        ("vit-baked", 16),
+        ("vit-symbolic", 16),
+        ("bert", 13),
+        ("mlp", 9),
+    ];
+    let found: Vec<(&str, usize)> = samples::all()
+        .iter()
+        .map(|(name, bytes)| (*name, parse(bytes).unwrap().info().cuts.len()))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn baked_and_symbolic_batches_give_the_same_cut_points() {
+    let (baked, symbolic) = (
+        parse(&samples::vit(Batch::Baked)).unwrap(),
+        parse(&samples::vit(Batch::Symbolic)).unwrap(),
+    );
+    let shapes = |m: &Model| -> Vec<Vec<usize>> { m.info().cuts.iter().map(|c| c.shape.clone()).collect() };
+    assert_eq!(shapes(&baked), shapes(&symbolic));
+}
+
+#[test]
+fn a_class_token_and_its_patches_cross_as_one_tensor() {
+    let model = parse(&samples::vit(Batch::Baked)).unwrap();
+    assert!(model.info().cuts.iter().any(|c| c.shape == [17, 32]));
+}
+
+#[test]
+fn flops_and_weights_of_a_dense_chain_add_up() {
+    let model = parse(&samples::mlp(3, 8)).unwrap();
+    let info = model.info();
+    assert_eq!(info.weights_bytes(), 3 * (64 + 8) * 4);
+    assert_eq!(info.flops(info.whole().unwrap()), 3 * (2 * 64 + 8));
+    assert_eq!(info.last(), CutPoint(6));
+}
+
+#[test]
+fn identity_is_a_hash_of_the_content() {
+    let (a, b) = (samples::mlp(2, 8), samples::mlp(2, 9));
+    let id = |bytes: &[u8]| parse(bytes).unwrap().info().id;
+    assert_eq!(id(&a), id(&a));
+    assert_ne!(id(&a), id(&b));
+    let text = id(&a).to_string();
+    assert_eq!(text.parse::<ModelId>().unwrap(), id(&a));
+    assert!("xyz".parse::<ModelId>().is_err());
+    assert!(format!("é{}", &text[2..]).parse::<ModelId>().is_err());
+}
+
+#[test]
+fn the_written_graph_has_the_same_cut_points() {
+    for (name, bytes) in samples::all() {
+        let model = parse(&bytes).unwrap();
+        let written = model.engine_graph().unwrap();
+        let options = ReadOptions {
+            output: Some(model.info().output.clone()),
+            input_shape: None,
+        };
+        let again = Model::parse(Path::new("again.onnx"), &written, &options).unwrap();
+        let names = |m: &Model| -> Vec<String> { m.info().cuts.iter().map(|c| c.tensor.clone()).collect() };
+        assert_eq!(names(&model), names(&again), "{name}");
+    }
+}
+
+#[test]
+fn a_truncated_file_is_an_error_that_names_it() {
+    let bytes = samples::residual_cnn();
+    let error = parse(&bytes[..bytes.len() / 2]).unwrap_err();
+    assert_eq!(error.kind(), ModelErrorKind::NotOnnx);
+    assert!(error.to_string().starts_with("sample.onnx: "), "{error}");
+}
+
+#[test]
+fn a_length_that_points_outside_its_message_is_an_error() {
+    // Field 2 of the model, with a length of u64::MAX: the parser behind would go in circles.
+    let bytes = [0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    assert_eq!(parse(&bytes).unwrap_err().kind(), ModelErrorKind::NotOnnx);
+}
+
+#[test]
+fn a_text_file_is_not_a_model() {
+    assert_eq!(parse(b"hello").unwrap_err().kind(), ModelErrorKind::NotOnnx);
+    assert_eq!(parse(b"").unwrap_err().kind(), ModelErrorKind::NotOnnx);
+}
+
+#[test]
+fn a_missing_file_says_what_to_do() {
+    let error = Model::read(Path::new("/nowhere/m.onnx"), &ReadOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ModelErrorKind::Io);
+    assert!(error.to_string().contains("/nowhere/m.onnx"), "{error}");
+}
+
+#[test]
+fn an_unknown_operator_is_named_with_its_node() {
+    let bytes = replaced(&samples::mlp(2, 8), b"Relu", b"Ruin");
+    let error = parse(&bytes).unwrap_err();
+    assert_eq!(error.kind(), ModelErrorKind::UnknownOperator);
+    assert!(error.to_string().contains("Ruin"), "{error}");
+    assert!(error.node().unwrap().contains("relu_1"), "{error}");
+}
+
+#[test]
+fn an_operator_set_that_is_too_new_is_refused() {
+    let mut bytes = samples::mlp(1, 4);
+    // opset_import is the last field: its version is the last byte.
+    *bytes.last_mut().unwrap() = 99;
+    assert_eq!(parse(&bytes).unwrap_err().kind(), ModelErrorKind::Opset);
+}
+
+#[test]
+fn a_symbolic_height_is_refused_until_the_manifest_fixes_it() {
+    let model = open_sized_model();
+    assert_eq!(parse(&model).unwrap_err().kind(), ModelErrorKind::DynamicShape);
+    let options = ReadOptions {
+        output: None,
+        input_shape: Some(vec![8]),
+    };
+    let fixed = Model::parse(Path::new("m.onnx"), &model, &options).unwrap();
+    assert_eq!(fixed.info().cuts[0].shape, [8]);
+}
+
+#[test]
+fn an_output_that_there_is_not_is_refused() {
+    let options = ReadOptions {
+        output: Some("nothing".to_owned()),
+        input_shape: None,
+    };
+    let error = Model::parse(Path::new("m.onnx"), &samples::mlp(1, 4), &options).unwrap_err();
+    assert_eq!(error.kind(), ModelErrorKind::Manifest);
+}
+
+/// The dense chain with its input's width left open.
+fn open_sized_model() -> Vec<u8> {
+    use rten_onnx::onnx::ModelProto;
+    let mut proto = ModelProto::parse_buf(&samples::mlp(1, 8)).unwrap();
+    let graph = proto.graph.as_mut().unwrap();
+    let tensor = graph.input[0]
+        .r#type
+        .as_mut()
+        .unwrap()
+        .tensor_type
+        .as_mut()
+        .unwrap();
+    let dim = &mut tensor.shape.as_mut().unwrap().dim[1];
+    dim.dim_value = None;
+    dim.dim_param = Some("width".to_owned());
+    proto.write_buf().unwrap()
+}
+
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    for i in 0..out.len().saturating_sub(from.len()) {
+        if &out[i..i + from.len()] == from {
+            out[i..i + from.len()].copy_from_slice(to);
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _outcome = parse(&bytes);
+    }
+
+    #[test]
+    fn damaged_models_never_panic(
+        which in 0usize..6,
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut bytes = samples::all().swap_remove(which).1;
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Ok(model) = parse(&bytes) {
+            prop_assert!(model.info().cuts.len() >= 2);
+        }
+    }
+}

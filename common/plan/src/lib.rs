@@ -1,0 +1,24 @@
+//! What must be served, on what, at which cost, and how: workloads, devices, profiles and plans.
+//!
+//! The types mirror the JSON files that `docs/formats.md` describes. [`Plan::check`] tells which rules a
+//! plan breaks, independently of the code that makes plans; [`Profile::chunks`] says what a run costs.
+//!
+//! This crate decides nothing: it never looks for a plan, and knows no clock, socket or engine.
+
+mod check;
+mod cost;
+mod devices;
+mod file;
+mod plan;
+mod profile;
+mod units;
+mod workload;
+
+pub use check::{Broken, Rule};
+pub use cost::{Chunk, CostError};
+pub use devices::{Device, Devices};
+pub use file::{FormatError, FormatFile};
+pub use plan::{Order, Partition, Plan, Route, Stage};
+pub use profile::{ModelProfile, Profile, SegmentProfile, Source};
+pub use units::{Epoch, Nanos, Share, ms_to_nanos, nanos_to_ms};
+pub use workload::{Fragment, Workload};

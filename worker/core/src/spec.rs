@@ -1,0 +1,178 @@
+//! What a partition runs: its stages, their chunks at each batch, and its bounds.
+
+use graft_model::StageRange;
+use graft_plan::{Chunk, CostError, Nanos, Order, Partition, Plan, Profile, nanos_to_ms};
+
+/// A stage's place in the partition's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StageIndex(pub u16);
+
+impl StageIndex {
+    /// As an index into the partition's stages.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// One stage of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageSpec {
+    /// Its layers.
+    pub range: StageRange,
+    /// Largest batch.
+    pub batch: u32,
+    /// Ascending batches and the chunks of a run of that many requests; a run of m takes the first that holds m.
+    pub runs: Vec<(u32, Vec<Chunk>)>,
+}
+
+impl StageSpec {
+    /// The chunks of a run of `requests`. A run larger than every listed batch takes the largest's.
+    pub(crate) fn chunks(&self, requests: usize) -> &[Chunk] {
+        let listed = self.runs.iter().find(|(batch, _)| *batch as usize >= requests);
+        listed
+            .or(self.runs.last())
+            .map(|(_, c)| c.as_slice())
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn time(&self, requests: usize) -> Nanos {
+        self.chunks(requests)
+            .iter()
+            .fold(Nanos::ZERO, |sum, c| sum + c.time)
+    }
+
+    /// The next listed batch below `requests`; 1 at last.
+    pub(crate) fn smaller(&self, requests: usize) -> usize {
+        let below = self
+            .runs
+            .iter()
+            .rev()
+            .map(|(b, _)| *b as usize)
+            .find(|&b| b < requests);
+        below.unwrap_or(1)
+    }
+}
+
+/// Whether requests are refused at the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Late and surplus requests are refused.
+    On,
+    /// Everything is taken: queues are unbounded, as in the reference simulation.
+    Off,
+}
+
+/// Bounds of what a partition holds. At each of them a request is refused, or a batch is not cut short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests that wait in the partition's queues; one more is refused as overload.
+    pub queued_requests: usize,
+    /// Batches that are set aside, each with its intermediate tensor; at the bound no new batch is formed
+    /// before one of them is done.
+    pub set_aside_batches: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            queued_requests: 4096,
+            set_aside_batches: 8,
+        }
+    }
+}
+
+/// What a partition runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionSpec {
+    /// Its stages, in the plan's order.
+    pub stages: Vec<StageSpec>,
+    /// How it chooses.
+    pub order: Order,
+    /// Its bounds.
+    pub limits: Limits,
+    /// Whether it refuses at the door.
+    pub admission: Admission,
+}
+
+/// A partition that can't be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// It names a stage that the plan has not.
+    #[error("partition {partition} names stage {stage}, which the plan has not")]
+    UnknownStage {
+        /// The partition.
+        partition: String,
+        /// The stage.
+        stage: String,
+    },
+    /// It has more stages than can be counted.
+    #[error("partition {0} has more than 65535 stages")]
+    TooManyStages(String),
+    /// The profile does not know what it costs.
+    #[error("partition {partition}: {cause}")]
+    Cost {
+        /// The partition.
+        partition: String,
+        /// Why.
+        cause: CostError,
+    },
+}
+
+impl PartitionSpec {
+    /// The description of a plan's partition, on the costs of a profile.
+    pub fn of_plan(
+        plan: &Plan,
+        partition: &Partition,
+        profile: &Profile,
+        limits: Limits,
+        admission: Admission,
+    ) -> Result<Self, SpecError> {
+        if partition.stages.len() > usize::from(u16::MAX) {
+            return Err(SpecError::TooManyStages(partition.id.clone()));
+        }
+        let quantum = match partition.order {
+            Order::Edf => partition.quantum_ms,
+            Order::Cycle => 0.0,
+        };
+        let by_id = plan.stages_by_id();
+        let mut stages = vec![];
+        for id in &partition.stages {
+            let unknown = || SpecError::UnknownStage {
+                partition: partition.id.clone(),
+                stage: id.clone(),
+            };
+            let stage = by_id.get(id.as_str()).ok_or_else(unknown)?;
+            let range = stage.range().ok_or_else(unknown)?;
+            let runs = profile
+                .batches
+                .iter()
+                .map(|&batch| {
+                    let chunks = profile.chunks(&stage.model, range, batch, partition.share, quantum)?;
+                    Ok((batch, chunks))
+                })
+                .collect::<Result<_, _>>()
+                .map_err(|cause| SpecError::Cost {
+                    partition: partition.id.clone(),
+                    cause,
+                })?;
+            stages.push(StageSpec {
+                range,
+                batch: stage.batch,
+                runs,
+            });
+        }
+        Ok(PartitionSpec {
+            stages,
+            order: partition.order,
+            limits,
+            admission,
+        })
+    }
+
+    /// Time of one request alone at a stage, with its chunks, in milliseconds. For reports.
+    pub fn alone_ms(&self, stage: StageIndex) -> f64 {
+        self.stages
+            .get(stage.index())
+            .map_or(0.0, |s| nanos_to_ms(s.time(1)))
+    }
+}

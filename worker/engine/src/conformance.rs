@@ -1,0 +1,178 @@
+//! What every engine must do, as a kit: run [`check`] on an engine with a model and look at what fails.
+
+use graft_model::{Cut, CutPoint, DType, Model, StageRange, Tensor};
+
+use crate::engine::{Engine, EngineError, PartitionId};
+
+/// Head and tail may differ from the whole by this part of the whole's largest magnitude.
+pub const TOLERANCE: f64 = 1e-5;
+
+/// A demand that an engine does not meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Name of the demand.
+    pub demand: &'static str,
+    /// What was seen instead.
+    pub seen: String,
+}
+
+/// How nearly the two parts of a model equal the whole.
+#[derive(Debug, Clone, Copy)]
+pub struct CutCheck {
+    /// Where it was cut.
+    pub at: CutPoint,
+    /// Largest difference of an output element.
+    pub max_abs_diff: f64,
+    /// Largest magnitude of the whole's output.
+    pub max_abs: f64,
+}
+
+impl CutCheck {
+    /// Within [`TOLERANCE`].
+    pub fn holds(&self) -> bool {
+        self.max_abs_diff <= TOLERANCE * self.max_abs
+    }
+}
+
+/// Runs head and tail for every cut point and compares them with the whole.
+pub fn check_cuts(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    model: &Model,
+    batch: usize,
+    mut each: impl FnMut(CutCheck),
+) -> Result<(), EngineError> {
+    let info = model.info();
+    let input = Tensor::pseudo_random(&info.cuts[0], batch, 7);
+    let Some(all) = info.whole() else { return Ok(()) };
+    let whole = engine.run(partition, info.id, all, input.clone())?;
+    for at in info.cut_points() {
+        let mut tensor = input.clone();
+        for range in [StageRange::new(CutPoint(0), at), info.tail(at)]
+            .into_iter()
+            .flatten()
+        {
+            tensor = engine.run(partition, info.id, range, tensor)?;
+        }
+        let (max_abs_diff, max_abs) = whole.difference(&tensor).unwrap_or((f64::INFINITY, 0.0));
+        each(CutCheck {
+            at,
+            max_abs_diff,
+            max_abs,
+        });
+    }
+    Ok(())
+}
+
+/// Everything that is demanded of an engine, tried with one model on some cores. Empty: it conforms.
+pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<Failure>, EngineError> {
+    let mut failures = vec![];
+    let mut fail = |demand: &'static str, seen: String| failures.push(Failure { demand, seen });
+    let info = model.info();
+    let unknown_before = matches!(
+        engine.run(
+            PartitionId(u32::MAX),
+            info.id,
+            StageRange::new(CutPoint(0), info.last()).expect("a model has two cut points"),
+            Tensor::pseudo_random(&info.cuts[0], 1, 0),
+        ),
+        Err(EngineError::NoPartition(_) | EngineError::NotLoaded(_))
+    );
+    if !unknown_before {
+        fail("a partition that is not open is an error", "it ran".to_owned());
+    }
+    engine.load(model)?;
+    let once = engine.memory();
+    engine.load(model)?;
+    if engine.memory() != once {
+        fail(
+            "loading twice keeps one copy",
+            format!("{:?} became {:?}", once, engine.memory()),
+        );
+    }
+    let partition = engine.open_partition(cores)?;
+    if engine.threads(partition)? > cores.len() {
+        fail(
+            "a partition takes no more threads than cores",
+            format!("{} threads on {} cores", engine.threads(partition)?, cores.len()),
+        );
+    }
+    for batch in [1, 5] {
+        check_cuts(engine, partition, model, batch, |c| {
+            if !c.holds() {
+                fail(
+                    "head and tail equal the whole",
+                    format!(
+                        "cut point {}, batch {batch}: {} of {}",
+                        c.at, c.max_abs_diff, c.max_abs
+                    ),
+                );
+            }
+        })?;
+    }
+    let all = info.whole().expect("a model has two cut points");
+    let joined = Tensor::pseudo_random(&info.cuts[0], 3, 11);
+    let together = engine.run(partition, info.id, all, joined.clone())?;
+    for row in 0..3 {
+        let one = joined.row(row).expect("the batch has three rows");
+        let alone = engine.run(partition, info.id, all, one)?;
+        let (diff, top) = together
+            .row(row)
+            .and_then(|r| alone.difference(&r))
+            .unwrap_or((f64::INFINITY, 0.0));
+        if diff > TOLERANCE * top {
+            fail(
+                "requests of a batch don't mix",
+                format!("row {row}: {diff} of {top}"),
+            );
+        }
+    }
+    let mut tensor = joined;
+    for from in info.cut_points() {
+        let Some(range) = StageRange::new(from, CutPoint(from.0.saturating_add(1))) else {
+            continue;
+        };
+        if range.to() > info.last() {
+            break;
+        }
+        tensor = engine.run(partition, info.id, range, tensor)?;
+    }
+    let (diff, top) = together.difference(&tensor).unwrap_or((f64::INFINITY, 0.0));
+    if diff > TOLERANCE * top {
+        fail("chunk by chunk equals the whole", format!("{diff} of {top}"));
+    }
+    let wrong_cut = Cut {
+        tensor: String::new(),
+        shape: vec![info.cuts[0].elements + 1],
+        dtype: DType::F32,
+        elements: info.cuts[0].elements + 1,
+    };
+    let wrong = engine.run(partition, info.id, all, Tensor::pseudo_random(&wrong_cut, 1, 0));
+    if !matches!(wrong, Err(EngineError::Input { .. })) {
+        fail("a wrong shape is an error", "it ran".to_owned());
+    }
+    let beyond = StageRange::new(CutPoint(0), CutPoint(info.last().0.saturating_add(1)))
+        .expect("0 is before the last");
+    let input = Tensor::pseudo_random(&info.cuts[0], 1, 0);
+    if !matches!(
+        engine.run(partition, info.id, beyond, input.clone()),
+        Err(EngineError::BeyondLastCut { .. })
+    ) {
+        fail(
+            "a range beyond the last cut point is an error",
+            "it ran".to_owned(),
+        );
+    }
+    engine.close_partition(partition)?;
+    if !matches!(
+        engine.run(partition, info.id, all, input),
+        Err(EngineError::NoPartition(_))
+    ) {
+        fail("a closed partition is an error", "it ran".to_owned());
+    }
+    engine.unload(info.id)?;
+    if engine.memory().models + 1 != once.models {
+        fail("unloading frees the model", format!("{:?}", engine.memory()));
+    }
+    Ok(failures)
+}

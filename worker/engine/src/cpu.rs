@@ -1,0 +1,275 @@
+//! The CPU engine, on rten.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, RwLock};
+
+use graft_model::{CutPoint, DType, Elements, Model, ModelId, ModelInfo, StageRange, Tensor};
+use rten::{ModelOptions, NodeId, RunOptions, ThreadPool, Value};
+
+use crate::engine::{Engine, EngineError, MemoryUse, PartitionId};
+
+struct Loaded {
+    info: Arc<ModelInfo>,
+    model: rten::Model,
+    /// The tensor of each cut point.
+    nodes: Vec<NodeId>,
+}
+
+struct Pool {
+    pool: Arc<ThreadPool>,
+    threads: usize,
+}
+
+/// Runs layers on the CPU. A partition is a set of cores with a thread pool pinned to them.
+#[derive(Default)]
+pub struct CpuEngine {
+    models: RwLock<HashMap<ModelId, Arc<Loaded>>>,
+    partitions: RwLock<HashMap<PartitionId, Arc<Pool>>>,
+    next: AtomicU32,
+}
+
+impl CpuEngine {
+    /// An engine with nothing loaded.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn loaded(&self, id: ModelId) -> Result<Arc<Loaded>, EngineError> {
+        let models = self.models.read().unwrap_or_else(|e| e.into_inner());
+        models.get(&id).cloned().ok_or(EngineError::NotLoaded(id))
+    }
+
+    fn pool(&self, id: PartitionId) -> Result<Arc<Pool>, EngineError> {
+        let partitions = self.partitions.read().unwrap_or_else(|e| e.into_inner());
+        partitions.get(&id).cloned().ok_or(EngineError::NoPartition(id))
+    }
+}
+
+/// rten promises errors, but a model is somebody's file: a panic in it must not take the worker down.
+fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panicked: {}", text.unwrap_or("without a message")))
+    })
+}
+
+impl Engine for CpuEngine {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn load(&self, model: &Model) -> Result<(), EngineError> {
+        let info = Arc::clone(model.info());
+        if self.loaded(info.id).is_ok() {
+            return Ok(());
+        }
+        let error = |cause: String| EngineError::Load {
+            engine: "cpu",
+            file: info.file.display().to_string(),
+            cause,
+        };
+        let bytes = model.engine_graph().map_err(|e| error(e.to_string()))?;
+        let loaded = guarded(|| {
+            ModelOptions::with_all_ops()
+                .load(bytes)
+                .map_err(|e| e.to_string())
+        })
+        .map_err(error)?;
+        let nodes = info
+            .cuts
+            .iter()
+            .map(|c| {
+                loaded
+                    .find_node(&c.tensor)
+                    .ok_or_else(|| error(format!("lost tensor {}", c.tensor)))
+            })
+            .collect::<Result<_, _>>()?;
+        let entry = Loaded {
+            info: Arc::clone(&info),
+            model: loaded,
+            nodes,
+        };
+        self.models
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .insert(info.id, Arc::new(entry));
+        Ok(())
+    }
+
+    fn unload(&self, model: ModelId) -> Result<(), EngineError> {
+        let mut models = self.models.write().unwrap_or_else(|e| e.into_inner());
+        models
+            .remove(&model)
+            .map(drop)
+            .ok_or(EngineError::NotLoaded(model))
+    }
+
+    fn info(&self, model: ModelId) -> Result<Arc<ModelInfo>, EngineError> {
+        Ok(Arc::clone(&self.loaded(model)?.info))
+    }
+
+    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
+        let error = |cause: String| EngineError::Partition {
+            cores: cores.to_vec(),
+            cause,
+        };
+        if cores.is_empty() {
+            return Err(error("no cores given".to_owned()));
+        }
+        // Threads inherit the cores of the thread that starts them, so the pool is started from a pinned one.
+        let list = cores.to_vec();
+        let pool = std::thread::spawn(move || -> Result<ThreadPool, String> {
+            pin_current_thread(&list)?;
+            Ok(ThreadPool::with_num_threads(list.len()))
+        })
+        .join()
+        .map_err(|_| error("the thread that pins the pool died".to_owned()))?
+        .map_err(error)?;
+        let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let entry = Pool {
+            pool: Arc::new(pool),
+            threads: cores.len(),
+        };
+        self.partitions
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .insert(id, Arc::new(entry));
+        Ok(id)
+    }
+
+    fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError> {
+        let mut partitions = self.partitions.write().unwrap_or_else(|e| e.into_inner());
+        partitions
+            .remove(&partition)
+            .map(drop)
+            .ok_or(EngineError::NoPartition(partition))
+    }
+
+    fn run(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let pool = self.pool(partition)?;
+        let loaded = self.loaded(model)?;
+        let cuts = &loaded.info.cuts;
+        let out = cuts.get(range.to().index()).ok_or(EngineError::BeyondLastCut {
+            range,
+            last: cuts.len() - 1,
+        })?;
+        check_input(&loaded.info, range.from(), &batch)?;
+        let failed = |cause: String| EngineError::Run { range, cause };
+        let requests = batch.requests();
+        let mut shape = vec![requests];
+        shape.extend_from_slice(batch.shape());
+        let input = match batch.into_elements() {
+            Elements::F32(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
+            Elements::I32(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
+        };
+        let inputs = vec![(loaded.nodes[range.from().index()], input.into())];
+        let outputs = [loaded.nodes[range.to().index()]];
+        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&pool.pool)));
+        let [value] = guarded(|| {
+            loaded
+                .model
+                .run_n(inputs, outputs, Some(options))
+                .map_err(|e| e.to_string())
+        })
+        .map_err(failed)?;
+        let elements = match value {
+            Value::FloatTensor(t) => Elements::F32(t.into_data()),
+            Value::Int32Tensor(t) => Elements::I32(t.into_data()),
+            other => return Err(failed(format!("gave a tensor of type {}", other.dtype()))),
+        };
+        Ok(Tensor::new(requests, out.shape.clone(), elements)?)
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let models = self.models.read().unwrap_or_else(|e| e.into_inner());
+        MemoryUse {
+            models: models.len(),
+            weights_bytes: models.values().map(|m| m.info.weights_bytes()).sum(),
+        }
+    }
+
+    fn threads(&self, partition: PartitionId) -> Result<usize, EngineError> {
+        Ok(self.pool(partition)?.threads)
+    }
+}
+
+fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Result<(), EngineError> {
+    let cut = &info.cuts[at.index()];
+    let float = matches!(cut.dtype, DType::F32 | DType::F16);
+    if batch.shape() != cut.shape || (batch.dtype() == DType::F32) != float || batch.requests() == 0 {
+        return Err(EngineError::Input {
+            at,
+            got: batch.shape().to_vec(),
+            want: cut.shape.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// Confines the calling thread, and the threads that it starts from now on, to some cores.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn pin_current_thread(cores: &[usize]) -> Result<(), String> {
+    let mut set = rustix::thread::CpuSet::new();
+    for &core in cores {
+        if core >= rustix::thread::CpuSet::MAX_CPU {
+            return Err(format!("there is no core {core}"));
+        }
+        set.set(core);
+    }
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|e| format!("the system refuses: {e} (are these cores there, and allowed to this process?)"))
+}
+
+/// Confines nothing where the system has no way to.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn pin_current_thread(_cores: &[usize]) -> Result<(), String> {
+    Ok(())
+}
+
+/// The cores that this process may use, in order.
+pub fn usable_cores() -> Vec<usize> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Ok(set) = rustix::thread::sched_getaffinity(None) {
+        return (0..rustix::thread::CpuSet::MAX_CPU)
+            .filter(|&c| set.is_set(c))
+            .collect();
+    }
+    (0..std::thread::available_parallelism().map_or(1, usize::from)).collect()
+}
+
+/// Kind of this machine's CPU, for profiles: `cpu-` and the processor's name.
+pub fn cpu_kind() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        info.lines()
+            .find(|l| l.starts_with(name))
+            .and_then(|l| l.split(':').nth(1))
+            .map(|v| v.trim().to_owned())
+    };
+    let name = field("model name")
+        .or_else(|| field("CPU part"))
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let plain: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
+    format!("cpu-{}", words.join("-"))
+}

@@ -1,0 +1,116 @@
+//! What an engine must do.
+
+use std::sync::Arc;
+
+use graft_model::{Model, ModelId, ModelInfo, StageRange, Tensor, TensorError};
+
+/// A partition's number in its engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PartitionId(pub u32);
+
+/// What an engine holds in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryUse {
+    /// Models that are loaded.
+    pub models: usize,
+    /// Bytes of their weights, one copy each.
+    pub weights_bytes: u64,
+}
+
+/// What an engine can't do, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model can't be loaded.
+    #[error("the {engine} engine can't load {file}: {cause}")]
+    Load {
+        /// The engine.
+        engine: &'static str,
+        /// The model's file.
+        file: String,
+        /// Why.
+        cause: String,
+    },
+    /// The model is not loaded.
+    #[error("model {0:?} is not loaded")]
+    NotLoaded(ModelId),
+    /// The partition is not open.
+    #[error("partition {0:?} is not open")]
+    NoPartition(PartitionId),
+    /// The partition can't be fenced off.
+    #[error("cores {cores:?} can't be fenced off: {cause}")]
+    Partition {
+        /// The cores asked for.
+        cores: Vec<usize>,
+        /// Why.
+        cause: String,
+    },
+    /// The range goes beyond the model's last cut point.
+    #[error("layers {range} go beyond the last cut point {last}")]
+    BeyondLastCut {
+        /// The range.
+        range: StageRange,
+        /// The last cut point's index.
+        last: usize,
+    },
+    /// The input does not fit the cut point.
+    #[error("input of shape {got:?} at cut point {at}, expected {want:?}")]
+    Input {
+        /// The cut point.
+        at: graft_model::CutPoint,
+        /// Shape of one request as given.
+        got: Vec<usize>,
+        /// Shape of one request as expected.
+        want: Vec<usize>,
+    },
+    /// A tensor is not what it is said to be.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The layers failed.
+    #[error("layers {range} failed: {cause}")]
+    Run {
+        /// The range.
+        range: StageRange,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Loads models and runs ranges of their layers on partitions of a device.
+///
+/// All methods may be called from any thread; two partitions run at the same time without disturbing one
+/// another. [`conformance::check`](crate::conformance::check) holds an implementation to this contract.
+pub trait Engine: Send + Sync {
+    /// Name for people and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Loads a model, with one copy of its weights for all ranges and partitions. Loading it again changes nothing.
+    fn load(&self, model: &Model) -> Result<(), EngineError>;
+
+    /// Frees a model. Runs that are under way finish.
+    fn unload(&self, model: ModelId) -> Result<(), EngineError>;
+
+    /// What is known of a loaded model.
+    fn info(&self, model: ModelId) -> Result<Arc<ModelInfo>, EngineError>;
+
+    /// Fences off a partition. For a CPU: a set of cores, of which a run never takes more threads than there are.
+    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError>;
+
+    /// Gives a partition back.
+    fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError>;
+
+    /// Runs layers on a batch, blocking. The input is the tensor of `range.from()`, the result that of `range.to()`.
+    /// Running a range in several pieces gives the same as running it in one.
+    fn run(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Tensor,
+    ) -> Result<Tensor, EngineError>;
+
+    /// What it holds.
+    fn memory(&self) -> MemoryUse;
+
+    /// Threads that compute for a partition.
+    fn threads(&self, partition: PartitionId) -> Result<usize, EngineError>;
+}

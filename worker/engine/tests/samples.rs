@@ -1,0 +1,105 @@
+//! The CPU engine on every sample network.
+
+use std::path::Path;
+
+use graft_engine::{CpuEngine, Engine, EngineError, conformance, usable_cores};
+use graft_model::{Model, ModelId, ReadOptions, StageRange, Tensor, samples};
+
+fn parse(name: &str, bytes: &[u8]) -> Model {
+    Model::parse(Path::new(name), bytes, &ReadOptions::default()).expect("samples are well-formed")
+}
+
+#[test]
+fn the_cpu_engine_conforms_on_every_sample() {
+    for (name, bytes) in samples::all() {
+        let engine = CpuEngine::new();
+        let cores = usable_cores();
+        let failures = conformance::check(&engine, &parse(name, &bytes), &cores[..1]).unwrap();
+        assert!(failures.is_empty(), "{name}: {failures:#?}");
+    }
+}
+
+#[test]
+fn the_cpu_engine_conforms_on_the_trained_model() {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/efficientnet-lite0/efficientnet-lite0.onnx");
+    let model = Model::read(&file, &ReadOptions::default()).unwrap();
+    let engine = CpuEngine::new();
+    let failures = conformance::check(&engine, &model, &usable_cores()).unwrap();
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Adds noise to every tail: the kit must find it.
+struct Leaky(CpuEngine);
+
+impl Engine for Leaky {
+    fn name(&self) -> &'static str {
+        "leaky"
+    }
+    fn load(&self, model: &Model) -> Result<(), EngineError> {
+        self.0.load(model)
+    }
+    fn unload(&self, model: ModelId) -> Result<(), EngineError> {
+        self.0.unload(model)
+    }
+    fn info(&self, model: ModelId) -> Result<std::sync::Arc<graft_model::ModelInfo>, EngineError> {
+        self.0.info(model)
+    }
+    fn open_partition(&self, cores: &[usize]) -> Result<graft_engine::PartitionId, EngineError> {
+        self.0.open_partition(cores)
+    }
+    fn close_partition(&self, partition: graft_engine::PartitionId) -> Result<(), EngineError> {
+        self.0.close_partition(partition)
+    }
+    fn run(
+        &self,
+        partition: graft_engine::PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let out = self.0.run(partition, model, range, batch)?;
+        if range.from().0 == 0 {
+            return Ok(out);
+        }
+        let noisy = out.floats().unwrap().iter().map(|v| v + 0.01).collect();
+        Ok(Tensor::new(
+            out.requests(),
+            out.shape().to_vec(),
+            graft_model::Elements::F32(noisy),
+        )?)
+    }
+    fn memory(&self) -> graft_engine::MemoryUse {
+        self.0.memory()
+    }
+    fn threads(&self, partition: graft_engine::PartitionId) -> Result<usize, EngineError> {
+        self.0.threads(partition)
+    }
+}
+
+#[test]
+fn the_kit_finds_an_engine_whose_tails_differ() {
+    let model = parse("mlp", &samples::mlp(3, 8));
+    let failures = conformance::check(&Leaky(CpuEngine::new()), &model, &usable_cores()[..1]).unwrap();
+    assert!(
+        failures
+            .iter()
+            .any(|f| f.demand == "head and tail equal the whole"),
+        "{failures:?}"
+    );
+}
+
+#[test]
+fn cores_that_are_not_there_are_refused() {
+    let engine = CpuEngine::new();
+    assert!(matches!(
+        engine.open_partition(&[]),
+        Err(EngineError::Partition { .. })
+    ));
+    if cfg!(target_os = "linux") {
+        assert!(matches!(
+            engine.open_partition(&[1000]),
+            Err(EngineError::Partition { .. })
+        ));
+    }
+}
