@@ -1,0 +1,87 @@
+//! Configuration files: TOML, every key known, everything checked before a port is bound.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use graft_transport::{Identity, IdentityError};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// A configuration that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{file}: can't be read: {cause}")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file is no TOML, or has keys that are not known.
+    #[error("{file}: {cause}\n`--help` and docs/configuration.md list the keys")]
+    Parse {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        cause: toml::de::Error,
+    },
+    /// A value does not do.
+    #[error("{key} = {value}: {cause}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it is set to.
+        value: String,
+        /// Why it does not do.
+        cause: String,
+    },
+    /// Certificates or keys don't do.
+    #[error("[tls]: {0}")]
+    Tls(#[from] IdentityError),
+}
+
+/// Reads a configuration file. Relative paths in it count from where the program runs.
+pub fn read_config<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
+    let text = std::fs::read_to_string(file).map_err(|cause| ConfigError::Read {
+        file: file.to_owned(),
+        cause,
+    })?;
+    toml::from_str(&text).map_err(|cause| ConfigError::Parse {
+        file: file.to_owned(),
+        cause,
+    })
+}
+
+/// Resolves `host:port`.
+pub fn resolve(key: &'static str, address: &str) -> Result<SocketAddr, ConfigError> {
+    let error = |cause: String| ConfigError::Value {
+        key,
+        value: address.to_owned(),
+        cause,
+    };
+    address
+        .to_socket_addrs()
+        .map_err(|e| error(format!("{e}; expected host:port")))?
+        .next()
+        .ok_or_else(|| error("the name has no address".to_owned()))
+}
+
+/// `[tls]`: who the program is. `graft ca init` and `graft ca issue` write these files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Certificate (PEM).
+    pub certificate: PathBuf,
+    /// Key (PEM).
+    pub key: PathBuf,
+    /// The authority's certificate (PEM).
+    pub authority: PathBuf,
+}
+
+impl TlsConfig {
+    /// Reads the files.
+    pub fn identity(&self) -> Result<Identity, ConfigError> {
+        Ok(Identity::read(&self.certificate, &self.key, &self.authority)?)
+    }
+}

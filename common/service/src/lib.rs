@@ -1,0 +1,14 @@
+//! What Graft's server programs have in common: [`read_config`], [`TlsConfig`], [`Clock`], [`Shutdown`] and
+//! [`run_program`], which wires them.
+//!
+//! It knows nothing of what a program serves.
+
+mod clock;
+mod config;
+mod program;
+mod shutdown;
+
+pub use clock::Clock;
+pub use config::{ConfigError, TlsConfig, read_config, resolve};
+pub use program::{Arguments, run_program, run_system};
+pub use shutdown::Shutdown;

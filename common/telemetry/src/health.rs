@@ -1,0 +1,107 @@
+//! `/healthz`, `/readyz` and `/metrics` over HTTP.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+
+use crate::metrics;
+
+/// Whether a program is ready, and if not, why. Clones share what they say.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    why_not: Arc<Mutex<Option<String>>>,
+}
+
+impl Readiness {
+    /// Not ready, for a reason.
+    pub fn not_yet(reason: impl Into<String>) -> Self {
+        Readiness {
+            why_not: Arc::new(Mutex::new(Some(reason.into()))),
+        }
+    }
+
+    /// Ready from now on.
+    pub fn ready(&self) {
+        self.set(None);
+    }
+
+    /// Not ready from now on.
+    pub fn not_ready(&self, reason: impl Into<String>) {
+        self.set(Some(reason.into()));
+    }
+
+    /// `None`: ready. Else the reason why not.
+    pub fn why_not(&self) -> Option<String> {
+        self.why_not.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn set(&self, value: Option<String>) {
+        *self.why_not.lock().unwrap_or_else(|e| e.into_inner()) = value;
+    }
+}
+
+/// An HTTP address that can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address} (HTTP): {cause}")]
+pub struct HttpError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub cause: std::io::Error,
+}
+
+/// Adds the three paths to an application.
+pub fn routes(readiness: Readiness) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        config
+            .app_data(web::Data::new(readiness))
+            .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
+            .route("/metrics", web::get().to(metrics_text));
+    }
+}
+
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain").body("alive\n")
+}
+
+async fn readyz(readiness: web::Data<Readiness>) -> HttpResponse {
+    match readiness.why_not() {
+        None => HttpResponse::Ok().content_type("text/plain").body("ready\n"),
+        Some(reason) => HttpResponse::ServiceUnavailable()
+            .content_type("text/plain")
+            .body(format!("not ready: {reason}\n")),
+    }
+}
+
+async fn metrics_text() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(metrics::render())
+}
+
+/// Serves the three paths alone. The bound address comes back; the server runs until its handle is stopped.
+pub fn serve(
+    address: SocketAddr,
+    readiness: Readiness,
+) -> Result<(SocketAddr, actix_web::dev::ServerHandle), HttpError> {
+    let error = |cause| HttpError { address, cause };
+    let server = HttpServer::new(move || App::new().configure(routes(readiness.clone())))
+        .workers(1)
+        .max_connections(64)
+        .client_request_timeout(Duration::from_secs(5))
+        .disable_signals()
+        .bind(address)
+        .map_err(error)?;
+    let bound = server.addrs().first().copied().unwrap_or(address);
+    let server = server.run();
+    let handle = server.handle();
+    actix_web::rt::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the health server ended");
+        }
+    });
+    Ok((bound, handle))
+}

@@ -1,0 +1,7 @@
+//! What operators see: logs ([`logs`]), metrics ([`metrics`]) and health ([`health`]).
+//!
+//! It reports what it is told, and decides nothing: whether a program is ready is for the program to say.
+
+pub mod health;
+pub mod logs;
+pub mod metrics;

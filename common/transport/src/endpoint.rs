@@ -1,0 +1,341 @@
+//! A UDP socket with QUIC on it.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::server::WebPkiClientVerifier;
+
+use crate::connection::Connection;
+use crate::identity::{Identity, IdentityError, Role, read_certificates};
+
+/// Receive windows: a connection's, and a stream's (16 MiB: half the p99 of the default under load).
+const WINDOW_BYTES: u32 = 16 << 20;
+/// Socket buffers (4 MiB); the system may give less.
+const SOCKET_BYTES: usize = 4 << 20;
+/// Largest packet that is tried: loopback and jumbo frames carry it, path discovery finds out.
+const MAX_PACKET_BYTES: u16 = 8952;
+
+/// What is spoken on a connection; the version stands in the ALPN name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Client to router.
+    Client,
+    /// Router to worker.
+    Work,
+    /// Worker or router to planner, and back.
+    Control,
+}
+
+impl Protocol {
+    fn alpn(self) -> Vec<u8> {
+        match self {
+            Protocol::Client => b"graft-client/1".to_vec(),
+            Protocol::Work => b"graft-work/1".to_vec(),
+            Protocol::Control => b"graft-control/1".to_vec(),
+        }
+    }
+}
+
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Anyone: phones. Only the server shows a certificate.
+    None,
+    /// Bearers of a certificate of the same authority.
+    Required,
+}
+
+/// An endpoint that can't be opened, or a place that can't be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The address can't be bound.
+    #[error("can't listen on {address} (UDP): {cause}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// Certificates or keys don't do.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// TLS or QUIC refuse the configuration.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// Nobody answers there, or not the one that was meant.
+    #[error("can't connect to {address}: {cause}")]
+    Connect {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Bounds of an endpoint's connections.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointOptions {
+    /// A connection on which nothing comes in for so long is given up.
+    pub idle: Duration,
+    /// Something is sent at least this often.
+    pub keep_alive: Duration,
+    /// Requests that one connection may have open at a time; more wait in the peer.
+    pub open_requests: u32,
+}
+
+impl Default for EndpointOptions {
+    fn default() -> Self {
+        EndpointOptions {
+            idle: Duration::from_secs(3),
+            keep_alive: Duration::from_millis(750),
+            open_requests: 256,
+        }
+    }
+}
+
+impl EndpointOptions {
+    fn transport(self) -> Result<Arc<TransportConfig>, EndpointError> {
+        let mut config = TransportConfig::default();
+        let idle = IdleTimeout::try_from(self.idle).map_err(|e| EndpointError::Tls(e.to_string()))?;
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.upper_bound(MAX_PACKET_BYTES);
+        config
+            .max_idle_timeout(Some(idle))
+            .keep_alive_interval(Some(self.keep_alive))
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.open_requests))
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .stream_receive_window(VarInt::from_u32(WINDOW_BYTES))
+            .receive_window(VarInt::from_u32(WINDOW_BYTES))
+            .send_window(u64::from(WINDOW_BYTES))
+            .mtu_discovery_config(Some(mtu));
+        Ok(Arc::new(config))
+    }
+}
+
+/// A UDP socket with QUIC on it: a server, a client, or both.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    quinn: quinn::Endpoint,
+    client: Option<ClientSide>,
+    options: EndpointOptions,
+}
+
+#[derive(Debug, Clone)]
+struct ClientSide {
+    identity: Option<Identity>,
+    roots: Arc<RootCertStore>,
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, EndpointError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(IdentityError::from)?;
+    }
+    Ok(Arc::new(store))
+}
+
+fn tls(error: impl std::fmt::Display) -> EndpointError {
+    EndpointError::Tls(error.to_string())
+}
+
+impl Endpoint {
+    /// Listens for one protocol. Must be called within a tokio runtime.
+    pub fn server(
+        address: SocketAddr,
+        identity: &Identity,
+        protocol: Protocol,
+        auth: ClientAuth,
+        options: EndpointOptions,
+    ) -> Result<Self, EndpointError> {
+        let roots = store(&identity.roots)?;
+        let builder = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(IdentityError::from)?;
+        let builder = match auth {
+            ClientAuth::None => builder.with_no_client_auth(),
+            ClientAuth::Required => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
+                    .build()
+                    .map_err(tls)?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder
+            .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(IdentityError::from)?;
+        config.alpn_protocols = vec![protocol.alpn()];
+        let crypto = QuicServerConfig::try_from(config).map_err(tls)?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        server.transport_config(options.transport()?);
+        let quinn = open(address, Some(server))?;
+        Ok(Endpoint {
+            quinn,
+            client: Some(ClientSide {
+                identity: Some(identity.clone()),
+                roots,
+            }),
+            options,
+        })
+    }
+
+    /// Connects to other parts as `identity`. Must be called within a tokio runtime.
+    pub fn client(identity: &Identity, options: EndpointOptions) -> Result<Self, EndpointError> {
+        let side = ClientSide {
+            identity: Some(identity.clone()),
+            roots: store(&identity.roots)?,
+        };
+        Self::connecting(side, options)
+    }
+
+    /// Connects as nobody in particular, trusting the authority of a PEM file: a phone.
+    pub fn anonymous(authority: &Path, options: EndpointOptions) -> Result<Self, EndpointError> {
+        let side = ClientSide {
+            identity: None,
+            roots: store(&read_certificates(authority)?)?,
+        };
+        Self::connecting(side, options)
+    }
+
+    /// The same, trusting the authority of an identity at hand.
+    pub fn anonymous_trusting(identity: &Identity, options: EndpointOptions) -> Result<Self, EndpointError> {
+        let side = ClientSide {
+            identity: None,
+            roots: store(&identity.roots)?,
+        };
+        Self::connecting(side, options)
+    }
+
+    fn connecting(side: ClientSide, options: EndpointOptions) -> Result<Self, EndpointError> {
+        Ok(Endpoint {
+            quinn: open(SocketAddr::from(([0, 0, 0, 0], 0)), None)?,
+            client: Some(side),
+            options,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.quinn.local_addr()
+    }
+
+    /// Connects to a place that must show a certificate for `name`.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        protocol: Protocol,
+    ) -> Result<Connection, EndpointError> {
+        let side = self
+            .client
+            .as_ref()
+            .ok_or_else(|| tls("this endpoint only listens"))?;
+        let builder = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(IdentityError::from)?
+            .with_root_certificates(Arc::clone(&side.roots));
+        let mut config = match &side.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder
+                .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+                .map_err(IdentityError::from)?,
+        };
+        config.alpn_protocols = vec![protocol.alpn()];
+        let crypto = QuicClientConfig::try_from(config).map_err(tls)?;
+        let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+        client.transport_config(self.options.transport()?);
+        let error = |cause: String| EndpointError::Connect { address, cause };
+        let connecting = self
+            .quinn
+            .connect_with(client, address, name)
+            .map_err(|e| error(e.to_string()))?;
+        let connection = tokio::time::timeout(self.options.idle, connecting)
+            .await
+            .map_err(|_| error("nobody answers".to_owned()))?
+            .map_err(|e| error(e.to_string()))?;
+        Ok(Connection::new(connection))
+    }
+
+    /// Connects to a part.
+    pub async fn connect_role(
+        &self,
+        address: SocketAddr,
+        role: Role,
+        protocol: Protocol,
+    ) -> Result<Connection, EndpointError> {
+        self.connect(address, role.server_name(), protocol).await
+    }
+
+    /// The next connection that comes in whole; failed handshakes are passed over. `None`: closed.
+    ///
+    /// Handshakes run on tasks of their own, so a slow one holds up nobody: use [`Endpoint::listen`].
+    async fn incoming(&self) -> Option<quinn::Incoming> {
+        self.quinn.accept().await
+    }
+
+    /// Accepts connections until the endpoint is closed, and calls `each` with those whose handshake succeeds
+    /// and whose caller bears one of `roles` (empty: anyone).
+    pub async fn listen(&self, roles: &'static [Role], each: impl Fn(Connection) + Clone + Send + 'static) {
+        while let Some(incoming) = self.incoming().await {
+            let each = each.clone();
+            let patience = self.options.idle;
+            tokio::spawn(async move {
+                let from = incoming.remote_address();
+                match tokio::time::timeout(patience, incoming).await {
+                    Ok(Ok(connection)) => {
+                        let connection = Connection::new(connection);
+                        if roles.is_empty() || roles.iter().any(|&r| connection.is_from(r)) {
+                            each(connection);
+                        } else {
+                            tracing::warn!(%from, "refused a connection: its certificate has another role");
+                            connection.close("your certificate's role has no business here");
+                        }
+                    }
+                    Ok(Err(error)) => tracing::debug!(%from, %error, "a handshake failed"),
+                    Err(_) => tracing::debug!(%from, "a handshake took too long"),
+                }
+            });
+        }
+    }
+
+    /// Closes all connections and stops listening; waits until peers know, at most as long as an idle connection lives.
+    pub async fn close(&self, reason: &str) {
+        self.quinn.close(VarInt::from_u32(0), reason.as_bytes());
+        if tokio::time::timeout(self.options.idle, self.quinn.wait_idle())
+            .await
+            .is_err()
+        {
+            tracing::debug!("peers did not notice the end in time");
+        }
+    }
+}
+
+fn open(address: SocketAddr, server: Option<quinn::ServerConfig>) -> Result<quinn::Endpoint, EndpointError> {
+    let bind = |cause: std::io::Error| EndpointError::Bind { address, cause };
+    let socket = UdpSocket::bind(address).map_err(bind)?;
+    let raw = socket2::SockRef::from(&socket);
+    // The system's limits may be lower: it then gives what it has.
+    for outcome in [
+        raw.set_recv_buffer_size(SOCKET_BYTES),
+        raw.set_send_buffer_size(SOCKET_BYTES),
+    ] {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "socket buffers keep their size");
+        }
+    }
+    let mut config = EndpointConfig::default();
+    config
+        .max_udp_payload_size(MAX_PACKET_BYTES)
+        .map_err(|e| EndpointError::Tls(e.to_string()))?;
+    quinn::Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(bind)
+}

@@ -1,0 +1,234 @@
+//! Who a part is: certificates, keys, and the authority that issues them.
+//!
+//! A certificate names its bearer's role as a DNS name `ROLE.graft.internal`: who connects to a part asks
+//! for that name, and a part that is connected to looks for it in the caller's certificate.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+/// What a part does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Ends client connections.
+    Router,
+    /// Makes plans.
+    Planner,
+    /// Runs stages.
+    Worker,
+}
+
+impl Role {
+    /// The name that certificates carry.
+    pub fn server_name(self) -> &'static str {
+        match self {
+            Role::Router => "router.graft.internal",
+            Role::Planner => "planner.graft.internal",
+            Role::Worker => "worker.graft.internal",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.server_name().split('.').next().unwrap_or_default())
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "router" => Ok(Role::Router),
+            "planner" => Ok(Role::Planner),
+            "worker" => Ok(Role::Worker),
+            other => Err(format!("{other:?} is no role: use router, planner or worker")),
+        }
+    }
+}
+
+/// A certificate, key or authority that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file can't be read.
+    #[error("{file}: {cause} (expected a PEM file, as `graft ca` writes them)")]
+    File {
+        /// The file.
+        file: String,
+        /// Why.
+        cause: String,
+    },
+    /// A certificate can't be made.
+    #[error("certificate can't be made: {0}")]
+    Make(#[from] rcgen::Error),
+    /// TLS refuses the certificate or key.
+    #[error("certificate or key can't be used: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A part's certificate and key, and the authority that it trusts.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: Arc<PrivateKeyDer<'static>>,
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+}
+
+impl Identity {
+    /// From PEM files.
+    pub fn read(certificate: &Path, key: &Path, authority: &Path) -> Result<Self, IdentityError> {
+        let error = |file: &Path, cause: String| IdentityError::File {
+            file: file.display().to_string(),
+            cause,
+        };
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|e| error(key, e.to_string()))?;
+        Ok(Identity {
+            chain: read_certificates(certificate)?,
+            key: Arc::new(key),
+            roots: read_certificates(authority)?,
+        })
+    }
+}
+
+/// Certificates of a PEM file; at least one.
+pub(crate) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let error = |cause: String| IdentityError::File {
+        file: file.display().to_string(),
+        cause,
+    };
+    let list: Vec<_> = CertificateDer::pem_file_iter(file)
+        .map_err(|e| error(e.to_string()))?
+        .collect::<Result<_, _>>()
+        .map_err(|e| error(e.to_string()))?;
+    if list.is_empty() {
+        return Err(error("holds no certificate".to_owned()));
+    }
+    Ok(list)
+}
+
+/// Issues certificates.
+pub struct Authority {
+    certificate_pem: String,
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    key_pem: String,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+/// Days that certificates of parts are good for.
+const DAYS: i64 = 825;
+
+impl Authority {
+    /// A new authority. Whoever has its key can become any part.
+    pub fn new() -> Result<Self, IdentityError> {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Graft authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let key_pem = key.serialize_pem();
+        let certificate = params.self_signed(&key)?;
+        Ok(Authority {
+            certificate_pem: certificate.pem(),
+            certificate: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+            key_pem,
+        })
+    }
+
+    /// From PEM files that [`Authority::write`] wrote.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
+        let text = |file: &Path| {
+            std::fs::read_to_string(file).map_err(|e| IdentityError::File {
+                file: file.display().to_string(),
+                cause: e.to_string(),
+            })
+        };
+        let (certificate_pem, key_pem) = (text(certificate)?, text(key)?);
+        let pair = KeyPair::from_pem(&key_pem)?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, pair)?;
+        let der = read_certificates(certificate)?.remove(0);
+        Ok(Authority {
+            certificate_pem,
+            certificate: der,
+            issuer,
+            key_pem,
+        })
+    }
+
+    /// Its certificate, for everyone.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// Its key, for nobody else.
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+
+    /// A certificate and key in PEM for a part; `names` are host names and addresses that clients use.
+    pub fn issue_pem(&self, role: Role, names: &[String]) -> Result<(String, String), IdentityError> {
+        let (certificate, key) = self.make(role, names)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    /// An identity in memory for a part.
+    pub fn issue(&self, role: Role, names: &[String]) -> Result<Identity, IdentityError> {
+        let (certificate, key) = self.make(role, names)?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| IdentityError::File {
+            file: "in memory".to_owned(),
+            cause: e.to_owned(),
+        })?;
+        Ok(Identity {
+            chain: vec![certificate.der().clone()],
+            key: Arc::new(key),
+            roots: vec![self.certificate.clone()],
+        })
+    }
+
+    fn make(&self, role: Role, names: &[String]) -> Result<(rcgen::Certificate, KeyPair), IdentityError> {
+        let mut all = vec![role.server_name().to_owned()];
+        all.extend_from_slice(names);
+        let mut params = CertificateParams::new(all)?;
+        params
+            .distinguished_name
+            .push(DnType::CommonName, role.to_string());
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let now = std::time::SystemTime::now();
+        params.not_before = (now - std::time::Duration::from_secs(3600)).into();
+        params.not_after = (now + std::time::Duration::from_secs(DAYS as u64 * 86_400)).into();
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok((certificate, key))
+    }
+}
+
+/// Whether a verified certificate carries a role's name.
+pub(crate) fn bears(certificate: &CertificateDer<'_>, role: Role) -> bool {
+    let Ok(end) = webpki::EndEntityCert::try_from(certificate) else {
+        return false;
+    };
+    ServerName::try_from(role.server_name())
+        .is_ok_and(|name| end.verify_is_valid_for_subject_name(&name).is_ok())
+}

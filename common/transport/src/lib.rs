@@ -1,0 +1,18 @@
+//! QUIC between Graft's parts.
+//!
+//! [`Identity`] and [`Authority`] are who a part is, [`Endpoint`] and [`Connection`] reach others:
+//! [`Connection::call`] sends one framed request on a stream of its own and waits for the reply,
+//! [`Connection::serve`] answers such streams. Dropping a call's future resets its stream, which the other
+//! side's handler notices. [`Link`] keeps a connection to one place, with back-off.
+//!
+//! It moves frames and says who sent them. It never looks into a message, and knows no plan.
+
+mod connection;
+mod endpoint;
+mod identity;
+mod link;
+
+pub use connection::{CallError, Caller, Connection, Reply};
+pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protocol};
+pub use identity::{Authority, Identity, IdentityError, Role};
+pub use link::Link;

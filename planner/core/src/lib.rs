@@ -1,0 +1,17 @@
+//! The planner's decisions.
+//!
+//! [`plan`] turns a [`Problem`] into a plan; [`ObservedMix`] is what has been asked for lately;
+//! [`Replanner`] says when the mix has moved far enough for another plan.
+//!
+//! Plain functions and state machines: time comes in as a value, nothing is sent or stored from here.
+
+mod group;
+mod mix;
+mod replan;
+mod simple;
+#[cfg(test)]
+mod tests;
+
+pub use mix::{Observation, ObservedMix};
+pub use replan::{Cause, Replanner};
+pub use simple::{Options, Problem, plan, share_alone};

@@ -1,0 +1,110 @@
+//! When to make another plan.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use graft_model::CutPoint;
+use graft_plan::{Nanos, Workload};
+
+/// Why another plan is made.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cause {
+    /// Workers came or went.
+    Members,
+    /// A class of clients has no route.
+    Unserved(String),
+    /// A model's rate moved so far: from, to.
+    Rate(String, f64, f64),
+    /// Classes are gone, and their stages are not needed any more.
+    Gone(usize),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Members => f.write_str("workers came or went"),
+            Cause::Unserved(id) => write!(f, "{id} has no route"),
+            Cause::Rate(model, from, to) => {
+                write!(f, "the rate of {model} went from {from:.1} to {to:.1} requests/s")
+            }
+            Cause::Gone(n) => write!(f, "{n} classes are gone"),
+        }
+    }
+}
+
+/// A rate that moved by less than this part is not worth a plan.
+const RATE_MOVE: f64 = 0.3;
+/// Rates below are noise, in requests per second.
+const RATE_NOISE: f64 = 1.0;
+/// Least time between plans when somebody is not served.
+const URGENT_AFTER: Nanos = Nanos::from_millis(150);
+/// Least life of a plan otherwise.
+const LEAST_LIFE: Nanos = Nanos::from_millis(3_000);
+
+type Points = BTreeMap<(String, CutPoint, u64), f64>;
+
+/// Says when to make another plan.
+#[derive(Debug, Default)]
+pub struct Replanner {
+    planned: Option<(Nanos, Points)>,
+    members_changed: bool,
+}
+
+fn points(workload: &Workload) -> Points {
+    let key = |f: &graft_plan::Fragment| (f.model.clone(), f.partition_point, f.budget_ms.to_bits());
+    workload.fragments.iter().map(|f| (key(f), f.rate_rps)).collect()
+}
+
+fn rates(points: &Points) -> BTreeMap<&str, f64> {
+    let mut rates: BTreeMap<&str, f64> = BTreeMap::new();
+    for ((model, _, _), rate) in points {
+        *rates.entry(model).or_default() += rate;
+    }
+    rates
+}
+
+impl Replanner {
+    /// Workers came or went.
+    pub fn members_changed(&mut self) {
+        self.members_changed = true;
+    }
+
+    /// A plan was made for this.
+    pub fn planned(&mut self, now: Nanos, workload: &Workload) {
+        self.planned = Some((now, points(workload)));
+        self.members_changed = false;
+    }
+
+    /// Whether to make another plan for `workload` now, and why.
+    pub fn decide(&self, now: Nanos, workload: &Workload) -> Option<Cause> {
+        if self.members_changed {
+            return Some(Cause::Members);
+        }
+        let Some((at, planned)) = &self.planned else {
+            return Some(Cause::Members);
+        };
+        let wanted = points(workload);
+        let unserved = wanted.keys().find(|k| !planned.contains_key(*k));
+        if let Some((model, point, budget)) = unserved
+            && now >= *at + URGENT_AFTER
+        {
+            let model = model.get(..12).unwrap_or(model);
+            return Some(Cause::Unserved(format!(
+                "{model}/{point}/{:.3}ms",
+                f64::from_bits(*budget)
+            )));
+        }
+        if now < *at + LEAST_LIFE {
+            return None;
+        }
+        let (before, after) = (rates(planned), rates(&wanted));
+        for (model, rate) in &after {
+            let old = before.get(model).copied().unwrap_or(0.0);
+            if (rate - old).abs() > RATE_MOVE * old + RATE_NOISE {
+                return Some(Cause::Rate((*model).to_owned(), old, *rate));
+            }
+        }
+        let gone = planned.keys().filter(|k| !wanted.contains_key(*k)).count();
+        (gone > 0).then_some(Cause::Gone(gone))
+    }
+}

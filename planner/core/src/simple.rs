@@ -1,0 +1,358 @@
+//! The first planner: merge equal fragments, one shared stage a model, first fit on devices.
+//!
+//! For each model it joins all fragments at the latest of their partition points; where that makes one late
+//! they stay apart. Models share a partition as long as its load allows, by earliest deadline.
+
+use std::collections::BTreeMap;
+
+use graft_model::{CutPoint, StageRange};
+use graft_plan::{
+    Device, Devices, Epoch, Fragment, Order, Partition, Plan, Profile, Route, Share, Stage, Workload,
+    nanos_to_ms,
+};
+
+use crate::group::{Class, Ground, GroupDraft, classes, draft, quantum_ms};
+
+/// What is to be planned.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// What must be served.
+    pub workload: Workload,
+    /// What it costs.
+    pub profile: Profile,
+    /// What there is.
+    pub devices: Devices,
+}
+
+/// How to plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Fragments may join at re-partition points.
+    pub realign: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { realign: true }
+    }
+}
+
+/// A partition while plans are laid out.
+struct Bin<'a> {
+    share: Share,
+    load: f64,
+    groups: Vec<GroupDraft<'a>>,
+    /// Equal partitions that split the load.
+    copies: usize,
+}
+
+/// Makes a plan. It is valid by [`Plan::check`]: what can't be served in time is infeasible, and what the
+/// devices have no room for is left out, loosest budgets first, with `capacity_exhausted` set.
+pub fn plan(problem: &Problem, epoch: Epoch, options: Options) -> Plan {
+    let Problem {
+        workload,
+        profile,
+        devices,
+    } = problem;
+    let mut served: Vec<&Fragment> = vec![];
+    let mut infeasible: Vec<&Fragment> = vec![];
+    for fragment in &workload.fragments {
+        if is_feasible(fragment, profile) {
+            served.push(fragment);
+        } else {
+            infeasible.push(fragment);
+        }
+    }
+    // Loosest first at the end, so that they are the first to be left out.
+    served.sort_by(|a, b| a.budget_ms.total_cmp(&b.budget_ms).then_with(|| a.id.cmp(&b.id)));
+    let mut exhausted = false;
+    loop {
+        let ground = Ground {
+            profile,
+            headroom: workload.headroom,
+            quantum_ms: quantum_ms(served.iter().copied()),
+        };
+        let (bins, late) = lay_out(&served, ground, options);
+        if !late.is_empty() {
+            // Merging with tighter ones made them late on every share: such fragments are left out.
+            exhausted = true;
+            served.retain(|f| !late.contains(&f.id.as_str()));
+            infeasible.extend(
+                workload
+                    .fragments
+                    .iter()
+                    .filter(|f| late.contains(&f.id.as_str())),
+            );
+            continue;
+        }
+        match place(&bins, profile, devices) {
+            Some(places) => {
+                let mut plan = write(&served, &bins, &places, problem, ground.quantum_ms, epoch);
+                plan.infeasible = infeasible.iter().map(|f| f.id.clone()).collect();
+                plan.infeasible.sort();
+                plan.capacity_exhausted = exhausted;
+                return plan;
+            }
+            None => {
+                exhausted = true;
+                let Some(loosest) = served.pop() else {
+                    let mut plan = Plan::empty("simple", epoch);
+                    plan.infeasible = workload.fragments.iter().map(|f| f.id.clone()).collect();
+                    plan.capacity_exhausted = true;
+                    return plan;
+                };
+                infeasible.push(loosest);
+            }
+        }
+    }
+}
+
+/// The share that it would take to serve each class of equal fragments on partitions of its own, with no
+/// re-alignment and no sharing: as many devices as that needs. Infeasible fragments count nothing.
+pub fn share_alone(workload: &Workload, profile: &Profile) -> u64 {
+    let feasible = || workload.fragments.iter().filter(|f| is_feasible(f, profile));
+    let ground = Ground {
+        profile,
+        headroom: workload.headroom,
+        quantum_ms: quantum_ms(feasible()),
+    };
+    by_model(feasible())
+        .into_iter()
+        .flat_map(|(model, fragments)| {
+            classes(fragments)
+                .into_iter()
+                .filter_map(|class| cheapest(model, &[class], None, ground))
+                .map(|(group, copies)| u64::from(group.share.0) * copies as u64)
+                .collect::<Vec<u64>>()
+        })
+        .sum()
+}
+
+fn last_cut(model: &str, profile: &Profile) -> Option<CutPoint> {
+    let segments = profile.models.get(model)?.segments.len();
+    Some(CutPoint(u16::try_from(segments).ok()?))
+}
+
+fn is_feasible(fragment: &Fragment, profile: &Profile) -> bool {
+    let Some(last) = last_cut(&fragment.model, profile) else {
+        return false;
+    };
+    if fragment.partition_point == last {
+        return true;
+    }
+    let Some(range) = StageRange::new(fragment.partition_point, last) else {
+        return false;
+    };
+    profile.shares.iter().any(|&share| {
+        profile
+            .latency(&fragment.model, range, 1, share, 0.0)
+            .is_ok_and(|t| nanos_to_ms(t) + profile.hop_ms <= fragment.budget_ms)
+    })
+}
+
+fn by_model<'a>(fragments: impl IntoIterator<Item = &'a Fragment>) -> BTreeMap<&'a str, Vec<&'a Fragment>> {
+    let mut models: BTreeMap<&str, Vec<&Fragment>> = BTreeMap::new();
+    for fragment in fragments {
+        models.entry(&fragment.model).or_default().push(fragment);
+    }
+    models
+}
+
+/// The layout of a group that takes the least share, and its number of equal partitions.
+fn cheapest<'a>(
+    model: &'a str,
+    classes: &[Class<'a>],
+    re_partition: Option<CutPoint>,
+    ground: Ground<'_>,
+) -> Option<(GroupDraft<'a>, usize)> {
+    ground
+        .profile
+        .shares
+        .iter()
+        .filter_map(|&share| draft(model, classes, re_partition, share, ground))
+        .map(|group| {
+            let copies = (group.load - 1e-9).ceil().max(1.0) as usize;
+            (group, copies)
+        })
+        .min_by_key(|(group, copies)| (group.share.0 as usize * copies, *copies))
+}
+
+/// Partitions for all fragments, and those that no layout serves in time.
+fn lay_out<'a>(
+    served: &[&'a Fragment],
+    ground: Ground<'_>,
+    options: Options,
+) -> (Vec<Bin<'a>>, Vec<&'a str>) {
+    let mut groups: Vec<(GroupDraft<'a>, usize)> = vec![];
+    let mut late = vec![];
+    for (model, fragments) in by_model(served.iter().copied()) {
+        let last = last_cut(model, ground.profile);
+        let unserved = fragments.into_iter().filter(|f| Some(f.partition_point) != last);
+        let classes = classes(unserved);
+        let Some(latest) = classes.iter().map(|c| c.point).max() else {
+            continue;
+        };
+        let joint = (options.realign && classes.len() > 1)
+            .then(|| cheapest(model, &classes, Some(latest), ground))
+            .flatten();
+        let apart = cheapest(model, &classes, None, ground);
+        let cost = |g: &Option<(GroupDraft<'_>, usize)>| {
+            g.as_ref().map_or((usize::MAX, f64::INFINITY), |(g, n)| {
+                (g.share.0 as usize * n, g.load)
+            })
+        };
+        // At the same share the re-aligned layout is taken: its batches grow when the load does.
+        let best = if cost(&joint).0 <= cost(&apart).0 {
+            joint.or(apart)
+        } else {
+            apart
+        };
+        match best {
+            Some(group) => groups.push(group),
+            None => late.extend(loosest_late(&classes)),
+        }
+    }
+    groups.sort_by(|(a, n), (b, m)| {
+        m.cmp(n)
+            .then(b.load.total_cmp(&a.load))
+            .then(a.model.cmp(b.model))
+    });
+    let mut bins: Vec<Bin<'a>> = vec![];
+    for (group, copies) in groups {
+        let joinable = |bin: &&mut Bin<'_>| {
+            copies == 1 && bin.copies == 1 && bin.share == group.share && bin.load + group.load <= 1.0
+        };
+        match bins.iter_mut().find(joinable) {
+            Some(bin) => {
+                bin.load += group.load;
+                bin.groups.push(group);
+            }
+            None => bins.push(Bin {
+                share: group.share,
+                load: group.load,
+                groups: vec![group],
+                copies,
+            }),
+        }
+    }
+    (bins, late)
+}
+
+/// Of classes that can't be laid out together, the one to leave out: the tightest holds the others up.
+fn loosest_late<'a>(classes: &[Class<'a>]) -> Vec<&'a str> {
+    let tightest = classes.iter().min_by(|a, b| a.budget_ms.total_cmp(&b.budget_ms));
+    tightest
+        .into_iter()
+        .flat_map(|c| &c.fragments)
+        .map(|f| f.id.as_str())
+        .collect()
+}
+
+/// Devices for all partitions, first fit; `None`: there is no room.
+fn place(bins: &[Bin<'_>], profile: &Profile, devices: &Devices) -> Option<Vec<Vec<usize>>> {
+    let usable: Vec<&Device> = devices.devices.iter().collect();
+    let mut free: Vec<u32> = usable
+        .iter()
+        .map(|d| {
+            if d.kind == profile.device_kind {
+                d.share_total.0
+            } else {
+                0
+            }
+        })
+        .collect();
+    let mut held: Vec<BTreeMap<(&str, usize), u64>> = usable.iter().map(|_| BTreeMap::new()).collect();
+    let mut places = vec![];
+    for bin in bins {
+        let mut at = vec![];
+        for _ in 0..bin.copies {
+            let found = (0..usable.len()).find(|&d| {
+                free[d] >= bin.share.0 && {
+                    let mut with = held[d].clone();
+                    with.extend(weights(bin, profile));
+                    with.values().sum::<u64>() <= usable[d].memory_bytes
+                }
+            })?;
+            free[found] -= bin.share.0;
+            held[found].extend(weights(bin, profile));
+            at.push(found);
+        }
+        // A route's stages share a partition, so they stay on one device; copies elsewhere are equals.
+        places.push(at);
+    }
+    Some(places)
+}
+
+fn weights<'a>(bin: &Bin<'a>, profile: &Profile) -> Vec<((&'a str, usize), u64)> {
+    bin.groups
+        .iter()
+        .flat_map(|g| {
+            let segments = profile
+                .models
+                .get(g.model)
+                .map(|m| m.segments.as_slice())
+                .unwrap_or_default();
+            let ranges = g.stages.iter().flat_map(|s| s.range.segments());
+            ranges
+                .filter_map(|k| Some(((g.model, k), segments.get(k)?.weights_bytes)))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn write(
+    served: &[&Fragment],
+    bins: &[Bin<'_>],
+    places: &[Vec<usize>],
+    problem: &Problem,
+    quantum_ms: f64,
+    epoch: Epoch,
+) -> Plan {
+    let mut plan = Plan::empty("simple", epoch);
+    for (bin, at) in bins.iter().zip(places) {
+        let mut ids = vec![];
+        for group in &bin.groups {
+            let first = plan.stages.len();
+            for stage in &group.stages {
+                let id = format!("s{}", plan.stages.len());
+                ids.push(id.clone());
+                plan.stages.push(Stage {
+                    id,
+                    model: group.model.to_owned(),
+                    from: stage.range.from(),
+                    to: stage.range.to(),
+                    batch: stage.batch,
+                    rate_rps: stage.rate_rps,
+                    deadline_ms: stage.deadline_ms,
+                });
+            }
+            for (fragment, stages) in &group.routes {
+                plan.routes.push(Route {
+                    fragment: fragment.id.clone(),
+                    stages: stages.iter().map(|i| format!("s{}", first + i)).collect(),
+                });
+            }
+        }
+        for &device in at {
+            plan.total_share += u64::from(bin.share.0);
+            plan.partitions.push(Partition {
+                id: format!("p{}", plan.partitions.len()),
+                device: problem.devices.devices[device].id.clone(),
+                share: bin.share,
+                order: Order::Edf,
+                quantum_ms,
+                stages: ids.clone(),
+            });
+        }
+    }
+    for fragment in served {
+        if last_cut(&fragment.model, &problem.profile) == Some(fragment.partition_point) {
+            plan.routes.push(Route {
+                fragment: fragment.id.clone(),
+                stages: vec![],
+            });
+        }
+    }
+    plan.routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
+    plan
+}

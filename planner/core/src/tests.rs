@@ -1,0 +1,261 @@
+use std::collections::BTreeMap;
+
+use graft_model::CutPoint;
+use graft_plan::{
+    Device, Devices, Epoch, Fragment, ModelProfile, Nanos, Profile, SegmentProfile, Share, Source, Workload,
+};
+use proptest::prelude::*;
+
+use crate::{Cause, Observation, ObservedMix, Options, Problem, Replanner, plan, share_alone};
+
+/// A model of `segments` segments of `ms` each on one core; more cores divide the time, batches cost half a request more.
+fn profile(models: &[(&str, usize, f64)]) -> Profile {
+    let shares = [1, 2, 4];
+    let batches = [1, 2, 4, 8];
+    Profile {
+        version: 1,
+        device_kind: "cpu".to_owned(),
+        source: Source::Modelled,
+        share_total: Share(4),
+        shares: shares.map(Share).to_vec(),
+        batches: batches.to_vec(),
+        stage_overhead_ms: 0.02,
+        hop_ms: 0.05,
+        models: models
+            .iter()
+            .map(|&(name, count, ms)| {
+                let row = |b: u32| {
+                    shares
+                        .iter()
+                        .map(|&s| ms * (0.5 + 0.5 * f64::from(b)) / f64::from(s))
+                        .collect()
+                };
+                let segment = SegmentProfile {
+                    weights_bytes: 1000,
+                    flops: None,
+                    ms: batches.iter().map(|&b| row(b)).collect(),
+                };
+                let model = ModelProfile {
+                    cut_bytes: vec![100; count + 1],
+                    segments: vec![segment; count],
+                };
+                (name.to_owned(), model)
+            })
+            .collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn devices(count: usize) -> Devices {
+    Devices {
+        version: 1,
+        devices: (0..count)
+            .map(|i| Device {
+                id: format!("w{i}"),
+                kind: "cpu".to_owned(),
+                share_total: Share(4),
+                memory_bytes: 1 << 30,
+            })
+            .collect(),
+    }
+}
+
+fn fragment(id: usize, model: &str, point: u16, budget_ms: f64, rate_rps: f64) -> Fragment {
+    Fragment {
+        id: format!("f{id}"),
+        model: model.to_owned(),
+        partition_point: CutPoint(point),
+        budget_ms,
+        rate_rps,
+    }
+}
+
+fn problem(fragments: Vec<Fragment>, count: usize) -> Problem {
+    Problem {
+        workload: Workload {
+            version: 1,
+            headroom: 0.1,
+            fragments,
+        },
+        profile: profile(&[("a", 10, 1.0), ("b", 4, 3.0)]),
+        devices: devices(count),
+    }
+}
+
+fn broken(problem: &Problem, plan: &graft_plan::Plan) -> Vec<String> {
+    let list = plan.check(&problem.workload, &problem.profile, &problem.devices);
+    list.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn fragments_of_one_model_join_at_the_latest_partition_point() {
+    let problem = problem(
+        vec![
+            fragment(0, "a", 0, 100.0, 5.0),
+            fragment(1, "a", 4, 100.0, 5.0),
+            fragment(2, "a", 7, 100.0, 5.0),
+        ],
+        1,
+    );
+    let plan = plan(&problem, Epoch(1), Options::default());
+    assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+    assert_eq!(plan.total_share, 1);
+    let shared: Vec<_> = plan.stages.iter().filter(|s| s.to == CutPoint(10)).collect();
+    assert_eq!(shared.len(), 1);
+    assert_eq!((shared[0].from, shared[0].rate_rps), (CutPoint(7), 15.0));
+    assert_eq!(share_alone(&problem.workload, &problem.profile), 3);
+}
+
+#[test]
+fn a_budget_too_tight_for_two_stages_keeps_fragments_apart() {
+    let problem = problem(
+        vec![fragment(0, "a", 0, 10.2, 5.0), fragment(1, "a", 7, 100.0, 5.0)],
+        1,
+    );
+    let plan = plan(&problem, Epoch(1), Options::default());
+    assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+    assert!(plan.infeasible.is_empty());
+}
+
+#[test]
+fn what_cannot_be_in_time_is_infeasible_and_holds_up_nobody() {
+    let problem = problem(
+        vec![fragment(0, "a", 0, 0.5, 5.0), fragment(1, "a", 7, 100.0, 5.0)],
+        1,
+    );
+    let plan = plan(&problem, Epoch(1), Options::default());
+    assert_eq!(plan.infeasible, ["f0"]);
+    assert_eq!(plan.routes.len(), 1);
+    assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+}
+
+#[test]
+fn without_room_the_loosest_are_left_out() {
+    let problem = problem(
+        vec![
+            fragment(0, "a", 0, 50.0, 300.0),
+            fragment(1, "b", 0, 500.0, 900.0),
+        ],
+        1,
+    );
+    let plan = plan(&problem, Epoch(1), Options::default());
+    assert!(plan.capacity_exhausted);
+    assert_eq!(plan.infeasible, ["f1"]);
+    assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+}
+
+#[test]
+fn no_devices_serve_nothing_and_say_so() {
+    let problem = problem(vec![fragment(0, "a", 0, 50.0, 3.0)], 0);
+    let plan = plan(&problem, Epoch(1), Options::default());
+    assert!(plan.capacity_exhausted && plan.routes.is_empty());
+    assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+}
+
+#[test]
+fn a_broken_plan_is_found_out() {
+    let problem = problem(vec![fragment(0, "a", 0, 100.0, 5.0)], 1);
+    let good = plan(&problem, Epoch(1), Options::default());
+    let rules = |plan: &graft_plan::Plan| -> Vec<u8> {
+        plan.check(&problem.workload, &problem.profile, &problem.devices)
+            .iter()
+            .map(|b| b.rule.0)
+            .collect()
+    };
+    let mut lost = good.clone();
+    lost.routes.clear();
+    assert!(rules(&lost).contains(&1));
+    let mut short = good.clone();
+    short.stages[0].to = CutPoint(9);
+    assert!(rules(&short).contains(&2));
+    let mut overloaded = good.clone();
+    overloaded.stages[0].rate_rps = 50_000.0;
+    assert!(rules(&overloaded).contains(&3));
+    let mut slow = good.clone();
+    slow.stages[0].deadline_ms = 200.0;
+    assert!(rules(&slow).contains(&4));
+    let mut dear = good;
+    dear.total_share += 1;
+    assert!(rules(&dear).contains(&5));
+}
+
+#[test]
+fn a_class_that_stops_is_remembered_for_a_while() {
+    let mut mix = ObservedMix::default();
+    let seen = Observation {
+        model: "a".to_owned(),
+        partition_point: CutPoint(3),
+        budget_ms: 50.0,
+        rate_rps: 7.0,
+    };
+    mix.report(Nanos::ZERO, "r", &[seen]);
+    assert!((mix.workload(0.1, &[]).fragments[0].rate_rps - 7.0).abs() < 1e-9);
+    mix.report(Nanos::from_millis(1000), "r", &[]);
+    assert_eq!(mix.workload(0.1, &[]).fragments.len(), 1);
+    mix.report(Nanos::from_millis(40_000), "r", &[]);
+    assert!(mix.workload(0.1, &[]).fragments.is_empty());
+}
+
+#[test]
+fn a_plan_is_made_for_the_unserved_at_once_and_for_rates_later() {
+    let mut replanner = Replanner::default();
+    let workload = |fragments| Workload {
+        version: 1,
+        headroom: 0.1,
+        fragments,
+    };
+    let first = workload(vec![fragment(0, "a", 0, 50.0, 10.0)]);
+    let at = Nanos::from_millis;
+    assert_eq!(replanner.decide(at(0), &first), Some(Cause::Members));
+    replanner.planned(at(0), &first);
+    assert_eq!(replanner.decide(at(5000), &first), None);
+    let more = workload(vec![fragment(0, "a", 0, 50.0, 30.0)]);
+    assert_eq!(replanner.decide(at(1000), &more), None);
+    assert!(matches!(replanner.decide(at(5000), &more), Some(Cause::Rate(..))));
+    let other = workload(vec![
+        fragment(0, "a", 0, 50.0, 10.0),
+        fragment(1, "a", 2, 50.0, 1.0),
+    ]);
+    assert!(matches!(
+        replanner.decide(at(200), &other),
+        Some(Cause::Unserved(_))
+    ));
+    replanner.members_changed();
+    assert_eq!(replanner.decide(at(1), &first), Some(Cause::Members));
+}
+
+fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
+    let one = (any::<bool>(), 0u16..11, 0.2f64..300.0, 0.1f64..80.0);
+    proptest::collection::vec(one, 0..25).prop_map(|list| {
+        list.into_iter()
+            .enumerate()
+            .map(|(i, (a, point, budget, rate))| {
+                let (model, last) = if a { ("a", 10) } else { ("b", 4) };
+                fragment(i, model, point.min(last), budget, rate)
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_plan_is_valid(fragments in fragments(), count in 0usize..6, realign: bool) {
+        let problem = problem(fragments, count);
+        let plan = plan(&problem, Epoch(1), Options { realign });
+        prop_assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_order_of_fragments_does_not_matter(fragments in fragments()) {
+        let forward = problem(fragments.clone(), 8);
+        let backward = problem(fragments.into_iter().rev().collect(), 8);
+        let options = Options::default();
+        prop_assert_eq!(plan(&forward, Epoch(1), options).total_share, plan(&backward, Epoch(1), options).total_share);
+    }
+
+    #[test]
+    fn more_devices_do_not_change_the_cost(fragments in fragments()) {
+        let options = Options::default();
+        let (some, more) = (problem(fragments.clone(), 60), problem(fragments, 90));
+        prop_assert_eq!(plan(&some, Epoch(1), options).total_share, plan(&more, Epoch(1), options).total_share);
+    }
+}

@@ -1,0 +1,12 @@
+//! The router's decisions.
+//!
+//! [`RouteTable`] finds the route for a request and admits it; [`MixWindow`] turns what comes in into the
+//! rates that the planner plans for.
+//!
+//! Plain data and functions: time comes in as a value, nothing is sent from here.
+
+mod mix;
+mod routes;
+
+pub use mix::{BudgetClass, ClassKey, MixWindow};
+pub use routes::{Admitted, RouteTable};

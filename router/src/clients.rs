@@ -1,0 +1,59 @@
+//! Clients over QUIC.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use graft_model::ModelId;
+use graft_transport::{Connection, Endpoint};
+use graft_wire::{ClientReply, ClientRequest, Limits, Refused, Status};
+
+use crate::front::Front;
+
+/// Time for a request to come in whole: a large tensor over a slow uplink.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Serves clients until the endpoint is closed.
+pub(crate) async fn listen(endpoint: Endpoint, front: Arc<Front>) {
+    let limits = Limits {
+        payload_bytes: largest_tensor(&front),
+    };
+    endpoint
+        .listen(&[], move |connection| {
+            tokio::spawn(serve(connection, Arc::clone(&front), limits));
+        })
+        .await;
+}
+
+/// No tensor that a client may send is larger: what is announced beyond is refused unread.
+fn largest_tensor(front: &Front) -> u64 {
+    let cuts = front.catalog.entries().iter().flat_map(|e| &e.info.cuts);
+    cuts.map(|c| (c.elements * 8) as u64).max().unwrap_or(0)
+}
+
+async fn serve(connection: Connection, front: Arc<Front>, limits: Limits) {
+    let peer = connection.peer();
+    tracing::debug!(%peer, "a client connected");
+    let reason = connection
+        .serve(limits, PATIENCE, move |_, request, payload| {
+            let front = Arc::clone(&front);
+            async move { answer(&front, request, payload).await }
+        })
+        .await;
+    tracing::debug!(%peer, reason, "a client left");
+}
+
+async fn answer(front: &Front, request: ClientRequest, payload: Bytes) -> (ClientReply, Bytes) {
+    let outcome = match request {
+        ClientRequest::Describe { model } => front.describe(&ModelId(model)).and_then(|description| {
+            let json = serde_json::to_vec(&description)
+                .map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
+            Ok((ClientReply::Described, Bytes::from(json)))
+        }),
+        ClientRequest::Infer(header) => front
+            .infer(header, payload, Duration::ZERO)
+            .await
+            .map(|(answer, bytes)| (ClientReply::Answer(answer), bytes)),
+    };
+    outcome.unwrap_or_else(|refused| (ClientReply::Refused(refused), Bytes::new()))
+}

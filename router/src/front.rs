@@ -1,0 +1,253 @@
+//! The life of a request in the router: check, admit, send on, answer. Shared by QUIC and HTTP.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use dashmap::DashMap;
+use graft_model::{Catalog, CatalogEntry, CutPoint, ModelId};
+use graft_plan::Nanos;
+use graft_router_core::{BudgetClass, ClassKey, RouteTable};
+use graft_service::Clock;
+use graft_telemetry::metrics as names;
+use graft_wire::{AnswerHeader, Description, InferHeader, Refused, RunHeader, Status};
+use tokio::sync::Notify;
+
+use crate::backend::{Backend, BackendFailure};
+
+/// An answer, or why there is none.
+pub(crate) type Answer = Result<(AnswerHeader, Bytes), Refused>;
+
+/// A worker's answer is waited for so much longer than the deadline: it may be on its way.
+const GRACE: Duration = Duration::from_millis(20);
+/// Classes that are counted between two reports at most.
+const MAX_COUNTED: usize = 4096;
+
+/// Routes and the workers that they lead to, replaced together.
+#[derive(Default)]
+pub(crate) struct Routing {
+    pub table: RouteTable,
+    pub backends: HashMap<String, Arc<dyn Backend>>,
+}
+
+/// What all connections share. Readers of the routes take no lock.
+pub(crate) struct Front {
+    pub catalog: Catalog,
+    pub clock: Clock,
+    pub routing: ArcSwap<Routing>,
+    pub max_in_flight: usize,
+    pub in_flight: AtomicUsize,
+    /// Counts requests, so that equal workers take turns.
+    pub turns: AtomicU64,
+    pub draining: AtomicBool,
+    /// Requests since the last report.
+    pub counts: DashMap<ClassKey, u64>,
+    /// A request came that no route serves.
+    pub unserved: Notify,
+    /// The routes changed.
+    pub switched: Notify,
+}
+
+/// A place among the requests in flight; given back when dropped.
+struct Place<'a>(&'a Front);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let before = self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!(names::ROUTER_IN_FLIGHT).set((before - 1) as f64);
+    }
+}
+
+impl Front {
+    pub fn new(catalog: Catalog, max_in_flight: usize) -> Self {
+        Front {
+            catalog,
+            clock: Clock::start(),
+            routing: ArcSwap::default(),
+            max_in_flight,
+            in_flight: AtomicUsize::new(0),
+            turns: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            counts: DashMap::new(),
+            unserved: Notify::new(),
+            switched: Notify::new(),
+        }
+    }
+
+    /// What is served of a model.
+    pub fn describe(&self, model: &ModelId) -> Result<Description, Refused> {
+        let entry = self.entry(model)?;
+        Ok(Description {
+            name: entry.manifest.name.clone(),
+            server_ms: self.routing.load().table.server_ms(model).to_vec(),
+            wire: entry.manifest.wire.clone(),
+        })
+    }
+
+    fn entry(&self, model: &ModelId) -> Result<&CatalogEntry, Refused> {
+        self.catalog.get(model).ok_or_else(|| {
+            Refused::new(
+                Status::UnknownModel,
+                format!("this router has no model {model:?}"),
+            )
+        })
+    }
+
+    /// Runs the rest of one request. Dropping the future takes the request back.
+    ///
+    /// `wait_for_route`: how long a request that no route serves waits for a plan that does.
+    pub async fn infer(&self, header: InferHeader, payload: Bytes, wait_for_route: Duration) -> Answer {
+        let start = self.clock.now();
+        let model = ModelId(header.model);
+        let name = self
+            .catalog
+            .get(&model)
+            .map_or("unknown", |e| e.manifest.name.as_str())
+            .to_owned();
+        let mut outcome = self.route(model, &header, payload, start, wait_for_route).await;
+        let took = self.clock.now() - start;
+        if let Ok((answer, _)) = &mut outcome {
+            answer.timing.router_ns = took.0;
+        }
+        let status = outcome.as_ref().map_or_else(|r| r.status.name(), |_| "ok");
+        metrics::counter!(names::ROUTER_REQUESTS, "model" => name, "status" => status).increment(1);
+        metrics::histogram!(names::ROUTER_SECONDS).record(took.as_secs());
+        outcome
+    }
+
+    async fn route(
+        &self,
+        model: ModelId,
+        header: &InferHeader,
+        payload: Bytes,
+        start: Nanos,
+        wait_for_route: Duration,
+    ) -> Answer {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Refused::new(Status::NotReady, "the router is draining"));
+        }
+        let point = CutPoint(header.partition_point);
+        self.check(model, point, header, payload.len())?;
+        let place = self.take_place()?;
+        let budget = Nanos(header.time_left_ns);
+        self.count(ClassKey {
+            model,
+            partition_point: point,
+            budget: BudgetClass::of(budget),
+        });
+        let answer = self
+            .send_on(model, point, header, payload, start, wait_for_route)
+            .await;
+        drop(place);
+        answer
+    }
+
+    fn check(
+        &self,
+        model: ModelId,
+        point: CutPoint,
+        header: &InferHeader,
+        bytes: usize,
+    ) -> Result<(), Refused> {
+        let info = &self.entry(&model)?.info;
+        let bad = |what: String| Err(Refused::new(Status::BadRequest, what));
+        let Some(cut) = info.cut(point) else {
+            return bad(format!(
+                "cut point {point} is beyond the last one, {}",
+                info.last()
+            ));
+        };
+        if point == info.last() {
+            return bad(format!("cut point {point} is the output: nothing is left to run"));
+        }
+        let want = cut.elements.saturating_mul(header.dtype.dtype().bytes());
+        if bytes != want {
+            return bad(format!(
+                "{bytes} bytes at cut point {point}: expected {want} ({:?} in {})",
+                cut.shape,
+                header.dtype.dtype()
+            ));
+        }
+        Ok(())
+    }
+
+    fn take_place(&self) -> Result<Place<'_>, Refused> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = Place(self);
+        metrics::gauge!(names::ROUTER_IN_FLIGHT).set((before + 1) as f64);
+        if before >= self.max_in_flight {
+            let what = format!(
+                "{} requests are in flight, as many as are allowed",
+                self.max_in_flight
+            );
+            return Err(Refused::new(Status::Overloaded, what));
+        }
+        Ok(place)
+    }
+
+    fn count(&self, key: ClassKey) {
+        if let Some(mut count) = self.counts.get_mut(&key) {
+            *count += 1;
+        } else if self.counts.len() < MAX_COUNTED {
+            *self.counts.entry(key).or_default() += 1;
+        }
+    }
+
+    async fn send_on(
+        &self,
+        model: ModelId,
+        point: CutPoint,
+        header: &InferHeader,
+        payload: Bytes,
+        start: Nanos,
+        wait_for_route: Duration,
+    ) -> Answer {
+        let deadline = start + Nanos(header.time_left_ns);
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let patience = tokio::time::Instant::now() + wait_for_route;
+        let (backend, run) = loop {
+            let switched = self.switched.notified();
+            let refused = {
+                let routing = self.routing.load();
+                let left = deadline - self.clock.now();
+                match routing.table.admit(model, point, left, turn) {
+                    Ok(admitted) => {
+                        let run = RunHeader {
+                            epoch: admitted.epoch.0,
+                            route: admitted.target.route,
+                            dtype: header.dtype,
+                            time_left_ns: left.0,
+                        };
+                        match routing.backends.get(&admitted.target.worker) {
+                            Some(backend) => break (Arc::clone(backend), run),
+                            None => Refused::new(
+                                Status::WorkerLost,
+                                format!("worker {} is gone", admitted.target.worker),
+                            ),
+                        }
+                    }
+                    Err(refused) => refused,
+                }
+            };
+            if refused.status == Status::NotReady {
+                self.unserved.notify_one();
+            }
+            if !refused.status.is_transient() || tokio::time::timeout_at(patience, switched).await.is_err() {
+                return Err(refused);
+            }
+        };
+        let limit = Nanos(run.time_left_ns).duration() + GRACE;
+        match backend.run(run, payload, limit).await {
+            Ok(answer) => Ok(answer),
+            Err(BackendFailure::Refused(refused)) => Err(refused),
+            Err(BackendFailure::Lost(why)) => Err(Refused::new(Status::WorkerLost, why)),
+            Err(BackendFailure::TimedOut) => Err(Refused::new(
+                Status::Late,
+                "the worker did not answer before the deadline",
+            )),
+        }
+    }
+}

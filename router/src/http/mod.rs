@@ -1,0 +1,171 @@
+//! HTTP: a minimal Open Inference Protocol v2 beside health and metrics, so that curl and standard clients work.
+//!
+//! After: the Open Inference Protocol specification, REST, with the binary tensor data extension
+//! (`Inference-Header-Content-Length`). Parameters of Graft's own in a request: `budget_ms`, the deadline, and
+//! `partition_point`, the cut point at which the tensor was cut (0: the model's input).
+
+mod infer;
+mod tensors;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use graft_model::{CatalogEntry, Cut};
+use graft_telemetry::health::{HttpError, Readiness, routes};
+use graft_wire::{Refused, Status};
+use serde_json::json;
+
+use crate::front::Front;
+
+/// Largest body, in bytes; a larger one is refused with 413.
+const MAX_BODY_BYTES: usize = 64 << 20;
+/// Connections at a time.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// What handlers share.
+pub(crate) struct Shared {
+    pub front: Arc<Front>,
+    pub readiness: Readiness,
+    pub default_budget: Duration,
+}
+
+pub(crate) fn serve(
+    address: SocketAddr,
+    front: Arc<Front>,
+    readiness: Readiness,
+    default_budget: Duration,
+) -> Result<(SocketAddr, ServerHandle), HttpError> {
+    let error = |cause| HttpError { address, cause };
+    let shared = web::Data::new(Shared {
+        front,
+        readiness: readiness.clone(),
+        default_budget,
+    });
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(shared.clone())
+            .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
+            .configure(routes(readiness.clone()))
+            .route("/v2", web::get().to(server_metadata))
+            .route("/v2/health/live", web::get().to(live))
+            .route("/v2/health/ready", web::get().to(ready))
+            .service(model_scope("/v2/models/{model}/versions/{version}"))
+            .service(model_scope("/v2/models/{model}"))
+            .default_service(web::to(nothing_here))
+    })
+    .workers(1)
+    .max_connections(MAX_CONNECTIONS)
+    .client_request_timeout(Duration::from_secs(10))
+    .shutdown_timeout(2)
+    .disable_signals()
+    .bind(address)
+    .map_err(error)?;
+    let bound = server.addrs().first().copied().unwrap_or(address);
+    let server = server.run();
+    let handle = server.handle();
+    actix_web::rt::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the HTTP server ended");
+        }
+    });
+    Ok((bound, handle))
+}
+
+fn model_scope(path: &str) -> actix_web::Scope {
+    web::scope(path)
+        .route("", web::get().to(model_metadata))
+        .route("/ready", web::get().to(model_ready))
+        .route("/infer", web::post().to(infer::infer))
+}
+
+async fn nothing_here(request: actix_web::HttpRequest) -> HttpResponse {
+    let what = format!("nothing is served at {} {}", request.method(), request.path());
+    HttpResponse::NotFound().json(json!({ "error": what }))
+}
+
+/// The table of statuses, as a response.
+pub(crate) fn refusal(refused: &Refused) -> HttpResponse {
+    let code = StatusCode::from_u16(refused.status.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = HttpResponse::build(code);
+    if refused.status.is_transient() {
+        response.insert_header(("Retry-After", "1"));
+    }
+    response.json(json!({ "error": refused.reason, "status": refused.status.name() }))
+}
+
+async fn server_metadata() -> HttpResponse {
+    HttpResponse::Ok().json(json!({
+        "name": "graft",
+        "version": env!("CARGO_PKG_VERSION"),
+        "extensions": ["binary_tensor_data"],
+    }))
+}
+
+async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "live": true }))
+}
+
+async fn ready(shared: web::Data<Shared>) -> HttpResponse {
+    match shared.readiness.why_not() {
+        None => HttpResponse::Ok().json(json!({ "ready": true })),
+        Some(reason) => HttpResponse::ServiceUnavailable().json(json!({ "ready": false, "error": reason })),
+    }
+}
+
+/// The model of a path: by name, or by identity.
+pub(crate) fn find<'a>(shared: &'a Shared, name: &str) -> Result<&'a CatalogEntry, Refused> {
+    shared.front.catalog.find(name).ok_or_else(|| {
+        let names: Vec<&str> = shared
+            .front
+            .catalog
+            .entries()
+            .iter()
+            .map(|e| e.manifest.name.as_str())
+            .collect();
+        Refused::new(
+            Status::UnknownModel,
+            format!("there is no model {name}; there are: {}", names.join(", ")),
+        )
+    })
+}
+
+fn model_of(request: &actix_web::HttpRequest) -> String {
+    request.match_info().get("model").unwrap_or_default().to_owned()
+}
+
+async fn model_metadata(request: actix_web::HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    let entry = match find(&shared, &model_of(&request)) {
+        Ok(entry) => entry,
+        Err(refused) => return refusal(&refused),
+    };
+    let tensor = |cut: &Cut| {
+        let mut shape = vec![-1];
+        shape.extend(cut.shape.iter().map(|&d| d as i64));
+        json!({ "name": cut.tensor, "datatype": tensors::datatype(cut.dtype), "shape": shape })
+    };
+    let cuts = &entry.info.cuts;
+    HttpResponse::Ok().json(json!({
+        "name": entry.manifest.name,
+        "versions": ["1"],
+        "platform": "onnx",
+        "inputs": [tensor(&cuts[0])],
+        "outputs": [tensor(&cuts[cuts.len() - 1])],
+        "parameters": {
+            "identity": entry.info.id.to_string(),
+            "cut_points": cuts.len(),
+            "license": entry.manifest.license,
+        },
+    }))
+}
+
+async fn model_ready(request: actix_web::HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    match (find(&shared, &model_of(&request)), shared.readiness.why_not()) {
+        (Err(refused), _) => refusal(&refused),
+        (Ok(_), Some(reason)) => refusal(&Refused::new(Status::NotReady, reason)),
+        (Ok(entry), None) => HttpResponse::Ok().json(json!({ "name": entry.manifest.name, "ready": true })),
+    }
+}

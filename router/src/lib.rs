@@ -1,0 +1,18 @@
+//! The router: ends client connections, checks and admits, routes by plan, answers.
+//!
+//! [`Router::start`] listens for clients over QUIC and HTTP and joins the planner. Requests go to workers
+//! through a [`Backend`]: over QUIC, or in memory where a worker shares the process.
+//!
+//! It batches nothing and plans nothing: it reports what it observes and routes as it is told.
+
+mod backend;
+mod clients;
+mod config;
+mod front;
+mod http;
+mod membership;
+mod router;
+
+pub use backend::{Backend, BackendFailure, BackendReply};
+pub use config::{Config, Settings};
+pub use router::Router;

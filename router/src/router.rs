@@ -1,0 +1,120 @@
+//! The router: wires clients, HTTP, workers and planner.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::prelude::*;
+use graft_telemetry::health::Readiness;
+use graft_transport::{ClientAuth, Endpoint, EndpointOptions, Link, Protocol, Role};
+
+use crate::backend::Backend;
+use crate::clients;
+use crate::config::Settings;
+use crate::front::Front;
+use crate::http;
+use crate::membership::{Connected, Membership};
+
+/// Clients may be silent for so long.
+const CLIENT_IDLE: Duration = Duration::from_secs(30);
+
+/// A running router.
+pub struct Router {
+    front: Arc<Front>,
+    clients: Endpoint,
+    workers: Endpoint,
+    link: Link,
+    readiness: Readiness,
+    address: SocketAddr,
+    http: (SocketAddr, actix_web::dev::ServerHandle),
+    drain: Duration,
+}
+
+impl Router {
+    /// Listens and joins the planner. `local`: workers in this process by name. Must be called on an actix system.
+    pub async fn start(settings: Settings, local: Vec<(String, Arc<dyn Backend>)>) -> anyhow::Result<Self> {
+        let readiness = Readiness::not_yet("no plan yet: the planner has not sent routes");
+        let front = Arc::new(Front::new(settings.catalog, settings.max_in_flight));
+        let options = EndpointOptions {
+            idle: CLIENT_IDLE,
+            keep_alive: Duration::from_secs(5),
+            open_requests: 128,
+        };
+        let clients = Endpoint::server(
+            settings.listen,
+            &settings.identity,
+            Protocol::Client,
+            ClientAuth::None,
+            options,
+        )?;
+        let address = clients.local_addr()?;
+        let http = http::serve(
+            settings.http,
+            Arc::clone(&front),
+            readiness.clone(),
+            settings.http_budget,
+        )?;
+        let workers = Endpoint::client(&settings.identity, EndpointOptions::default())?;
+        let membership = Membership::new(
+            settings.name.clone(),
+            Arc::clone(&front),
+            workers.clone(),
+            local,
+            readiness.clone(),
+        )
+        .start();
+        tokio::spawn(clients::listen(clients.clone(), Arc::clone(&front)));
+        let link = Link::open(
+            workers.clone(),
+            settings.planner,
+            Role::Planner,
+            Protocol::Control,
+            move |c| {
+                if membership.try_send(Connected(c)).is_err() {
+                    tracing::error!("the membership actor is gone");
+                }
+            },
+        );
+        tracing::info!(name = %settings.name, %address, http = %http.0, "serving");
+        Ok(Router {
+            front,
+            clients,
+            workers,
+            link,
+            readiness,
+            address,
+            http,
+            drain: settings.drain,
+        })
+    }
+
+    /// Where it listens for clients.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it serves HTTP.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http.0
+    }
+
+    /// Whether it has routes.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Not ready at once, new requests are refused; those in flight are answered, within the drain time.
+    pub async fn stop(self) {
+        self.readiness.not_ready("shutting down");
+        self.front.draining.store(true, Ordering::Relaxed);
+        let start = tokio::time::Instant::now();
+        while self.front.in_flight.load(Ordering::Relaxed) > 0 && start.elapsed() < self.drain {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(self.link);
+        self.http.1.stop(true).await;
+        self.clients.close("the router shuts down").await;
+        self.workers.close("the router shuts down").await;
+    }
+}

@@ -1,0 +1,165 @@
+//! The plans that a worker has prepared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use graft_engine::{Engine, PartitionId};
+use graft_model::ModelId;
+use graft_plan::{Epoch, Nanos, Plan, Profile, ms_to_nanos};
+use graft_service::Clock;
+use graft_worker_core::{Admission, Limits, PartitionSpec, StageIndex};
+
+use crate::job::{Hop, Instance, RoutePlan};
+use crate::partition::{Drain, PartitionActor, PartitionParts};
+
+/// One prepared plan.
+pub(crate) struct PreparedPlan {
+    /// By place in the plan; `None`: another worker's.
+    pub routes: Vec<Option<Arc<RoutePlan>>>,
+    pub partitions: Vec<Addr<PartitionActor>>,
+}
+
+/// Prepared plans by epoch.
+pub(crate) type Epochs = BTreeMap<Epoch, Arc<PreparedPlan>>;
+
+/// What preparing needs.
+pub(crate) struct Workshop {
+    pub name: String,
+    pub engine: Arc<dyn Engine>,
+    pub profile: Profile,
+    pub cores: Vec<usize>,
+    pub clock: Clock,
+    /// Fenced-off sets of cores: weights and threads are shared by all plans.
+    pub shares: BTreeMap<Vec<usize>, PartitionId>,
+}
+
+impl Workshop {
+    /// Makes a plan's partitions. What it says is checked first; a plan that can't be run leaves nothing behind.
+    pub fn prepare(&mut self, plan: &Plan) -> Result<PreparedPlan, String> {
+        let stages = plan.stages_by_id();
+        let mut free = self.cores.as_slice();
+        let mut parts = vec![];
+        for partition in plan.partitions.iter().filter(|p| p.device == self.name) {
+            let spec =
+                PartitionSpec::of_plan(plan, partition, &self.profile, Limits::default(), Admission::On)
+                    .map_err(|e| e.to_string())?;
+            let models = partition
+                .stages
+                .iter()
+                .map(|id| stage_model(&stages, id))
+                .collect::<Result<Vec<ModelId>, String>>()?;
+            for (model, stage) in models.iter().zip(&partition.stages) {
+                let info = self
+                    .engine
+                    .info(*model)
+                    .map_err(|e| format!("stage {stage}: {e}"))?;
+                let to = stages[stage.as_str()].to;
+                if to > info.last() {
+                    return Err(format!(
+                        "stage {stage} goes beyond the last cut point {}",
+                        info.last()
+                    ));
+                }
+            }
+            let share = partition.share.0 as usize;
+            let (cores, rest) = free
+                .split_at_checked(share)
+                .ok_or_else(|| format!("the plan takes more cores than the {} here", self.cores.len()))?;
+            free = rest;
+            parts.push((partition, spec, models, cores.to_vec()));
+        }
+        let mut partitions = vec![];
+        let mut hosts: BTreeMap<&str, Vec<(usize, Instance)>> = BTreeMap::new();
+        for (i, (partition, spec, models, cores)) in parts.into_iter().enumerate() {
+            let share = self.share(&cores)?;
+            let (actor, present) = PartitionActor::new(PartitionParts {
+                name: format!("{}/{}", plan.epoch, partition.id),
+                spec,
+                models,
+                engine: Arc::clone(&self.engine),
+                share,
+                clock: self.clock,
+            });
+            let address = actor.start();
+            for (k, id) in partition.stages.iter().enumerate() {
+                let instance = Instance {
+                    partition: address.clone(),
+                    stage: StageIndex(k as u16),
+                    present: Arc::clone(&present[k]),
+                };
+                hosts.entry(id).or_default().push((i, instance));
+            }
+            partitions.push(address);
+        }
+        let routes = plan
+            .routes
+            .iter()
+            .map(|route| self.route(plan, &route.stages, &hosts).map(Arc::new))
+            .collect();
+        Ok(PreparedPlan { routes, partitions })
+    }
+
+    fn share(&mut self, cores: &[usize]) -> Result<PartitionId, String> {
+        if let Some(share) = self.shares.get(cores) {
+            return Ok(*share);
+        }
+        let share = self.engine.open_partition(cores).map_err(|e| e.to_string())?;
+        self.shares.insert(cores.to_vec(), share);
+        Ok(share)
+    }
+
+    /// A route, if all its stages run here.
+    fn route(
+        &self,
+        plan: &Plan,
+        ids: &[String],
+        hosts: &BTreeMap<&str, Vec<(usize, Instance)>>,
+    ) -> Option<RoutePlan> {
+        let stages = plan.stages_by_id();
+        let hop_time = ms_to_nanos(self.profile.hop_ms);
+        let mut hops: Vec<Hop> = vec![];
+        let (mut later_deadlines, mut later_alone) = (Nanos::ZERO, Nanos::ZERO);
+        for id in ids.iter().rev() {
+            let stage = stages.get(id.as_str())?;
+            let instances = hosts.get(id.as_str())?;
+            let first = plan.partitions.iter().find(|p| p.stages.contains(id))?;
+            let alone = self
+                .profile
+                .latency(&stage.model, stage.range()?, 1, first.share, 0.0)
+                .ok()?;
+            hops.push(Hop {
+                instances: instances.iter().map(|(_, i)| i.clone()).collect(),
+                alone,
+                later_deadlines,
+                later_alone,
+            });
+            later_deadlines += ms_to_nanos(stage.deadline_ms) + hop_time;
+            later_alone += alone + hop_time;
+        }
+        hops.reverse();
+        Some(RoutePlan { hops })
+    }
+}
+
+fn stage_model(
+    stages: &std::collections::HashMap<&str, &graft_plan::Stage>,
+    id: &str,
+) -> Result<ModelId, String> {
+    let stage = stages
+        .get(id)
+        .ok_or_else(|| format!("the plan has no stage {id}"))?;
+    stage
+        .model
+        .parse()
+        .map_err(|e| format!("stage {id} is of model {:?}: {e}", stage.model))
+}
+
+impl PreparedPlan {
+    /// Ends its partitions when they are idle, or after `patience`.
+    pub fn drain(&self, patience: std::time::Duration) {
+        for partition in &self.partitions {
+            partition.do_send(Drain { patience });
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The worker: owns a device and runs stages on its partitions.
+//!
+//! [`Worker::start`] loads the models, measures what they cost, listens for routers and joins the planner.
+//! Each partition is an actor around a scheduler core with a thread that computes. A router in the same
+//! process uses the [`Handle`] and hands over in memory.
+//!
+//! It runs what plans say. It makes none, and never decides where a request goes.
+
+mod cancel;
+mod compute;
+mod config;
+mod epochs;
+mod handle;
+mod job;
+mod partition;
+mod profiles;
+mod worker;
+
+pub use config::{Config, Settings};
+pub use handle::{Handle, WorkAnswer};
+pub use worker::Worker;

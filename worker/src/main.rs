@@ -1,0 +1,52 @@
+//! `graft-worker`: see `--help`, and docs/configuration.md.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use graft_service::{Arguments, run_program};
+use graft_worker::{Config, Worker};
+
+/// Runs stages of DNNs on the partitions of this machine's device, by the planner's plan.
+///
+/// The configuration is a TOML file:
+///
+///   name = "worker-1"               unique name of this worker
+///   models = "/var/lib/graft/models" folder of models, each with a model.toml
+///   listen = "0.0.0.0:4801"         UDP address for routers
+///   advertise = "10.0.0.5:4801"     where routers reach it; default: listen
+///   planner = "10.0.0.2:4800"       the planner
+///   http = "127.0.0.1:9801"         /healthz, /readyz, /metrics
+///   state = "/var/lib/graft/worker" measured profiles are kept here
+///   cores = [2, 3]                  cores to run on; default: all but the first
+///   batches = [1, 2, 4, 8]          batches that are measured
+///   queue_bytes = 1073741824        tensors held for requests; more are refused
+///   drain_ms = 5000                 longest wait for running requests at the end
+///
+///   [tls]                           as written by `graft ca issue --role worker`
+///   certificate = "worker.pem"
+///   key = "worker.key"
+///   authority = "ca.pem"
+#[derive(Debug, Parser)]
+#[command(name = "graft-worker", version, verbatim_doc_comment)]
+struct Cli {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run_program(
+        "graft-worker",
+        cli.arguments,
+        |config: Config, mut shutdown| async move {
+            let settings = config.check()?;
+            let mut worker = Worker::start(settings).await?;
+            tokio::select! {
+                signal = shutdown.wait() => tracing::info!(signal, "shutting down"),
+                reason = worker.failed() => anyhow::bail!("{reason}"),
+            }
+            worker.stop().await;
+            Ok(())
+        },
+    )
+}

@@ -1,0 +1,366 @@
+//! A partition: an actor around a scheduler core, with a thread that computes.
+//!
+//! It holds requests only; after a restart of the worker there are none. When it ends, whoever waits for
+//! one of them is told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix::prelude::*;
+use graft_engine::{Engine, PartitionId};
+use graft_model::{ModelId, StageRange, Tensor};
+use graft_plan::Nanos;
+use graft_service::Clock;
+use graft_telemetry::metrics as names;
+use graft_wire::{Refused, Status};
+use graft_worker_core::{
+    BatchId, Cancelled, Finished, PartitionSpec, Refusal, Request, RequestId, Run, Scheduler, StageIndex,
+};
+
+use crate::compute::{Chunk, Command, Computer};
+use crate::job::{Input, Job};
+
+/// A request enters the queue of one of the partition's stages.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Submit {
+    pub stage: StageIndex,
+    pub job: Job,
+}
+
+/// A request is not wanted any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Cancel(pub RequestId);
+
+/// A chunk was run.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Ran {
+    pub batch: BatchId,
+    /// The result after a batch's last chunk.
+    pub result: Result<Option<Tensor>, String>,
+    pub elapsed: Duration,
+}
+
+/// Take nothing new, finish what is here within `patience`, then end.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Drain {
+    pub patience: Duration,
+}
+
+/// Messages that may wait for a partition; a request that finds it full is refused as overload.
+const MAILBOX: usize = 8192;
+
+/// What a partition is made of.
+pub(crate) struct PartitionParts {
+    pub name: String,
+    pub spec: PartitionSpec,
+    /// The model of each stage.
+    pub models: Vec<ModelId>,
+    pub engine: Arc<dyn Engine>,
+    pub share: PartitionId,
+    pub clock: Clock,
+}
+
+/// A partition.
+pub(crate) struct PartitionActor {
+    parts: PartitionParts,
+    scheduler: Scheduler,
+    computer: Option<Computer>,
+    jobs: HashMap<RequestId, Job>,
+    /// When the batch that runs began its first chunk.
+    running: Option<Run>,
+    present: Vec<Arc<AtomicUsize>>,
+    draining: bool,
+}
+
+impl PartitionActor {
+    /// A partition, and for each stage the count of its requests.
+    pub fn new(parts: PartitionParts) -> (Self, Vec<Arc<AtomicUsize>>) {
+        let present: Vec<Arc<AtomicUsize>> = parts.models.iter().map(|_| Arc::default()).collect();
+        let actor = PartitionActor {
+            scheduler: Scheduler::new(parts.spec.clone()),
+            parts,
+            computer: None,
+            jobs: HashMap::new(),
+            running: None,
+            present: present.clone(),
+            draining: false,
+        };
+        (actor, present)
+    }
+
+    /// Gives the partition something to do if it is free.
+    fn pump(&mut self, context: &mut Context<Self>) {
+        while self.running.is_none() {
+            let mut dropped = vec![];
+            let run = self.scheduler.next(self.parts.clock.now(), &mut dropped);
+            for id in dropped {
+                self.refuse(
+                    id,
+                    Status::Late,
+                    "it waited until it could not be in time any more",
+                );
+            }
+            let Some(run) = run else { break };
+            self.begin(run);
+        }
+        for batch in self.scheduler.take_abandoned() {
+            self.command(Command::Forget(batch));
+        }
+        for (stage, count) in self.present.iter().enumerate() {
+            count.store(
+                self.scheduler.present(StageIndex(stage as u16)),
+                Ordering::Relaxed,
+            );
+        }
+        if self.draining && self.scheduler.is_idle() {
+            context.stop();
+        }
+    }
+
+    fn begin(&mut self, run: Run) {
+        let spec = &self.parts.spec.stages[run.stage.index()];
+        let first = run.from == spec.range.from();
+        let inputs = first.then(|| self.take_inputs(&run.requests));
+        let Some(range) = StageRange::new(run.from, run.to) else {
+            return;
+        };
+        let chunk = Chunk {
+            batch: run.batch,
+            model: self.parts.models[run.stage.index()],
+            range,
+            inputs,
+            last: run.last,
+        };
+        if self.command(Command::Run(chunk)) {
+            self.running = Some(run);
+        } else {
+            for id in self.scheduler.failed() {
+                self.refuse(id, Status::Internal, "the partition's thread is gone");
+            }
+        }
+    }
+
+    fn take_inputs(&mut self, requests: &[RequestId]) -> Vec<Input> {
+        let now = self.parts.clock.now();
+        metrics::histogram!(names::WORKER_BATCH).record(requests.len() as f64);
+        let size = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+        requests
+            .iter()
+            .filter_map(|id| {
+                let job = self.jobs.get_mut(id)?;
+                let waited = now - job.entered;
+                job.spent.queue += waited;
+                job.spent.batch = job.spent.batch.max(size);
+                job.entered = now;
+                metrics::histogram!(names::WORKER_QUEUE_SECONDS).record(waited.as_secs());
+                Some(std::mem::replace(
+                    &mut job.input,
+                    Input::Bytes(graft_wire::WireType::F32, bytes::Bytes::new()),
+                ))
+            })
+            .collect()
+    }
+
+    fn command(&self, command: Command) -> bool {
+        self.computer.as_ref().is_some_and(|c| c.send(command))
+    }
+
+    fn refuse(&mut self, id: RequestId, status: Status, reason: &str) {
+        if let Some(job) = self.jobs.remove(&id) {
+            answer(job, Err(Refused::new(status, reason)));
+        }
+    }
+
+    /// The rows of a finished batch go on: to the next stage of their routes, or back.
+    fn hand_on(&mut self, run: &Run, done: &[RequestId], result: &Tensor) {
+        let now = self.parts.clock.now();
+        for (row, id) in run.requests.iter().enumerate() {
+            if !done.contains(id) {
+                continue;
+            }
+            let Some(mut job) = self.jobs.remove(id) else {
+                continue;
+            };
+            let Some(tensor) = result.row(row) else {
+                answer(job, Err(Refused::new(Status::Internal, "the batch lost a row")));
+                continue;
+            };
+            // From the first chunk to the last: a batch that was set aside waits within it.
+            job.spent.run += now - job.entered;
+            job.at += 1;
+            match job.route.hops.get(job.at).and_then(|h| h.choose()).cloned() {
+                None => {
+                    let spent = job.spent;
+                    answer(job, Ok((tensor, spent)));
+                }
+                Some(next) => {
+                    job.input = Input::Tensor(tensor);
+                    submit(&next.partition, next.stage, job);
+                }
+            }
+        }
+    }
+}
+
+/// Puts a job into a partition's mailbox; a full or closed one refuses it.
+pub(crate) fn submit(partition: &Addr<PartitionActor>, stage: StageIndex, job: Job) {
+    match partition.try_send(Submit { stage, job }) {
+        Ok(()) => {}
+        Err(SendError::Full(m)) => {
+            answer(
+                m.job,
+                Err(Refused::new(
+                    Status::Overloaded,
+                    "the partition's mailbox is full",
+                )),
+            );
+        }
+        Err(SendError::Closed(m)) => {
+            answer(
+                m.job,
+                Err(Refused::new(
+                    Status::NotReady,
+                    "the partition is gone with its plan",
+                )),
+            );
+        }
+    }
+}
+
+fn answer(job: Job, outcome: Result<(Tensor, crate::job::Spent), Refused>) {
+    if job.reply.send(outcome).is_err() {
+        tracing::trace!("nobody waits for this answer any more");
+    }
+}
+
+impl Actor for PartitionActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(MAILBOX);
+        let PartitionParts {
+            engine, share, name, ..
+        } = &self.parts;
+        match Computer::start(Arc::clone(engine), *share, name, context.address()) {
+            Ok(computer) => self.computer = Some(computer),
+            Err(error) => {
+                tracing::error!(%error, partition = %name, "no thread for this partition");
+                context.stop();
+            }
+        }
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        let ids: Vec<RequestId> = self.jobs.keys().copied().collect();
+        for id in ids {
+            self.refuse(id, Status::NotReady, "the partition is gone with its plan");
+        }
+    }
+}
+
+impl Handler<Submit> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, Submit { stage, mut job }: Submit, context: &mut Self::Context) {
+        let now = self.parts.clock.now();
+        job.entered = now;
+        let Some(hop) = job.route.hops.get(job.at) else {
+            answer(
+                job,
+                Err(Refused::new(Status::Internal, "the route has no such stage")),
+            );
+            return;
+        };
+        let request = Request {
+            id: job.id,
+            key: job.final_deadline - hop.later_deadlines,
+            latest_start: Nanos(
+                job.final_deadline
+                    .0
+                    .saturating_sub(hop.alone.0)
+                    .saturating_sub(hop.later_alone.0),
+            ),
+        };
+        match self.scheduler.submit(now, stage, request) {
+            Ok(()) => {
+                self.jobs.insert(job.id, job);
+                self.pump(context);
+            }
+            Err(refusal) => {
+                let status = match refusal {
+                    Refusal::Late => Status::Late,
+                    Refusal::Overloaded => Status::Overloaded,
+                    Refusal::UnknownStage | Refusal::Duplicate => Status::Internal,
+                };
+                answer(job, Err(Refused::new(status, refusal.to_string())));
+            }
+        }
+    }
+}
+
+impl Handler<Cancel> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, Cancel(id): Cancel, context: &mut Self::Context) {
+        if self.scheduler.cancel(id) != Cancelled::Unknown {
+            self.jobs.remove(&id);
+            self.pump(context);
+        }
+    }
+}
+
+impl Handler<Ran> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, ran: Ran, context: &mut Self::Context) {
+        let Some(run) = self.running.take().filter(|r| r.batch == ran.batch) else {
+            tracing::error!("a chunk came back that was not running");
+            return;
+        };
+        metrics::histogram!(names::WORKER_CHUNK_SECONDS).record(ran.elapsed.as_secs_f64());
+        match ran.result {
+            Err(cause) => {
+                tracing::error!(cause, partition = %self.parts.name, "a chunk failed");
+                for id in self.scheduler.failed() {
+                    self.refuse(id, Status::Internal, &cause);
+                }
+            }
+            Ok(result) => match (self.scheduler.finished(), result) {
+                (Some(Finished::Done(done)), Some(result)) => self.hand_on(&run, &done, &result),
+                (Some(Finished::Abandoned), _) => {
+                    self.command(Command::Forget(run.batch));
+                }
+                (Some(Finished::SetAside), _) => {
+                    self.pump(context);
+                    if self.running.as_ref().is_some_and(|now| now.batch != run.batch) {
+                        metrics::counter!(names::WORKER_GAVE_WAY).increment(1);
+                    }
+                    return;
+                }
+                (outcome, _) => tracing::error!(?outcome, "a chunk ended out of turn"),
+            },
+        }
+        self.pump(context);
+    }
+}
+
+impl Handler<Drain> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, Drain { patience }: Drain, context: &mut Self::Context) {
+        self.draining = true;
+        context.run_later(patience, |this, context| {
+            for id in this.scheduler.give_up() {
+                this.refuse(id, Status::NotReady, "the plan that served it was retired");
+            }
+            context.stop();
+        });
+        self.pump(context);
+    }
+}

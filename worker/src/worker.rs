@@ -1,0 +1,402 @@
+//! The worker: wires models, partitions, routers and planner.
+//!
+//! What survives a restart: measured profiles (files). Plans are prepared again by the planner, to which the
+//! worker joins anew.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::prelude::*;
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use graft_engine::{CpuEngine, Engine, cpu_kind};
+use graft_plan::{Epoch, Plan};
+use graft_service::Clock;
+use graft_telemetry::health::{self, Readiness};
+use graft_telemetry::metrics as names;
+use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Link, Protocol, Role};
+use graft_wire::{
+    ControlReply, ControlRequest, Join, Limits, WorkReply, WorkRequest, WorkerInfo, WorkerModel, WorkerPlan,
+};
+use tokio::sync::oneshot;
+
+use crate::config::Settings;
+use crate::epochs::{Epochs, Workshop};
+use crate::handle::Handle;
+use crate::job::Budget;
+use crate::profiles::{Bench, join};
+
+/// Time for a request to come in whole, and for control messages to be answered.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Plans that may be prepared at a time; the oldest is drained to make room.
+const MAX_PLANS: usize = 8;
+
+/// Make ready for a plan.
+#[derive(Message)]
+#[rtype(result = "Result<(), String>")]
+struct Prepare(Plan);
+
+/// Drain and drop all plans before this epoch.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Retire {
+    before: Epoch,
+}
+
+/// Owns the prepared plans.
+struct PlanKeeper {
+    workshop: Workshop,
+    epochs: Arc<ArcSwap<Epochs>>,
+    drain: Duration,
+    readiness: Readiness,
+}
+
+impl Actor for PlanKeeper {
+    type Context = Context<Self>;
+}
+
+impl Handler<Prepare> for PlanKeeper {
+    type Result = Result<(), String>;
+
+    fn handle(&mut self, Prepare(plan): Prepare, _: &mut Self::Context) -> Self::Result {
+        let mut epochs = (**self.epochs.load()).clone();
+        if let Some((&latest, _)) = epochs.last_key_value()
+            && plan.epoch < latest
+        {
+            return Err(format!(
+                "plan {} is older than plan {latest}, which is prepared",
+                plan.epoch
+            ));
+        }
+        let prepared = self.workshop.prepare(&plan)?;
+        tracing::info!(epoch = %plan.epoch, partitions = prepared.partitions.len(), "prepared a plan");
+        if let Some(same) = epochs.insert(plan.epoch, Arc::new(prepared)) {
+            same.drain(self.drain);
+        }
+        while epochs.len() > MAX_PLANS {
+            if let Some((_, oldest)) = epochs.pop_first() {
+                oldest.drain(self.drain);
+            }
+        }
+        metrics::gauge!(names::EPOCH).set(plan.epoch.0 as f64);
+        self.epochs.store(Arc::new(epochs));
+        self.readiness.ready();
+        Ok(())
+    }
+}
+
+impl Handler<Retire> for PlanKeeper {
+    type Result = ();
+
+    fn handle(&mut self, Retire { before }: Retire, _: &mut Self::Context) {
+        let mut old = (**self.epochs.load()).clone();
+        let kept = old.split_off(&before);
+        self.epochs.store(Arc::new(kept));
+        for (epoch, plan) in old {
+            tracing::info!(%epoch, "draining a plan");
+            plan.drain(self.drain);
+        }
+    }
+}
+
+/// A running worker.
+pub struct Worker {
+    handle: Handle,
+    keeper: Addr<PlanKeeper>,
+    endpoint: Endpoint,
+    link: Option<Link>,
+    readiness: Readiness,
+    http: Option<(SocketAddr, actix_web::dev::ServerHandle)>,
+    drain: Duration,
+    failed: oneshot::Receiver<String>,
+    address: SocketAddr,
+}
+
+impl Worker {
+    /// Loads and measures the models, listens, and joins the planner. Must be called on an actix system.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let readiness = Readiness::not_yet("models are being loaded and measured");
+        let http = settings
+            .http
+            .map(|address| health::serve(address, readiness.clone()))
+            .transpose()?;
+        let options = EndpointOptions {
+            open_requests: 1024,
+            ..EndpointOptions::default()
+        };
+        let endpoint = Endpoint::server(
+            settings.listen,
+            &settings.identity,
+            Protocol::Work,
+            ClientAuth::Required,
+            options,
+        )?;
+        let address = endpoint.local_addr()?;
+
+        let engine: Arc<dyn Engine> = Arc::new(CpuEngine::new());
+        let loading = Arc::clone(&engine);
+        let (catalog, cores, batches, state) = (
+            settings.catalog.clone(),
+            settings.cores.clone(),
+            settings.batches.clone(),
+            settings.state.clone(),
+        );
+        let profile = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+            let bench = Bench {
+                engine: &*loading,
+                cores: &cores,
+                batches: &batches,
+                state: &state,
+            };
+            let mut profiles = vec![];
+            for entry in catalog.entries() {
+                let model = entry.load()?;
+                loading.load(&model)?;
+                profiles.push(
+                    bench
+                        .profile(entry, &model)
+                        .with_context(|| entry.manifest.name.clone())?,
+                );
+            }
+            join(profiles).context("there are no models")
+        })
+        .await??;
+
+        let clock = Clock::start();
+        let epochs: Arc<ArcSwap<Epochs>> = Arc::default();
+        let handle = Handle {
+            epochs: Arc::clone(&epochs),
+            clock,
+            memory: Budget::new(settings.queue_bytes),
+            next: Arc::new(AtomicU64::new(0)),
+            draining: Arc::new(AtomicBool::new(false)),
+        };
+        readiness.not_ready("no plan yet: the planner has not sent one");
+        let info = WorkerInfo {
+            name: settings.name.clone(),
+            address: settings.advertise.clone().unwrap_or_else(|| address.to_string()),
+            device_kind: cpu_kind(),
+            share_total: u32::try_from(settings.cores.len()).unwrap_or(u32::MAX),
+            memory_bytes: memory_bytes(),
+            profile: profile.clone(),
+            models: settings
+                .catalog
+                .entries()
+                .iter()
+                .map(|e| WorkerModel {
+                    id: e.info.id,
+                    name: e.manifest.name.clone(),
+                })
+                .collect(),
+            epoch: Epoch(0),
+        };
+        let keeper = PlanKeeper {
+            workshop: Workshop {
+                name: settings.name.clone(),
+                engine,
+                profile,
+                cores: settings.cores.clone(),
+                clock,
+                shares: BTreeMap::new(),
+            },
+            epochs,
+            drain: settings.drain,
+            readiness: readiness.clone(),
+        }
+        .start();
+
+        let serving = handle.clone();
+        let listening = endpoint.clone();
+        let (failing, failed) = oneshot::channel();
+        tokio::spawn(async move {
+            listening
+                .listen(&[Role::Router], move |connection| {
+                    tokio::spawn(serve_router(connection, serving.clone()));
+                })
+                .await;
+            let _nobody_waits = failing.send("the QUIC endpoint closed".to_owned());
+        });
+
+        let client = Endpoint::client(&settings.identity, EndpointOptions::default())?;
+        let keeping = keeper.clone();
+        let link = Link::open(
+            client,
+            settings.planner,
+            Role::Planner,
+            Protocol::Control,
+            move |connection| {
+                tokio::spawn(attend(connection, info.clone(), keeping.clone()));
+            },
+        );
+        tracing::info!(name = %settings.name, %address, "serving");
+        Ok(Worker {
+            handle,
+            keeper,
+            endpoint,
+            link: Some(link),
+            readiness,
+            http,
+            drain: settings.drain,
+            failed,
+            address,
+        })
+    }
+
+    /// The way in for a router in the same process.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Where it listens for routers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where health and metrics are.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|(address, _)| *address)
+    }
+
+    /// Whether it has a plan.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Resolves when it can't serve any more, with the reason.
+    pub async fn failed(&mut self) -> String {
+        match (&mut self.failed).await {
+            Ok(reason) => reason,
+            Err(_) => "the listening task is gone".to_owned(),
+        }
+    }
+
+    /// Not ready at once; leaves the planner; what runs is finished, within the drain time.
+    pub async fn stop(mut self) {
+        self.readiness.not_ready("shutting down");
+        // Leaving the planner first: it plans without this worker while requests here are finished.
+        self.link.take();
+        let start = tokio::time::Instant::now();
+        let grace = self.drain.min(Duration::from_millis(300));
+        tokio::time::sleep(grace).await;
+        self.handle.draining.store(true, Ordering::Relaxed);
+        let retired = self
+            .keeper
+            .send(Retire {
+                before: Epoch(u64::MAX),
+            })
+            .await;
+        if retired.is_err() {
+            tracing::warn!("the plan keeper was gone before the end");
+        }
+        while self.handle.memory.is_used() && start.elapsed() < self.drain {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.endpoint.close("the worker shuts down").await;
+        if let Some((_, server)) = self.http.take() {
+            server.stop(false).await;
+        }
+    }
+}
+
+/// For weights: all memory of the machine but a quarter.
+fn memory_bytes() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .and_then(|v| v.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .unwrap_or(4 << 20);
+    total * 1024 / 4 * 3
+}
+
+async fn serve_router(connection: Connection, handle: Handle) {
+    let peer = connection.peer();
+    tracing::info!(%peer, "a router connected");
+    let reason = connection
+        .serve(
+            Limits::default(),
+            PATIENCE,
+            move |_, WorkRequest::Run(header), payload: Bytes| {
+                let handle = handle.clone();
+                async move {
+                    match handle.run(header, payload).await {
+                        Ok((header, bytes)) => (WorkReply::Answer(header), bytes),
+                        Err(refused) => (WorkReply::Refused(refused), Bytes::new()),
+                    }
+                }
+            },
+        )
+        .await;
+    tracing::info!(%peer, reason, "a router left");
+}
+
+/// Joins the planner on a new connection and does what it says.
+async fn attend(connection: Connection, info: WorkerInfo, keeper: Addr<PlanKeeper>) {
+    let serving = connection.clone();
+    let server = tokio::spawn(async move {
+        serving
+            .serve(
+                Limits::default(),
+                PATIENCE,
+                move |_, request: ControlRequest, payload: Bytes| {
+                    let keeper = keeper.clone();
+                    async move { (obey(request, &payload, &keeper).await, Bytes::new()) }
+                },
+            )
+            .await
+    });
+    let join = match serde_json::to_vec(&Join::Worker(info)) {
+        Ok(json) => Bytes::from(json),
+        Err(error) => {
+            tracing::error!(%error, "can't say who I am");
+            return;
+        }
+    };
+    let joined = connection
+        .call::<_, ControlReply>(&ControlRequest::Join, join, Limits::default(), PATIENCE)
+        .await;
+    match joined {
+        Ok((ControlReply::Done, _)) => tracing::info!("joined the planner"),
+        Ok((ControlReply::Failed(reason), _)) => {
+            tracing::error!(reason, "the planner does not take this worker");
+            connection.close("refused");
+        }
+        Err(error) => {
+            tracing::warn!(%error, "joining the planner failed; trying again");
+            connection.close("joining failed");
+        }
+    }
+    if let Ok(reason) = server.await {
+        tracing::debug!(reason, "left the planner");
+    }
+}
+
+async fn obey(request: ControlRequest, payload: &[u8], keeper: &Addr<PlanKeeper>) -> ControlReply {
+    let gone = |e: MailboxError| ControlReply::Failed(e.to_string());
+    match request {
+        ControlRequest::Prepare => match serde_json::from_slice::<WorkerPlan>(payload) {
+            Err(error) => ControlReply::Failed(format!("the plan can't be read: {error}")),
+            Ok(WorkerPlan { plan }) => match keeper.send(Prepare(plan)).await {
+                Ok(Ok(())) => ControlReply::Done,
+                Ok(Err(reason)) => ControlReply::Failed(reason),
+                Err(e) => gone(e),
+            },
+        },
+        ControlRequest::Retire { before } => match keeper
+            .send(Retire {
+                before: Epoch(before),
+            })
+            .await
+        {
+            Ok(()) => ControlReply::Done,
+            Err(e) => gone(e),
+        },
+        ControlRequest::Join | ControlRequest::Mix | ControlRequest::Switch => {
+            ControlReply::Failed("a worker does not do that".to_owned())
+        }
+    }
+}
