@@ -1,0 +1,576 @@
+//! The planner's actor: members, the observed mix, the plan.
+//!
+//! What survives a restart: the last plan, what it was made for, and the highest epoch. Members join again
+//! by themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use graft_model::{CutPoint, ModelId};
+use graft_plan::{Device, Devices, Epoch, Fragment, Nanos, Plan, Profile, Share, Workload};
+use graft_planner_core::{Cause, Observation, ObservedMix, Options, Problem, Replanner, plan, share_alone};
+use graft_service::Clock;
+use graft_telemetry::health::Readiness;
+use graft_telemetry::metrics as names;
+use graft_transport::Connection;
+use graft_wire::{ControlRequest, Join, MixReport, RoutesUpdate, WorkerInfo};
+
+use crate::rollout::{Outcome, Rollout, WorkerSeat, retire, routes, tell};
+use crate::store::{Kept, Store};
+
+/// Members that join within this time of one another get one plan.
+const SETTLE: Duration = Duration::from_millis(100);
+/// The mix is looked at this often, besides at every report that is urgent.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A worker that could not prepare is left out for so long.
+const SULK: Nanos = Nanos::from_millis(5_000);
+/// Members at most, of each role; one more is refused.
+const MAX_MEMBERS: usize = 1024;
+
+/// Somebody joins over a connection.
+#[derive(Message)]
+#[rtype(result = "Result<(), String>")]
+pub(crate) struct Joined {
+    pub join: Join,
+    pub connection: Connection,
+    pub number: u64,
+}
+
+/// The connection of that number is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Left {
+    pub number: u64,
+}
+
+/// A router's report.
+#[derive(Message)]
+#[rtype(result = "Result<(), String>")]
+pub(crate) struct Report {
+    pub number: u64,
+    pub report: MixReport,
+}
+
+/// What does the planner see?
+#[derive(Message)]
+#[rtype(result = "Snapshot")]
+pub struct View;
+
+/// What the planner sees and has decided.
+#[derive(Debug, Clone, MessageResponse)]
+pub struct Snapshot {
+    /// The plan that was rolled out last.
+    pub plan: Option<Plan>,
+    /// What it was made for.
+    pub workload: Workload,
+    /// Its costs.
+    pub profile: Option<Profile>,
+    /// The share that the same fragments would take alone.
+    pub share_alone: u64,
+    /// Plans that were rolled out since the start.
+    pub rolled_out: u64,
+    /// Names of models, by identity.
+    pub models: BTreeMap<String, String>,
+    /// Workers and routers.
+    pub members: (usize, usize),
+}
+
+struct WorkerMember {
+    info: WorkerInfo,
+    connection: Connection,
+    number: u64,
+    /// Left out of plans until then.
+    sulks_until: Nanos,
+}
+
+struct RouterMember {
+    connection: Connection,
+    number: u64,
+}
+
+/// The planner.
+pub(crate) struct PlannerActor {
+    pub store: Store,
+    pub clock: Clock,
+    pub headroom: f64,
+    pub standing: Option<(f64, f64)>,
+    pub retire_after: Duration,
+    pub readiness: Readiness,
+    workers: BTreeMap<String, WorkerMember>,
+    routers: BTreeMap<String, RouterMember>,
+    mix: ObservedMix,
+    replanner: Replanner,
+    current: Option<(Kept, Profile, RoutesUpdate)>,
+    /// Highest epoch that any member has reported.
+    seen: Epoch,
+    rolling: bool,
+    rolled_out: u64,
+}
+
+impl PlannerActor {
+    pub fn new(
+        store: Store,
+        headroom: f64,
+        standing: Option<(f64, f64)>,
+        retire_after: Duration,
+        readiness: Readiness,
+    ) -> Self {
+        PlannerActor {
+            store,
+            clock: Clock::start(),
+            headroom,
+            standing,
+            retire_after,
+            readiness,
+            workers: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            mix: ObservedMix::default(),
+            replanner: Replanner::default(),
+            current: None,
+            seen: Epoch(0),
+            rolling: false,
+            rolled_out: 0,
+        }
+    }
+
+    fn seats(&self) -> Vec<WorkerSeat> {
+        self.workers
+            .values()
+            .map(|w| WorkerSeat {
+                name: w.info.name.clone(),
+                address: w.info.address.clone(),
+                connection: w.connection.clone(),
+            })
+            .collect()
+    }
+
+    /// The kind of device that most workers have, and what it costs. Workers of other kinds are left out.
+    fn device_kind(&self, now: Nanos) -> Option<(Profile, Devices)> {
+        let willing: Vec<&WorkerMember> = self.workers.values().filter(|w| w.sulks_until <= now).collect();
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+        for worker in &willing {
+            *kinds.entry(&worker.info.device_kind).or_default() += 1;
+        }
+        let (kind, _) = kinds.into_iter().max_by_key(|&(_, n)| n)?;
+        let of_kind: Vec<&WorkerMember> = willing
+            .into_iter()
+            .filter(|w| w.info.device_kind == kind)
+            .collect();
+        let mut profile = of_kind.first()?.info.profile.clone();
+        // A model counts as had where every worker of the kind has it and has measured the same.
+        for worker in &of_kind[1..] {
+            let other = &worker.info.profile;
+            if other.batches != profile.batches {
+                tracing::warn!(worker = %worker.info.name, "measured other batches than its equals: set the same `batches`");
+                continue;
+            }
+            let shorter = other.shares.len() < profile.shares.len();
+            profile.models.retain(|id, _| other.models.contains_key(id));
+            if shorter {
+                let mut base = other.clone();
+                base.models.retain(|id, _| profile.models.contains_key(id));
+                profile = base;
+            }
+        }
+        let devices = of_kind
+            .iter()
+            .map(|w| Device {
+                id: w.info.name.clone(),
+                kind: kind.to_owned(),
+                share_total: Share(w.info.share_total),
+                memory_bytes: w.info.memory_bytes,
+            })
+            .collect();
+        Some((profile, Devices { version: 1, devices }))
+    }
+
+    fn workload(&self, profile: &Profile) -> Workload {
+        let standing: Vec<Fragment> = self
+            .standing
+            .iter()
+            .flat_map(|&(budget_ms, rate_rps)| {
+                profile.models.keys().map(move |model| Fragment {
+                    id: format!("{}/0/standing", model.get(..12).unwrap_or(model)),
+                    model: model.clone(),
+                    partition_point: CutPoint(0),
+                    budget_ms,
+                    rate_rps,
+                })
+            })
+            .collect();
+        let mut workload = self.mix.workload(self.headroom, &standing);
+        // What no worker has can't be planned for; its requests are refused as not ready.
+        workload.fragments.retain(|f| {
+            profile
+                .models
+                .get(&f.model)
+                .is_some_and(|m| f.partition_point.index() < m.segments.len())
+        });
+        workload
+    }
+
+    /// Makes and rolls out another plan, if there is a reason to.
+    fn consider(&mut self, context: &mut Context<Self>) {
+        if self.rolling {
+            return;
+        }
+        let now = self.clock.now();
+        let Some((profile, devices)) = self.device_kind(now) else {
+            self.readiness.not_ready("no worker has joined");
+            return;
+        };
+        let workload = self.workload(&profile);
+        let Some(cause) = self.replanner.decide(now, &workload) else {
+            return;
+        };
+        let epoch = match self.store.next_epoch(self.seen) {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                tracing::error!(%error, "no plan without an epoch that is kept");
+                self.readiness.not_ready(error.to_string());
+                return;
+            }
+        };
+        let start = Instant::now();
+        let problem = Problem {
+            workload,
+            profile,
+            devices,
+        };
+        let made = plan(&problem, epoch, Options::default());
+        metrics::histogram!(names::PLANNER_SECONDS).record(start.elapsed().as_secs_f64());
+        let broken = made.check(&problem.workload, &problem.profile, &problem.devices);
+        if let Some(first) = broken.first() {
+            tracing::error!(%first, count = broken.len(), "the plan is not valid, and is not rolled out");
+            metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
+            return;
+        }
+        tracing::info!(
+            %epoch, %cause, fragments = problem.workload.fragments.len(), share = made.total_share,
+            infeasible = made.infeasible.len(), exhausted = made.capacity_exhausted, "rolling out a plan"
+        );
+        self.replanner.planned(now, &problem.workload);
+        self.roll_out(made, problem, cause, context);
+    }
+
+    fn roll_out(&mut self, made: Plan, problem: Problem, cause: Cause, context: &mut Context<Self>) {
+        self.rolling = true;
+        let seats = self.seats();
+        let update = routes(&made, &problem.workload, &problem.profile, &seats);
+        let rollout = Rollout {
+            plan: made.clone(),
+            routes: update.clone(),
+            workers: seats,
+            routers: self
+                .routers
+                .iter()
+                .map(|(n, r)| (n.clone(), r.connection.clone()))
+                .collect(),
+        };
+        let told: BTreeSet<u64> = self.routers.values().map(|r| r.number).collect();
+        let done = rollout.run().into_actor(self).map(move |outcome, this, context| {
+            this.rolling = false;
+            match outcome {
+                Outcome::Done { failed_routers } => {
+                    for (router, reason) in failed_routers {
+                        tracing::warn!(router, reason, "a router did not switch");
+                    }
+                    this.rolled(made, problem, update, &told, context);
+                }
+                Outcome::Failed { worker, reason } => {
+                    tracing::warn!(worker, reason, %cause, "a worker can't prepare; planning without it");
+                    metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
+                    let until = this.clock.now() + SULK;
+                    if let Some(member) = this.workers.get_mut(&worker) {
+                        member.sulks_until = until;
+                    }
+                    this.replanner.members_changed();
+                    context.run_later(SULK.duration(), |this, context| {
+                        this.replanner.members_changed();
+                        this.consider(context);
+                    });
+                }
+            }
+            this.consider(context);
+        });
+        context.spawn(done);
+    }
+
+    fn rolled(
+        &mut self,
+        made: Plan,
+        problem: Problem,
+        update: RoutesUpdate,
+        told: &BTreeSet<u64>,
+        context: &mut Context<Self>,
+    ) {
+        let epoch = made.epoch;
+        self.rolled_out += 1;
+        metrics::counter!(names::PLANNER_PLANS, "outcome" => "rolled_out").increment(1);
+        metrics::gauge!(names::PLANNER_SHARE).set(made.total_share as f64);
+        metrics::gauge!(names::EPOCH).set(epoch.0 as f64);
+        let kept = Kept {
+            plan: made,
+            workload: problem.workload,
+        };
+        if let Err(error) = self.store.keep(&kept) {
+            tracing::error!(%error, "the plan is in use, but not kept");
+        }
+        self.current = Some((kept, problem.profile, update));
+        self.readiness.ready();
+        let late: Vec<Connection> = self
+            .routers
+            .values()
+            .filter(|r| !told.contains(&r.number))
+            .map(|r| r.connection.clone())
+            .collect();
+        for router in late {
+            self.send_routes(router, context);
+        }
+        context.run_later(self.retire_after, move |this, context| {
+            context.spawn(retire(this.seats(), epoch).into_actor(this));
+        });
+    }
+
+    fn send_routes(&self, router: Connection, context: &mut Context<Self>) {
+        let Some((_, _, update)) = self.current.clone() else {
+            return;
+        };
+        let sending = async move {
+            if let Err(reason) = tell(&router, ControlRequest::Switch, Some(&update)).await {
+                tracing::warn!(reason, "a router did not take the present routes");
+            }
+        };
+        context.spawn(sending.into_actor(self));
+    }
+
+    fn count_members(&self) {
+        metrics::gauge!(names::PLANNER_MEMBERS, "role" => "worker").set(self.workers.len() as f64);
+        metrics::gauge!(names::PLANNER_MEMBERS, "role" => "router").set(self.routers.len() as f64);
+    }
+
+    fn admit_worker(&mut self, info: WorkerInfo, connection: Connection, number: u64) -> Result<(), String> {
+        use graft_plan::FormatFile;
+        if self.workers.len() >= MAX_MEMBERS && !self.workers.contains_key(&info.name) {
+            return Err(format!("there are {MAX_MEMBERS} workers, as many as are allowed"));
+        }
+        let profile = info.profile.clone().verified().map_err(|e| e.to_string())?;
+        if let Some(stray) = profile.models.keys().find(|m| m.parse::<ModelId>().is_err()) {
+            return Err(format!(
+                "the profile names a model {stray:?}: expected its identity"
+            ));
+        }
+        tracing::info!(worker = %info.name, address = %info.address, kind = %info.device_kind, models = info.models.len(), "a worker joined");
+        self.seen = self.seen.max(info.epoch);
+        self.workers.insert(
+            info.name.clone(),
+            WorkerMember {
+                info,
+                connection,
+                number,
+                sulks_until: Nanos::ZERO,
+            },
+        );
+        self.replanner.members_changed();
+        Ok(())
+    }
+}
+
+impl Actor for PlannerActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        match self.store.last() {
+            Ok(Some(kept)) => {
+                tracing::info!(epoch = %kept.plan.epoch, "going on from the plan that was kept");
+                let remembered: Vec<Observation> = kept
+                    .workload
+                    .fragments
+                    .iter()
+                    .filter(|f| !f.id.ends_with("/standing"))
+                    .map(|f| Observation {
+                        model: f.model.clone(),
+                        partition_point: f.partition_point,
+                        budget_ms: f.budget_ms,
+                        rate_rps: f.rate_rps,
+                    })
+                    .collect();
+                let now = self.clock.now();
+                self.mix.report(now, "before the restart", &remembered);
+                context.run_later(Duration::from_secs(10), |this, _| {
+                    this.mix.router_left("before the restart");
+                });
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the plan that was kept can't be read"),
+        }
+        context.run_interval(LOOK_EVERY, |this, context| this.consider(context));
+    }
+}
+
+impl Handler<Joined> for PlannerActor {
+    type Result = Result<(), String>;
+
+    fn handle(
+        &mut self,
+        Joined {
+            join,
+            connection,
+            number,
+        }: Joined,
+        context: &mut Self::Context,
+    ) -> Self::Result {
+        match join {
+            Join::Worker(info) => {
+                self.admit_worker(info, connection, number)?;
+                context.run_later(SETTLE, |this, context| this.consider(context));
+            }
+            Join::Router { name, epoch } => {
+                if self.routers.len() >= MAX_MEMBERS && !self.routers.contains_key(&name) {
+                    return Err(format!("there are {MAX_MEMBERS} routers, as many as are allowed"));
+                }
+                tracing::info!(router = %name, %epoch, "a router joined");
+                self.seen = self.seen.max(epoch);
+                self.routers.insert(
+                    name,
+                    RouterMember {
+                        connection: connection.clone(),
+                        number,
+                    },
+                );
+                if !self.rolling
+                    && self
+                        .current
+                        .as_ref()
+                        .is_some_and(|(k, _, _)| k.plan.epoch >= epoch)
+                {
+                    self.send_routes(connection, context);
+                }
+            }
+        }
+        self.count_members();
+        Ok(())
+    }
+}
+
+impl Handler<Left> for PlannerActor {
+    type Result = ();
+
+    fn handle(&mut self, Left { number }: Left, context: &mut Self::Context) {
+        let workers = self.workers.len();
+        self.workers.retain(|name, w| {
+            if w.number == number {
+                tracing::warn!(worker = %name, "a worker left");
+            }
+            w.number != number
+        });
+        let gone: Vec<String> = self
+            .routers
+            .iter()
+            .filter(|(_, r)| r.number == number)
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in gone {
+            tracing::warn!(router = %name, "a router left");
+            self.routers.remove(&name);
+            self.mix.router_left(&name);
+        }
+        self.count_members();
+        if self.workers.len() < workers {
+            self.replanner.members_changed();
+            if self.workers.is_empty() {
+                self.nobody_left(context);
+            }
+            self.consider(context);
+        }
+    }
+}
+
+impl PlannerActor {
+    /// Routers learn that nothing is served, so that clients are told at once.
+    fn nobody_left(&mut self, context: &mut Context<Self>) {
+        let epoch = match self.store.next_epoch(self.seen) {
+            Ok(epoch) => epoch,
+            Err(error) => return tracing::error!(%error, "routers can't be told that no worker is left"),
+        };
+        let update = RoutesUpdate {
+            epoch,
+            workers: BTreeMap::new(),
+            routes: vec![],
+            server_ms: self
+                .current
+                .as_ref()
+                .map(|(_, _, u)| u.server_ms.clone())
+                .unwrap_or_default(),
+        };
+        if let Some((_, _, routes)) = &mut self.current {
+            *routes = update;
+        }
+        let routers: Vec<Connection> = self.routers.values().map(|r| r.connection.clone()).collect();
+        for router in routers {
+            self.send_routes(router, context);
+        }
+    }
+}
+
+impl Handler<Report> for PlannerActor {
+    type Result = Result<(), String>;
+
+    fn handle(&mut self, Report { number, report }: Report, context: &mut Self::Context) -> Self::Result {
+        let name = self
+            .routers
+            .iter()
+            .find(|(_, r)| r.number == number)
+            .map(|(n, _)| n.clone())
+            .ok_or("join first")?;
+        let seen: Vec<Observation> = report
+            .entries
+            .into_iter()
+            .map(|e| Observation {
+                model: e.model.to_string(),
+                partition_point: e.partition_point,
+                budget_ms: e.budget_ms,
+                rate_rps: e.rate_rps,
+            })
+            .collect();
+        self.mix.report(self.clock.now(), &name, &seen);
+        if report.urgent {
+            self.consider(context);
+        }
+        Ok(())
+    }
+}
+
+impl Handler<View> for PlannerActor {
+    type Result = Snapshot;
+
+    fn handle(&mut self, _: View, _: &mut Self::Context) -> Snapshot {
+        let (kept, profile) = match &self.current {
+            Some((kept, profile, _)) => (Some(kept.clone()), Some(profile.clone())),
+            None => (None, None),
+        };
+        let workload = kept.as_ref().map_or_else(
+            || Workload {
+                version: 1,
+                headroom: self.headroom,
+                fragments: vec![],
+            },
+            |k| k.workload.clone(),
+        );
+        Snapshot {
+            share_alone: profile.as_ref().map_or(0, |p| share_alone(&workload, p)),
+            plan: kept.map(|k| k.plan),
+            workload,
+            profile,
+            rolled_out: self.rolled_out,
+            models: self
+                .workers
+                .values()
+                .flat_map(|w| &w.info.models)
+                .map(|m| (m.id.to_string(), m.name.clone()))
+                .collect(),
+            members: (self.workers.len(), self.routers.len()),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The last plan and the highest epoch, in an embedded database (redb).
+
+use std::path::Path;
+
+use graft_plan::{Epoch, Plan, Workload};
+use redb::{Database, ReadableDatabase, TableDefinition};
+
+const TABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("planner");
+const EPOCH: &str = "epoch";
+const PLAN: &str = "plan";
+const WORKLOAD: &str = "workload";
+
+/// A store that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the planner's store {file}: {cause}")]
+pub struct StoreError {
+    file: String,
+    cause: String,
+}
+
+/// The last plan and what it was made for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// The plan.
+    pub plan: Plan,
+    /// What it was made for.
+    pub workload: Workload,
+}
+
+/// Keeps the last plan. Epochs that it has given out never come again.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+    file: String,
+}
+
+impl Store {
+    /// Opens or makes the store. Only one program can have it open.
+    pub fn open(file: &Path) -> Result<Self, StoreError> {
+        let name = file.display().to_string();
+        let error = |cause: String| StoreError {
+            file: name.clone(),
+            cause: format!("{cause} (is another planner running on it?)"),
+        };
+        let database = Database::create(file).map_err(|e| error(e.to_string()))?;
+        Ok(Store { database, file: name })
+    }
+
+    fn error(&self, cause: impl std::fmt::Display) -> StoreError {
+        StoreError {
+            file: self.file.clone(),
+            cause: cause.to_string(),
+        }
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = self.database.begin_read().map_err(|e| self.error(e))?;
+        let table = match read.open_table(TABLE) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(e) => return Err(self.error(e)),
+        };
+        let value = table.get(key).map_err(|e| self.error(e))?;
+        Ok(value.map(|v| v.value().to_vec()))
+    }
+
+    fn put(&self, entries: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        let write = self.database.begin_write().map_err(|e| self.error(e))?;
+        {
+            let mut table = write.open_table(TABLE).map_err(|e| self.error(e))?;
+            for (key, value) in entries {
+                table.insert(*key, *value).map_err(|e| self.error(e))?;
+            }
+        }
+        write.commit().map_err(|e| self.error(e))
+    }
+
+    /// The highest epoch that was given out.
+    pub fn epoch(&self) -> Result<Epoch, StoreError> {
+        let bytes = self.get(EPOCH)?;
+        let number = bytes.and_then(|b| Some(u64::from_le_bytes(b.try_into().ok()?)));
+        Ok(Epoch(number.unwrap_or(0)))
+    }
+
+    /// Gives out a new epoch, above all before and above `seen`; it is on disk before it is returned.
+    pub fn next_epoch(&self, seen: Epoch) -> Result<Epoch, StoreError> {
+        let next = self.epoch()?.max(seen).0.saturating_add(1);
+        self.put(&[(EPOCH, &next.to_le_bytes())])?;
+        Ok(Epoch(next))
+    }
+
+    /// Keeps a plan that was rolled out.
+    pub fn keep(&self, kept: &Kept) -> Result<(), StoreError> {
+        let plan = serde_json::to_vec(&kept.plan).map_err(|e| self.error(e))?;
+        let workload = serde_json::to_vec(&kept.workload).map_err(|e| self.error(e))?;
+        self.put(&[(PLAN, &plan), (WORKLOAD, &workload)])
+    }
+
+    /// The last plan that was kept.
+    pub fn last(&self) -> Result<Option<Kept>, StoreError> {
+        let (Some(plan), Some(workload)) = (self.get(PLAN)?, self.get(WORKLOAD)?) else {
+            return Ok(None);
+        };
+        let plan = serde_json::from_slice(&plan).map_err(|e| self.error(e))?;
+        let workload = serde_json::from_slice(&workload).map_err(|e| self.error(e))?;
+        Ok(Some(Kept { plan, workload }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_never_go_backwards_over_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plan.redb");
+        let first = Store::open(&file).unwrap().next_epoch(Epoch(0)).unwrap();
+        let second = Store::open(&file).unwrap().next_epoch(Epoch(0)).unwrap();
+        assert!(second > first);
+        let after_members = Store::open(&file).unwrap().next_epoch(Epoch(40)).unwrap();
+        assert_eq!(after_members, Epoch(41));
+    }
+
+    #[test]
+    fn a_plan_survives_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plan.redb");
+        let kept = Kept {
+            plan: Plan::empty("simple", Epoch(7)),
+            workload: Workload {
+                version: 1,
+                headroom: 0.1,
+                fragments: vec![],
+            },
+        };
+        assert_eq!(Store::open(&file).unwrap().last().unwrap(), None);
+        Store::open(&file).unwrap().keep(&kept).unwrap();
+        assert_eq!(Store::open(&file).unwrap().last().unwrap(), Some(kept));
+    }
+
+    #[test]
+    fn a_second_planner_is_told_that_it_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plan.redb");
+        let _first = Store::open(&file).unwrap();
+        let error = Store::open(&file).unwrap_err().to_string();
+        assert!(error.contains("another planner"), "{error}");
+    }
+}
