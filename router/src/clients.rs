@@ -50,6 +50,7 @@ async fn answer(front: &Front, request: ClientRequest, payload: Bytes) -> (Clien
                 .map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
             Ok((ClientReply::Described, Bytes::from(json)))
         }),
+        ClientRequest::Probe => Ok((ClientReply::Probed, Bytes::new())),
         ClientRequest::Infer(header) => front
             .infer(header, payload, Duration::ZERO)
             .await

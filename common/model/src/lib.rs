@@ -31,6 +31,6 @@ pub use catalog::{Catalog, CatalogEntry};
 pub use cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
 pub use dim::DType;
 pub use error::{ModelError, ModelErrorKind};
-pub use manifest::{ImageInput, Manifest, Resample};
+pub use manifest::{ImageInput, Manifest, Resample, Sample};
 pub use read::{Model, ModelInfo, ReadOptions};
 pub use tensor::{Elements, Tensor, TensorError};

@@ -30,6 +30,19 @@ pub struct Manifest {
     /// How the input is made.
     #[serde(default)]
     pub input: InputSpec,
+    /// A picture to try the model with.
+    #[serde(default)]
+    pub sample: Option<Sample>,
+}
+
+/// `[sample]` of a manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// The picture, relative to the manifest.
+    pub file: PathBuf,
+    /// The label that is right for it.
+    pub label: String,
 }
 
 /// `[input]` of a manifest.
@@ -134,6 +147,7 @@ impl Manifest {
             labels: None,
             wire: fp32(),
             input: InputSpec::default(),
+            sample: None,
         }
     }
 

@@ -62,6 +62,8 @@ pub enum ClientRequest {
     },
     /// Run the rest. The payload is one request's tensor at the partition point.
     Infer(InferHeader),
+    /// How fast is this connection? The payload is dropped.
+    Probe,
 }
 
 /// Of an inference.
@@ -86,6 +88,8 @@ pub enum ClientReply {
     Answer(AnswerHeader),
     /// There is no answer, and why.
     Refused(Refused),
+    /// The probe came in whole.
+    Probed,
 }
 
 /// Of an answer.

@@ -1,0 +1,183 @@
+//! `graft infer`: one picture or tensor through a router.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use graft_client::{Device, Inference, Router, Session, SessionOptions, picture};
+use graft_model::{CatalogEntry, CutPoint, DType, Tensor};
+use graft_service::{resolve, run_system};
+use graft_transport::{Endpoint, EndpointOptions, Role};
+use serde_json::json;
+
+use crate::Verdict;
+
+/// Send one picture or tensor through a router.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The router's QUIC address, host:port
+    #[arg(long)]
+    router: String,
+    /// Certificate of the authority that issued the router's (PEM)
+    #[arg(long, value_name = "FILE")]
+    ca: PathBuf,
+    /// Name that the router's certificate must carry
+    #[arg(long, default_value = Role::Router.server_name())]
+    server_name: String,
+    /// The model: an ONNX file, a model.toml, or a folder with one
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// A picture (PNG or JPEG)
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "tensor",
+        required_unless_present = "tensor"
+    )]
+    image: Option<PathBuf>,
+    /// The model's input as raw little-endian elements
+    #[arg(long, value_name = "FILE")]
+    tensor: Option<PathBuf>,
+    /// Time from the input to the answer, in milliseconds
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    slo_ms: u64,
+    /// Hand over at this cut point; default: where it is fastest
+    #[arg(long)]
+    partition_point: Option<u16>,
+    /// How intermediate tensors travel
+    #[arg(long, value_enum, default_value_t = Wire::F32)]
+    wire: Wire,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Wire {
+    F32,
+    F16,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
+    graft_telemetry::logs::start("warn");
+    run_system(send(arguments))
+}
+
+async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
+    let (entry, model) = crate::model::open(&arguments.model)?;
+    let input = input(&arguments, &entry)?;
+    let wire = match arguments.wire {
+        Wire::F32 => DType::F32,
+        Wire::F16 => DType::F16,
+    };
+    anyhow::ensure!(
+        wire == DType::F32 || entry.manifest.wire.contains(&wire),
+        "--wire {wire}: the manifest of {} allows {:?}",
+        entry.manifest.name,
+        entry.manifest.wire
+    );
+    let device = Arc::new(Device::cpu(None)?);
+    let here = Arc::new(device.load(entry.clone(), &model)?);
+    let router = Router {
+        address: resolve("--router", &arguments.router)?,
+        name: arguments.server_name,
+        endpoint: Endpoint::anonymous(&arguments.ca, EndpointOptions::default())?,
+    };
+    let options = SessionOptions {
+        slo: Duration::from_millis(arguments.slo_ms),
+        partition_point: arguments.partition_point.map(CutPoint),
+        wire,
+        emulation: None,
+    };
+    let session = Session::new(device, here, router, options)?;
+    let reachable = session.prepare().await;
+    let answer = session.infer(input).await?;
+    if arguments.json {
+        println!("{}", as_json(&answer, &entry, reachable));
+    } else {
+        print_text(&answer, &entry);
+    }
+    Ok(if answer.in_time { Verdict::Yes } else { Verdict::No })
+}
+
+fn input(arguments: &Arguments, entry: &CatalogEntry) -> anyhow::Result<Tensor> {
+    let read = |file: &PathBuf| std::fs::read(file).with_context(|| file.display().to_string());
+    if let Some(file) = &arguments.image {
+        let spec = entry.manifest.input.image.as_ref().context(
+            "the model's manifest has no [input.image]: it takes tensors (--tensor), or needs a manifest",
+        )?;
+        return Ok(picture::tensor(&picture::decode(&read(file)?)?, spec)?);
+    }
+    let file = arguments.tensor.as_ref().context("give --image or --tensor")?;
+    let cut = &entry.info.cuts[0];
+    Tensor::from_requests(cut, &[(cut.dtype, &read(file)?)]).with_context(|| file.display().to_string())
+}
+
+/// The largest outputs with their labels: class, label, value.
+pub(crate) fn top(output: &Tensor, labels: &[String], count: usize) -> Vec<(usize, String, f32)> {
+    let mut classes: Vec<(usize, f32)> = output
+        .floats()
+        .unwrap_or_default()
+        .iter()
+        .copied()
+        .enumerate()
+        .collect();
+    classes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    classes
+        .into_iter()
+        .take(count)
+        .map(|(i, v)| {
+            (
+                i,
+                labels.get(i).cloned().unwrap_or_else(|| format!("class {i}")),
+                v,
+            )
+        })
+        .collect()
+}
+
+fn print_text(answer: &Inference, entry: &CatalogEntry) {
+    for (class, label, value) in top(&answer.output, &entry.labels, 5) {
+        println!("{value:>9.4}  {label} ({class})");
+    }
+    let last = entry.info.last();
+    match &answer.local {
+        Some(why) => println!("all {last} segments ran here: {why}"),
+        None => println!(
+            "handed over at cut point {} of {last}, served by plan {}",
+            answer.partition_point,
+            answer.epoch.unwrap_or(0)
+        ),
+    }
+    let t = answer.times;
+    println!(
+        "{:.1} ms in all: {:.1} here, {:.1} on the way, {:.1} at the server; {}",
+        t.total_ms,
+        t.device_ms,
+        t.network_ms,
+        t.server_ms,
+        if answer.in_time { "in time" } else { "LATE" }
+    );
+}
+
+fn as_json(answer: &Inference, entry: &CatalogEntry, reachable: bool) -> serde_json::Value {
+    let top: Vec<_> = top(&answer.output, &entry.labels, 5)
+        .into_iter()
+        .map(|(class, label, value)| json!({ "class": class, "label": label, "value": value }))
+        .collect();
+    json!({
+        "top": top,
+        "partition_point": answer.partition_point,
+        "budget_ms": answer.budget_ms,
+        "local": answer.local,
+        "reachable": reachable,
+        "epoch": answer.epoch,
+        "in_time": answer.in_time,
+        "device_ms": answer.times.device_ms,
+        "network_ms": answer.times.network_ms,
+        "server_ms": answer.times.server_ms,
+        "total_ms": answer.times.total_ms,
+    })
+}

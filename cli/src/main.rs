@@ -1,0 +1,63 @@
+//! `graft`: Graft's command line.
+//!
+//! Exit codes: 0 = as asked, 1 = the answer is no (a wrong result, a check that fails), 2 = unusable input.
+
+mod ca;
+mod demo;
+mod infer;
+mod model;
+mod site;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Hybrid inference: phones run the first layers of a DNN, Graft runs the rest in time.
+#[derive(Debug, Parser)]
+#[command(name = "graft", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run router, planner, worker and six simulated phones here, and show what they do
+    Demo(demo::Arguments),
+    /// Run router, planner and worker in one process, for a small site
+    Up(up::Arguments),
+    /// Send one picture or tensor through a router
+    Infer(infer::Arguments),
+    /// Look into a model, or prove its cut points
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Make certificates for routers, planners and workers
+    #[command(subcommand)]
+    Ca(ca::Command),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Yes,
+    No,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Up(arguments) => up::run(arguments),
+        Command::Infer(arguments) => infer::run(arguments),
+        Command::Model(command) => model::run(command),
+        Command::Ca(command) => ca::run(command),
+    };
+    match outcome {
+        Ok(Verdict::Yes) => ExitCode::SUCCESS,
+        Ok(Verdict::No) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("graft: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

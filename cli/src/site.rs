@@ -1,0 +1,148 @@
+//! Router, planner and worker in one process: what `graft up` and `graft demo` run.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use graft_model::Catalog;
+use graft_planner::Planner;
+use graft_router::{Backend, BackendFailure, BackendReply, Router};
+use graft_transport::{Authority, Role};
+use graft_wire::RunHeader;
+use graft_worker::{Handle, Worker};
+
+/// How a site is made.
+pub(crate) struct SiteSettings {
+    pub catalog: Catalog,
+    /// Plans and measured profiles are kept here.
+    pub state: PathBuf,
+    /// For clients (UDP).
+    pub listen: SocketAddr,
+    pub http: SocketAddr,
+    pub cores: Vec<usize>,
+    pub batches: Vec<u32>,
+    pub authority: Authority,
+    /// Names and addresses that clients use for the router.
+    pub names: Vec<String>,
+    pub headroom: f64,
+    /// Budget in milliseconds and rate at which whole models are always served.
+    pub standing: Option<(f64, f64)>,
+    pub http_budget: Duration,
+    /// Router and worker hand over in memory instead of over QUIC.
+    pub in_memory: bool,
+}
+
+/// A running site.
+pub(crate) struct Site {
+    pub planner: Planner,
+    pub worker: Worker,
+    pub router: Router,
+}
+
+const WORKER: &str = "worker";
+
+impl Site {
+    /// Starts all three; planner and worker on ports of their own choosing.
+    pub async fn start(settings: SiteSettings) -> anyhow::Result<Self> {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let authority = &settings.authority;
+        let drain = Duration::from_secs(5);
+        for part in ["planner", "worker"] {
+            std::fs::create_dir_all(settings.state.join(part))?;
+        }
+        let planner = Planner::start(graft_planner::Settings {
+            listen: any,
+            http: None,
+            state: settings.state.join("planner"),
+            headroom: settings.headroom,
+            standing: settings.standing,
+            retire_after: Duration::from_secs(3),
+            identity: authority.issue(Role::Planner, &[])?,
+        })
+        .await?;
+        let worker = Worker::start(graft_worker::Settings {
+            name: WORKER.to_owned(),
+            catalog: settings.catalog.clone(),
+            listen: any,
+            advertise: None,
+            planner: planner.address(),
+            http: None,
+            state: settings.state.join("worker"),
+            cores: settings.cores,
+            batches: settings.batches,
+            queue_bytes: 1 << 30,
+            drain,
+            identity: authority.issue(Role::Worker, &[])?,
+        })
+        .await?;
+        let local: Vec<(String, Arc<dyn Backend>)> = if settings.in_memory {
+            vec![(WORKER.to_owned(), Arc::new(InMemory(worker.handle())))]
+        } else {
+            vec![]
+        };
+        let router = Router::start(
+            graft_router::Settings {
+                name: "router".to_owned(),
+                catalog: settings.catalog,
+                listen: settings.listen,
+                http: settings.http,
+                planner: planner.address(),
+                max_in_flight: 1024,
+                http_budget: settings.http_budget,
+                drain,
+                identity: authority.issue(Role::Router, &settings.names)?,
+            },
+            local,
+        )
+        .await?;
+        Ok(Site {
+            planner,
+            worker,
+            router,
+        })
+    }
+
+    /// Waits until a plan is rolled out and routed by.
+    pub async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
+        let start = tokio::time::Instant::now();
+        while let Some(reason) = self.router.readiness().why_not() {
+            anyhow::ensure!(start.elapsed() < patience, "the router is not ready: {reason}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends all three, the way in first.
+    pub async fn stop(self) {
+        self.router.stop().await;
+        self.worker.stop().await;
+        self.planner.stop().await;
+    }
+}
+
+/// A worker in the same process.
+struct InMemory(Handle);
+
+impl Backend for InMemory {
+    fn run(
+        &self,
+        header: RunHeader,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Pin<Box<dyn Future<Output = BackendReply> + Send + '_>> {
+        Box::pin(async move {
+            match tokio::time::timeout(patience, self.0.run(header, payload)).await {
+                Ok(answer) => answer.map_err(BackendFailure::Refused),
+                Err(_) => Err(BackendFailure::TimedOut),
+            }
+        })
+    }
+
+    fn is_connected(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,93 @@
+//! This device: runs layers, and knows what they cost here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use graft_engine::{CpuEngine, Engine, EngineError, MeasureOptions, PartitionId, measure, usable_cores};
+use graft_model::{CatalogEntry, Model, ModelError, ModelInfo, StageRange, Tensor};
+use graft_plan::Share;
+
+/// A device that can't run a model.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The model can't be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The engine can't run it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// This device. Sessions share it; its layers run one after the other.
+pub struct Device {
+    engine: Arc<dyn Engine>,
+    partition: PartitionId,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device")
+            .field("engine", &self.engine.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A model that is loaded on this device, and what it costs here.
+#[derive(Debug, Clone)]
+pub struct ModelHere {
+    /// What is known of it.
+    pub entry: CatalogEntry,
+    /// Milliseconds from the input to each cut point; the last: the whole.
+    pub head_ms: Vec<f64>,
+}
+
+/// Runs of which each figure is the median.
+const REPEATS: usize = 7;
+
+impl Device {
+    /// The CPU, on some of its cores; `None`: one of those that this process may use.
+    pub fn cpu(cores: Option<&[usize]>) -> Result<Self, DeviceError> {
+        let usable = usable_cores();
+        let cores = cores.unwrap_or(usable.get(..1).unwrap_or(&usable));
+        let engine = CpuEngine::new();
+        let partition = engine.open_partition(cores)?;
+        Ok(Device {
+            engine: Arc::new(engine),
+            partition,
+        })
+    }
+
+    /// Loads a model and measures its segments here. Blocks for about a second.
+    pub fn load(&self, entry: CatalogEntry, model: &Model) -> Result<ModelHere, DeviceError> {
+        self.engine.load(model)?;
+        let options = MeasureOptions {
+            batches: vec![1],
+            shares: vec![Share(1)],
+            cores: usable_cores(),
+            repeats: REPEATS,
+            patience: Duration::from_secs(1),
+            hop_ms: 0.0,
+        };
+        let measured = measure(&*self.engine, model, &options, |_| {})?;
+        let mut head_ms = vec![0.0];
+        let mut sum = measured.stage_overhead_ms;
+        for segment in &measured.model.segments {
+            sum += segment.ms[0][0];
+            head_ms.push(sum);
+        }
+        Ok(ModelHere { entry, head_ms })
+    }
+
+    /// Runs layers, blocking.
+    pub fn run(&self, info: &ModelInfo, range: StageRange, input: Tensor) -> Result<Tensor, DeviceError> {
+        Ok(self.engine.run(self.partition, info.id, range, input)?)
+    }
+
+    /// Runs the whole model, blocking.
+    pub fn run_whole(&self, info: &ModelInfo, input: Tensor) -> Result<Tensor, DeviceError> {
+        match info.whole() {
+            Some(range) => self.run(info, range, input),
+            None => Ok(input),
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! One model on this device, with a router to share its layers with.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use graft_model::{CutPoint, DType, ModelInfo, StageRange, Tensor};
+use graft_transport::{CallError, Connection, Endpoint, EndpointError, Protocol};
+use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, WireType};
+
+use crate::choose::{Choice, Costs, choose};
+use crate::device::{Device, DeviceError, ModelHere};
+use crate::emulation::Emulation;
+use crate::link::LinkEstimate;
+
+/// Where the router is.
+#[derive(Debug, Clone)]
+pub struct Router {
+    /// Its address (UDP).
+    pub address: SocketAddr,
+    /// The name that its certificate must carry.
+    pub name: String,
+    /// The client's end.
+    pub endpoint: Endpoint,
+}
+
+/// How a session behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// From the input to the answer.
+    pub slo: Duration,
+    /// Hand over there, always; `None`: choose.
+    pub partition_point: Option<CutPoint>,
+    /// Element type of intermediate tensors on the way; [`DType::F32`] or [`DType::F16`].
+    pub wire: DType,
+    /// A slower device and link than the real ones.
+    pub emulation: Option<Emulation>,
+}
+
+/// An inference that gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The input does not fit the model.
+    #[error("input of shape {got:?}, the model takes one of {want:?}")]
+    Input {
+        /// As given.
+        got: Vec<usize>,
+        /// As wanted.
+        want: Vec<usize>,
+    },
+    /// The layers could not be run here.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The partition point is beyond the last cut point.
+    #[error("partition point {point} is beyond the last cut point {last}")]
+    NoSuchPoint {
+        /// As asked for.
+        point: CutPoint,
+        /// The last there is.
+        last: CutPoint,
+    },
+    /// The task that runs layers died.
+    #[error("the layers' task died: {0}")]
+    Task(String),
+    /// The tensor can't be sent so.
+    #[error("the tensor can't be sent: {0}")]
+    Wire(String),
+}
+
+/// Where an inference's time went, in milliseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// Layers here.
+    pub device_ms: f64,
+    /// On the way, both ways.
+    pub network_ms: f64,
+    /// At the server.
+    pub server_ms: f64,
+    /// All of it.
+    pub total_ms: f64,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Inference {
+    /// The model's output.
+    pub output: Tensor,
+    /// Where it was handed over; the last cut point: all layers ran here by choice.
+    pub partition_point: CutPoint,
+    /// What the server had, in milliseconds, as expected when it was chosen.
+    pub budget_ms: f64,
+    /// All layers ran here, and why.
+    pub local: Option<String>,
+    /// It was there within the time asked for.
+    pub in_time: bool,
+    /// Where the time went.
+    pub times: Times,
+    /// The server's account.
+    pub server: Option<Timing>,
+    /// The plan that served it.
+    pub epoch: Option<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    link: LinkEstimate,
+    server_ms: Vec<f64>,
+    described: Option<Instant>,
+    in_use: Option<CutPoint>,
+    connection: Option<Connection>,
+    /// No connecting before that: the last try failed.
+    retry_at: Option<Instant>,
+}
+
+/// One model on this device, with a router to share its layers with.
+#[derive(Debug)]
+pub struct Session {
+    device: Arc<Device>,
+    model: Arc<ModelHere>,
+    router: Router,
+    options: SessionOptions,
+    state: Mutex<State>,
+}
+
+/// A first guess of the link, before the first probe: a middling mobile network.
+const FIRST_GUESS: (f64, f64, f64) = (20.0, 40.0, 40.0);
+/// Bytes of a probe.
+const PROBE_BYTES: usize = 64 * 1024;
+/// The server is asked anew what it needs after so long.
+const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
+/// Wait after a connection could not be made.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Longest wait for small messages.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Kept back from the server's budget for what estimates miss, in milliseconds and as a part of the budget.
+const RESERVE: (f64, f64) = (2.0, 0.05);
+
+impl Session {
+    /// A session; nothing is sent yet.
+    pub fn new(
+        device: Arc<Device>,
+        model: Arc<ModelHere>,
+        router: Router,
+        options: SessionOptions,
+    ) -> Result<Self, SessionError> {
+        let last = model.entry.info.last();
+        if let Some(point) = options.partition_point
+            && point > last
+        {
+            return Err(SessionError::NoSuchPoint { point, last });
+        }
+        Ok(Session {
+            device,
+            model,
+            router,
+            options,
+            state: Mutex::new(State {
+                link: LinkEstimate::new(FIRST_GUESS.0, FIRST_GUESS.1, FIRST_GUESS.2),
+                server_ms: vec![],
+                described: None,
+                in_use: None,
+                connection: None,
+                retry_at: None,
+            }),
+        })
+    }
+
+    fn info(&self) -> &ModelInfo {
+        &self.model.entry.info
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The link as estimated now.
+    pub fn link(&self) -> LinkEstimate {
+        self.state().link
+    }
+
+    /// The partition point that would be taken now.
+    pub fn choice(&self) -> Option<Choice> {
+        let state = self.state();
+        let slowdown = self.options.emulation.map_or(1.0, |e| e.slowdown);
+        let head_ms: Vec<f64> = self.model.head_ms.iter().map(|ms| ms * slowdown).collect();
+        let wire = self.options.wire.bytes() as u64;
+        let cuts = &self.info().cuts;
+        let bytes: Vec<u64> = cuts
+            .iter()
+            .map(|c| {
+                if c.dtype == DType::F32 {
+                    c.elements as u64 * wire
+                } else {
+                    c.bytes() as u64
+                }
+            })
+            .collect();
+        let costs = Costs {
+            head_ms: &head_ms,
+            bytes: &bytes,
+            answer_bytes: cuts.last().map_or(0, |c| c.bytes() as u64),
+            server_ms: &state.server_ms,
+            link: state.link,
+        };
+        let slo_ms = self.options.slo.as_secs_f64() * 1e3;
+        match self.options.partition_point {
+            None => choose(&costs, slo_ms, state.in_use),
+            Some(point) => {
+                let head = *head_ms.get(point.index())?;
+                let network = costs
+                    .link
+                    .transfer_ms(*bytes.get(point.index())?, costs.answer_bytes);
+                Some(Choice {
+                    point,
+                    total_ms: head + network + state.server_ms.get(point.index()).copied().unwrap_or(0.0),
+                    budget_ms: slo_ms - head - network,
+                    in_time: true,
+                })
+            }
+        }
+    }
+
+    /// Connects if need be, measures the link, and asks the server what it needs. `false`: the router can't be reached.
+    pub async fn prepare(&self) -> bool {
+        let fresh = |s: &State| {
+            s.connection.as_ref().is_some_and(|c| !c.is_closed())
+                && s.described.is_some_and(|at| at.elapsed() < DESCRIBE_EVERY)
+        };
+        if fresh(&self.state()) {
+            return true;
+        }
+        let Some((connection, new)) = self.connect().await else {
+            return false;
+        };
+        if new && let Err(error) = self.probe(&connection).await {
+            tracing::debug!(%error, "the link could not be probed");
+        }
+        match self.describe(&connection).await {
+            Ok(description) => {
+                let mut state = self.state();
+                state.server_ms = description.server_ms;
+                state.described = Some(Instant::now());
+                true
+            }
+            Err(why) => {
+                tracing::debug!(why, "the router did not say what it serves");
+                self.state().described = None;
+                false
+            }
+        }
+    }
+
+    async fn connect(&self) -> Option<(Connection, bool)> {
+        {
+            let state = self.state();
+            if let Some(connection) = state.connection.as_ref().filter(|c| !c.is_closed()) {
+                return Some((connection.clone(), false));
+            }
+            if state.retry_at.is_some_and(|at| Instant::now() < at) {
+                return None;
+            }
+        }
+        let made = self
+            .router
+            .endpoint
+            .connect(self.router.address, &self.router.name, Protocol::Client)
+            .await;
+        let mut state = self.state();
+        match made {
+            Ok(connection) => {
+                state.connection = Some(connection.clone());
+                state.retry_at = None;
+                Some((connection, true))
+            }
+            Err(
+                error @ (EndpointError::Connect { .. }
+                | EndpointError::Bind { .. }
+                | EndpointError::Identity(_)
+                | EndpointError::Tls(_)),
+            ) => {
+                tracing::debug!(%error, "no router");
+                state.connection = None;
+                state.retry_at = Some(Instant::now() + RETRY_AFTER);
+                None
+            }
+        }
+    }
+
+    /// One message there and back, the emulated link's time included; the reply and the milliseconds.
+    async fn exchange(
+        &self,
+        connection: &Connection,
+        request: &ClientRequest,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<(ClientReply, Vec<u8>, f64), CallError> {
+        let start = Instant::now();
+        if let Some(emulation) = self.options.emulation {
+            tokio::time::sleep(emulation.before_send(payload.len() as u64)).await;
+        }
+        let (reply, bytes) = connection
+            .call(request, payload, Limits::default(), patience)
+            .await?;
+        if let Some(emulation) = self.options.emulation {
+            tokio::time::sleep(emulation.after_receive(bytes.len() as u64)).await;
+        }
+        Ok((reply, bytes, start.elapsed().as_secs_f64() * 1e3))
+    }
+
+    async fn probe(&self, connection: &Connection) -> Result<(), CallError> {
+        let probe = ClientRequest::Probe;
+        let (_, _, empty) = self.exchange(connection, &probe, Bytes::new(), PATIENCE).await?;
+        let (_, _, full) = self
+            .exchange(
+                connection,
+                &probe,
+                Bytes::from(vec![0; PROBE_BYTES]),
+                PATIENCE * 4,
+            )
+            .await?;
+        let mut state = self.state();
+        state.link = LinkEstimate::new(FIRST_GUESS.0, FIRST_GUESS.1, empty);
+        state.link.probed(PROBE_BYTES as u64, full);
+        Ok(())
+    }
+
+    async fn describe(&self, connection: &Connection) -> Result<Description, String> {
+        let request = ClientRequest::Describe {
+            model: self.info().id.0,
+        };
+        match self.exchange(connection, &request, Bytes::new(), PATIENCE).await {
+            Ok((ClientReply::Described, json, _)) => serde_json::from_slice(&json).map_err(|e| e.to_string()),
+            Ok((ClientReply::Refused(refused), ..)) => Err(refused.to_string()),
+            Ok((other, ..)) => Err(format!("unexpected reply {other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Runs the model on one input.
+    ///
+    /// Where the server can't be reached, refuses, or does not answer in time, all layers run here and the
+    /// result says so; an answer that is late is still an answer.
+    pub async fn infer(&self, input: Tensor) -> Result<Inference, SessionError> {
+        let start = Instant::now();
+        let cut = &self.info().cuts[0];
+        if input.shape() != cut.shape || input.requests() != 1 {
+            return Err(SessionError::Input {
+                got: input.shape().to_vec(),
+                want: cut.shape.clone(),
+            });
+        }
+        let last = self.info().last();
+        let reachable = self.prepare().await;
+        let choice = self.choice().filter(|_| reachable);
+        let point = choice.map_or(last, |c| c.point);
+        self.state().in_use = Some(point);
+        let mut times = Times::default();
+        let head = self.layers(CutPoint(0), point, input, &mut times).await?;
+        let mut result = Inference {
+            output: head.clone(),
+            partition_point: point,
+            budget_ms: choice.map_or(0.0, |c| c.budget_ms),
+            local: None,
+            in_time: false,
+            times,
+            server: None,
+            epoch: None,
+        };
+        let why_local = if !reachable {
+            Some("the router can't be reached".to_owned())
+        } else if point == last {
+            Some("this device is faster alone".to_owned())
+        } else {
+            match self.send_rest(start, point, &head, &mut result).await? {
+                Ok(()) => None,
+                Err(why) => Some(why),
+            }
+        };
+        if let Some(why) = why_local {
+            result.output = self.layers(point, last, head, &mut result.times).await?;
+            result.local = Some(why);
+        }
+        result.times.total_ms = start.elapsed().as_secs_f64() * 1e3;
+        result.in_time = start.elapsed() <= self.options.slo;
+        Ok(result)
+    }
+
+    /// Sends the head's tensor and waits for the answer. The inner error says why there is none.
+    async fn send_rest(
+        &self,
+        start: Instant,
+        point: CutPoint,
+        head: &Tensor,
+        result: &mut Inference,
+    ) -> Result<Result<(), String>, SessionError> {
+        let Some(connection) = self.state().connection.clone() else {
+            return Ok(Err("the router can't be reached".to_owned()));
+        };
+        let dtype = if head.dtype() == DType::F32 {
+            self.options.wire
+        } else {
+            self.info().cuts[point.index()].dtype
+        };
+        let wire =
+            WireType::of(dtype).ok_or_else(|| SessionError::Wire(format!("elements of type {dtype}")))?;
+        let payload = head
+            .to_bytes(dtype)
+            .map_err(|e| SessionError::Wire(e.to_string()))?;
+        let sent = payload.len() as u64;
+        let answer = self.info().cuts.last().map_or(0, |c| c.bytes() as u64);
+        let left_ms = (self.options.slo.saturating_sub(start.elapsed())).as_secs_f64() * 1e3;
+        let budget = left_ms - self.link().transfer_ms(sent, answer);
+        let budget = budget - RESERVE.0 - RESERVE.1 * budget.max(0.0);
+        result.budget_ms = budget;
+        if budget <= 0.0 {
+            return Ok(Err("nothing of the time would be left for the server".to_owned()));
+        }
+        let request = ClientRequest::Infer(InferHeader {
+            model: self.info().id.0,
+            partition_point: point.0,
+            dtype: wire,
+            time_left_ns: (budget * 1e6) as u64,
+        });
+        let patience = self
+            .options
+            .slo
+            .saturating_sub(start.elapsed())
+            .max(Duration::from_millis(1));
+        let reply = self
+            .exchange(&connection, &request, Bytes::from(payload), patience)
+            .await;
+        Ok(match reply {
+            Ok((ClientReply::Answer(header), bytes, ms)) => {
+                let cut = self
+                    .info()
+                    .cuts
+                    .last()
+                    .ok_or_else(|| SessionError::Wire("no output".to_owned()))?;
+                let output = Tensor::from_requests(cut, &[(header.dtype.dtype(), &bytes)])
+                    .map_err(|e| SessionError::Wire(e.to_string()))?;
+                let server_ms = header.timing.router_ns as f64 / 1e6;
+                result.output = output;
+                result.times.server_ms = server_ms;
+                result.times.network_ms = (ms - server_ms).max(0.0);
+                result.server = Some(header.timing);
+                result.epoch = Some(header.epoch);
+                self.state().link.transferred(sent, answer, ms - server_ms);
+                Ok(())
+            }
+            Ok((ClientReply::Refused(refused), ..)) => Err(self.refused(&refused)),
+            Ok((other, ..)) => Err(format!("the router replied {other:?}")),
+            Err(error) => {
+                if matches!(error, CallError::Lost(_)) {
+                    self.state().connection = None;
+                }
+                Err(error.to_string())
+            }
+        })
+    }
+
+    fn refused(&self, refused: &Refused) -> String {
+        // What the server needs may have changed: ask again.
+        self.state().described = None;
+        format!("the server refused: {refused}")
+    }
+
+    /// Runs layers here, stretched to the emulated device's time.
+    async fn layers(
+        &self,
+        from: CutPoint,
+        to: CutPoint,
+        input: Tensor,
+        times: &mut Times,
+    ) -> Result<Tensor, SessionError> {
+        let Some(range) = StageRange::new(from, to) else {
+            return Ok(input);
+        };
+        let start = Instant::now();
+        let (device, info) = (Arc::clone(&self.device), Arc::clone(&self.model.entry.info));
+        let output = tokio::task::spawn_blocking(move || device.run(&info, range, input))
+            .await
+            .map_err(|e| SessionError::Task(e.to_string()))??;
+        if let Some(emulation) = self.options.emulation {
+            let alone = self.model.head_ms[to.index()] - self.model.head_ms[from.index()];
+            let stretched = Duration::from_secs_f64((alone * emulation.slowdown).max(0.0) / 1e3);
+            tokio::time::sleep(stretched.saturating_sub(start.elapsed())).await;
+        }
+        times.device_ms += start.elapsed().as_secs_f64() * 1e3;
+        Ok(output)
+    }
+}
