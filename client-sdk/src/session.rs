@@ -111,6 +111,7 @@ struct State {
     connection: Option<Connection>,
     /// No connecting before that: the last try failed.
     retry_at: Option<Instant>,
+    emulation: Option<Emulation>,
 }
 
 /// One model on this device, with a router to share its layers with.
@@ -162,6 +163,7 @@ impl Session {
                 in_use: None,
                 connection: None,
                 retry_at: None,
+                emulation: options.emulation,
             }),
         })
     }
@@ -179,10 +181,19 @@ impl Session {
         self.state().link
     }
 
+    /// The emulated device or link changes; the session finds out by itself.
+    pub fn emulate(&self, emulation: Option<Emulation>) {
+        self.state().emulation = emulation;
+    }
+
+    fn emulation(&self) -> Option<Emulation> {
+        self.state().emulation
+    }
+
     /// The partition point that would be taken now.
     pub fn choice(&self) -> Option<Choice> {
         let state = self.state();
-        let slowdown = self.options.emulation.map_or(1.0, |e| e.slowdown);
+        let slowdown = state.emulation.map_or(1.0, |e| e.slowdown);
         let head_ms: Vec<f64> = self.model.head_ms.iter().map(|ms| ms * slowdown).collect();
         let wire = self.options.wire.bytes() as u64;
         let cuts = &self.info().cuts;
@@ -296,13 +307,14 @@ impl Session {
         patience: Duration,
     ) -> Result<(ClientReply, Vec<u8>, f64), CallError> {
         let start = Instant::now();
-        if let Some(emulation) = self.options.emulation {
+        let emulation = self.emulation();
+        if let Some(emulation) = emulation {
             tokio::time::sleep(emulation.before_send(payload.len() as u64)).await;
         }
         let (reply, bytes) = connection
             .call(request, payload, Limits::default(), patience)
             .await?;
-        if let Some(emulation) = self.options.emulation {
+        if let Some(emulation) = emulation {
             tokio::time::sleep(emulation.after_receive(bytes.len() as u64)).await;
         }
         Ok((reply, bytes, start.elapsed().as_secs_f64() * 1e3))
@@ -481,7 +493,7 @@ impl Session {
         let output = tokio::task::spawn_blocking(move || device.run(&info, range, input))
             .await
             .map_err(|e| SessionError::Task(e.to_string()))??;
-        if let Some(emulation) = self.options.emulation {
+        if let Some(emulation) = self.emulation() {
             let alone = self.model.head_ms[to.index()] - self.model.head_ms[from.index()];
             let stretched = Duration::from_secs_f64((alone * emulation.slowdown).max(0.0) / 1e3);
             tokio::time::sleep(stretched.saturating_sub(start.elapsed())).await;

@@ -159,9 +159,15 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
     };
     let phones = Phone::six(whole_ms);
     progress.say("phones connect, measure their links and choose partition points");
-    fleet.warm_up(&phones, PATIENCE).await?;
+    let sessions = fleet.sessions(&phones)?;
+    fleet.warm_up(&phones, &sessions, PATIENCE).await?;
     let records = fleet
-        .run(&phones, Duration::from_secs(arguments.seconds), &progress)
+        .run(
+            &phones,
+            &sessions,
+            Duration::from_secs(arguments.seconds),
+            &progress,
+        )
         .await?;
     let view = site.planner.view().await?;
     progress.say("done");

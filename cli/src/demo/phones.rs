@@ -40,6 +40,8 @@ pub(crate) struct Record {
     pub outcome: Result<Inference, String>,
 }
 
+/// Good answers that each phone waits for before requests count.
+const SETTLED: usize = 3;
 /// Requests that one phone has open at most; one more is not sent, and counts as failed.
 const OPEN: usize = 8;
 
@@ -49,8 +51,8 @@ impl Phone {
         // Speed as the time that the whole model takes on the phone, in milliseconds; link; time asked for.
         let kinds = [
             ("p0 desk, wifi", 1500.0, 200.0, 4.0, 350.0),
-            ("p1 new, 5g", 420.0, 80.0, 12.0, 300.0),
-            ("p2 new, lte", 420.0, 24.0, 30.0, 350.0),
+            ("p1 new, 5g", 420.0, 80.0, 12.0, 400.0),
+            ("p2 new, lte", 420.0, 24.0, 30.0, 420.0),
             ("p3 mid, lte", 700.0, 14.0, 35.0, 550.0),
             ("p4 mid, 3g", 700.0, 5.0, 50.0, 700.0),
             ("p5 old, wifi", 1100.0, 40.0, 8.0, 450.0),
@@ -68,7 +70,7 @@ impl Phone {
                 },
                 slo: Duration::from_secs_f64(slo_ms / 1e3),
                 rate_rps: 2.0,
-                later_mbps: (i == 1).then_some(12.0),
+                later_mbps: (i == 1).then_some(25.0),
             })
             .collect()
     }
@@ -83,35 +85,44 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    fn session(&self, phone: &Phone, up_mbps: f64) -> anyhow::Result<Session> {
-        let emulation = Emulation {
-            up_mbps,
-            down_mbps: 2.0 * up_mbps,
-            ..phone.emulation
+    /// A session for each phone, in their order.
+    pub fn sessions(&self, phones: &[Phone]) -> anyhow::Result<Vec<Arc<Session>>> {
+        let session = |phone: &Phone| {
+            let options = SessionOptions {
+                slo: phone.slo,
+                partition_point: None,
+                wire: DType::F32,
+                emulation: Some(phone.emulation),
+            };
+            Session::new(
+                Arc::clone(&self.device),
+                Arc::clone(&self.model),
+                self.router.clone(),
+                options,
+            )
         };
-        let options = SessionOptions {
-            slo: phone.slo,
-            partition_point: None,
-            wire: DType::F32,
-            emulation: Some(emulation),
-        };
-        Ok(Session::new(
-            Arc::clone(&self.device),
-            Arc::clone(&self.model),
-            self.router.clone(),
-            options,
-        )?)
+        Ok(phones
+            .iter()
+            .map(session)
+            .map(|s| s.map(Arc::new))
+            .collect::<Result<_, _>>()?)
     }
 
-    /// Every phone sends until a plan serves it (or it has chosen to run alone).
-    pub async fn warm_up(&self, phones: &[Phone], patience: Duration) -> anyhow::Result<()> {
+    /// Every phone sends until its estimates have settled and a plan serves it (or it has chosen to run alone).
+    pub async fn warm_up(
+        &self,
+        phones: &[Phone],
+        sessions: &[Arc<Session>],
+        patience: Duration,
+    ) -> anyhow::Result<()> {
         let start = Instant::now();
-        for phone in phones {
-            let session = self.session(phone, phone.emulation.up_mbps)?;
-            loop {
+        for (phone, session) in phones.iter().zip(sessions) {
+            let mut good = 0;
+            while good < SETTLED {
                 let answer = session.infer(self.samples[0].input.clone()).await?;
                 if answer.local.is_none() || answer.partition_point == self.model.entry.info.last() {
-                    break;
+                    good += 1;
+                    continue;
                 }
                 anyhow::ensure!(
                     start.elapsed() < patience,
@@ -128,6 +139,7 @@ impl Fleet {
     pub async fn run(
         &self,
         phones: &[Phone],
+        sessions: &[Arc<Session>],
         length: Duration,
         progress: &Progress,
     ) -> anyhow::Result<Vec<Record>> {
@@ -135,14 +147,10 @@ impl Fleet {
         let start = Instant::now() + Duration::from_millis(100);
         let mut senders = vec![];
         for (number, phone) in phones.iter().enumerate() {
-            let first = Arc::new(self.session(phone, phone.emulation.up_mbps)?);
-            let second = match phone.later_mbps {
-                None => Arc::clone(&first),
-                Some(mbps) => Arc::new(self.session(phone, mbps)?),
-            };
+            let session = Arc::clone(&sessions[number]);
             let (phone, samples, records) = (phone.clone(), Arc::clone(&self.samples), Arc::clone(&records));
             senders.push(tokio::spawn(async move {
-                send(number, &phone, (first, second), start, length, samples, records).await;
+                send(number, &phone, session, start, length, samples, records).await;
             }));
         }
         while start.elapsed() < length {
@@ -176,7 +184,7 @@ impl Fleet {
 async fn send(
     number: usize,
     phone: &Phone,
-    sessions: (Arc<Session>, Arc<Session>),
+    session: Arc<Session>,
     start: Instant,
     length: Duration,
     samples: Arc<Vec<Sample>>,
@@ -190,11 +198,15 @@ async fn send(
     let mut count = 0;
     while at < start + length {
         tokio::time::sleep_until(at.into()).await;
-        let session = if at < start + length / 2 {
-            &sessions.0
-        } else {
-            &sessions.1
-        };
+        if at >= start + length / 2
+            && let Some(mbps) = phone.later_mbps
+        {
+            session.emulate(Some(Emulation {
+                up_mbps: mbps,
+                down_mbps: 2.0 * mbps,
+                ..phone.emulation
+            }));
+        }
         let sample = count % samples.len();
         count += 1;
         let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
@@ -208,7 +220,7 @@ async fn send(
             at += gap;
             continue;
         };
-        let (session, samples, records) = (Arc::clone(session), Arc::clone(&samples), Arc::clone(&records));
+        let (session, samples, records) = (Arc::clone(&session), Arc::clone(&samples), Arc::clone(&records));
         let (intended, slo) = (at, phone.slo);
         pending.push(tokio::spawn(async move {
             let outcome = session

@@ -25,6 +25,9 @@ const REMEMBER: Nanos = Nanos::from_millis(30_000);
 /// The least rate that is planned for, in requests per second.
 const LEAST_RATE: f64 = 0.1;
 
+/// Part of a partition point's requests that may be tighter than what is planned for.
+const STRAYS: f64 = 0.05;
+
 type Key = (String, CutPoint, u64);
 
 #[derive(Debug, Clone)]
@@ -91,22 +94,44 @@ impl ObservedMix {
     }
 
     /// What must be served, with `standing` fragments that are served in any case.
+    ///
+    /// Of the classes at one partition point the tightest that make up less than [`STRAYS`] of its requests are
+    /// counted with the next looser one: single requests that started late must not make everybody's stages
+    /// dear. A class that is not seen any more counts only where its partition point has no other.
     pub fn workload(&self, headroom: f64, standing: &[Fragment]) -> Workload {
-        let mut fragments: Vec<Fragment> = self
-            .classes
-            .iter()
-            .map(|((model, point, _), seen)| Fragment {
-                id: format!(
-                    "{}/{point}/{:.3}ms",
-                    model.get(..12).unwrap_or(model),
-                    seen.budget_ms
-                ),
-                model: model.clone(),
-                partition_point: *point,
-                budget_ms: seen.budget_ms,
-                rate_rps: seen.rates.values().sum::<f64>().max(LEAST_RATE),
-            })
-            .collect();
+        let mut points: BTreeMap<(&str, CutPoint), Vec<(f64, f64)>> = BTreeMap::new();
+        for ((model, point, _), seen) in &self.classes {
+            let rate = seen.rates.values().sum::<f64>();
+            points
+                .entry((model, *point))
+                .or_default()
+                .push((seen.budget_ms, rate));
+        }
+        let mut fragments = vec![];
+        for ((model, point), mut classes) in points {
+            let total: f64 = classes.iter().map(|c| c.1).sum();
+            classes.sort_by(|a, b| a.0.total_cmp(&b.0));
+            if total > 0.0 {
+                classes.retain(|c| c.1 > 0.0);
+            }
+            let mut stray = 0.0;
+            while let [tightest, _, ..] = classes.as_slice()
+                && stray + tightest.1 < STRAYS * total
+            {
+                stray += tightest.1;
+                classes.remove(0);
+            }
+            if let Some(first) = classes.first_mut() {
+                first.1 += stray;
+            }
+            fragments.extend(classes.into_iter().map(|(budget_ms, rate)| Fragment {
+                id: format!("{}/{point}/{budget_ms:.3}ms", model.get(..12).unwrap_or(model)),
+                model: model.to_owned(),
+                partition_point: point,
+                budget_ms,
+                rate_rps: rate.max(LEAST_RATE),
+            }));
+        }
         for fragment in standing {
             if !fragments.iter().any(|f| f.id == fragment.id) {
                 fragments.push(fragment.clone());

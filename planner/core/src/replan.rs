@@ -11,11 +11,13 @@ use graft_plan::{Nanos, Workload};
 pub enum Cause {
     /// Workers came or went.
     Members,
-    /// A class of clients has no route.
+    /// A partition point has no route.
     Unserved(String),
     /// A model's rate moved so far: from, to.
     Rate(String, f64, f64),
-    /// Classes are gone, and their stages are not needed any more.
+    /// The tightest budget at a partition point moved so far, in milliseconds: from, to.
+    Budget(String, f64, f64),
+    /// Partition points are not used, and their stages not needed any more.
     Gone(usize),
 }
 
@@ -27,13 +29,18 @@ impl fmt::Display for Cause {
             Cause::Rate(model, from, to) => {
                 write!(f, "the rate of {model} went from {from:.1} to {to:.1} requests/s")
             }
-            Cause::Gone(n) => write!(f, "{n} classes are gone"),
+            Cause::Budget(point, from, to) => {
+                write!(f, "the budget at {point} went from {from:.1} to {to:.1} ms")
+            }
+            Cause::Gone(n) => write!(f, "{n} partition points are not used any more"),
         }
     }
 }
 
 /// A rate that moved by less than this part is not worth a plan.
 const RATE_MOVE: f64 = 0.3;
+/// A budget that moved by less than this factor is not worth a plan: 1.25 is one class.
+const BUDGET_MOVE: f64 = 1.4;
 /// Rates below are noise, in requests per second.
 const RATE_NOISE: f64 = 1.0;
 /// Least time between plans when somebody is not served.
@@ -41,7 +48,8 @@ const URGENT_AFTER: Nanos = Nanos::from_millis(150);
 /// Least life of a plan otherwise.
 const LEAST_LIFE: Nanos = Nanos::from_millis(3_000);
 
-type Points = BTreeMap<(String, CutPoint, u64), f64>;
+/// What is planned for at one partition point: rate, and tightest budget in milliseconds.
+type Points = BTreeMap<(String, CutPoint), (f64, f64)>;
 
 /// Says when to make another plan.
 #[derive(Debug, Default)]
@@ -51,13 +59,20 @@ pub struct Replanner {
 }
 
 fn points(workload: &Workload) -> Points {
-    let key = |f: &graft_plan::Fragment| (f.model.clone(), f.partition_point, f.budget_ms.to_bits());
-    workload.fragments.iter().map(|f| (key(f), f.rate_rps)).collect()
+    let mut points = Points::new();
+    for f in &workload.fragments {
+        let point = points
+            .entry((f.model.clone(), f.partition_point))
+            .or_insert((0.0, f64::INFINITY));
+        point.0 += f.rate_rps;
+        point.1 = point.1.min(f.budget_ms);
+    }
+    points
 }
 
 fn rates(points: &Points) -> BTreeMap<&str, f64> {
     let mut rates: BTreeMap<&str, f64> = BTreeMap::new();
-    for ((model, _, _), rate) in points {
+    for ((model, _), (rate, _)) in points {
         *rates.entry(model).or_default() += rate;
     }
     rates
@@ -85,14 +100,11 @@ impl Replanner {
         };
         let wanted = points(workload);
         let unserved = wanted.keys().find(|k| !planned.contains_key(*k));
-        if let Some((model, point, budget)) = unserved
+        if let Some((model, point)) = unserved
             && now >= *at + URGENT_AFTER
         {
             let model = model.get(..12).unwrap_or(model);
-            return Some(Cause::Unserved(format!(
-                "{model}/{point}/{:.3}ms",
-                f64::from_bits(*budget)
-            )));
+            return Some(Cause::Unserved(format!("{model}/{point}")));
         }
         if now < *at + LEAST_LIFE {
             return None;
@@ -102,6 +114,16 @@ impl Replanner {
             let old = before.get(model).copied().unwrap_or(0.0);
             if (rate - old).abs() > RATE_MOVE * old + RATE_NOISE {
                 return Some(Cause::Rate((*model).to_owned(), old, *rate));
+            }
+        }
+        for (key, (_, budget)) in &wanted {
+            let old = planned.get(key).map_or(0.0, |p| p.1);
+            if *budget < old / BUDGET_MOVE || *budget > old * BUDGET_MOVE {
+                return Some(Cause::Budget(
+                    format!("{}/{}", key.0.get(..12).unwrap_or(&key.0), key.1),
+                    old,
+                    *budget,
+                ));
             }
         }
         let gone = planned.keys().filter(|k| !wanted.contains_key(*k)).count();
