@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_model::{CutPoint, DType, ModelInfo, StageRange, Tensor};
-use graft_transport::{CallError, Connection, Endpoint, EndpointError, Protocol};
+use graft_transport::{CallError, Connection, Endpoint, Protocol};
 use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, WireType};
 
 use crate::choose::{Choice, Costs, choose};
@@ -284,12 +284,7 @@ impl Session {
                 state.retry_at = None;
                 Some((connection, true))
             }
-            Err(
-                error @ (EndpointError::Connect { .. }
-                | EndpointError::Bind { .. }
-                | EndpointError::Identity(_)
-                | EndpointError::Tls(_)),
-            ) => {
+            Err(error) => {
                 tracing::debug!(%error, "no router");
                 state.connection = None;
                 state.retry_at = Some(Instant::now() + RETRY_AFTER);
@@ -384,10 +379,7 @@ impl Session {
         } else if point == last {
             Some("this device is faster alone".to_owned())
         } else {
-            match self.send_rest(start, point, &head, &mut result).await? {
-                Ok(()) => None,
-                Err(why) => Some(why),
-            }
+            self.send_rest(start, point, &head, &mut result).await?.err()
         };
         if let Some(why) = why_local {
             result.output = self.layers(point, last, head, &mut result.times).await?;

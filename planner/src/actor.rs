@@ -423,7 +423,7 @@ impl Handler<Joined> for PlannerActor {
     ) -> Self::Result {
         match join {
             Join::Worker(info) => {
-                self.admit_worker(info, connection, number)?;
+                self.admit_worker(*info, connection, number)?;
                 context.run_later(SETTLE, |this, context| this.consider(context));
             }
             Join::Router { name, epoch } => {

@@ -349,7 +349,7 @@ async fn attend(connection: Connection, info: WorkerInfo, keeper: Addr<PlanKeepe
             )
             .await
     });
-    let join = match serde_json::to_vec(&Join::Worker(info)) {
+    let join = match serde_json::to_vec(&Join::Worker(Box::new(info))) {
         Ok(json) => Bytes::from(json),
         Err(error) => {
             tracing::error!(%error, "can't say who I am");

@@ -30,6 +30,14 @@ pub(crate) struct Analysis {
     pub graph: ModelProto,
 }
 
+/// Cut points and what lies between them.
+struct Found {
+    cuts: Vec<Cut>,
+    segments: Vec<Segment>,
+    /// The nodes that the output needs.
+    nodes: Vec<NodeProto>,
+}
+
 /// A node that stays.
 struct Kept {
     proto: NodeProto,
@@ -71,7 +79,11 @@ pub(crate) fn analyze(
         walk.node(node, index).map_err(|e| e.at_node(label))?;
     }
     let output = walk.output(&graph.output)?;
-    let (cuts, segments, nodes) = walk.cut(&input, &output)?;
+    let Found {
+        cuts,
+        segments,
+        nodes,
+    } = walk.cut(&input, &output)?;
     let graph = walk.write(&input, input_dtype, &cuts, nodes, opset, ir_version);
     Ok(Analysis {
         input,
@@ -506,11 +518,7 @@ impl Walk<'_> {
     }
 
     /// The cut points, their segments and the nodes that the output needs.
-    fn cut(
-        &mut self,
-        input: &str,
-        output: &str,
-    ) -> Result<(Vec<Cut>, Vec<Segment>, Vec<NodeProto>), ModelError> {
+    fn cut(&mut self, input: &str, output: &str) -> Result<Found, ModelError> {
         // What the output needs, from the end to the start.
         let mut needed: HashSet<String> = HashSet::from([output.to_owned()]);
         let mut kept: Vec<Kept> = vec![];
@@ -587,7 +595,11 @@ impl Walk<'_> {
             return Err(malformed("more than 65535 cut points"));
         }
         let nodes = kept.into_iter().map(|n| n.proto).collect();
-        Ok((cuts, segments, nodes))
+        Ok(Found {
+            cuts,
+            segments,
+            nodes,
+        })
     }
 
     /// Adds a cut point if one tensor crosses here that can be one; says whether it did.

@@ -235,17 +235,14 @@ fn unsqueezed(value: Small, axes: &[i64]) -> Option<Small> {
 /// Slices along the first axis of a list.
 fn slice(op: &Op<'_>) -> Option<Small> {
     let value = op.input(0)?.small.as_ref()?;
-    let (starts, ends, axes, steps) = op.slice_parameters()?;
-    if value.dims.len() != 1 || starts.len() != 1 || axes != [0] {
+    let slices = op.slices()?;
+    let [one] = slices.as_slice() else { return None };
+    if value.dims.len() != 1 || one.axis != 0 || one.step <= 0 {
         return None;
     }
     let len = value.dims[0] as i64;
-    let step = steps[0];
-    if step <= 0 {
-        return None;
-    }
     let clamp = |v: i64| (if v < 0 { v.saturating_add(len) } else { v }).clamp(0, len);
-    let (start, end) = (clamp(starts[0]), clamp(ends[0]));
+    let (start, end, step) = (clamp(one.start), clamp(one.end), one.step);
     let nums = (start..end)
         .step_by(usize::try_from(step).ok()?)
         .map(|i| value.nums[i as usize])

@@ -188,7 +188,7 @@ pub enum ControlReply {
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum Join {
     /// A worker.
-    Worker(WorkerInfo),
+    Worker(Box<WorkerInfo>),
     /// A router.
     Router {
         /// Unique name.

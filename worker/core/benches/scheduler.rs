@@ -1,6 +1,8 @@
 //! What the scheduler takes for one request (submit, next, finished), with many queued.
 //! `cargo bench -p graft-worker-core`
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
+
 use std::time::Instant;
 
 use graft_model::{CutPoint, StageRange};

@@ -1,6 +1,6 @@
 //! Operators that move, pick or sum elements.
 
-use super::{Op, Outcome, Ruling, axis, dynamic, malformed, mixes_batch};
+use super::{Op, Outcome, Ruling, SliceOf, axis, dynamic, malformed, mixes_batch};
 use crate::dim::{DType, Dim, elements, product, show};
 use crate::error::ModelError;
 use crate::fact::{Fact, Num};
@@ -201,11 +201,15 @@ pub(super) fn split(op: &Op<'_>) -> Ruling {
 
 pub(super) fn slice(op: &Op<'_>) -> Ruling {
     let x = op.required(0)?;
-    let (starts, ends, axes, steps) = op
-        .slice_parameters()
-        .ok_or_else(|| dynamic("what Slice takes", x))?;
+    let slices = op.slices().ok_or_else(|| dynamic("what Slice takes", x))?;
     let mut dims = x.dims.clone();
-    for (((start, end), at), step) in starts.into_iter().zip(ends).zip(axes).zip(steps) {
+    for SliceOf {
+        start,
+        end,
+        axis: at,
+        step,
+    } in slices
+    {
         let at = axis(at, dims.len())?;
         let Some(size) = dims[at].known() else {
             if start == 0 && end >= i64::from(i32::MAX) && step == 1 {

@@ -100,8 +100,8 @@ impl<'a> Op<'a> {
             .or_else(|| self.input(i)?.small.as_ref()?.ints())
     }
 
-    /// `starts, ends, axes, steps` of a Slice, of equal length.
-    pub fn slice_parameters(&self) -> Option<(Vec<i64>, Vec<i64>, Vec<i64>, Vec<i64>)> {
+    /// What a Slice takes of each axis that it names. `None`: not known before the model runs, or of unequal length.
+    pub fn slices(&self) -> Option<Vec<SliceOf>> {
         let given = |i: usize, name: &str| -> Option<Vec<i64>> {
             if self.opset < 10 {
                 self.ints(name)
@@ -114,13 +114,29 @@ impl<'a> Op<'a> {
         let axes = given(3, "axes").unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = given(4, "steps").unwrap_or_else(|| vec![1; starts.len()]);
         let rank = self.input(0)?.dims.len() as i64;
-        let axes = axes
-            .into_iter()
-            .map(|a| if a < 0 { a + rank } else { a })
-            .collect::<Vec<_>>();
-        (ends.len() == starts.len() && axes.len() == starts.len() && steps.len() == starts.len())
-            .then_some((starts, ends, axes, steps))
+        if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
+            return None;
+        }
+        let parts = starts.into_iter().zip(ends).zip(axes.into_iter().zip(steps));
+        Some(
+            parts
+                .map(|((start, end), (axis, step))| SliceOf {
+                    start,
+                    end,
+                    axis: if axis < 0 { axis + rank } else { axis },
+                    step,
+                })
+                .collect(),
+        )
     }
+}
+
+/// What a Slice takes of one axis.
+pub(crate) struct SliceOf {
+    pub start: i64,
+    pub end: i64,
+    pub axis: i64,
+    pub step: i64,
 }
 
 fn malformed(what: impl Into<String>) -> ModelError {

@@ -1,0 +1,10 @@
+//! A site of real processes for tests: certificates, configuration files, programs that can be killed.
+//!
+//! It drives programs from outside, as an operator does; it links none of Graft's crates.
+
+pub mod http;
+mod program;
+mod site;
+
+pub use program::{Program, graft, programs};
+pub use site::{Site, free_tcp_port, free_udp_port, models, until};

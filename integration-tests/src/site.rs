@@ -1,0 +1,190 @@
+//! Three processes that make a site.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http;
+use crate::program::{Program, graft};
+
+/// The folder of the models that come with Graft.
+pub fn models() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models"))
+}
+
+/// A TCP port that was free just now.
+pub fn free_tcp_port() -> SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    socket.local_addr().expect("a bound socket has an address")
+}
+
+/// A UDP port that was free just now.
+pub fn free_udp_port() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    socket.local_addr().expect("a bound socket has an address")
+}
+
+/// Waits until something holds; panics with `what` when it never does.
+pub fn until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < patience,
+            "waited {patience:?} in vain until {what}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Three processes that make a site, their files and addresses.
+#[derive(Debug)]
+pub struct Site {
+    folder: TempDir,
+    /// The router's QUIC address.
+    pub quic: SocketAddr,
+    /// The router's HTTP address.
+    pub http: SocketAddr,
+    /// Health of the worker.
+    pub worker_http: SocketAddr,
+    /// Health of the planner.
+    pub planner_http: SocketAddr,
+}
+
+impl Site {
+    /// Makes certificates and configuration files.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let dir = folder.path().to_string_lossy().into_owned();
+        let init = graft(["ca", "init", "--dir", &dir]);
+        assert!(init.status.success(), "{init:?}");
+        for role in ["router", "planner", "worker"] {
+            let issued = graft(["ca", "issue", "--role", role, "--dir", &dir]);
+            assert!(issued.status.success(), "{issued:?}");
+        }
+        let (quic, planner, worker) = (free_udp_port(), free_udp_port(), free_udp_port());
+        let (http, worker_http, planner_http) = (free_tcp_port(), free_tcp_port(), free_tcp_port());
+        let tls = |role: &str| {
+            format!(
+                "[tls]\ncertificate = \"{dir}/{role}.pem\"\nkey = \"{dir}/{role}.key\"\nauthority = \"{dir}/ca.pem\"\n"
+            )
+        };
+        let models = models();
+        let models = models.display();
+        let write = |name: &str, text: String| {
+            std::fs::write(folder.path().join(name), text).expect("a configuration can be written");
+        };
+        write(
+            "planner.toml",
+            format!(
+                "listen = \"{planner}\"\nhttp = \"{planner_http}\"\nstate = \"{dir}/planner-state\"\n{}",
+                tls("planner")
+            ),
+        );
+        write(
+            "worker.toml",
+            format!(
+                "name = \"worker-1\"\nmodels = \"{models}\"\nlisten = \"{worker}\"\nplanner = \"{planner}\"\n\
+                 http = \"{worker_http}\"\nstate = \"{dir}/worker-state\"\nbatches = [1, 2]\n{}",
+                tls("worker")
+            ),
+        );
+        write(
+            "router.toml",
+            format!(
+                "name = \"router-1\"\nmodels = \"{models}\"\nlisten = \"{quic}\"\nhttp = \"{http}\"\n\
+                 planner = \"{planner}\"\nhttp_budget_ms = 2000\n{}",
+                tls("router")
+            ),
+        );
+        Site {
+            folder,
+            quic,
+            http,
+            worker_http,
+            planner_http,
+        }
+    }
+
+    /// A file of the site.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts `graft-PART`; its log goes to `PART.log`.
+    pub fn start(&self, part: &str) -> Program {
+        let name = match part {
+            "router" => "graft-router",
+            "planner" => "graft-planner",
+            "worker" => "graft-worker",
+            other => panic!("there is no part {other}"),
+        };
+        Program::start(
+            name,
+            &self.file(&format!("{part}.toml")),
+            &self.file(&format!("{part}.log")),
+        )
+    }
+
+    /// All logs, for failures.
+    pub fn logs(&self) -> String {
+        ["planner", "worker", "router"]
+            .map(|part| {
+                let text = std::fs::read_to_string(self.file(&format!("{part}.log"))).unwrap_or_default();
+                format!("--- {part}\n{text}")
+            })
+            .join("\n")
+    }
+
+    /// `/readyz` says ready.
+    pub fn is_ready(&self, at: SocketAddr) -> bool {
+        http::get(at, "/readyz").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// One picture through the router, as `graft infer --json` prints it.
+    pub fn infer(&self, extra: &[&str]) -> Value {
+        let model = models().join("efficientnet-lite0");
+        let image = model.join("espresso.png");
+        let path = |p: &Path| p.to_string_lossy().into_owned();
+        let mut arguments = vec![
+            "infer".to_owned(),
+            "--json".to_owned(),
+            "--router".to_owned(),
+            self.quic.to_string(),
+            "--ca".to_owned(),
+            path(&self.file("ca.pem")),
+            "--model".to_owned(),
+            path(&model),
+            "--image".to_owned(),
+            path(&image),
+        ];
+        arguments.extend(extra.iter().map(|&e| e.to_owned()));
+        let output = graft(arguments);
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("graft infer printed no JSON ({e}): {output:?}\n{}", self.logs()))
+    }
+
+    /// Sends pictures, handed over at cut point 0, until one is served.
+    pub fn until_served(&self, patience: Duration) -> Value {
+        let start = Instant::now();
+        loop {
+            let answer = self.infer(&["--partition-point", "0", "--slo-ms", "3000"]);
+            if answer["local"].is_null() {
+                return answer;
+            }
+            assert!(
+                start.elapsed() < patience,
+                "not served: {answer}\n{}",
+                self.logs()
+            );
+        }
+    }
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self::new()
+    }
+}
