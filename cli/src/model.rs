@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use graft_engine::conformance::{CutCheck, check_cuts};
+use graft_engine::conformance::{CutCheck, TOLERANCE, check_cuts, check_rows};
 use graft_engine::{CpuEngine, Engine, usable_cores};
 use graft_model::{CatalogEntry, Manifest, Model};
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::Verdict;
 pub(crate) enum Command {
     /// Print the cut points of a model, and what lies between them
     Inspect(Inspect),
-    /// Run head and tail at every cut point and compare with the whole
+    /// Run head and tail at every cut point and compare with the whole; and a batch with its rows alone
     Check(Check),
 }
 
@@ -174,7 +174,9 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
         .iter()
         .map(|c| c.max_abs_diff / c.max_abs.max(f64::MIN_POSITIVE))
         .fold(0.0, f64::max);
-    let holds = checks.iter().all(CutCheck::holds);
+    let (mixed, top) = check_rows(&engine, partition, &model, usize::from(arguments.batch))?;
+    let rows_hold = mixed <= TOLERANCE * top;
+    let holds = checks.iter().all(CutCheck::holds) && rows_hold;
     if arguments.json {
         let list: Vec<_> = checks
             .iter()
@@ -182,9 +184,17 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
             .collect();
         println!(
             "{}",
-            json!({ "id": info.id, "holds": holds, "worst_relative": worst, "cut_points": list })
+            json!({
+                "id": info.id, "holds": holds, "worst_relative": worst, "cut_points": list,
+                "rows": { "max_abs_diff": mixed, "max_abs": top, "holds": rows_hold },
+            })
         );
     } else {
+        println!(
+            "each row of the batch alone: differs by {mixed:.3e}, {:.1e} of the largest output  {}",
+            mixed / top.max(f64::MIN_POSITIVE),
+            if rows_hold { "ok" } else { "REQUESTS MIX" }
+        );
         println!(
             "{} cut points, batch {}: worst difference {worst:.1e} of the largest output; {}",
             checks.len(),

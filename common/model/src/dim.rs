@@ -96,14 +96,24 @@ impl fmt::Display for DType {
 pub(crate) struct Dim {
     pub coef: usize,
     pub batch: bool,
+    /// Of a size that was merged with the batch: what runs outside of it in memory, a divisor of `coef`.
+    pub outer: usize,
 }
 
 impl Dim {
     pub const ONE: Dim = Dim::fixed(1);
-    pub const BATCH: Dim = Dim { coef: 1, batch: true };
+    pub const BATCH: Dim = Dim {
+        coef: 1,
+        batch: true,
+        outer: 1,
+    };
 
     pub const fn fixed(coef: usize) -> Self {
-        Dim { coef, batch: false }
+        Dim {
+            coef,
+            batch: false,
+            outer: 1,
+        }
     }
 
     /// The size, when it does not depend on the batch.
@@ -132,6 +142,9 @@ pub(crate) fn product(dims: &[Dim]) -> Result<Dim, ModelError> {
                 "the batch occurs in two dimensions of one tensor",
                 "Graft needs every tensor to grow in one dimension with the batch",
             ));
+        }
+        if dim.batch {
+            out.outer = out.coef.saturating_mul(dim.outer);
         }
         out.coef = checked(out.coef.checked_mul(dim.coef))?;
         out.batch |= dim.batch;

@@ -64,6 +64,31 @@ pub fn check_cuts(
     Ok(())
 }
 
+/// Runs a batch, and each of its rows alone: the largest difference, and the largest magnitude of an output.
+pub fn check_rows(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    model: &Model,
+    batch: usize,
+) -> Result<(f64, f64), EngineError> {
+    let info = model.info();
+    let Some(all) = info.whole() else {
+        return Ok((0.0, 0.0));
+    };
+    let input = Tensor::pseudo_random(&info.cuts[0], batch, 11);
+    let together = engine.run(partition, info.id, all, input.clone())?;
+    let mut worst = (0.0f64, 0.0f64);
+    for row in 0..batch {
+        let (Some(one), Some(of_batch)) = (input.row(row), together.row(row)) else {
+            continue;
+        };
+        let alone = engine.run(partition, info.id, all, one)?;
+        let (difference, top) = alone.difference(&of_batch).unwrap_or((f64::INFINITY, 0.0));
+        worst = (worst.0.max(difference), worst.1.max(top));
+    }
+    Ok(worst)
+}
+
 /// Everything that is demanded of an engine, tried with one model on some cores. Empty: it conforms.
 pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<Failure>, EngineError> {
     let mut failures = vec![];
@@ -111,22 +136,12 @@ pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<
         })?;
     }
     let all = info.whole().expect("a model has two cut points");
+    let (diff, top) = check_rows(engine, partition, model, 3)?;
+    if diff > TOLERANCE * top {
+        fail("requests of a batch don't mix", format!("{diff} of {top}"));
+    }
     let joined = Tensor::pseudo_random(&info.cuts[0], 3, 11);
     let together = engine.run(partition, info.id, all, joined.clone())?;
-    for row in 0..3 {
-        let one = joined.row(row).expect("the batch has three rows");
-        let alone = engine.run(partition, info.id, all, one)?;
-        let (diff, top) = together
-            .row(row)
-            .and_then(|r| alone.difference(&r))
-            .unwrap_or((f64::INFINITY, 0.0));
-        if diff > TOLERANCE * top {
-            fail(
-                "requests of a batch don't mix",
-                format!("row {row}: {diff} of {top}"),
-            );
-        }
-    }
     let mut tensor = joined;
     for from in info.cut_points() {
         let Some(range) = StageRange::new(from, CutPoint(from.0.saturating_add(1))) else {

@@ -279,10 +279,7 @@ pub(crate) fn reshape(op: &Op<'_>) -> Result<(Vec<i64>, Outcome), ModelError> {
     let mut sizes: Vec<Option<Dim>> = vec![];
     for (i, n) in target.iter().enumerate() {
         sizes.push(match n {
-            Num { coef, batch: true } if *coef >= 1.0 => Some(Dim {
-                coef: *coef as usize,
-                batch: true,
-            }),
+            Num { coef, batch: true } if *coef >= 1.0 => Some(merged(*coef as usize, 1)),
             Num { coef: -1.0, .. } => None,
             Num { coef: 0.0, .. } if zero_copies => Some(*x.dims.get(i).ok_or_else(misfit)?),
             Num { coef, .. } if *coef >= 0.0 => Some(Dim::fixed(*coef as usize)),
@@ -309,15 +306,16 @@ pub(crate) fn reshape(op: &Op<'_>) -> Result<(Vec<i64>, Outcome), ModelError> {
     if elements(&dims)? != total.coef {
         return Err(misfit());
     }
-    if total.batch && !dims.iter().any(|d| d.batch) {
-        let position = batch_position(&x.dims, &dims).ok_or_else(|| {
-            mixes_batch(format!(
-                "Reshape of {} to {} mixes the batch with other dimensions",
-                show(&x.dims),
-                show(&dims)
-            ))
-        })?;
-        dims[position].batch = true;
+    if total.batch && dims.iter().any(|d| d.batch) {
+        keep_order(&x.dims, &mut dims);
+    } else if total.batch {
+        let asked = show(&dims);
+        if !place_batch(&x.dims, &mut dims) {
+            return Err(mixes_batch(format!(
+                "Reshape of {} to {asked} mixes the batch with other dimensions",
+                show(&x.dims)
+            )));
+        }
     }
     let new_target = dims
         .iter()
@@ -326,18 +324,69 @@ pub(crate) fn reshape(op: &Op<'_>) -> Result<(Vec<i64>, Outcome), ModelError> {
     Ok((new_target, Outcome::one(dims, x.dtype).costing(0)))
 }
 
-/// Which of the new dimensions takes the batch: the one that begins where the batch stood in memory.
-fn batch_position(old: &[Dim], new: &[Dim]) -> Option<usize> {
-    let at = old.iter().position(|d| d.batch)?;
-    let before: usize = old[..at].iter().map(|d| d.coef).product();
+/// Puts the batch into the new dimensions of a Reshape, where it stands in memory. `false`: it would be torn.
+///
+/// With a batch of one baked in, a file does not say whether `[197, 1, 768]` became `[197 N, 768]` or
+/// `[197, 768 N]`: both are the same memory. A dimension of 1 at the place is the batch itself. Else, where the
+/// dimensions behind it are kept or merged, the batch joins the dimension before it (rows of a matrix), and
+/// where they are split, the one after it (heads of an attention).
+fn place_batch(old: &[Dim], new: &mut [Dim]) -> bool {
+    let Some(at) = old.iter().position(|d| d.batch) else {
+        return false;
+    };
+    // Elements outside of the batch.
+    let before: usize = old[..at].iter().map(|d| d.coef).product::<usize>() * old[at].outer;
     let mut prefix = 1;
-    for (i, dim) in new.iter().enumerate() {
+    let mut boundary = None;
+    for (i, dim) in new.iter_mut().enumerate() {
+        let size = dim.coef;
         if prefix == before {
-            return Some(i);
+            if size == 1 {
+                *dim = Dim::BATCH;
+                return true;
+            }
+            boundary = boundary.or(Some(i));
+        } else if prefix < before && before < prefix * size {
+            let outer = before / prefix;
+            if !before.is_multiple_of(prefix) || !size.is_multiple_of(outer) {
+                return false;
+            }
+            *dim = merged(size, outer);
+            return true;
         }
-        prefix *= dim.coef;
+        prefix *= size;
     }
-    None
+    let Some(k) = boundary else { return false };
+    let inner_of_old = old[at].coef / old[at].outer.max(1);
+    let kept_or_merged = inner_of_old == 1 && new.len() - k <= old.len() - (at + 1);
+    match k.checked_sub(1).filter(|_| kept_or_merged) {
+        Some(left) => new[left] = merged(new[left].coef, new[left].coef),
+        None => new[k] = merged(new[k].coef, 1),
+    }
+    true
+}
+
+fn merged(coef: usize, outer: usize) -> Dim {
+    Dim {
+        coef,
+        batch: true,
+        outer,
+    }
+}
+
+/// A batch that the file itself names keeps the place in memory that it had.
+fn keep_order(old: &[Dim], new: &mut [Dim]) {
+    let Some(at) = old.iter().position(|d| d.batch) else {
+        return;
+    };
+    let before: usize = old[..at].iter().map(|d| d.coef).product::<usize>() * old[at].outer;
+    let mut prefix = 1;
+    for dim in new {
+        if dim.batch && before.is_multiple_of(prefix) && dim.coef.is_multiple_of(before / prefix) {
+            dim.outer = before / prefix;
+        }
+        prefix *= dim.coef.max(1);
+    }
 }
 
 /// The target that Expand is to be given instead of its own, and the shape. The batch is left to the input.
@@ -383,4 +432,60 @@ pub(super) fn tile(op: &Op<'_>) -> Ruling {
     }
     product(&dims)?;
     Ok(Outcome::one(dims, x.dtype).costing(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes; `N` is written as 0, a merged size as (coef, outer).
+    fn placed(old: &[Dim], new: &[usize]) -> Option<String> {
+        let mut dims: Vec<Dim> = new.iter().map(|&d| Dim::fixed(d)).collect();
+        place_batch(old, &mut dims).then(|| show(&dims))
+    }
+
+    const L: Dim = Dim::fixed(197);
+    const C: Dim = Dim::fixed(768);
+
+    #[test]
+    fn a_baked_batch_goes_where_it_stood_in_memory() {
+        let n = Dim::BATCH;
+        let cases: &[(&[Dim], &[usize], &str)] = &[
+            // Rows of a matrix, and back.
+            (&[L, n, C], &[197, 768], "[197N, 768]"),
+            (&[merged(197, 197), C], &[197, 1, 768], "[197, N, 768]"),
+            // Heads of an attention, and back.
+            (&[L, n, C], &[197, 12, 64], "[197, 12N, 64]"),
+            (
+                &[merged(12, 1), L, Dim::fixed(64)],
+                &[1, 12, 197, 64],
+                "[N, 12, 197, 64]",
+            ),
+            (
+                &[L, n, Dim::fixed(12), Dim::fixed(64)],
+                &[197, 768],
+                "[197N, 768]",
+            ),
+            // Batch first.
+            (
+                &[n, C, Dim::fixed(14), Dim::fixed(14)],
+                &[1, 768, 196],
+                "[N, 768, 196]",
+            ),
+            (&[n, C, Dim::ONE, Dim::ONE], &[1, 768], "[N, 768]"),
+        ];
+        for (old, new, want) in cases {
+            assert_eq!(
+                placed(old, new).as_deref(),
+                Some(*want),
+                "{} to {new:?}",
+                show(old)
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_that_would_be_torn_is_refused() {
+        assert_eq!(placed(&[L, Dim::BATCH, C], &[2, 75648]), None);
+    }
 }
