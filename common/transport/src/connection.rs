@@ -129,6 +129,18 @@ impl Connection {
             .map_err(|_| CallError::TimedOut(patience))?
     }
 
+    /// Sends bytes that need not be a frame, and closes the stream: for tests of how peers take them.
+    #[doc(hidden)]
+    pub async fn send_unframed(&self, bytes: &[u8]) -> Result<(), CallError> {
+        let (mut send, _receive) = self.quinn.open_bi().await.map_err(lost)?;
+        send.write_all(bytes)
+            .await
+            .map_err(|e| CallError::Lost(e.to_string()))?;
+        let _already_reset = send.finish();
+        let _already_gone = send.stopped().await;
+        Ok(())
+    }
+
     fn malformed(&self, error: &FrameError) {
         tracing::warn!(peer = %self.peer(), %error, "closing a connection that sent no frame");
         self.quinn
