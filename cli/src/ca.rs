@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use graft_transport::{Authority, Role};
 
 use crate::Verdict;
+use crate::output::line;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -49,10 +50,10 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
             let authority = Authority::new()?;
             write_new(&dir.join("ca.key"), authority.key_pem(), true)?;
             write_new(&dir.join("ca.pem"), authority.certificate_pem(), false)?;
-            println!(
+            line(format_args!(
                 "wrote {0}/ca.pem and {0}/ca.key; keep the key to yourself",
                 dir.display()
-            );
+            ))?;
         }
         Command::Issue(Issue {
             role,
@@ -65,10 +66,10 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
             let name = name.unwrap_or_else(|| role.to_string());
             write_new(&dir.join(format!("{name}.key")), &key, true)?;
             write_new(&dir.join(format!("{name}.pem")), &certificate, false)?;
-            println!(
+            line(format_args!(
                 "wrote {0}/{name}.pem and {0}/{name}.key for a {role}",
                 dir.display()
-            );
+            ))?;
         }
     }
     Ok(Verdict::Yes)

@@ -6,13 +6,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use graft_client::{Device, Inference, Router, Session, SessionOptions, picture};
+use graft_client::{Device, Inference, LocalReason, Router, Session, SessionOptions, picture};
 use graft_model::{CatalogEntry, CutPoint, DType, Tensor};
 use graft_service::{resolve, run_system};
 use graft_transport::{Endpoint, EndpointOptions, Role};
+use graft_wire::Status;
 use serde_json::json;
 
 use crate::Verdict;
+use crate::output::line;
+
+/// Tries while no plan serves the partition point yet, and the time between two.
+const TRIES: usize = 10;
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// Send one picture or tensor through a router.
 #[derive(Debug, Args)]
@@ -93,11 +99,11 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     };
     let session = Session::new(device, here, router, options)?;
     let reachable = session.prepare().await;
-    let answer = session.infer(input).await?;
+    let answer = served(&session, &input).await?;
     if arguments.json {
-        println!("{}", as_json(&answer, &entry, reachable));
+        line(format_args!("{}", as_json(&answer, &entry, reachable)))?;
     } else {
-        print_text(&answer, &entry);
+        print_text(&answer, &entry)?;
     }
     Ok(if answer.in_time { Verdict::Yes } else { Verdict::No })
 }
@@ -138,28 +144,42 @@ pub(crate) fn top(output: &Tensor, labels: &[String], count: usize) -> Vec<(usiz
         .collect()
 }
 
-fn print_text(answer: &Inference, entry: &CatalogEntry) {
+/// Tries again for a while where no plan serves this yet: the first request is what makes the planner plan for it.
+async fn served(session: &Session, input: &Tensor) -> anyhow::Result<Inference> {
+    for _ in 0..TRIES {
+        let answer = session.infer(input.clone()).await?;
+        let planless =
+            |why: &LocalReason| matches!(why, LocalReason::Refused(r) if r.status == Status::NotReady);
+        if !answer.local.as_ref().is_some_and(planless) {
+            return Ok(answer);
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+    Ok(session.infer(input.clone()).await?)
+}
+
+fn print_text(answer: &Inference, entry: &CatalogEntry) -> anyhow::Result<()> {
     for (class, label, value) in top(&answer.output, &entry.labels, 5) {
-        println!("{value:>9.4}  {label} ({class})");
+        line(format_args!("{value:>9.4}  {label} ({class})"))?;
     }
     let last = entry.info.last();
     match &answer.local {
-        Some(why) => println!("all {last} segments ran here: {why}"),
-        None => println!(
+        Some(why) => line(format_args!("all {last} segments ran here: {why}"))?,
+        None => line(format_args!(
             "handed over at cut point {} of {last}, served by plan {}",
             answer.partition_point,
             answer.epoch.unwrap_or(0)
-        ),
+        ))?,
     }
     let t = answer.times;
-    println!(
+    line(format_args!(
         "{:.1} ms in all: {:.1} here, {:.1} on the way, {:.1} at the server; {}",
         t.total_ms,
         t.device_ms,
         t.network_ms,
         t.server_ms,
         if answer.in_time { "in time" } else { "LATE" }
-    );
+    ))
 }
 
 fn as_json(answer: &Inference, entry: &CatalogEntry, reachable: bool) -> serde_json::Value {
@@ -171,7 +191,7 @@ fn as_json(answer: &Inference, entry: &CatalogEntry, reachable: bool) -> serde_j
         "top": top,
         "partition_point": answer.partition_point,
         "budget_ms": answer.budget_ms,
-        "local": answer.local,
+        "local": answer.local.as_ref().map(ToString::to_string),
         "reachable": reachable,
         "epoch": answer.epoch,
         "in_time": answer.in_time,

@@ -6,6 +6,7 @@ mod ca;
 mod demo;
 mod infer;
 mod model;
+mod output;
 mod site;
 mod up;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Verdict::Yes) => ExitCode::SUCCESS,
         Ok(Verdict::No) => ExitCode::from(1),
+        Err(error) if output::is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("graft: {error:#}");
             ExitCode::from(2)

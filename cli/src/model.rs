@@ -9,6 +9,7 @@ use graft_model::{CatalogEntry, Manifest, Model};
 use serde_json::json;
 
 use crate::Verdict;
+use crate::output::line;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -89,20 +90,20 @@ fn inspect(arguments: &Inspect) -> anyhow::Result<Verdict> {
             "flops": info.segments.iter().map(|s| s.flops).sum::<u64>(),
             "weights_bytes": info.weights_bytes(),
         });
-        println!("{whole}");
+        line(format_args!("{whole}"))?;
         return Ok(Verdict::Yes);
     }
-    println!("{} ({})", entry.manifest.name, info.file.display());
-    println!(
+    line(format_args!("{} ({})", entry.manifest.name, info.file.display()))?;
+    line(format_args!(
         "identity {}, opset {}, {} cut points",
         info.id,
         info.opset,
         info.cuts.len()
-    );
-    println!(
+    ))?;
+    line(format_args!(
         "{:>4}  {:<28} {:<18} {:>10}   {:>10} {:>10}  layers after it",
         "cut", "tensor", "shape", "bytes", "MFLOP", "weights"
-    );
+    ))?;
     for (i, cut) in info.cuts.iter().enumerate() {
         let shape = format!("{:?} {}", cut.shape, cut.dtype);
         let after = info.segments.get(i).map_or(String::new(), |s| {
@@ -113,18 +114,18 @@ fn inspect(arguments: &Inspect) -> anyhow::Result<Verdict> {
                 summary(&s.nodes)
             )
         });
-        println!(
+        line(format_args!(
             "{i:>4}  {:<28} {shape:<18} {:>10}   {after}",
             shortened(&cut.tensor, 28),
             cut.bytes()
-        );
+        ))?;
     }
     let flops: u64 = info.segments.iter().map(|s| s.flops).sum();
-    println!(
+    line(format_args!(
         "all: {:.1} MFLOP a request, {} bytes of weights",
         flops as f64 / 1e6,
         info.weights_bytes()
-    );
+    ))?;
     Ok(Verdict::Yes)
 }
 
@@ -157,19 +158,21 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
     let partition = engine.open_partition(&usable_cores())?;
     let info = &entry.info;
     let mut checks: Vec<CutCheck> = vec![];
+    let mut printed = Ok(());
     check_cuts(&engine, partition, &model, usize::from(arguments.batch), |c| {
-        if !arguments.json {
-            println!(
+        if !arguments.json && printed.is_ok() {
+            printed = line(format_args!(
                 "cut point {:>3}  {:<28} max |tail(head(x)) - model(x)| = {:.3e}, {:.1e} of max |model(x)|  {}",
                 c.at,
                 shortened(&info.cuts[c.at.index()].tensor, 28),
                 c.max_abs_diff,
                 c.max_abs_diff / c.max_abs.max(f64::MIN_POSITIVE),
                 if c.holds() { "ok" } else { "DIFFERS" }
-            );
+            ));
         }
         checks.push(c);
     })?;
+    printed?;
     let worst = checks
         .iter()
         .map(|c| c.max_abs_diff / c.max_abs.max(f64::MIN_POSITIVE))
@@ -182,20 +185,20 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
             .iter()
             .map(|c| json!({ "index": c.at, "max_abs_diff": c.max_abs_diff, "max_abs": c.max_abs, "holds": c.holds() }))
             .collect();
-        println!(
+        line(format_args!(
             "{}",
             json!({
                 "id": info.id, "holds": holds, "worst_relative": worst, "cut_points": list,
                 "rows": { "max_abs_diff": mixed, "max_abs": top, "holds": rows_hold },
             })
-        );
+        ))?;
     } else {
-        println!(
+        line(format_args!(
             "each row of the batch alone: differs by {mixed:.3e}, {:.1e} of the largest output  {}",
             mixed / top.max(f64::MIN_POSITIVE),
             if rows_hold { "ok" } else { "REQUESTS MIX" }
-        );
-        println!(
+        ))?;
+        line(format_args!(
             "{} cut points, batch {}: worst difference {worst:.1e} of the largest output; {}",
             checks.len(),
             arguments.batch,
@@ -204,7 +207,7 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
             } else {
                 "NOT all hold"
             }
-        );
+        ))?;
     }
     Ok(if holds { Verdict::Yes } else { Verdict::No })
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::Verdict;
 use crate::ca::write_new;
+use crate::output::line;
 use crate::site::{Site, SiteSettings};
 
 /// Run router, planner and worker in one process, for a small site.
@@ -152,12 +153,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
             site = Site::start(settings) => site?,
             _ = shutdown.wait() => return Ok(Verdict::Yes),
         };
-        println!(
+        line(format_args!(
             "serving: QUIC on {}, HTTP on {}; clients trust {}",
             site.router.address(),
             site.router.http_address(),
             state.join("ca.pem").display()
-        );
+        ))?;
         let signal = shutdown.wait().await;
         tracing::info!(signal, "shutting down");
         site.stop().await;

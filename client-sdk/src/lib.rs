@@ -18,4 +18,4 @@ pub use choose::{Choice, Costs, choose};
 pub use device::{Device, DeviceError, ModelHere};
 pub use emulation::Emulation;
 pub use link::LinkEstimate;
-pub use session::{Inference, Router, Session, SessionError, SessionOptions, Times};
+pub use session::{Inference, LocalReason, Router, Session, SessionError, SessionOptions, Times};

@@ -81,6 +81,26 @@ pub struct Times {
     pub total_ms: f64,
 }
 
+/// Why all layers ran here.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LocalReason {
+    /// It was expected to be faster so.
+    #[error("this device is faster alone")]
+    FasterAlone,
+    /// No router.
+    #[error("the router can't be reached")]
+    Unreachable,
+    /// Head and network leave nothing.
+    #[error("nothing of the time would be left for the server")]
+    NoTime,
+    /// The server refused.
+    #[error("the server refused: {0}")]
+    Refused(Refused),
+    /// The connection failed, or no answer came in time.
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
 /// An answer.
 #[derive(Debug, Clone)]
 pub struct Inference {
@@ -91,7 +111,7 @@ pub struct Inference {
     /// What the server had, in milliseconds, as expected when it was chosen.
     pub budget_ms: f64,
     /// All layers ran here, and why.
-    pub local: Option<String>,
+    pub local: Option<LocalReason>,
     /// It was there within the time asked for.
     pub in_time: bool,
     /// Where the time went.
@@ -375,9 +395,9 @@ impl Session {
             epoch: None,
         };
         let why_local = if !reachable {
-            Some("the router can't be reached".to_owned())
+            Some(LocalReason::Unreachable)
         } else if point == last {
-            Some("this device is faster alone".to_owned())
+            Some(LocalReason::FasterAlone)
         } else {
             self.send_rest(start, point, &head, &mut result).await?.err()
         };
@@ -397,9 +417,9 @@ impl Session {
         point: CutPoint,
         head: &Tensor,
         result: &mut Inference,
-    ) -> Result<Result<(), String>, SessionError> {
+    ) -> Result<Result<(), LocalReason>, SessionError> {
         let Some(connection) = self.state().connection.clone() else {
-            return Ok(Err("the router can't be reached".to_owned()));
+            return Ok(Err(LocalReason::Unreachable));
         };
         let dtype = if head.dtype() == DType::F32 {
             self.options.wire
@@ -418,7 +438,7 @@ impl Session {
         let budget = budget - RESERVE.0 - RESERVE.1 * budget.max(0.0);
         result.budget_ms = budget;
         if budget <= 0.0 {
-            return Ok(Err("nothing of the time would be left for the server".to_owned()));
+            return Ok(Err(LocalReason::NoTime));
         }
         let request = ClientRequest::Infer(InferHeader {
             model: self.info().id.0,
@@ -452,21 +472,19 @@ impl Session {
                 self.state().link.transferred(sent, answer, ms - server_ms);
                 Ok(())
             }
-            Ok((ClientReply::Refused(refused), ..)) => Err(self.refused(&refused)),
-            Ok((other, ..)) => Err(format!("the router replied {other:?}")),
+            Ok((ClientReply::Refused(refused), ..)) => {
+                // What the server needs may have changed: ask again.
+                self.state().described = None;
+                Err(LocalReason::Refused(refused))
+            }
+            Ok((other, ..)) => Err(LocalReason::NoAnswer(format!("the router replied {other:?}"))),
             Err(error) => {
                 if matches!(error, CallError::Lost(_)) {
                     self.state().connection = None;
                 }
-                Err(error.to_string())
+                Err(LocalReason::NoAnswer(error.to_string()))
             }
         })
-    }
-
-    fn refused(&self, refused: &Refused) -> String {
-        // What the server needs may have changed: ask again.
-        self.state().described = None;
-        format!("the server refused: {refused}")
     }
 
     /// Runs layers here, stretched to the emulated device's time.

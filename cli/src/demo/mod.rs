@@ -19,6 +19,7 @@ use graft_service::run_system;
 use graft_transport::{Authority, Endpoint, EndpointOptions, Role};
 
 use crate::Verdict;
+use crate::output::line;
 use crate::site::{Site, SiteSettings};
 use phones::{Fleet, Phone, Sample};
 
@@ -176,9 +177,9 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
 
     let report = report::Report::new(&entry, &fleet.samples, &phones, records, view);
     if arguments.json {
-        println!("{}", report.json());
+        line(format_args!("{}", report.json()))?;
     } else {
-        print!("{}", report.text());
+        line(report.text().trim_end())?;
     }
     Ok(if report.failures().is_empty() {
         Verdict::Yes

@@ -128,7 +128,7 @@ impl Fleet {
                     start.elapsed() < patience,
                     "{} is not served: {}",
                     phone.id,
-                    answer.local.unwrap_or_default()
+                    answer.local.map_or(String::new(), |why| why.to_string())
                 );
             }
         }

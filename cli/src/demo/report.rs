@@ -317,6 +317,9 @@ fn line(number: usize, phone: &Phone, records: &[Record]) -> Line {
         local: answers.iter().filter(|a| a.local.is_some()).count(),
         failed: own.iter().filter(|r| r.outcome.is_err()).count(),
         points,
-        why: answers.iter().rev().find_map(|a| a.local.clone()),
+        why: answers
+            .iter()
+            .rev()
+            .find_map(|a| a.local.as_ref().map(ToString::to_string)),
     }
 }

@@ -1,5 +1,7 @@
 //! Logs on standard error, filtered by `GRAFT_LOG` (as `info`, or `graft_router=debug,warn`).
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging; `default` is the filter when `GRAFT_LOG` is not set. A second call changes nothing.
@@ -8,6 +10,7 @@ pub fn start(default: &str) {
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(true)
         .try_init();
     if started.is_err() {

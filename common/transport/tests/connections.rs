@@ -287,7 +287,7 @@ async fn a_link_comes_back_when_the_other_side_does() {
         }
     };
     let listening = again.clone();
-    tokio::spawn(async move { listening.listen(&[], |c| std::mem::forget(c)).await });
+    tokio::spawn(async move { listening.listen(&[], std::mem::forget).await });
     wait_for(2).await;
 }
 
