@@ -9,6 +9,8 @@ use graft_model::{CutPoint, DType, ModelInfo, StageRange, Tensor};
 use graft_transport::{CallError, Connection, Endpoint, Protocol};
 use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, WireType};
 
+use tokio::sync::Notify;
+
 use crate::choose::{Choice, Costs, choose};
 use crate::device::{Device, DeviceError, ModelHere};
 use crate::emulation::Emulation;
@@ -87,6 +89,9 @@ pub enum LocalReason {
     /// It was expected to be faster so.
     #[error("this device is faster alone")]
     FasterAlone,
+    /// The server did not say what it needs.
+    #[error("the server has no plan for this model yet")]
+    NoPlan,
     /// No router.
     #[error("the router can't be reached")]
     Unreachable,
@@ -127,21 +132,32 @@ struct State {
     link: LinkEstimate,
     server_ms: Vec<f64>,
     described: Option<Instant>,
+    /// The server was asked on this connection.
+    asked: bool,
     in_use: Option<CutPoint>,
     connection: Option<Connection>,
     /// No connecting before that: the last try failed.
     retry_at: Option<Instant>,
     emulation: Option<Emulation>,
+    /// A task connects, probes or asks.
+    preparing: bool,
 }
 
-/// One model on this device, with a router to share its layers with.
-#[derive(Debug)]
+/// One model on this device, with a router to share its layers with. Clones share everything.
+#[derive(Debug, Clone)]
 pub struct Session {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     device: Arc<Device>,
     model: Arc<ModelHere>,
     router: Router,
     options: SessionOptions,
     state: Mutex<State>,
+    /// A preparation ended.
+    prepared: Notify,
 }
 
 /// A first guess of the link, before the first probe: a middling mobile network.
@@ -154,6 +170,8 @@ const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Longest wait for small messages.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// An answer that takes so many times what the server said is given up for running the rest here.
+const SLOW_SERVER: f64 = 3.0;
 /// Kept back from the server's budget for what estimates miss, in milliseconds and as a part of the budget.
 const RESERVE: (f64, f64) = (2.0, 0.05);
 
@@ -171,7 +189,7 @@ impl Session {
         {
             return Err(SessionError::NoSuchPoint { point, last });
         }
-        Ok(Session {
+        let inner = Inner {
             device,
             model,
             router,
@@ -180,20 +198,26 @@ impl Session {
                 link: LinkEstimate::new(FIRST_GUESS.0, FIRST_GUESS.1, FIRST_GUESS.2),
                 server_ms: vec![],
                 described: None,
+                asked: false,
                 in_use: None,
                 connection: None,
                 retry_at: None,
                 emulation: options.emulation,
+                preparing: false,
             }),
+            prepared: Notify::new(),
+        };
+        Ok(Session {
+            inner: Arc::new(inner),
         })
     }
 
     fn info(&self) -> &ModelInfo {
-        &self.model.entry.info
+        &self.inner.model.entry.info
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The link as estimated now.
@@ -214,8 +238,8 @@ impl Session {
     pub fn choice(&self) -> Option<Choice> {
         let state = self.state();
         let slowdown = state.emulation.map_or(1.0, |e| e.slowdown);
-        let head_ms: Vec<f64> = self.model.head_ms.iter().map(|ms| ms * slowdown).collect();
-        let wire = self.options.wire.bytes() as u64;
+        let head_ms: Vec<f64> = self.inner.model.head_ms.iter().map(|ms| ms * slowdown).collect();
+        let wire = self.inner.options.wire.bytes() as u64;
         let cuts = &self.info().cuts;
         let bytes: Vec<u64> = cuts
             .iter()
@@ -234,8 +258,8 @@ impl Session {
             server_ms: &state.server_ms,
             link: state.link,
         };
-        let slo_ms = self.options.slo.as_secs_f64() * 1e3;
-        match self.options.partition_point {
+        let slo_ms = self.inner.options.slo.as_secs_f64() * 1e3;
+        match self.inner.options.partition_point {
             None => choose(&costs, slo_ms, state.in_use),
             Some(point) => {
                 let head = *head_ms.get(point.index())?;
@@ -254,32 +278,51 @@ impl Session {
 
     /// Connects if need be, measures the link, and asks the server what it needs. `false`: the router can't be reached.
     pub async fn prepare(&self) -> bool {
-        let fresh = |s: &State| {
-            s.connection.as_ref().is_some_and(|c| !c.is_closed())
-                && s.described.is_some_and(|at| at.elapsed() < DESCRIBE_EVERY)
-        };
-        if fresh(&self.state()) {
-            return true;
-        }
-        let Some((connection, new)) = self.connect().await else {
-            return false;
-        };
-        if new && let Err(error) = self.probe(&connection).await {
-            tracing::debug!(%error, "the link could not be probed");
-        }
-        match self.describe(&connection).await {
-            Ok(description) => {
-                let mut state = self.state();
-                state.server_ms = description.server_ms;
-                state.described = Some(Instant::now());
-                true
+        self.reach(PATIENCE * 4).await
+    }
+
+    /// Whether the router can be asked now. What is missing for that is done by a task beside, which goes on when
+    /// `patience` is over; what is merely old is renewed beside and waited for by nobody.
+    async fn reach(&self, patience: Duration) -> bool {
+        let connected = |s: &State| s.connection.as_ref().is_some_and(|c| !c.is_closed());
+        let usable = |s: &State| connected(s) && s.asked;
+        let ended = self.inner.prepared.notified();
+        {
+            let mut state = self.state();
+            let fresh = usable(&state) && state.described.is_some_and(|at| at.elapsed() < DESCRIBE_EVERY);
+            let hopeless = !connected(&state) && state.retry_at.is_some_and(|at| Instant::now() < at);
+            if !fresh && !hopeless && !state.preparing {
+                state.preparing = true;
+                tokio::spawn(self.clone().renew());
             }
-            Err(why) => {
-                tracing::debug!(why, "the router did not say what it serves");
-                self.state().described = None;
-                false
+            if usable(&state) || hopeless {
+                return usable(&state);
             }
         }
+        let _in_time = tokio::time::timeout(patience, ended).await;
+        usable(&self.state())
+    }
+
+    async fn renew(self) {
+        if let Some((connection, new)) = self.connect().await {
+            if new && let Err(error) = self.probe(&connection).await {
+                tracing::debug!(%error, "the link could not be probed");
+            }
+            match self.describe(&connection).await {
+                Ok(description) => {
+                    let mut state = self.state();
+                    state.server_ms = description.server_ms;
+                    state.described = Some(Instant::now());
+                }
+                Err(why) => {
+                    tracing::debug!(why, "the router did not say what it serves");
+                    self.state().described = None;
+                }
+            }
+            self.state().asked = true;
+        }
+        self.state().preparing = false;
+        self.inner.prepared.notify_waiters();
     }
 
     async fn connect(&self) -> Option<(Connection, bool)> {
@@ -293,14 +336,20 @@ impl Session {
             }
         }
         let made = self
+            .inner
             .router
             .endpoint
-            .connect(self.router.address, &self.router.name, Protocol::Client)
+            .connect(
+                self.inner.router.address,
+                &self.inner.router.name,
+                Protocol::Client,
+            )
             .await;
         let mut state = self.state();
         match made {
             Ok(connection) => {
                 state.connection = Some(connection.clone());
+                state.asked = false;
                 state.retry_at = None;
                 Some((connection, true))
             }
@@ -378,7 +427,10 @@ impl Session {
             });
         }
         let last = self.info().last();
-        let reachable = self.prepare().await;
+        // As long as all layers can still be run here in time.
+        let alone = self.emulated_ms(CutPoint(0), last);
+        let spare = self.inner.options.slo.saturating_sub(alone).min(PATIENCE);
+        let reachable = self.reach(spare.mul_f64(0.8)).await;
         let choice = self.choice().filter(|_| reachable);
         let point = choice.map_or(last, |c| c.point);
         self.state().in_use = Some(point);
@@ -396,6 +448,8 @@ impl Session {
         };
         let why_local = if !reachable {
             Some(LocalReason::Unreachable)
+        } else if point == last && self.state().server_ms.is_empty() {
+            Some(LocalReason::NoPlan)
         } else if point == last {
             Some(LocalReason::FasterAlone)
         } else {
@@ -406,7 +460,7 @@ impl Session {
             result.local = Some(why);
         }
         result.times.total_ms = start.elapsed().as_secs_f64() * 1e3;
-        result.in_time = start.elapsed() <= self.options.slo;
+        result.in_time = start.elapsed() <= self.inner.options.slo;
         Ok(result)
     }
 
@@ -422,7 +476,7 @@ impl Session {
             return Ok(Err(LocalReason::Unreachable));
         };
         let dtype = if head.dtype() == DType::F32 {
-            self.options.wire
+            self.inner.options.wire
         } else {
             self.info().cuts[point.index()].dtype
         };
@@ -433,7 +487,7 @@ impl Session {
             .map_err(|e| SessionError::Wire(e.to_string()))?;
         let sent = payload.len() as u64;
         let answer = self.info().cuts.last().map_or(0, |c| c.bytes() as u64);
-        let left_ms = (self.options.slo.saturating_sub(start.elapsed())).as_secs_f64() * 1e3;
+        let left_ms = (self.inner.options.slo.saturating_sub(start.elapsed())).as_secs_f64() * 1e3;
         let budget = left_ms - self.link().transfer_ms(sent, answer);
         let budget = budget - RESERVE.0 - RESERVE.1 * budget.max(0.0);
         result.budget_ms = budget;
@@ -446,10 +500,16 @@ impl Session {
             dtype: wire,
             time_left_ns: (budget * 1e6) as u64,
         });
-        let patience = self
-            .options
-            .slo
-            .saturating_sub(start.elapsed())
+        // Until the rest can just be run here in time, but no less than an answer is expected to take.
+        let left = self.inner.options.slo.saturating_sub(start.elapsed());
+        let expected = Duration::from_secs_f64(left_ms.max(0.0) / 1e3)
+            .saturating_sub(Duration::from_secs_f64(budget / 1e3))
+            + Duration::from_secs_f64(self.server_ms(point) * SLOW_SERVER / 1e3);
+        let rest_here = self.emulated_ms(point, self.info().last());
+        let patience = left
+            .saturating_sub(rest_here)
+            .max(expected)
+            .min(left)
             .max(Duration::from_millis(1));
         let reply = self
             .exchange(&connection, &request, Bytes::from(payload), patience)
@@ -487,6 +547,19 @@ impl Session {
         })
     }
 
+    /// What the server said it needs from a cut point on, in milliseconds.
+    fn server_ms(&self, point: CutPoint) -> f64 {
+        self.state().server_ms.get(point.index()).copied().unwrap_or(0.0)
+    }
+
+    /// What layers take on this device, as emulated.
+    fn emulated_ms(&self, from: CutPoint, to: CutPoint) -> Duration {
+        let head = &self.inner.model.head_ms;
+        let alone = head[to.index()] - head[from.index()];
+        let slowdown = self.emulation().map_or(1.0, |e| e.slowdown);
+        Duration::from_secs_f64((alone * slowdown).max(0.0) / 1e3)
+    }
+
     /// Runs layers here, stretched to the emulated device's time.
     async fn layers(
         &self,
@@ -499,14 +572,15 @@ impl Session {
             return Ok(input);
         };
         let start = Instant::now();
-        let (device, info) = (Arc::clone(&self.device), Arc::clone(&self.model.entry.info));
+        let (device, info) = (
+            Arc::clone(&self.inner.device),
+            Arc::clone(&self.inner.model.entry.info),
+        );
         let output = tokio::task::spawn_blocking(move || device.run(&info, range, input))
             .await
             .map_err(|e| SessionError::Task(e.to_string()))??;
-        if let Some(emulation) = self.emulation() {
-            let alone = self.model.head_ms[to.index()] - self.model.head_ms[from.index()];
-            let stretched = Duration::from_secs_f64((alone * emulation.slowdown).max(0.0) / 1e3);
-            tokio::time::sleep(stretched.saturating_sub(start.elapsed())).await;
+        if self.emulation().is_some() {
+            tokio::time::sleep(self.emulated_ms(from, to).saturating_sub(start.elapsed())).await;
         }
         times.device_ms += start.elapsed().as_secs_f64() * 1e3;
         Ok(output)

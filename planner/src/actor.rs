@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use graft_model::{CutPoint, ModelId};
-use graft_plan::{Device, Devices, Epoch, Fragment, Nanos, Plan, Profile, Share, Workload};
-use graft_planner_core::{Cause, Observation, ObservedMix, Options, Problem, Replanner, plan, share_alone};
+use graft_plan::{Device, Devices, Epoch, Fragment, ModelProfile, Nanos, Plan, Profile, Share, Workload};
+use graft_planner_core::{
+    Carried, Cause, Lacks, Observation, ObservedMix, Options, Problem, Replanner, plan_what_fits, share_alone,
+};
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
@@ -84,6 +86,15 @@ struct WorkerMember {
     sulks_until: Nanos,
 }
 
+/// A model's figures at the first shares alone.
+fn narrowed(model: &ModelProfile, shares: usize) -> ModelProfile {
+    let mut model = model.clone();
+    for row in model.segments.iter_mut().flat_map(|s| &mut s.ms) {
+        row.truncate(shares);
+    }
+    model
+}
+
 struct RouterMember {
     connection: Connection,
     number: u64,
@@ -145,44 +156,54 @@ impl PlannerActor {
             .collect()
     }
 
-    /// The kind of device that most workers have, and what it costs. Workers of other kinds are left out.
-    fn device_kind(&self, now: Nanos) -> Option<(Profile, Devices)> {
-        let willing: Vec<&WorkerMember> = self.workers.values().filter(|w| w.sulks_until <= now).collect();
-        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-        for worker in &willing {
-            *kinds.entry(&worker.info.device_kind).or_default() += 1;
+    /// What there is to plan on: the kind of device that most workers have, what it costs, and who lacks which
+    /// model. Workers of other kinds, or that measured other batches, are left out.
+    fn ground(&self, now: Nanos) -> Option<(Profile, Devices, Lacks)> {
+        let willing = self.workers.values().filter(|w| w.sulks_until <= now);
+        let mut makes: BTreeMap<(&str, &[u32]), Vec<&WorkerMember>> = BTreeMap::new();
+        for worker in willing {
+            let make = (
+                worker.info.device_kind.as_str(),
+                worker.info.profile.batches.as_slice(),
+            );
+            makes.entry(make).or_default().push(worker);
         }
-        let (kind, _) = kinds.into_iter().max_by_key(|&(_, n)| n)?;
-        let of_kind: Vec<&WorkerMember> = willing
-            .into_iter()
-            .filter(|w| w.info.device_kind == kind)
-            .collect();
-        let mut profile = of_kind.first()?.info.profile.clone();
-        // A model counts as had where every worker of the kind has it and has measured the same.
-        for worker in &of_kind[1..] {
-            let other = &worker.info.profile;
-            if other.batches != profile.batches {
-                tracing::warn!(worker = %worker.info.name, "measured other batches than its equals: set the same `batches`");
-                continue;
-            }
-            let shorter = other.shares.len() < profile.shares.len();
-            profile.models.retain(|id, _| other.models.contains_key(id));
-            if shorter {
-                let mut base = other.clone();
-                base.models.retain(|id, _| profile.models.contains_key(id));
-                profile = base;
-            }
+        if makes.len() > 1 {
+            tracing::warn!(
+                "workers have different devices or `batches`: planning for the largest group alone"
+            );
         }
-        let devices = of_kind
-            .iter()
-            .map(|w| Device {
-                id: w.info.name.clone(),
+        let ((kind, _), group) = makes.into_iter().max_by_key(|(_, members)| members.len())?;
+        // Shares that all have measured; models that any has.
+        let smallest = group.iter().min_by_key(|w| w.info.profile.shares.len())?;
+        let mut profile = smallest.info.profile.clone();
+        for other in group.iter().map(|w| &w.info.profile) {
+            for (id, model) in &other.models {
+                if !profile.models.contains_key(id) {
+                    profile
+                        .models
+                        .insert(id.clone(), narrowed(model, profile.shares.len()));
+                }
+            }
+            profile.stage_overhead_ms = profile.stage_overhead_ms.max(other.stage_overhead_ms);
+        }
+        let mut devices = vec![];
+        let mut lacks = Lacks::new();
+        for worker in &group {
+            let info = &worker.info;
+            devices.push(Device {
+                id: info.name.clone(),
                 kind: kind.to_owned(),
-                share_total: Share(w.info.share_total),
-                memory_bytes: w.info.memory_bytes,
-            })
-            .collect();
-        Some((profile, Devices { version: 1, devices }))
+                share_total: Share(info.share_total),
+                memory_bytes: info.memory_bytes,
+            });
+            let missing = profile
+                .models
+                .keys()
+                .filter(|id| !info.profile.models.contains_key(*id));
+            lacks.extend(missing.map(|id| (info.name.clone(), id.clone())));
+        }
+        Some((profile, Devices { version: 1, devices }, lacks))
     }
 
     fn workload(&self, profile: &Profile) -> Workload {
@@ -216,7 +237,7 @@ impl PlannerActor {
             return;
         }
         let now = self.clock.now();
-        let Some((profile, devices)) = self.device_kind(now) else {
+        let Some((profile, devices, lacks)) = self.ground(now) else {
             self.readiness.not_ready("no worker has joined");
             return;
         };
@@ -237,10 +258,16 @@ impl PlannerActor {
             workload,
             profile,
             devices,
+            lacks,
         };
-        let made = plan(&problem, epoch, Options::default());
+        let Carried {
+            plan: made,
+            workload,
+            part,
+        } = plan_what_fits(&problem, epoch, Options::default());
+        self.replanner.planned(now, &problem.workload);
         metrics::histogram!(names::PLANNER_SECONDS).record(start.elapsed().as_secs_f64());
-        let broken = made.check(&problem.workload, &problem.profile, &problem.devices);
+        let broken = made.check(&workload, &problem.profile, &problem.devices);
         if let Some(first) = broken.first() {
             tracing::error!(%first, count = broken.len(), "the plan is not valid, and is not rolled out");
             metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
@@ -250,14 +277,33 @@ impl PlannerActor {
             %epoch, %cause, fragments = problem.workload.fragments.len(), share = made.total_share,
             infeasible = made.infeasible.len(), exhausted = made.capacity_exhausted, "rolling out a plan"
         );
-        self.replanner.planned(now, &problem.workload);
-        self.roll_out(made, problem, cause, context);
+        if part < 1.0 {
+            tracing::warn!(
+                part,
+                "there is more load than devices: planned for this part of it"
+            );
+        }
+        let problem = Problem { workload, ..problem };
+        self.roll_out(made, problem, part < 1.0, cause, context);
     }
 
-    fn roll_out(&mut self, made: Plan, problem: Problem, cause: Cause, context: &mut Context<Self>) {
+    fn roll_out(
+        &mut self,
+        made: Plan,
+        problem: Problem,
+        limited: bool,
+        cause: Cause,
+        context: &mut Context<Self>,
+    ) {
         self.rolling = true;
         let seats = self.seats();
-        let update = routes(&made, &problem.workload, &problem.profile, &seats);
+        let update = routes(
+            &made,
+            made.capacity_exhausted || limited,
+            &problem.workload,
+            &problem.profile,
+            &seats,
+        );
         let rollout = Rollout {
             plan: made.clone(),
             routes: update.clone(),
@@ -274,7 +320,10 @@ impl PlannerActor {
             match outcome {
                 Outcome::Done { failed_routers } => {
                     for (router, reason) in failed_routers {
-                        tracing::warn!(router, reason, "a router did not switch");
+                        tracing::warn!(router, reason, "a router did not switch; it is to join again");
+                        if let Some(member) = this.routers.get(&router) {
+                            member.connection.close("you did not switch: join again");
+                        }
                     }
                     this.rolled(made, problem, update, &told, context);
                 }
@@ -363,6 +412,11 @@ impl PlannerActor {
         }
         tracing::info!(worker = %info.name, address = %info.address, kind = %info.device_kind, models = info.models.len(), "a worker joined");
         self.seen = self.seen.max(info.epoch);
+        if let Some(before) = self.workers.get(&info.name) {
+            // A restart that was quicker than the loss was noticed; or two workers of one name.
+            tracing::warn!(worker = %info.name, "another worker of this name joined; the one before is let go");
+            before.connection.close("another worker of your name joined");
+        }
         self.workers.insert(
             info.name.clone(),
             WorkerMember {
@@ -421,6 +475,9 @@ impl Handler<Joined> for PlannerActor {
         }: Joined,
         context: &mut Self::Context,
     ) -> Self::Result {
+        if connection.is_closed() {
+            return Err("your connection is gone".to_owned());
+        }
         match join {
             Join::Worker(info) => {
                 self.admit_worker(*info, connection, number)?;
@@ -432,19 +489,19 @@ impl Handler<Joined> for PlannerActor {
                 }
                 tracing::info!(router = %name, %epoch, "a router joined");
                 self.seen = self.seen.max(epoch);
-                self.routers.insert(
-                    name,
-                    RouterMember {
-                        connection: connection.clone(),
-                        number,
-                    },
-                );
-                if !self.rolling
-                    && self
-                        .current
-                        .as_ref()
-                        .is_some_and(|(k, _, _)| k.plan.epoch >= epoch)
-                {
+                let member = RouterMember {
+                    connection: connection.clone(),
+                    number,
+                };
+                if let Some(before) = self.routers.insert(name, member) {
+                    before.connection.close("another router of your name joined");
+                }
+                let current = self.current.as_ref().map(|(_, _, update)| update.epoch);
+                if current.is_some_and(|current| current < epoch) {
+                    // It has routes of a plan that this planner does not know: it needs later ones.
+                    self.replanner.members_changed();
+                    context.run_later(SETTLE, |this, context| this.consider(context));
+                } else if !self.rolling {
                     self.send_routes(connection, context);
                 }
             }
@@ -496,6 +553,7 @@ impl PlannerActor {
         };
         let update = RoutesUpdate {
             epoch,
+            limited: false,
             workers: BTreeMap::new(),
             routes: vec![],
             server_ms: self

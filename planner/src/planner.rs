@@ -86,7 +86,7 @@ impl Planner {
 
     /// Not ready at once; the others go on with the last plan.
     pub async fn stop(mut self) {
-        self.readiness.not_ready("shutting down");
+        self.readiness.end("shutting down");
         self.endpoint.close("the planner shuts down").await;
         if let Some((_, server)) = self.http.take() {
             server.stop(false).await;

@@ -92,6 +92,7 @@ impl Rollout {
 /// The routes of a plan, for routers.
 pub(crate) fn routes(
     plan: &Plan,
+    limited: bool,
     workload: &Workload,
     profile: &Profile,
     seats: &[WorkerSeat],
@@ -116,13 +117,11 @@ pub(crate) fn routes(
             .map(nanos_to_ms)
             .sum();
         for seat in seats {
-            let whole = !route.stages.is_empty()
-                && route.stages.iter().all(|id| {
-                    plan.partitions
-                        .iter()
-                        .any(|p| p.device == seat.name && p.stages.contains(id))
-                });
-            if whole {
+            // Once for each of the worker's partitions that runs the whole route: they share the load evenly.
+            let own = plan.partitions.iter().filter(|p| p.device == seat.name);
+            let hosting = own
+                .filter(|p| !route.stages.is_empty() && route.stages.iter().all(|id| p.stages.contains(id)));
+            for _ in hosting {
                 targets.push(RouteTarget {
                     route: u32::try_from(index).unwrap_or(u32::MAX),
                     model,
@@ -138,6 +137,7 @@ pub(crate) fn routes(
     let used = |name: &str| targets.iter().any(|t| t.worker == name);
     RoutesUpdate {
         epoch: plan.epoch,
+        limited,
         workers: seats
             .iter()
             .filter(|s| used(&s.name))

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dashmap::DashMap;
-use graft_model::{Catalog, CatalogEntry, CutPoint, ModelId};
+use graft_model::{Catalog, CatalogEntry, CutPoint, DType, ModelId};
 use graft_plan::Nanos;
 use graft_router_core::{BudgetClass, ClassKey, RouteTable};
 use graft_service::Clock;
@@ -40,8 +40,6 @@ pub(crate) struct Front {
     pub routing: ArcSwap<Routing>,
     pub max_in_flight: usize,
     pub in_flight: AtomicUsize,
-    /// Counts requests, so that equal workers take turns.
-    pub turns: AtomicU64,
     pub draining: AtomicBool,
     /// Requests since the last report.
     pub counts: DashMap<ClassKey, u64>,
@@ -69,7 +67,6 @@ impl Front {
             routing: ArcSwap::default(),
             max_in_flight,
             in_flight: AtomicUsize::new(0),
-            turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             counts: DashMap::new(),
             unserved: Notify::new(),
@@ -152,7 +149,8 @@ impl Front {
         header: &InferHeader,
         bytes: usize,
     ) -> Result<(), Refused> {
-        let info = &self.entry(&model)?.info;
+        let entry = self.entry(&model)?;
+        let info = &entry.info;
         let bad = |what: String| Err(Refused::new(Status::BadRequest, what));
         let Some(cut) = info.cut(point) else {
             return bad(format!(
@@ -162,6 +160,21 @@ impl Front {
         };
         if point == info.last() {
             return bad(format!("cut point {point} is the output: nothing is left to run"));
+        }
+        let dtype = header.dtype.dtype();
+        let allowed = match cut.dtype {
+            DType::F32 | DType::F16 => entry.manifest.wire.contains(&dtype) || dtype == DType::F32,
+            _ => matches!(dtype, DType::I32 | DType::I64),
+        };
+        if !allowed {
+            let what = format!(
+                "elements of type {dtype} at cut point {point}, which holds {}",
+                cut.dtype
+            );
+            return bad(format!(
+                "{what}; the manifest allows {:?} on the way",
+                entry.manifest.wire
+            ));
         }
         let want = cut.elements.saturating_mul(header.dtype.dtype().bytes());
         if bytes != want {
@@ -206,14 +219,13 @@ impl Front {
         wait_for_route: Duration,
     ) -> Answer {
         let deadline = start + Nanos(header.time_left_ns);
-        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let patience = tokio::time::Instant::now() + wait_for_route;
         let (backend, run) = loop {
             let switched = self.switched.notified();
             let refused = {
                 let routing = self.routing.load();
                 let left = deadline - self.clock.now();
-                match routing.table.admit(model, point, left, turn) {
+                match routing.table.admit(self.clock.now(), model, point, left) {
                     Ok(admitted) => {
                         let run = RunHeader {
                             epoch: admitted.epoch.0,
@@ -235,7 +247,9 @@ impl Front {
             if refused.status == Status::NotReady {
                 self.unserved.notify_one();
             }
-            if !refused.status.is_transient() || tokio::time::timeout_at(patience, switched).await.is_err() {
+            if !matches!(refused.status, Status::NotReady | Status::WorkerLost)
+                || tokio::time::timeout_at(patience, switched).await.is_err()
+            {
                 return Err(refused);
             }
         };

@@ -81,6 +81,22 @@ impl Membership {
         }
     }
 
+    /// Ready: there are routes, and some worker that they lead to is connected.
+    fn tell_readiness(&self) {
+        let routing = self.front.routing.load();
+        if routing.table.epoch() == Epoch(0) {
+            return;
+        }
+        if routing.table.is_empty() {
+            self.readiness
+                .not_ready("the plan serves nothing: no worker has room or models");
+        } else if routing.backends.values().any(|b| b.is_connected()) {
+            self.readiness.ready();
+        } else {
+            self.readiness.not_ready("no worker of the plan is connected");
+        }
+    }
+
     fn report(&mut self, context: &mut Context<Self>, urgent: bool) {
         let now = self.front.clock.now();
         let keys: Vec<_> = self.front.counts.iter().map(|e| *e.key()).collect();
@@ -118,7 +134,10 @@ impl Actor for Membership {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        context.run_interval(REPORT_EVERY, |this, context| this.report(context, false));
+        context.run_interval(REPORT_EVERY, |this, context| {
+            this.report(context, false);
+            this.tell_readiness();
+        });
         let (front, me) = (Arc::clone(&self.front), context.address());
         tokio::spawn(async move {
             loop {
@@ -256,14 +275,7 @@ impl Handler<Switch> for Membership {
             this.front.switched.notify_waiters();
             metrics::gauge!(names::EPOCH).set(epoch.0 as f64);
             tracing::info!(%epoch, routes, "switched to a plan");
-            if !this.front.draining.load(std::sync::atomic::Ordering::Relaxed) {
-                if routes > 0 {
-                    this.readiness.ready();
-                } else {
-                    this.readiness
-                        .not_ready("the plan serves nothing: no worker has room or models");
-                }
-            }
+            this.tell_readiness();
             Ok(())
         }))
     }

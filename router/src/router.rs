@@ -40,6 +40,7 @@ impl Router {
             idle: CLIENT_IDLE,
             keep_alive: Duration::from_secs(5),
             open_requests: 128,
+            ..EndpointOptions::default()
         };
         let clients = Endpoint::server(
             settings.listen,
@@ -106,7 +107,7 @@ impl Router {
 
     /// Not ready at once, new requests are refused; those in flight are answered, within the drain time.
     pub async fn stop(self) {
-        self.readiness.not_ready("shutting down");
+        self.readiness.end("shutting down");
         self.front.draining.store(true, Ordering::Relaxed);
         let start = tokio::time::Instant::now();
         while self.front.in_flight.load(Ordering::Relaxed) > 0 && start.elapsed() < self.drain {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use actix::prelude::*;
 use graft_engine::{Engine, PartitionId};
@@ -18,6 +19,8 @@ pub(crate) struct PreparedPlan {
     /// By place in the plan; `None`: another worker's.
     pub routes: Vec<Option<Arc<RoutePlan>>>,
     pub partitions: Vec<Addr<PartitionActor>>,
+    /// Its requests that are under way.
+    pub under_way: Arc<AtomicUsize>,
 }
 
 /// Prepared plans by epoch.
@@ -92,12 +95,17 @@ impl Workshop {
             }
             partitions.push(address);
         }
+        let under_way: Arc<AtomicUsize> = Arc::default();
         let routes = plan
             .routes
             .iter()
-            .map(|route| self.route(plan, &route.stages, &hosts).map(Arc::new))
+            .map(|route| self.route(plan, &route.stages, &hosts, &under_way).map(Arc::new))
             .collect();
-        Ok(PreparedPlan { routes, partitions })
+        Ok(PreparedPlan {
+            routes,
+            partitions,
+            under_way,
+        })
     }
 
     fn share(&mut self, cores: &[usize]) -> Result<PartitionId, String> {
@@ -115,6 +123,7 @@ impl Workshop {
         plan: &Plan,
         ids: &[String],
         hosts: &BTreeMap<&str, Vec<(usize, Instance)>>,
+        under_way: &Arc<AtomicUsize>,
     ) -> Option<RoutePlan> {
         let stages = plan.stages_by_id();
         let hop_time = ms_to_nanos(self.profile.hop_ms);
@@ -138,7 +147,14 @@ impl Workshop {
             later_alone += alone + hop_time;
         }
         hops.reverse();
-        Some(RoutePlan { hops })
+        let first = stages.get(ids.first()?.as_str())?;
+        let info = self.engine.info(first.model.parse().ok()?).ok()?;
+        Some(RoutePlan {
+            input: info.cut(first.from)?.clone(),
+            output: info.cut(info.last())?.clone(),
+            under_way: Arc::clone(under_way),
+            hops,
+        })
     }
 }
 
@@ -159,7 +175,10 @@ impl PreparedPlan {
     /// Ends its partitions when they are idle, or after `patience`.
     pub fn drain(&self, patience: std::time::Duration) {
         for partition in &self.partitions {
-            partition.do_send(Drain { patience });
+            partition.do_send(Drain {
+                patience,
+                under_way: Arc::clone(&self.under_way),
+            });
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use graft_model::{Cut, DType};
 use graft_plan::{Epoch, Nanos};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
@@ -14,8 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::cancel::CancelOnDrop;
 use crate::epochs::Epochs;
-use crate::job::{Budget, Input, Job, Spent};
-use crate::partition::submit;
+use crate::job::{Budget, Input, Job, Spent, UnderWay};
 
 /// An answer, or why there is none.
 pub type WorkAnswer = Result<(AnswerHeader, Bytes), Refused>;
@@ -65,6 +65,7 @@ impl Handle {
             .and_then(|h| h.choose())
             .cloned()
             .ok_or_else(|| Refused::new(Status::Internal, "the route has no stage"))?;
+        check(&route.input, header.dtype, payload.len())?;
         let held = self.memory.take(payload.len() as u64).ok_or_else(|| {
             Refused::new(Status::Overloaded, "the worker holds all the tensors that it may")
         })?;
@@ -80,14 +81,17 @@ impl Handle {
             spent: Spent::default(),
             reply,
             _held: held,
+            _under_way: UnderWay::new(&route.under_way),
         };
-        let guard = CancelOnDrop::arm(id, route);
-        submit(&instance.partition, instance.stage, job);
+        let guard = CancelOnDrop::arm(id, Arc::clone(&route));
+        instance.submit(job);
         let outcome = answer.await;
         guard.disarm();
         let (tensor, spent) =
             outcome.map_err(|_| Refused::new(Status::Internal, "the partition lost the request"))??;
-        let dtype = WireType::of(tensor.dtype()).unwrap_or(WireType::F32);
+        let dtype = WireType::of(route.output.dtype)
+            .filter(|_| tensor.dtype() != DType::F32)
+            .unwrap_or(WireType::F32);
         let bytes = tensor
             .to_bytes(dtype.dtype())
             .map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
@@ -103,4 +107,21 @@ impl Handle {
         };
         Ok((header, Bytes::from(bytes)))
     }
+}
+
+/// A tensor that does not fit would fail everybody in its batch: it is refused at the door.
+fn check(cut: &Cut, dtype: WireType, bytes: usize) -> Result<(), Refused> {
+    let sent_float = matches!(dtype, WireType::F32 | WireType::F16);
+    let want_float = matches!(cut.dtype, DType::F32 | DType::F16);
+    let want = cut.elements.saturating_mul(dtype.dtype().bytes());
+    if sent_float == want_float && bytes == want {
+        return Ok(());
+    }
+    let what = format!(
+        "{bytes} bytes of {} for {:?} of {}",
+        dtype.dtype(),
+        cut.shape,
+        cut.dtype
+    );
+    Err(Refused::new(Status::BadRequest, what))
 }

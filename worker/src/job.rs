@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use actix::Addr;
 use bytes::Bytes;
-use graft_model::Tensor;
+use graft_model::{Cut, Tensor};
 use graft_plan::Nanos;
 use graft_telemetry::metrics as names;
 use graft_wire::{Refused, WireType};
@@ -45,8 +45,22 @@ impl Hop {
     }
 }
 
+impl Instance {
+    /// Puts a job into the stage's queue; it counts as present at once.
+    pub fn submit(&self, job: Job) {
+        self.present.fetch_add(1, Ordering::Relaxed);
+        crate::partition::submit(&self.partition, self.stage, job);
+    }
+}
+
 /// What a plan does with one fragment.
 pub(crate) struct RoutePlan {
+    /// The tensor that comes in.
+    pub input: Cut,
+    /// The tensor that goes out.
+    pub output: Cut,
+    /// Requests of the whole plan that are under way.
+    pub under_way: Arc<AtomicUsize>,
     pub hops: Vec<Hop>,
 }
 
@@ -80,6 +94,24 @@ pub(crate) struct Job {
     pub reply: oneshot::Sender<Result<(Tensor, Spent), Refused>>,
     /// Gives back the memory that it holds when it goes.
     pub _held: Held,
+    /// Counts as under way until it goes.
+    pub _under_way: UnderWay,
+}
+
+/// Counts a request of a plan.
+pub(crate) struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        UnderWay(Arc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Bytes that requests hold, with a bound.

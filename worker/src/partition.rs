@@ -45,15 +45,20 @@ pub(crate) struct Ran {
     pub elapsed: Duration,
 }
 
-/// Take nothing new, finish what is here within `patience`, then end.
+/// No more requests of this plan come from routers: finish what is under way within `patience`, then end.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Drain {
     pub patience: Duration,
+    /// Requests of the plan, in whatever partition.
+    pub under_way: Arc<AtomicUsize>,
 }
 
 /// Messages that may wait for a partition; a request that finds it full is refused as overload.
 const MAILBOX: usize = 8192;
+
+/// A draining partition looks this often whether all is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// What a partition is made of.
 pub(crate) struct PartitionParts {
@@ -72,10 +77,9 @@ pub(crate) struct PartitionActor {
     scheduler: Scheduler,
     computer: Option<Computer>,
     jobs: HashMap<RequestId, Job>,
-    /// When the batch that runs began its first chunk.
+    /// The chunk that is being computed.
     running: Option<Run>,
     present: Vec<Arc<AtomicUsize>>,
-    draining: bool,
 }
 
 impl PartitionActor {
@@ -89,13 +93,12 @@ impl PartitionActor {
             jobs: HashMap::new(),
             running: None,
             present: present.clone(),
-            draining: false,
         };
         (actor, present)
     }
 
     /// Gives the partition something to do if it is free.
-    fn pump(&mut self, context: &mut Context<Self>) {
+    fn pump(&mut self) {
         while self.running.is_none() {
             let mut dropped = vec![];
             let run = self.scheduler.next(self.parts.clock.now(), &mut dropped);
@@ -117,9 +120,6 @@ impl PartitionActor {
                 self.scheduler.present(StageIndex(stage as u16)),
                 Ordering::Relaxed,
             );
-        }
-        if self.draining && self.scheduler.is_idle() {
-            context.stop();
         }
     }
 
@@ -194,14 +194,15 @@ impl PartitionActor {
             // From the first chunk to the last: a batch that was set aside waits within it.
             job.spent.run += now - job.entered;
             job.at += 1;
-            match job.route.hops.get(job.at).and_then(|h| h.choose()).cloned() {
+            let next = job.route.hops.get(job.at).and_then(|h| h.choose()).cloned();
+            match next {
                 None => {
                     let spent = job.spent;
                     answer(job, Ok((tensor, spent)));
                 }
                 Some(next) => {
                     job.input = Input::Tensor(tensor);
-                    submit(&next.partition, next.stage, job);
+                    next.submit(job);
                 }
             }
         }
@@ -267,9 +268,14 @@ impl Actor for PartitionActor {
 impl Handler<Submit> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, Submit { stage, mut job }: Submit, context: &mut Self::Context) {
+    fn handle(&mut self, Submit { stage, mut job }: Submit, _: &mut Self::Context) {
         let now = self.parts.clock.now();
         job.entered = now;
+        if job.reply.is_closed() {
+            // It was cancelled while it went from one stage to the next.
+            self.pump();
+            return;
+        }
         let Some(hop) = job.route.hops.get(job.at) else {
             answer(
                 job,
@@ -290,7 +296,7 @@ impl Handler<Submit> for PartitionActor {
         match self.scheduler.submit(now, stage, request) {
             Ok(()) => {
                 self.jobs.insert(job.id, job);
-                self.pump(context);
+                self.pump();
             }
             Err(refusal) => {
                 let status = match refusal {
@@ -307,10 +313,10 @@ impl Handler<Submit> for PartitionActor {
 impl Handler<Cancel> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, Cancel(id): Cancel, context: &mut Self::Context) {
+    fn handle(&mut self, Cancel(id): Cancel, _: &mut Self::Context) {
         if self.scheduler.cancel(id) != Cancelled::Unknown {
             self.jobs.remove(&id);
-            self.pump(context);
+            self.pump();
         }
     }
 }
@@ -318,7 +324,7 @@ impl Handler<Cancel> for PartitionActor {
 impl Handler<Ran> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, ran: Ran, context: &mut Self::Context) {
+    fn handle(&mut self, ran: Ran, _: &mut Self::Context) {
         let Some(run) = self.running.take().filter(|r| r.batch == ran.batch) else {
             tracing::error!("a chunk came back that was not running");
             return;
@@ -337,7 +343,7 @@ impl Handler<Ran> for PartitionActor {
                     self.command(Command::Forget(run.batch));
                 }
                 (Some(Finished::SetAside), _) => {
-                    self.pump(context);
+                    self.pump();
                     if self.running.as_ref().is_some_and(|now| now.batch != run.batch) {
                         metrics::counter!(names::WORKER_GAVE_WAY).increment(1);
                     }
@@ -346,21 +352,24 @@ impl Handler<Ran> for PartitionActor {
                 (outcome, _) => tracing::error!(?outcome, "a chunk ended out of turn"),
             },
         }
-        self.pump(context);
+        self.pump();
     }
 }
 
 impl Handler<Drain> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, Drain { patience }: Drain, context: &mut Self::Context) {
-        self.draining = true;
-        context.run_later(patience, |this, context| {
+    fn handle(&mut self, Drain { patience, under_way }: Drain, context: &mut Self::Context) {
+        let started = self.parts.clock.now();
+        context.run_interval(DRAIN_LOOK, move |this, context| {
+            let idle = under_way.load(Ordering::SeqCst) == 0 && this.scheduler.is_idle();
+            if !idle && (this.parts.clock.now() - started).duration() < patience {
+                return;
+            }
             for id in this.scheduler.give_up() {
                 this.refuse(id, Status::NotReady, "the plan that served it was retired");
             }
             context.stop();
         });
-        self.pump(context);
     }
 }

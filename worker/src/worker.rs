@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use graft_engine::{CpuEngine, Engine, cpu_kind};
-use graft_plan::{Epoch, Plan};
+use graft_plan::{Epoch, FormatFile, Plan};
 use graft_service::Clock;
 use graft_telemetry::health::{self, Readiness};
 use graft_telemetry::metrics as names;
@@ -223,13 +223,19 @@ impl Worker {
 
         let client = Endpoint::client(&settings.identity, EndpointOptions::default())?;
         let keeping = keeper.clone();
+        let joining = Arc::clone(&handle.epochs);
         let link = Link::open(
             client,
             settings.planner,
             Role::Planner,
             Protocol::Control,
             move |connection| {
-                tokio::spawn(attend(connection, info.clone(), keeping.clone()));
+                let mut info = info.clone();
+                info.epoch = joining
+                    .load()
+                    .last_key_value()
+                    .map_or(Epoch(0), |(&epoch, _)| epoch);
+                tokio::spawn(attend(connection, info, keeping.clone()));
             },
         );
         tracing::info!(name = %settings.name, %address, "serving");
@@ -276,7 +282,7 @@ impl Worker {
 
     /// Not ready at once; leaves the planner; what runs is finished, within the drain time.
     pub async fn stop(mut self) {
-        self.readiness.not_ready("shutting down");
+        self.readiness.end("shutting down");
         // Leaving the planner first: it plans without this worker while requests here are finished.
         self.link.take();
         let start = tokio::time::Instant::now();
@@ -380,10 +386,13 @@ async fn obey(request: ControlRequest, payload: &[u8], keeper: &Addr<PlanKeeper>
     match request {
         ControlRequest::Prepare => match serde_json::from_slice::<WorkerPlan>(payload) {
             Err(error) => ControlReply::Failed(format!("the plan can't be read: {error}")),
-            Ok(WorkerPlan { plan }) => match keeper.send(Prepare(plan)).await {
-                Ok(Ok(())) => ControlReply::Done,
-                Ok(Err(reason)) => ControlReply::Failed(reason),
-                Err(e) => gone(e),
+            Ok(WorkerPlan { plan }) => match plan.verified() {
+                Err(error) => ControlReply::Failed(error.to_string()),
+                Ok(plan) => match keeper.send(Prepare(plan)).await {
+                    Ok(Ok(())) => ControlReply::Done,
+                    Ok(Err(reason)) => ControlReply::Failed(reason),
+                    Err(e) => gone(e),
+                },
             },
         },
         ControlRequest::Retire { before } => match keeper

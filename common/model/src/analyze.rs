@@ -19,7 +19,7 @@ use crate::error::{ModelError, ModelErrorKind};
 use crate::fact::{Fact, Num, Origin, Small, small_of, tensor_of};
 use crate::fold::fold;
 use crate::read::ReadOptions;
-use crate::rules::{Op, expand, infer, reshape};
+use crate::rules::{Op, Outcome, expand, infer, reshape};
 
 /// What the walk found.
 pub(crate) struct Analysis {
@@ -44,6 +44,18 @@ struct Kept {
     /// Depends on the model's input: it counts for cut points.
     data: bool,
     flops: u64,
+}
+
+/// What the rules say of a node.
+enum Ruled {
+    /// Its output's values are known.
+    Folded(Small, DType),
+    /// It stays; `target`: the shape that it is to be given instead of its own.
+    Kept {
+        data: bool,
+        target: Option<Vec<i64>>,
+        outcome: Outcome,
+    },
 }
 
 struct Walk<'a> {
@@ -328,32 +340,17 @@ impl Walk<'_> {
             _ => {}
         }
 
-        let facts: Vec<Option<Fact>> = node
-            .input
-            .iter()
-            .map(|name| self.facts.get(name).cloned())
-            .collect();
-        let op = Op {
-            node: &node,
-            kind: &kind,
-            opset: self.opset,
-            inputs: facts.iter().map(Option::as_ref).collect(),
-        };
-        let data = facts.iter().flatten().any(Fact::is_data);
-        if !data && let Some((small, dtype)) = fold(&op) {
-            self.facts.insert(output, Fact::from_small(small, dtype));
-            return Ok(());
-        }
-        let (target, outcome) = match kind.as_str() {
-            "Reshape" => {
-                let (target, outcome) = reshape(&op)?;
-                (Some(target), outcome)
+        let ruling = self.ruling(&node, &kind)?;
+        let (data, target, outcome) = match ruling {
+            Ruled::Folded(small, dtype) => {
+                self.facts.insert(output, Fact::from_small(small, dtype));
+                return Ok(());
             }
-            "Expand" => {
-                let (target, outcome) = expand(&op)?;
-                (Some(target), outcome)
-            }
-            _ => (None, infer(&op)?),
+            Ruled::Kept {
+                data,
+                target,
+                outcome,
+            } => (data, target, outcome),
         };
         let flops = match outcome.flops {
             Some(flops) => flops,
@@ -393,6 +390,30 @@ impl Walk<'_> {
             flops,
         });
         Ok(())
+    }
+
+    /// What the rules say of a node.
+    fn ruling(&self, node: &NodeProto, kind: &str) -> Result<Ruled, ModelError> {
+        let op = Op {
+            node,
+            kind,
+            opset: self.opset,
+            inputs: node.input.iter().map(|name| self.facts.get(name)).collect(),
+        };
+        let data = op.inputs.iter().flatten().any(|f| f.is_data());
+        if !data && let Some((small, dtype)) = fold(&op) {
+            return Ok(Ruled::Folded(small, dtype));
+        }
+        let (target, outcome) = match kind {
+            "Reshape" => reshape(&op).map(|(target, outcome)| (Some(target), outcome))?,
+            "Expand" => expand(&op).map(|(target, outcome)| (Some(target), outcome))?,
+            _ => (None, infer(&op)?),
+        };
+        Ok(Ruled::Kept {
+            data,
+            target,
+            outcome,
+        })
     }
 
     fn constant(&mut self, node: NodeProto, output: String) -> Result<(), ModelError> {

@@ -25,22 +25,18 @@ pub(crate) fn fold(op: &Op<'_>) -> Option<(Small, DType)> {
                     return None;
                 }
                 nums.extend_from_slice(&part.nums);
+                if nums.len() > MAX_SMALL {
+                    return None;
+                }
             }
             Small::list(nums)
         }
-        "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" => {
+        "Unsqueeze" | "Squeeze" | "Reshape" => {
             let value = small(0)?.clone();
-            match (op.kind, value.dims.len(), value.nums.len()) {
-                ("Unsqueeze", 0, 1) | ("Reshape", _, 1) => Small::list(value.nums),
-                ("Squeeze", 1, 1) => Small::scalar(value.nums[0]),
-                ("Reshape", ..) => {
-                    let target = small(1)?.ints()?;
-                    reshaped(value, &target)?
-                }
-                ("Unsqueeze", ..) => {
-                    let axes = op.axes(1)?;
-                    unsqueezed(value, &axes)?
-                }
+            match op.kind {
+                "Reshape" => reshaped(value, &small(1)?.ints()?)?,
+                "Unsqueeze" => unsqueezed(value, &op.axes(1)?)?,
+                "Squeeze" if value.nums.len() == 1 && value.dims.len() == 1 => Small::scalar(value.nums[0]),
                 _ => return None,
             }
         }

@@ -29,14 +29,14 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-struct Builder {
+pub(crate) struct Builder {
     nodes: Vec<NodeProto>,
     tensors: Vec<TensorProto>,
     state: u64,
     opset: i64,
 }
 
-enum Attr<'a> {
+pub(crate) enum Attr<'a> {
     Int(&'a str, i64),
     Ints(&'a str, &'a [i64]),
     Float(&'a str, f32),
@@ -45,7 +45,7 @@ enum Attr<'a> {
 use Attr::{Float, Int, Ints};
 
 impl Builder {
-    fn new(opset: i64) -> Self {
+    pub(crate) fn new(opset: i64) -> Self {
         Builder {
             nodes: vec![],
             tensors: vec![],
@@ -54,7 +54,7 @@ impl Builder {
         }
     }
 
-    fn op(&mut self, kind: &str, inputs: &[&str], attributes: &[Attr<'_>]) -> String {
+    pub(crate) fn op(&mut self, kind: &str, inputs: &[&str], attributes: &[Attr<'_>]) -> String {
         self.op_named(kind, inputs, attributes, None)
     }
 
@@ -129,7 +129,7 @@ impl Builder {
         self.tensor(dims, data)
     }
 
-    fn ints(&mut self, values: &[i64]) -> String {
+    pub(crate) fn ints(&mut self, values: &[i64]) -> String {
         let name = format!("i{}", self.tensors.len());
         self.tensors.push(TensorProto {
             name: Some(name.clone()),
@@ -257,7 +257,7 @@ impl Builder {
         self.op("Add", &[&x, &y], &[])
     }
 
-    fn finish(self, input: (DataType, &[i64]), batch: Batch, output: &str) -> Vec<u8> {
+    pub(crate) fn finish(self, input: (DataType, &[i64]), batch: Batch, output: &str) -> Vec<u8> {
         let value = |name: &str, dtype: DataType, shape: Option<&[i64]>| ValueInfoProto {
             name: Some(name.to_owned()),
             r#type: Some(TypeProto {

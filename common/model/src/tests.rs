@@ -99,6 +99,50 @@ fn a_text_file_is_not_a_model() {
     assert_eq!(parse(b"").unwrap_err().kind(), ModelErrorKind::NotOnnx);
 }
 
+/// One input of shape `[batch, 4]` through what `build` adds.
+fn small_model(build: impl FnOnce(&mut samples::Builder) -> String) -> Result<Model, crate::ModelError> {
+    let mut builder = samples::Builder::new(13);
+    let output = build(&mut builder);
+    parse(&builder.finish((rten_onnx::onnx::DataType::FLOAT, &[4]), Batch::Symbolic, &output))
+}
+
+#[test]
+fn operators_that_run_along_the_batch_are_refused() {
+    use samples::Attr::{Int, Ints};
+    let softmax = small_model(|b| b.op("Softmax", &["input"], &[Int("axis", 0)]));
+    let gram = small_model(|b| {
+        let turned = b.op("Transpose", &["input"], &[Ints("perm", &[1, 0])]);
+        let product = b.op("MatMul", &[&turned, "input"], &[]);
+        b.op("MatMul", &["input", &product], &[])
+    });
+    for refused in [softmax, gram] {
+        assert_eq!(refused.unwrap_err().kind(), ModelErrorKind::Batch);
+    }
+}
+
+#[test]
+fn an_empty_slice_read_backwards_is_no_panic() {
+    let outcome = small_model(|b| {
+        let (zero, one, minus) = (b.ints(&[0]), b.ints(&[1]), b.ints(&[-1]));
+        let empty = b.op("Slice", &["input", &zero, &zero, &one, &one], &[]);
+        b.op("Slice", &[&empty, &minus, &zero, &one, &minus], &[])
+    });
+    // An empty output is what the file asks for.
+    assert_eq!(outcome.unwrap().info().cuts.last().unwrap().elements, 0);
+}
+
+#[test]
+fn a_reshaped_constant_keeps_the_rank_that_was_asked_for() {
+    let model = small_model(|b| {
+        let (one, target) = (b.ints(&[1]), b.ints(&[1, 1]));
+        let square = b.op("Reshape", &[&one, &target], &[]);
+        let float = b.op("Cast", &[&square], &[samples::Attr::Int("to", 1)]);
+        b.op("Add", &["input", &float], &[])
+    })
+    .unwrap();
+    assert_eq!(model.info().cuts.len(), 2);
+}
+
 #[test]
 fn a_missing_file_says_what_to_do() {
     let error = Model::read(Path::new("/nowhere/m.onnx"), &ReadOptions::default()).unwrap_err();

@@ -119,10 +119,16 @@ impl Check<'_> {
                 Some(n) => self.broken(1, format!("fragment {} is listed {n} times", fragment.id)),
             }
         }
-        if self.plan.capacity_exhausted {
-            return;
-        }
         for id in &self.plan.infeasible {
+            let owes_nothing = |f: &&&Fragment| self.last_cut(&f.model) == Some(f.partition_point);
+            if known.get(id.as_str()).filter(owes_nothing).is_some() {
+                self.broken(
+                    1,
+                    format!("fragment {id} is at the last cut point, where nothing is left to run"),
+                );
+            } else if self.plan.capacity_exhausted {
+                continue;
+            }
             if let Some(fragment) = known.get(id.as_str())
                 && let Some(share) = self.feasible_share(fragment)
             {
@@ -137,11 +143,8 @@ impl Check<'_> {
     /// A share on which a fragment alone, batch 1 and uncut, keeps its budget.
     fn feasible_share(&self, fragment: &Fragment) -> Option<String> {
         let last = self.last_cut(&fragment.model)?;
-        if fragment.partition_point == last {
-            return Some("0 (nothing is left to run)".to_owned());
-        }
         let range = StageRange::new(fragment.partition_point, last)?;
-        let budget = fragment.budget_ms * (1.0 + TOLERANCE);
+        let budget = fragment.budget_ms * (1.0 - TOLERANCE);
         self.profile
             .shares
             .iter()
@@ -393,8 +396,7 @@ impl Check<'_> {
                 .into_iter()
                 .flatten()
                 .filter_map(|(model, k)| self.profile.models.get(*model)?.segments.get(*k))
-                .map(|s| s.weights_bytes)
-                .sum();
+                .fold(0, |sum: u64, s| sum.saturating_add(s.weights_bytes));
             if bytes > device.memory_bytes {
                 self.broken(
                     5,

@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` over HTTP.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
@@ -11,14 +11,24 @@ use crate::metrics;
 /// Whether a program is ready, and if not, why. Clones share what they say.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    why_not: Arc<Mutex<Option<String>>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    why_not: Option<String>,
+    /// It will not be ready any more, whatever is said.
+    ended: bool,
 }
 
 impl Readiness {
     /// Not ready, for a reason.
     pub fn not_yet(reason: impl Into<String>) -> Self {
         Readiness {
-            why_not: Arc::new(Mutex::new(Some(reason.into()))),
+            state: Arc::new(Mutex::new(State {
+                why_not: Some(reason.into()),
+                ended: false,
+            })),
         }
     }
 
@@ -32,13 +42,26 @@ impl Readiness {
         self.set(Some(reason.into()));
     }
 
+    /// Not ready from now on, for good: the program shuts down.
+    pub fn end(&self, reason: impl Into<String>) {
+        self.set(Some(reason.into()));
+        self.state().ended = true;
+    }
+
     /// `None`: ready. Else the reason why not.
     pub fn why_not(&self) -> Option<String> {
-        self.why_not.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.state().why_not.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn set(&self, value: Option<String>) {
-        *self.why_not.lock().unwrap_or_else(|e| e.into_inner()) = value;
+        let mut state = self.state();
+        if !state.ended {
+            state.why_not = value;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use graft_wire::{FrameError, Limits, PREFIX_BYTES, Prefix, decode_header, encode_frame};
 use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::identity::{Role, bears};
 
@@ -49,15 +51,69 @@ pub struct Caller {
     pub address: SocketAddr,
 }
 
+/// Bytes that the requests of all connections of an endpoint may hold while they come in and are answered, in
+/// units of 1 KiB.
+pub(crate) const HELD_KIB: usize = 1 << 20;
+
+/// What the connections of one endpoint share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Permits for [`HELD_KIB`].
+    pub held: Semaphore,
+    /// Replies that are not yet with their askers.
+    pub open_replies: AtomicUsize,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared {
+            held: Semaphore::new(HELD_KIB),
+            open_replies: AtomicUsize::new(0),
+        }
+    }
+}
+
 /// A connection to another part.
 #[derive(Debug, Clone)]
 pub struct Connection {
     quinn: quinn::Connection,
+    shared: Arc<Shared>,
+}
+
+/// An outgoing request. Dropped before it is whole, it is taken back: the other side must not take it for a
+/// frame that was cut off.
+struct Outgoing {
+    stream: SendStream,
+    whole: bool,
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if !self.whole {
+            let _already_gone = self.stream.reset(VarInt::from_u32(CODE_CANCELLED));
+        }
+    }
+}
+
+/// Counts a reply as open.
+struct OpenReply<'a>(&'a Shared);
+
+impl<'a> OpenReply<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.open_replies.fetch_add(1, Ordering::SeqCst);
+        OpenReply(shared)
+    }
+}
+
+impl Drop for OpenReply<'_> {
+    fn drop(&mut self) {
+        self.0.open_replies.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Connection {
-    pub(crate) fn new(quinn: quinn::Connection) -> Self {
-        Connection { quinn }
+    pub(crate) fn new(quinn: quinn::Connection, shared: Arc<Shared>) -> Self {
+        Connection { quinn, shared }
     }
 
     /// Who is at the other end.
@@ -103,19 +159,21 @@ impl Connection {
         patience: Duration,
     ) -> Result<Reply<R>, CallError> {
         let exchange = async {
-            let (mut send, mut receive) = self.quinn.open_bi().await.map_err(lost)?;
+            let (stream, mut receive) = self.quinn.open_bi().await.map_err(lost)?;
+            let mut send = Outgoing { stream, whole: false };
             let frame = encode_frame(header, payload.len())?;
             let mut chunks = [Bytes::from(frame), payload];
-            let sent = send.write_all_chunks(&mut chunks).await;
+            let sent = send.stream.write_all_chunks(&mut chunks).await;
             if let Err(error) = sent
                 && !matches!(error, WriteError::Stopped(_))
             {
                 return Err(CallError::Lost(error.to_string()));
             }
             // A reply may come before the request is read whole: a refusal, say.
-            let _already_reset = send.finish();
-            match read_frame::<R>(&mut receive, limits).await {
-                Ok(reply) => Ok(reply),
+            let _already_reset = send.stream.finish();
+            send.whole = true;
+            match read_frame::<R>(&mut receive, limits, None).await {
+                Ok((header, payload, _)) => Ok((header, payload)),
                 Err(ReadFailure::Frame(error)) => {
                     self.malformed(&error);
                     Err(error.into())
@@ -185,17 +243,18 @@ impl Connection {
         R: Encode + Send + 'static,
         F: Future<Output = (R, Bytes)> + Send + 'static,
     {
-        let (request, payload) =
-            match tokio::time::timeout(patience, read_frame::<Q>(&mut receive, limits)).await {
-                Ok(Ok(frame)) => frame,
-                Ok(Err(ReadFailure::Frame(error))) => return self.malformed(&error),
-                Ok(Err(ReadFailure::Reset | ReadFailure::Lost(_))) => return,
-                Err(_) => {
-                    tracing::debug!(peer = %self.peer(), "a request did not come in whole in time");
-                    let _already_gone = send.reset(VarInt::from_u32(CODE_CANCELLED));
-                    return;
-                }
-            };
+        let _open = OpenReply::new(&self.shared);
+        let reading = read_frame::<Q>(&mut receive, limits, Some(&self.shared.held));
+        let (request, payload, _held) = match tokio::time::timeout(patience, reading).await {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(ReadFailure::Frame(error))) => return self.malformed(&error),
+            Ok(Err(ReadFailure::Reset | ReadFailure::Lost(_))) => return,
+            Err(_) => {
+                tracing::debug!(peer = %self.peer(), "a request did not come in whole in time");
+                let _already_gone = send.reset(VarInt::from_u32(CODE_CANCELLED));
+                return;
+            }
+        };
         let caller = Caller { address: self.peer() };
         let work = handler(caller, request, Bytes::from(payload));
         let (header, payload) = tokio::select! {
@@ -217,6 +276,8 @@ impl Connection {
             return;
         }
         let _already_reset = send.finish();
+        // Until the other side has all of it, or is gone: closing an endpoint waits for this.
+        let _gone = send.stopped().await;
     }
 }
 
@@ -257,13 +318,26 @@ fn cut_off() -> ReadFailure {
     ))
 }
 
-async fn read_frame<H: Decode<()>>(stream: &mut RecvStream, limits: Limits) -> Result<Reply<H>, ReadFailure> {
+/// Reads a frame. With `held` it waits for room before the payload is read; the permit is for as long as the
+/// payload lives.
+async fn read_frame<'h, H: Decode<()>>(
+    stream: &mut RecvStream,
+    limits: Limits,
+    held: Option<&'h Semaphore>,
+) -> Result<(H, Vec<u8>, Option<SemaphorePermit<'h>>), ReadFailure> {
     let mut prefix = [0; PREFIX_BYTES];
     stream.read_exact(&mut prefix).await?;
     let prefix = Prefix::decode(&prefix, limits)?;
     let mut header = vec![0; prefix.header_bytes];
     stream.read_exact(&mut header).await?;
     let header = decode_header(&header)?;
+    let permit = match held {
+        None => None,
+        Some(held) => {
+            let kib = prefix.payload_bytes.div_ceil(1024).min(HELD_KIB as u64) as u32;
+            held.acquire_many(kib).await.ok()
+        }
+    };
     let mut payload = Vec::with_capacity(prefix.payload_bytes.min(FIRST_RESERVE) as usize);
     let wanted = usize::try_from(prefix.payload_bytes).map_err(|_| cut_off())?;
     while payload.len() < wanted {
@@ -272,7 +346,7 @@ async fn read_frame<H: Decode<()>>(stream: &mut RecvStream, limits: Limits) -> R
             None => return Err(cut_off()),
         }
     }
-    Ok((header, payload))
+    Ok((header, payload, permit))
 }
 
 fn lost(error: ConnectionError) -> CallError {

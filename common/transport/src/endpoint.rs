@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -11,7 +12,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Shared};
 use crate::identity::{Identity, IdentityError, Role, read_certificates};
 
 /// Receive windows: a connection's, and a stream's (16 MiB: half the p99 of the default under load).
@@ -87,6 +88,8 @@ pub struct EndpointOptions {
     pub keep_alive: Duration,
     /// Requests that one connection may have open at a time; more wait in the peer.
     pub open_requests: u32,
+    /// Connections at a time; more are refused.
+    pub connections: usize,
 }
 
 impl Default for EndpointOptions {
@@ -95,6 +98,7 @@ impl Default for EndpointOptions {
             idle: Duration::from_secs(3),
             keep_alive: Duration::from_millis(750),
             open_requests: 256,
+            connections: 4096,
         }
     }
 }
@@ -125,6 +129,7 @@ pub struct Endpoint {
     quinn: quinn::Endpoint,
     client: Option<ClientSide>,
     options: EndpointOptions,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug, Clone)]
@@ -186,6 +191,7 @@ impl Endpoint {
                 roots,
             }),
             options,
+            shared: Arc::default(),
         })
     }
 
@@ -221,6 +227,7 @@ impl Endpoint {
             quinn: open(SocketAddr::from(([0, 0, 0, 0], 0)), None)?,
             client: Some(side),
             options,
+            shared: Arc::default(),
         })
     }
 
@@ -263,7 +270,7 @@ impl Endpoint {
             .await
             .map_err(|_| error("nobody answers".to_owned()))?
             .map_err(|e| error(e.to_string()))?;
-        Ok(Connection::new(connection))
+        Ok(Connection::new(connection, Arc::clone(&self.shared)))
     }
 
     /// Connects to a part.
@@ -289,11 +296,17 @@ impl Endpoint {
         while let Some(incoming) = self.incoming().await {
             let each = each.clone();
             let patience = self.options.idle;
+            if self.quinn.open_connections() >= self.options.connections {
+                tracing::warn!(from = %incoming.remote_address(), "refused a connection: there are too many");
+                incoming.refuse();
+                continue;
+            }
+            let shared = Arc::clone(&self.shared);
             tokio::spawn(async move {
                 let from = incoming.remote_address();
                 match tokio::time::timeout(patience, incoming).await {
                     Ok(Ok(connection)) => {
-                        let connection = Connection::new(connection);
+                        let connection = Connection::new(connection, shared);
                         if roles.is_empty() || roles.iter().any(|&r| connection.is_from(r)) {
                             each(connection);
                         } else {
@@ -308,10 +321,16 @@ impl Endpoint {
         }
     }
 
-    /// Closes all connections and stops listening; waits until peers know, at most as long as an idle connection lives.
+    /// Closes all connections and stops listening. Replies that are on their way get to their askers first, and
+    /// peers get to know; each is waited for at most as long as an idle connection lives (3 s at most).
     pub async fn close(&self, reason: &str) {
+        let patience = self.options.idle.min(Duration::from_secs(3));
+        let start = tokio::time::Instant::now();
+        while self.shared.open_replies.load(Ordering::SeqCst) > 0 && start.elapsed() < patience {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         self.quinn.close(VarInt::from_u32(0), reason.as_bytes());
-        if tokio::time::timeout(self.options.idle, self.quinn.wait_idle())
+        if tokio::time::timeout(patience, self.quinn.wait_idle())
             .await
             .is_err()
         {

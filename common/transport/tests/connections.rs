@@ -136,6 +136,44 @@ async fn a_call_that_is_dropped_drops_its_handler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_taken_back_while_it_is_sent_leaves_the_connection_alone() {
+    let (planner, worker) = identities();
+    let server = serve(&planner, ClientAuth::Required, &[Role::Worker]);
+    let connection = connect(&worker, &server).await;
+    for _ in 0..20 {
+        let payload = Bytes::from(vec![1u8; 900 << 10]);
+        let call = connection.call::<_, ControlReply>(
+            &ControlRequest::Mix,
+            payload,
+            Limits::default(),
+            Duration::from_micros(200),
+        );
+        assert!(call.await.is_err());
+    }
+    assert_eq!(
+        ask(&connection, Bytes::new()).await.unwrap().0,
+        ControlReply::Done
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_waits_for_a_reply_that_is_on_its_way() {
+    let (planner, worker) = identities();
+    let server = serve(&planner, ClientAuth::Required, &[Role::Worker]);
+    let connection = connect(&worker, &server).await;
+    let payload = Bytes::from(vec![3u8; 1 << 20]);
+    let call = tokio::spawn(async move {
+        let slow = ControlRequest::Retire { before: 0 };
+        connection
+            .call::<_, ControlReply>(&slow, payload, Limits::default(), PATIENCE)
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(75)).await;
+    server.endpoint.close("going").await;
+    assert_eq!(call.await.unwrap().unwrap().1.len(), 1 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_and_other_roles_are_turned_away() {
     let (planner, _) = identities();
     let server = serve(&planner, ClientAuth::Required, &[Role::Router]);

@@ -264,6 +264,9 @@ pub struct WorkerPlan {
 pub struct RoutesUpdate {
     /// The plan they belong to.
     pub epoch: Epoch,
+    /// There is more load than devices: routes carry no more than their planned rates.
+    #[serde(default)]
+    pub limited: bool,
     /// Workers by name.
     pub workers: BTreeMap<String, WorkerEndpoint>,
     /// The routes.
@@ -282,7 +285,7 @@ pub struct WorkerEndpoint {
 /// One route.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteTarget {
-    /// Its place in the plan.
+    /// Its place in the plan. A route that n partitions run is listed n times.
     pub route: u32,
     /// The model.
     pub model: ModelId,

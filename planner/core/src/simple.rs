@@ -3,7 +3,7 @@
 //! For each model it joins all fragments at the latest of their partition points; where that makes one late
 //! they stay apart. Models share a partition as long as its load allows, by earliest deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use graft_model::{CutPoint, StageRange};
 use graft_plan::{
@@ -12,6 +12,9 @@ use graft_plan::{
 };
 
 use crate::group::{Class, Ground, GroupDraft, classes, draft, quantum_ms};
+
+/// Models that devices lack: (device, model).
+pub type Lacks = BTreeSet<(String, String)>;
 
 /// What is to be planned.
 #[derive(Debug, Clone)]
@@ -22,6 +25,77 @@ pub struct Problem {
     pub profile: Profile,
     /// What there is.
     pub devices: Devices,
+    /// Devices are not planned for models that they lack.
+    pub lacks: Lacks,
+}
+
+impl Problem {
+    fn has(&self, device: &str, model: &str) -> bool {
+        !self.lacks.contains(&(device.to_owned(), model.to_owned()))
+    }
+
+    /// Some device can take all of these models.
+    fn some_device_has<'a>(&self, models: impl Iterator<Item = &'a str> + Clone) -> bool {
+        self.devices
+            .devices
+            .iter()
+            .any(|d| models.clone().all(|m| self.has(&d.id, m)))
+    }
+}
+
+/// A plan, and the load that it carries.
+#[derive(Debug, Clone)]
+pub struct Carried {
+    /// The plan; valid for `workload`.
+    pub plan: Plan,
+    /// The problem's workload, with the rates that are carried.
+    pub workload: Workload,
+    /// Part of the rates that are carried: 1 unless devices ran out.
+    pub part: f64,
+}
+
+/// Each step to a smaller load takes this part of the one before.
+const STEP: f64 = 0.85;
+/// Steps before fragments are left out altogether.
+const STEPS: usize = 20;
+
+/// Plans for as much of the load as the devices carry: when they run out, for smaller rates of everybody rather
+/// than for some fragments at their full rates. What comes beyond the carried rates is for routers to refuse.
+pub fn plan_what_fits(problem: &Problem, epoch: Epoch, options: Options) -> Carried {
+    let full = plan(problem, epoch, options);
+    let mut best = Carried {
+        plan: full,
+        workload: problem.workload.clone(),
+        part: 1.0,
+    };
+    if !best.plan.capacity_exhausted {
+        return best;
+    }
+    let mut scaled = problem.clone();
+    let mut part = 1.0;
+    for _ in 0..STEPS {
+        part *= STEP;
+        for (fragment, original) in scaled
+            .workload
+            .fragments
+            .iter_mut()
+            .zip(&problem.workload.fragments)
+        {
+            fragment.rate_rps = original.rate_rps * part;
+        }
+        let plan = plan(&scaled, epoch, options);
+        if plan.infeasible.len() < best.plan.infeasible.len() {
+            best = Carried {
+                plan,
+                workload: scaled.workload.clone(),
+                part,
+            };
+        }
+        if !best.plan.capacity_exhausted {
+            break;
+        }
+    }
+    best
 }
 
 /// How to plan.
@@ -50,9 +124,7 @@ struct Bin<'a> {
 /// devices have no room for is left out, loosest budgets first, with `capacity_exhausted` set.
 pub fn plan(problem: &Problem, epoch: Epoch, options: Options) -> Plan {
     let Problem {
-        workload,
-        profile,
-        devices,
+        workload, profile, ..
     } = problem;
     let mut served: Vec<&Fragment> = vec![];
     let mut infeasible: Vec<&Fragment> = vec![];
@@ -72,9 +144,9 @@ pub fn plan(problem: &Problem, epoch: Epoch, options: Options) -> Plan {
             headroom: workload.headroom,
             quantum_ms: quantum_ms(served.iter().copied()),
         };
-        let (bins, late) = lay_out(&served, ground, options);
+        let (bins, late) = lay_out(&served, problem, ground, options);
         if !late.is_empty() {
-            // Merging with tighter ones made them late on every share: such fragments are left out.
+            // On every share the quantum or its neighbours make somebody late: the tightest is left out.
             exhausted = true;
             served.retain(|f| !late.contains(&f.id.as_str()));
             infeasible.extend(
@@ -85,7 +157,7 @@ pub fn plan(problem: &Problem, epoch: Epoch, options: Options) -> Plan {
             );
             continue;
         }
-        match place(&bins, profile, devices) {
+        match place(&bins, problem) {
             Some(places) => {
                 let mut plan = write(&served, &bins, &places, problem, ground.quantum_ms, epoch);
                 plan.infeasible = infeasible.iter().map(|f| f.id.clone()).collect();
@@ -95,7 +167,11 @@ pub fn plan(problem: &Problem, epoch: Epoch, options: Options) -> Plan {
             }
             None => {
                 exhausted = true;
-                let Some(loosest) = served.pop() else {
+                // What is at the last cut point takes nothing, and is always served.
+                let last = served
+                    .iter()
+                    .rposition(|f| last_cut(&f.model, profile) != Some(f.partition_point));
+                let Some(loosest) = last.map(|i| served.remove(i)) else {
                     let mut plan = Plan::empty("simple", epoch);
                     plan.infeasible = workload.fragments.iter().map(|f| f.id.clone()).collect();
                     plan.capacity_exhausted = true;
@@ -180,6 +256,7 @@ fn cheapest<'a>(
 /// Partitions for all fragments, and those that no layout serves in time.
 fn lay_out<'a>(
     served: &[&'a Fragment],
+    problem: &Problem,
     ground: Ground<'_>,
     options: Options,
 ) -> (Vec<Bin<'a>>, Vec<&'a str>) {
@@ -209,7 +286,7 @@ fn lay_out<'a>(
         };
         match best {
             Some(group) => groups.push(group),
-            None => late.extend(loosest_late(&classes)),
+            None => late.extend(tightest(&classes)),
         }
     }
     groups.sort_by(|(a, n), (b, m)| {
@@ -220,7 +297,12 @@ fn lay_out<'a>(
     let mut bins: Vec<Bin<'a>> = vec![];
     for (group, copies) in groups {
         let joinable = |bin: &&mut Bin<'_>| {
-            copies == 1 && bin.copies == 1 && bin.share == group.share && bin.load + group.load <= 1.0
+            let models = bin.groups.iter().map(|g| g.model).chain([group.model]);
+            copies == 1
+                && bin.copies == 1
+                && bin.share == group.share
+                && bin.load + group.load <= 1.0
+                && problem.some_device_has(models)
         };
         match bins.iter_mut().find(joinable) {
             Some(bin) => {
@@ -238,18 +320,17 @@ fn lay_out<'a>(
     (bins, late)
 }
 
-/// Of classes that can't be laid out together, the one to leave out: the tightest holds the others up.
-fn loosest_late<'a>(classes: &[Class<'a>]) -> Vec<&'a str> {
-    let tightest = classes.iter().min_by(|a, b| a.budget_ms.total_cmp(&b.budget_ms));
-    tightest
-        .into_iter()
-        .flat_map(|c| &c.fragments)
+/// Of classes that can't be laid out, the fragment with the least budget.
+fn tightest<'a>(classes: &[Class<'a>]) -> Option<&'a str> {
+    let fragments = classes.iter().flat_map(|c| &c.fragments);
+    fragments
+        .min_by(|a, b| a.budget_ms.total_cmp(&b.budget_ms))
         .map(|f| f.id.as_str())
-        .collect()
 }
 
 /// Devices for all partitions, first fit; `None`: there is no room.
-fn place(bins: &[Bin<'_>], profile: &Profile, devices: &Devices) -> Option<Vec<Vec<usize>>> {
+fn place(bins: &[Bin<'_>], problem: &Problem) -> Option<Vec<Vec<usize>>> {
+    let Problem { profile, devices, .. } = problem;
     let usable: Vec<&Device> = devices.devices.iter().collect();
     let mut free: Vec<u32> = usable
         .iter()
@@ -267,7 +348,8 @@ fn place(bins: &[Bin<'_>], profile: &Profile, devices: &Devices) -> Option<Vec<V
         let mut at = vec![];
         for _ in 0..bin.copies {
             let found = (0..usable.len()).find(|&d| {
-                free[d] >= bin.share.0 && {
+                let has_models = bin.groups.iter().all(|g| problem.has(&usable[d].id, g.model));
+                free[d] >= bin.share.0 && has_models && {
                     let mut with = held[d].clone();
                     with.extend(weights(bin, profile));
                     with.values().sum::<u64>() <= usable[d].memory_bytes

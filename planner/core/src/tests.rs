@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use graft_model::CutPoint;
 use graft_plan::{
@@ -6,7 +6,9 @@ use graft_plan::{
 };
 use proptest::prelude::*;
 
-use crate::{Cause, Observation, ObservedMix, Options, Problem, Replanner, plan, share_alone};
+use crate::{
+    Cause, Observation, ObservedMix, Options, Problem, Replanner, plan, plan_what_fits, share_alone,
+};
 
 /// A model of `segments` segments of `ms` each on one core; more cores divide the time, batches cost half a request more.
 fn profile(models: &[(&str, usize, f64)]) -> Profile {
@@ -78,6 +80,7 @@ fn problem(fragments: Vec<Fragment>, count: usize) -> Problem {
         },
         profile: profile(&[("a", 10, 1.0), ("b", 4, 3.0)]),
         devices: devices(count),
+        lacks: BTreeSet::new(),
     }
 }
 
@@ -141,6 +144,49 @@ fn without_room_the_loosest_are_left_out() {
     assert!(plan.capacity_exhausted);
     assert_eq!(plan.infeasible, ["f1"]);
     assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+}
+
+#[test]
+fn overload_is_planned_for_at_smaller_rates_of_everybody() {
+    let problem = problem(
+        vec![fragment(0, "a", 0, 50.0, 300.0), fragment(1, "a", 4, 80.0, 900.0)],
+        1,
+    );
+    let carried = plan_what_fits(&problem, Epoch(1), Options::default());
+    assert!(
+        carried.part < 1.0 && carried.plan.infeasible.is_empty(),
+        "{carried:?}"
+    );
+    let broken = carried
+        .plan
+        .check(&carried.workload, &problem.profile, &problem.devices);
+    assert!(broken.is_empty(), "{broken:?}");
+    let ratio = |i: usize| carried.workload.fragments[i].rate_rps / problem.workload.fragments[i].rate_rps;
+    assert!((ratio(0) - ratio(1)).abs() < 1e-9);
+}
+
+#[test]
+fn a_device_that_lacks_a_model_is_not_planned_for_it() {
+    let mut problem = problem(
+        vec![fragment(0, "a", 0, 100.0, 5.0), fragment(1, "b", 0, 100.0, 5.0)],
+        2,
+    );
+    problem.lacks = BTreeSet::from([
+        ("w0".to_owned(), "b".to_owned()),
+        ("w1".to_owned(), "a".to_owned()),
+    ]);
+    let plan = plan(&problem, Epoch(1), Options::default());
+    assert!(plan.infeasible.is_empty());
+    let host = |model: &str| {
+        let stage = plan.stages.iter().find(|s| s.model == model).unwrap();
+        plan.partitions
+            .iter()
+            .find(|p| p.stages.contains(&stage.id))
+            .unwrap()
+            .device
+            .clone()
+    };
+    assert_eq!((host("a"), host("b")), ("w0".to_owned(), "w1".to_owned()));
 }
 
 #[test]

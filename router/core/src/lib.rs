@@ -5,6 +5,7 @@
 //!
 //! Plain data and functions: time comes in as a value, nothing is sent from here.
 
+mod gate;
 mod mix;
 mod routes;
 

@@ -6,7 +6,7 @@ use graft_model::{CutPoint, ModelId};
 use graft_plan::{Nanos, nanos_to_ms};
 use graft_wire::MixEntry;
 
-/// Classes that are told apart at most; requests of further ones are counted in the nearest looser class, or not at all.
+/// Classes that are told apart at most; requests of further ones are not counted.
 const MAX_CLASSES: usize = 4096;
 /// Budgets of one class differ by at most this factor.
 const CLASS_WIDTH: f64 = 1.25;

@@ -1,18 +1,38 @@
 //! Which route a request takes, and whether it may.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, ms_to_nanos};
 use graft_wire::{Refused, RouteTarget, RoutesUpdate, Status};
 
-/// All routes of one plan. It is replaced as a whole, never changed.
+use crate::gate::Gate;
+
+/// All routes of one plan. It is replaced as a whole.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     epoch: Epoch,
     /// Routes of a (model, partition point), by ascending budget.
-    routes: HashMap<(ModelId, CutPoint), Vec<RouteTarget>>,
+    routes: HashMap<(ModelId, CutPoint), Vec<Entry>>,
     server_ms: BTreeMap<ModelId, Vec<f64>>,
+}
+
+/// One route of a plan.
+#[derive(Debug)]
+struct Entry {
+    /// The partitions that run it, equal but for their places; at least one.
+    targets: Vec<RouteTarget>,
+    /// Counts requests: the partitions take turns.
+    turn: AtomicUsize,
+    /// Where there is more load than devices.
+    gate: Option<Gate>,
+}
+
+impl Entry {
+    fn budget(&self) -> Nanos {
+        ms_to_nanos(self.targets[0].budget_ms)
+    }
 }
 
 /// A request that may go, and where.
@@ -27,15 +47,21 @@ pub struct Admitted<'a> {
 impl RouteTable {
     /// From what the planner sends.
     pub fn new(update: RoutesUpdate) -> Self {
-        let mut routes: HashMap<(ModelId, CutPoint), Vec<RouteTarget>> = HashMap::new();
+        let mut by_route: BTreeMap<u32, Vec<RouteTarget>> = BTreeMap::new();
         for target in update.routes {
-            routes
-                .entry((target.model, target.partition_point))
-                .or_default()
-                .push(target);
+            by_route.entry(target.route).or_default().push(target);
+        }
+        let mut routes: HashMap<(ModelId, CutPoint), Vec<Entry>> = HashMap::new();
+        for targets in by_route.into_values() {
+            let key = (targets[0].model, targets[0].partition_point);
+            routes.entry(key).or_default().push(Entry {
+                gate: update.limited.then(|| Gate::new(targets[0].rate_rps)),
+                targets,
+                turn: AtomicUsize::new(0),
+            });
         }
         for list in routes.values_mut() {
-            list.sort_by(|a, b| a.budget_ms.total_cmp(&b.budget_ms).then(a.route.cmp(&b.route)));
+            list.sort_by_key(|e| (e.budget(), e.targets[0].route));
         }
         RouteTable {
             epoch: update.epoch,
@@ -68,13 +94,13 @@ impl RouteTable {
     ///
     /// Of the routes for its model and partition point it takes the one with the largest budget that is not
     /// above what it has; below all budgets the tightest, as long as the layers alone can be run in time.
-    /// `turn` counts requests: workers that run the same route take turns.
+    /// Where devices ran out, a route lets no more through than it was planned for.
     pub fn admit(
         &self,
+        now: Nanos,
         model: ModelId,
         point: CutPoint,
         time_left: Nanos,
-        turn: u64,
     ) -> Result<Admitted<'_>, Refused> {
         let Some(list) = self.routes.get(&(model, point)) else {
             let what = format!(
@@ -83,27 +109,33 @@ impl RouteTable {
             );
             return Err(Refused::new(Status::NotReady, what));
         };
-        let fitting = list.iter().rev().find(|t| ms_to_nanos(t.budget_ms) <= time_left);
-        let Some(chosen) = fitting.or(list.first()) else {
+        let fitting = list.iter().rev().find(|e| e.budget() <= time_left);
+        let Some(entry) = fitting.or(list.first()) else {
             return Err(Refused::new(
                 Status::NotReady,
                 "the plan has no route for this model",
             ));
         };
-        let equals = list.iter().filter(|t| t.route == chosen.route);
-        let turn = turn as usize % equals.clone().count();
-        let target = equals.clone().nth(turn).unwrap_or(chosen);
-        if time_left < ms_to_nanos(target.least_ms) {
+        let first = &entry.targets[0];
+        if time_left < ms_to_nanos(first.least_ms) {
             let what = format!(
                 "{:.3} ms are left, the layers after cut point {point} alone take {:.3} ms",
                 time_left.0 as f64 / 1e6,
-                target.least_ms
+                first.least_ms
             );
             return Err(Refused::new(Status::Late, what));
         }
+        if entry.gate.as_ref().is_some_and(|g| !g.pass(now)) {
+            let what = format!(
+                "the devices carry {:.1} requests/s at cut point {point}, and more come",
+                first.rate_rps
+            );
+            return Err(Refused::new(Status::Overloaded, what));
+        }
+        let turn = entry.turn.fetch_add(1, Ordering::Relaxed) % entry.targets.len();
         Ok(Admitted {
             epoch: self.epoch,
-            target,
+            target: &entry.targets[turn],
         })
     }
 }
@@ -129,6 +161,7 @@ mod tests {
     fn table() -> RouteTable {
         RouteTable::new(RoutesUpdate {
             epoch: Epoch(3),
+            limited: false,
             workers: BTreeMap::new(),
             routes: vec![
                 target(0, 5, 80.0, 10.0),
@@ -148,7 +181,7 @@ mod tests {
         let table = table();
         let route = |left| {
             table
-                .admit(MODEL, CutPoint(5), ms(left), 0)
+                .admit(ms(0), MODEL, CutPoint(5), ms(left))
                 .map(|a| a.target.route)
         };
         assert_eq!(route(100), Ok(0));
@@ -156,25 +189,47 @@ mod tests {
         assert_eq!(route(15), Ok(1));
     }
 
-    #[test]
-    fn workers_that_run_the_same_route_take_turns() {
+    fn twins(limited: bool) -> RouteTable {
         let mut twin = target(2, 7, 50.0, 5.0);
         twin.worker = "v".to_owned();
-        let table = RouteTable::new(RoutesUpdate {
+        RouteTable::new(RoutesUpdate {
             epoch: Epoch(3),
+            limited,
             workers: BTreeMap::new(),
             routes: vec![target(2, 7, 50.0, 5.0), twin],
             server_ms: BTreeMap::new(),
-        });
-        let worker = |turn| {
+        })
+    }
+
+    #[test]
+    fn partitions_that_run_the_same_route_take_turns() {
+        let table = twins(false);
+        let worker = || {
             table
-                .admit(MODEL, CutPoint(7), ms(90), turn)
+                .admit(ms(0), MODEL, CutPoint(7), ms(90))
                 .unwrap()
                 .target
                 .worker
                 .clone()
         };
-        assert_eq!([worker(0), worker(1), worker(2)], ["w", "v", "w"]);
+        assert_eq!([worker(), worker(), worker()], ["w", "v", "w"]);
+    }
+
+    #[test]
+    fn where_devices_ran_out_surplus_is_refused_as_overload() {
+        let count = |limited| {
+            let table = twins(limited);
+            let outcomes: Vec<_> = (0..20)
+                .map(|i| table.admit(ms(i * 100), MODEL, CutPoint(7), ms(90)).map(|_| ()))
+                .collect();
+            outcomes
+                .iter()
+                .filter(|o| o.as_ref().is_err_and(|r| r.status == Status::Overloaded))
+                .count()
+        };
+        assert_eq!(count(false), 0);
+        // Two seconds at one request a second, and a burst of one more.
+        assert_eq!(count(true), 17);
     }
 
     #[test]
@@ -182,7 +237,7 @@ mod tests {
         let table = table();
         let status = |point, left| {
             table
-                .admit(MODEL, CutPoint(point), ms(left), 0)
+                .admit(ms(0), MODEL, CutPoint(point), ms(left))
                 .unwrap_err()
                 .status
         };
@@ -190,7 +245,7 @@ mod tests {
         assert_eq!(status(6, 1000), Status::NotReady);
         assert_eq!(
             table
-                .admit(ModelId([2; 32]), CutPoint(5), ms(1000), 0)
+                .admit(ms(0), ModelId([2; 32]), CutPoint(5), ms(1000))
                 .unwrap_err()
                 .status,
             Status::NotReady

@@ -10,14 +10,17 @@ use graft_plan::Nanos;
 use graft_wire::{InferHeader, Refused, Status, WireType};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::SemaphorePermit;
 
 use super::tensors::{datatype, from_json, to_json, wire_type};
-use super::{Shared, find, refusal};
+use super::{BODIES_KIB, JSON_GROWTH, MAX_BODY_BYTES, Shared, find, refusal};
 
 /// Requests in one call; each is admitted and batched by itself.
 const MAX_BATCH: usize = 64;
 /// Longest wait for a plan that serves a model that nobody asked for yet.
 const WAIT_FOR_ROUTE: Duration = Duration::from_secs(2);
+/// Longest wait for a body.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 /// Where the protocol says how long the JSON part of a body is.
 const HEADER_LENGTH: &str = "Inference-Header-Content-Length";
 
@@ -63,12 +66,43 @@ fn bad(what: impl Into<String>) -> Refused {
     Refused::new(Status::BadRequest, what)
 }
 
-pub(super) async fn infer(request: HttpRequest, body: Bytes, shared: web::Data<Shared>) -> HttpResponse {
+pub(super) async fn infer(
+    request: HttpRequest,
+    body: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
     let name = request.match_info().get("model").unwrap_or_default();
-    match answer(&request, name, &body, &shared).await {
+    let outcome = async {
+        // Room is taken before anything is read, for as long as the call lasts.
+        let _room = take_room(&request, &shared)?;
+        let body = tokio::time::timeout(READ_WITHIN, body.to_bytes_limited(MAX_BODY_BYTES))
+            .await
+            .map_err(|_| bad("the body did not come in whole in time"))?
+            .map_err(|_| bad(format!("the body has more than {MAX_BODY_BYTES} bytes")))?
+            .map_err(|e| bad(format!("the body can't be read: {e}")))?;
+        answer(&request, name, &body, &shared).await
+    };
+    match outcome.await {
         Ok(response) => response,
         Err(refused) => refusal(&refused),
     }
+}
+
+/// Room for a body by its announced length; the largest where none is announced.
+fn take_room<'s>(request: &HttpRequest, shared: &'s Shared) -> Result<SemaphorePermit<'s>, Refused> {
+    let number = |name: &str| request.headers().get(name)?.to_str().ok()?.parse::<usize>().ok();
+    let whole = number("Content-Length")
+        .unwrap_or(MAX_BODY_BYTES)
+        .min(MAX_BODY_BYTES);
+    let json = number(HEADER_LENGTH).unwrap_or(whole).min(whole);
+    let kib = (whole + json * JSON_GROWTH).div_ceil(1024);
+    let kib = u32::try_from(kib.min(BODIES_KIB)).unwrap_or(u32::MAX);
+    shared.bodies.try_acquire_many(kib).map_err(|_| {
+        Refused::new(
+            Status::Overloaded,
+            "the bodies of other calls take all the memory that they may",
+        )
+    })
 }
 
 async fn answer(

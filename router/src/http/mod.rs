@@ -18,19 +18,26 @@ use graft_model::{CatalogEntry, Cut};
 use graft_telemetry::health::{HttpError, Readiness, routes};
 use graft_wire::{Refused, Status};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::front::Front;
 
-/// Largest body, in bytes; a larger one is refused with 413.
+/// Largest body, in bytes; a larger one is refused.
 const MAX_BODY_BYTES: usize = 64 << 20;
 /// Connections at a time.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 512;
+/// Memory that the bodies of all calls may take while they are read and answered, in KiB (1 GiB).
+const BODIES_KIB: usize = 1 << 20;
+/// JSON takes so many times its length when it is read.
+const JSON_GROWTH: usize = 8;
 
 /// What handlers share.
 pub(crate) struct Shared {
     pub front: Arc<Front>,
     pub readiness: Readiness,
     pub default_budget: Duration,
+    /// Permits for [`BODIES_KIB`].
+    pub bodies: Semaphore,
 }
 
 pub(crate) fn serve(
@@ -44,11 +51,11 @@ pub(crate) fn serve(
         front,
         readiness: readiness.clone(),
         default_budget,
+        bodies: Semaphore::new(BODIES_KIB),
     });
     let server = HttpServer::new(move || {
         App::new()
             .app_data(shared.clone())
-            .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
             .configure(routes(readiness.clone()))
             .route("/v2", web::get().to(server_metadata))
             .route("/v2/health/live", web::get().to(live))

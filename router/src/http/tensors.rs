@@ -68,10 +68,16 @@ fn flatten(data: &Value, dtype: WireType, out: &mut Vec<u8>) -> Result<(), Refus
     }
 }
 
-/// Little-endian bytes of 4-byte floats or integers as JSON numbers. NaN and infinities, which JSON has not, become null.
+/// Little-endian bytes as JSON numbers. NaN and infinities, which JSON has not, become null.
 pub(super) fn to_json(bytes: &[u8], dtype: WireType) -> Value {
     let words = bytes.as_chunks::<4>().0.iter();
     match dtype {
+        WireType::I64 => bytes
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|&w| Value::from(i64::from_le_bytes(w)))
+            .collect(),
         WireType::I32 => words.map(|&w| Value::from(i32::from_le_bytes(w))).collect(),
         _ => words.map(|&w| Value::from(f32::from_le_bytes(w))).collect(),
     }

@@ -217,6 +217,9 @@ pub(super) fn slice(op: &Op<'_>) -> Ruling {
             }
             return Err(mixes_batch("Slice along the batch dimension"));
         };
+        if size == 0 {
+            continue;
+        }
         let size = size as i64;
         let from_start = |v: i64| if v < 0 { v.saturating_add(size) } else { v };
         let count = if step > 0 {

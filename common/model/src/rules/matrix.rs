@@ -1,6 +1,6 @@
 //! Products of matrices.
 
-use super::{Op, Outcome, Ruling, broadcast, malformed};
+use super::{Op, Outcome, Ruling, broadcast, malformed, mixes_batch};
 use crate::dim::{Dim, elements, show};
 
 pub(super) fn gemm(op: &Op<'_>) -> Ruling {
@@ -17,6 +17,9 @@ pub(super) fn gemm(op: &Op<'_>) -> Ruling {
     };
     let (m, k) = pick(&a.dims, op.int("transA", 0) != 0);
     let (k2, n) = pick(&b.dims, op.int("transB", 0) != 0);
+    if k.batch {
+        return Err(mixes_batch("Gemm sums over the batch"));
+    }
     if k != k2 {
         return Err(malformed(format!(
             "Gemm of {} and {}",
@@ -44,6 +47,9 @@ pub(super) fn matmul(op: &Op<'_>) -> Ruling {
         right.push(Dim::ONE);
     }
     let (k, k2) = (left[left.len() - 1], right[right.len() - 2]);
+    if k.batch {
+        return Err(mixes_batch("MatMul sums over the batch"));
+    }
     if k != k2 {
         return Err(malformed(format!(
             "MatMul of {} and {}",

@@ -233,6 +233,7 @@ pub(crate) fn infer(op: &Op<'_>) -> Ruling {
     match op.kind {
         kind if UNARY.contains(&kind) => {
             let x = op.required(0)?;
+            check_axes(op, &x.dims)?;
             let per_element = if matches!(kind, "Clip" | "Relu") { 1 } else { 4 };
             let elements = crate::dim::elements(&x.dims)? as u64;
             Ok(Outcome::one(x.dims.clone(), x.dtype).costing(per_element * elements))
@@ -277,6 +278,36 @@ pub(crate) fn infer(op: &Op<'_>) -> Ruling {
 }
 
 pub(crate) use layout::{expand, reshape};
+
+/// Operators that look along axes must not look along the batch.
+fn check_axes(op: &Op<'_>, dims: &[Dim]) -> Result<(), ModelError> {
+    let rank = dims.len();
+    let looked_along = match op.kind {
+        // Before opset 13 everything from the axis on was one axis.
+        "Softmax" | "LogSoftmax" if op.opset < 13 => axis(op.int("axis", 1), rank)?..rank,
+        "LayerNormalization" => axis(op.int("axis", -1), rank)?..rank,
+        "Softmax" | "LogSoftmax" | "LpNormalization" => {
+            let at = axis(op.int("axis", -1), rank)?;
+            at..at + 1
+        }
+        "CumSum" => {
+            let axes = op.values(1, "the axis")?;
+            let at = axis(
+                *axes.first().ok_or_else(|| malformed("CumSum without an axis"))?,
+                rank,
+            )?;
+            at..at + 1
+        }
+        "LRN" => 1..2.min(rank).max(1),
+        "InstanceNormalization" | "GroupNormalization" => 1.min(rank)..rank,
+        "Trilu" => rank.saturating_sub(2)..rank,
+        _ => 0..0,
+    };
+    if dims.get(looked_along).unwrap_or_default().iter().any(|d| d.batch) {
+        return Err(mixes_batch(format!("{} runs along the batch dimension", op.kind)));
+    }
+    Ok(())
+}
 
 fn broadcast_all(inputs: &[Option<&Fact>]) -> Result<Vec<Dim>, ModelError> {
     let mut out: Vec<Dim> = vec![];

@@ -86,7 +86,12 @@ impl Windows {
 
 fn split<'a>(op: &Op<'_>, dims: &'a [Dim]) -> Result<(Dim, Dim, &'a [Dim]), ModelError> {
     match dims {
-        [batch, channels, space @ ..] if !space.is_empty() => Ok((*batch, *channels, space)),
+        [batch, channels, space @ ..] if !space.is_empty() => {
+            if channels.batch || space.iter().any(|d| d.batch) {
+                return Err(mixes_batch(format!("{} runs along the batch dimension", op.kind)));
+            }
+            Ok((*batch, *channels, space))
+        }
         _ => Err(malformed(format!(
             "{} on a tensor of shape {}",
             op.kind,
@@ -176,6 +181,9 @@ pub(super) fn pad(op: &Op<'_>) -> Ruling {
 pub(super) fn depth_and_space(op: &Op<'_>) -> Ruling {
     let x = op.required(0)?;
     let block = usize::try_from(op.int("blocksize", 1)).unwrap_or(0);
+    if x.dims.iter().skip(1).any(|d| d.batch) {
+        return Err(mixes_batch(format!("{} runs along the batch dimension", op.kind)));
+    }
     match (op.kind, x.dims.as_slice()) {
         ("DepthToSpace", [n, c, h, w]) if block > 0 && block < 1 << 10 && c.coef % (block * block) == 0 => {
             let dims = vec![
