@@ -7,6 +7,7 @@ mod demo;
 mod infer;
 mod model;
 mod output;
+mod plan;
 mod site;
 mod up;
 
@@ -33,6 +34,9 @@ enum Command {
     /// Look into a model, or prove its cut points
     #[command(subcommand)]
     Model(model::Command),
+    /// Hold plans against the rules, and simulate them
+    #[command(subcommand)]
+    Plan(plan::Command),
     /// Make certificates for routers, planners and workers
     #[command(subcommand)]
     Ca(ca::Command),
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Up(arguments) => up::run(arguments),
         Command::Infer(arguments) => infer::run(arguments),
         Command::Model(command) => model::run(command),
+        Command::Plan(command) => plan::run(command),
         Command::Ca(command) => ca::run(command),
     };
     match outcome {

@@ -11,6 +11,8 @@ mod devices;
 mod file;
 mod plan;
 mod profile;
+#[cfg(test)]
+mod tests;
 mod units;
 mod workload;
 

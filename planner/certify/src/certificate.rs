@@ -1,0 +1,89 @@
+//! Whether a plan attains what it must.
+
+use graft_plan::{Nanos, Plan, Profile, Workload};
+use serde::Serialize;
+
+use crate::setup::SetupError;
+use crate::simulation::{Outcome, Tally, simulate};
+
+/// Seeds of the three runs.
+pub const SEEDS: [u64; 3] = [1, 2, 3];
+/// Length of each run's arrivals.
+const LENGTH: Nanos = Nanos::from_millis(120_000);
+/// Part of all requests that must be in time.
+const ALL: f64 = 0.999;
+/// Part of each fragment's requests that must be in time.
+const EACH: f64 = 0.99;
+/// Fragments with fewer requests are judged together, by model.
+const ENOUGH: u64 = 300;
+
+/// What three runs gave.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Certificate {
+    /// Every run attained what it must.
+    pub certified: bool,
+    /// Part of all requests of all runs that were in time.
+    pub attainment: f64,
+    /// The least attainment of a fragment (or of a model's small fragments together) in any run.
+    pub worst_fragment: f64,
+    /// Which that was.
+    pub worst: String,
+    /// Requests of all runs.
+    pub requests: u64,
+    /// Of these, those that were late or dropped.
+    pub late: u64,
+}
+
+/// Runs a plan with three seeds. Certified: in each run 99.9% of all requests, 99% of each fragment's with at least
+/// 300 requests, and 99% of a model's other fragments' together.
+pub fn certify(plan: &Plan, workload: &Workload, profile: &Profile) -> Result<Certificate, SetupError> {
+    let mut all = Tally::default();
+    let mut certified = true;
+    let mut worst = (1.0, String::new());
+    for seed in SEEDS {
+        let outcome = simulate(plan, workload, profile, seed, LENGTH)?;
+        let total = outcome.total();
+        all += total;
+        certified &= total.attainment() >= ALL;
+        for (name, tally) in judged(&outcome, workload) {
+            let attained = tally.attainment();
+            certified &= attained >= EACH;
+            if attained < worst.0 {
+                worst = (attained, name);
+            }
+        }
+    }
+    Ok(Certificate {
+        certified,
+        attainment: all.attainment(),
+        worst_fragment: worst.0,
+        worst: worst.1,
+        requests: all.requests,
+        late: all.requests - all.in_time,
+    })
+}
+
+/// Large fragments by themselves, small ones by model.
+fn judged(outcome: &Outcome, workload: &Workload) -> Vec<(String, Tally)> {
+    let models: std::collections::HashMap<&str, &str> = workload
+        .fragments
+        .iter()
+        .map(|f| (f.id.as_str(), f.model.as_str()))
+        .collect();
+    let mut small: std::collections::BTreeMap<&str, Tally> = std::collections::BTreeMap::new();
+    let mut list = vec![];
+    for (id, tally) in &outcome.fragments {
+        if tally.requests >= ENOUGH {
+            list.push((id.clone(), *tally));
+        } else {
+            let model = models.get(id.as_str()).copied().unwrap_or_default();
+            *small.entry(model).or_default() += *tally;
+        }
+    }
+    list.extend(
+        small
+            .into_iter()
+            .map(|(model, tally)| (format!("small fragments of {model}"), tally)),
+    );
+    list
+}
