@@ -16,7 +16,7 @@ use crate::output::line;
 pub(crate) enum Command {
     /// Print the cut points of a model, and what lies between them
     Inspect(Inspect),
-    /// Run head and tail at every cut point and compare with the whole; and a batch with its rows alone
+    /// Run head and tail at every cut point and compare with the whole; and see whether requests of a batch mix
     Check(Check),
 }
 
@@ -194,7 +194,7 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
         ))?;
     } else {
         line(format_args!(
-            "each row of the batch alone: differs by {mixed:.3e}, {:.1e} of the largest output  {}",
+            "each row with the others exchanged: changes by {mixed:.3e}, {:.1e} of the largest output  {}",
             mixed / top.max(f64::MIN_POSITIVE),
             if rows_hold { "ok" } else { "REQUESTS MIX" }
         ))?;

@@ -6,12 +6,12 @@
 //! dominance every path from input to output goes through that tensor, so the set of cut points does not
 //! depend on which topological order the file uses.
 
+mod lower;
+mod write;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use rten_onnx::onnx::{
-    AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
-    OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
-};
+use rten_onnx::onnx::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
 use crate::cut::{Cut, CutPoint, Segment};
 use crate::dim::{DType, Dim, elements, show};
@@ -340,6 +340,9 @@ impl Walk<'_> {
             _ => {}
         }
 
+        if kind == "LRN" {
+            return self.local_response(&node, index);
+        }
         let ruling = self.ruling(&node, &kind)?;
         let (data, target, outcome) = match ruling {
             Ruled::Folded(small, dtype) => {
@@ -468,54 +471,6 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Constants that are joined to data grow with the batch: a class token, say.
-    fn repeat_constants(&mut self, node: &mut NodeProto, index: usize) -> Result<(), ModelError> {
-        let like = node
-            .input
-            .iter()
-            .find(|n| {
-                self.facts
-                    .get(*n)
-                    .is_some_and(|f| f.is_data() && f.dims.first() == Some(&Dim::BATCH))
-            })
-            .cloned();
-        let Some(like) = like else { return Ok(()) };
-        for (i, name) in node.input.iter_mut().enumerate() {
-            let Some(fact) = self.facts.get(name.as_str()).cloned() else {
-                continue;
-            };
-            if fact.is_data() || fact.dims.first() != Some(&Dim::ONE) {
-                continue;
-            }
-            self.provide(name)?;
-            let names =
-                ["batch", "target", "repeated", "rest"].map(|part| format!("graft:{part}:{index}:{i}"));
-            let [batch, target, repeated, rest] = &names;
-            let others = fact.dims[1..].iter().map(|&d| d.into()).collect();
-            let others = Fact::from_small(Small::list(others), DType::I64);
-            self.facts.insert(rest.clone(), others);
-            self.provide(rest)?;
-            // Only a part of the shape is asked for: rten 0.27 would take a whole shape's symbolic batch
-            // from the model's input, which a run from an inner cut point has not.
-            let helpers = [
-                operator("Shape", &[&like], batch, &[("start", 0), ("end", 1)]),
-                operator("Concat", &[batch, rest], target, &[("axis", 0)]),
-                operator("Expand", &[name.as_str(), target], repeated, &[]),
-            ];
-            for proto in helpers {
-                let made = Fact::data(fact.dims.clone(), fact.dtype);
-                self.facts.insert(proto.output[0].clone(), made);
-                self.kept.push(Kept {
-                    proto,
-                    data: true,
-                    flops: 0,
-                });
-            }
-            *name = repeated.clone();
-        }
-        Ok(())
-    }
-
     /// Sees to it that a constant that was computed here stands in the graph.
     fn provide(&mut self, name: &str) -> Result<(), ModelError> {
         let Some(fact) = self.facts.get(name) else {
@@ -563,7 +518,6 @@ impl Walk<'_> {
         }
         *uses.entry(output).or_default() += 1;
 
-        let weights = Weights::new(&kept, &self.initializers);
         let mut cuts = vec![];
         let mut segments = vec![];
         let mut crossing: BTreeSet<&str> = BTreeSet::from([input]);
@@ -585,7 +539,9 @@ impl Walk<'_> {
                         crossing.remove(name.as_str());
                     }
                 }
-                weights.collect(name, &mut read);
+                if self.facts.get(name).is_some_and(|f| f.origin == Origin::Constant) {
+                    read.insert(name);
+                }
             }
             for name in &node.proto.output {
                 if uses.get(name.as_str()).is_some_and(|&left| left > 0) {
@@ -595,7 +551,7 @@ impl Walk<'_> {
             open.nodes.push(node.proto.op_type.clone().unwrap_or_default());
             open.flops = open.flops.saturating_add(node.flops);
             if self.close(&crossing, &mut cuts)? {
-                open.weights_bytes = weights.bytes(&read);
+                open.weights_bytes = read.iter().map(|name| self.bytes(name)).sum();
                 read.clear();
                 let next = Segment {
                     nodes: vec![],
@@ -623,6 +579,16 @@ impl Walk<'_> {
         })
     }
 
+    /// Bytes of a constant.
+    fn bytes(&self, name: &str) -> u64 {
+        let count = |f: &Fact| {
+            f.dims
+                .iter()
+                .fold(f.dtype.bytes(), |n, d| n.saturating_mul(d.coef)) as u64
+        };
+        self.facts.get(name).map_or(0, count)
+    }
+
     /// Adds a cut point if one tensor crosses here that can be one; says whether it did.
     fn close(&self, crossing: &BTreeSet<&str>, cuts: &mut Vec<Cut>) -> Result<bool, ModelError> {
         let Some(&name) = crossing.first().filter(|_| crossing.len() == 1) else {
@@ -647,128 +613,6 @@ impl Walk<'_> {
             elements: elements(&fact.dims)?,
         });
         Ok(true)
-    }
-
-    /// The graph for engines: every cut point's tensor is an output of it, so that no optimiser fuses it away.
-    fn write(
-        &mut self,
-        input: &str,
-        input_dtype: DType,
-        cuts: &[Cut],
-        nodes: Vec<NodeProto>,
-        opset: i64,
-        ir_version: i64,
-    ) -> ModelProto {
-        let used: BTreeSet<&String> = nodes.iter().flat_map(|n| &n.input).collect();
-        let initializer = used
-            .into_iter()
-            .filter_map(|name| self.initializers.remove(name))
-            .collect();
-        let value = |name: &str, shape: &[usize], dtype: DType| ValueInfoProto {
-            name: Some(name.to_owned()),
-            r#type: Some(TypeProto {
-                tensor_type: Some(TypeProtoTensor {
-                    elem_type: Some(DataType(dtype.to_onnx())),
-                    shape: Some(TensorShapeProto {
-                        dim: std::iter::once(Dimension {
-                            dim_value: None,
-                            dim_param: Some("batch".to_owned()),
-                        })
-                        .chain(shape.iter().map(|&d| Dimension {
-                            dim_value: Some(d as i64),
-                            dim_param: None,
-                        }))
-                        .collect(),
-                    }),
-                }),
-                sequence: None,
-            }),
-        };
-        ModelProto {
-            ir_version: Some(ir_version),
-            opset_import: vec![OperatorSetIdProto {
-                domain: None,
-                version: Some(opset),
-            }],
-            graph: Some(GraphProto {
-                node: nodes,
-                initializer,
-                input: vec![value(input, &cuts[0].shape, input_dtype)],
-                output: cuts[1..]
-                    .iter()
-                    .map(|c| value(&c.tensor, &c.shape, c.dtype))
-                    .collect(),
-                value_info: vec![],
-            }),
-            ..ModelProto::default()
-        }
-    }
-}
-
-fn operator(kind: &str, inputs: &[&str], output: &str, attributes: &[(&str, i64)]) -> NodeProto {
-    NodeProto {
-        name: Some(output.to_owned()),
-        op_type: Some(kind.to_owned()),
-        input: inputs.iter().map(|&i| i.to_owned()).collect(),
-        output: vec![output.to_owned()],
-        attribute: attributes
-            .iter()
-            .map(|&(name, i)| AttributeProto {
-                name: Some(name.to_owned()),
-                i: Some(i),
-                r#type: Some(AttributeType::INT),
-                ..AttributeProto::default()
-            })
-            .collect(),
-        domain: None,
-    }
-}
-
-/// Which initializers stand behind a constant, and how many bytes they have.
-struct Weights<'a> {
-    bytes: HashMap<&'a str, u64>,
-    behind: HashMap<&'a str, BTreeSet<&'a str>>,
-}
-
-impl<'a> Weights<'a> {
-    fn new(kept: &'a [Kept], initializers: &'a HashMap<String, TensorProto>) -> Self {
-        let bytes: HashMap<&str, u64> = initializers
-            .iter()
-            .map(|(name, tensor)| {
-                let dtype = tensor.data_type.and_then(|t| DType::from_onnx(t.0));
-                let count: i64 = tensor.dims.iter().product();
-                (
-                    name.as_str(),
-                    count.max(0) as u64 * dtype.map_or(0, DType::bytes) as u64,
-                )
-            })
-            .collect();
-        let mut weights = Weights {
-            bytes,
-            behind: HashMap::new(),
-        };
-        for node in kept.iter().filter(|n| !n.data) {
-            let mut sources = BTreeSet::new();
-            for name in &node.proto.input {
-                weights.collect(name, &mut sources);
-            }
-            for output in &node.proto.output {
-                weights.behind.insert(output, sources.clone());
-            }
-        }
-        weights
-    }
-
-    fn collect(&self, name: &'a str, into: &mut BTreeSet<&'a str>) {
-        if self.bytes.contains_key(name) {
-            into.insert(name);
-        } else if let Some(sources) = self.behind.get(name) {
-            into.extend(sources);
-        }
-    }
-
-    fn bytes(&self, names: &BTreeSet<&str>) -> u64 {
-        names.iter().filter_map(|n| self.bytes.get(n)).sum()
     }
 }
 

@@ -24,6 +24,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("dense-cnn", dense_cnn()),
         ("vit-baked", vit(Batch::Baked)),
         ("vit-symbolic", vit(Batch::Symbolic)),
+        ("lrn-cnn", lrn_cnn()),
         ("bert", bert()),
         ("mlp", mlp(4, 32)),
     ]
@@ -355,6 +356,33 @@ pub fn dense_cnn() -> Vec<u8> {
     let c = b.weights(&[10], 100);
     let x = b.op_named("Gemm", &[&x, &w, &c], &[Int("transB", 1)], Some("logits"));
     b.finish((DataType::FLOAT, &[3, 16, 16]), Batch::Symbolic, &x)
+}
+
+/// An early classifier: local response normalisation, weights that are filled in by `ConstantOfShape`; opset 9.
+pub fn lrn_cnn() -> Vec<u8> {
+    let mut b = Builder::new(9);
+    let x = b.conv("input", (3, 12), 3, 2, 1);
+    let x = b.op("Relu", &[&x], &[]);
+    let x = b.op(
+        "LRN",
+        &[&x],
+        &[
+            Int("size", 5),
+            Float("alpha", 0.01),
+            Float("beta", 0.75),
+            Float("bias", 1.0),
+        ],
+    );
+    let x = b.conv(&x, (12, 8), 3, 2, 1);
+    let x = b.reshape(&x, Batch::Baked, &[8 * 8 * 8]);
+    let shape = b.ints(&[200, 512]);
+    let w = b.op("ConstantOfShape", &[&shape], &[]);
+    let noise = b.weights(&[200, 512], 512);
+    let w = b.op("Add", &[&w, &noise], &[]);
+    let c = b.weights(&[200], 100);
+    let x = b.op("Gemm", &[&x, &w, &c], &[Int("transB", 1)]);
+    let x = b.op_named("Softmax", &[&x], &[], Some("probabilities"));
+    b.finish((DataType::FLOAT, &[3, 32, 32]), Batch::Baked, &x)
 }
 
 /// A vision transformer with a class token and position embeddings; opset 13.

@@ -16,6 +16,7 @@ fn every_sample_has_its_cut_points() {
         ("dense-cnn", 8),
         ("vit-baked", 16),
         ("vit-symbolic", 16),
+        ("lrn-cnn", 8),
         ("bert", 13),
         ("mlp", 9),
     ];
@@ -227,7 +228,7 @@ proptest! {
 
     #[test]
     fn damaged_models_never_panic(
-        which in 0usize..6,
+        which in 0usize..7,
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut bytes = samples::all().swap_remove(which).1;

@@ -64,8 +64,44 @@ pub fn check_cuts(
     Ok(())
 }
 
-/// Runs a batch, and each of its rows alone: the largest difference, and the largest magnitude of an output.
+/// Runs a batch, and again for each row with all other rows exchanged: how much that row's output changes at
+/// most, and the largest magnitude of an output. Not 0: requests mix.
+///
+/// Both runs have the same size, so that the same arithmetic is done in the same order.
 pub fn check_rows(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    model: &Model,
+    batch: usize,
+) -> Result<(f64, f64), EngineError> {
+    let info = model.info();
+    let Some(all) = info.whole() else {
+        return Ok((0.0, 0.0));
+    };
+    let input = Tensor::pseudo_random(&info.cuts[0], batch, 11);
+    let others = Tensor::pseudo_random(&info.cuts[0], batch, 12);
+    let before = engine.run(partition, info.id, all, input.clone())?;
+    let mut worst = (0.0f64, 0.0f64);
+    for row in 0..batch {
+        let rows: Vec<Tensor> = (0..batch)
+            .filter_map(|i| if i == row { input.row(i) } else { others.row(i) })
+            .collect();
+        let Some(exchanged) = Tensor::join(&rows) else {
+            continue;
+        };
+        let after = engine.run(partition, info.id, all, exchanged)?;
+        let (difference, top) = before
+            .row(row)
+            .zip(after.row(row))
+            .and_then(|(a, b)| a.difference(&b))
+            .unwrap_or((f64::INFINITY, 0.0));
+        worst = (worst.0.max(difference), worst.1.max(top));
+    }
+    Ok(worst)
+}
+
+/// Runs a batch, and each of its rows alone: the largest difference, and the largest magnitude of an output.
+fn check_alone(
     engine: &dyn Engine,
     partition: PartitionId,
     model: &Model,
@@ -139,6 +175,10 @@ pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<
     let (diff, top) = check_rows(engine, partition, model, 3)?;
     if diff > TOLERANCE * top {
         fail("requests of a batch don't mix", format!("{diff} of {top}"));
+    }
+    let (diff, top) = check_alone(engine, partition, model, 3)?;
+    if diff > TOLERANCE * top {
+        fail("a batch equals its rows alone", format!("{diff} of {top}"));
     }
     let joined = Tensor::pseudo_random(&info.cuts[0], 3, 11);
     let together = engine.run(partition, info.id, all, joined.clone())?;

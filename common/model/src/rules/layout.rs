@@ -420,6 +420,24 @@ pub(crate) fn expand(op: &Op<'_>) -> Result<(Vec<i64>, Outcome), ModelError> {
     Ok((new_target, Outcome::one(dims, x.dtype).costing(0)))
 }
 
+/// A constant that is too large to be followed: weights that are filled in rather than stored.
+pub(super) fn constant_of_shape(op: &Op<'_>) -> Ruling {
+    let sizes = op.values(0, "the shape of a constant")?;
+    let dtype = op
+        .tensor_attribute("value")
+        .map_or(DType::F32, |(_, dtype)| dtype);
+    let dims: Vec<Dim> = sizes
+        .iter()
+        .map(|&d| {
+            usize::try_from(d)
+                .map(Dim::fixed)
+                .map_err(|_| malformed("a negative size"))
+        })
+        .collect::<Result<_, _>>()?;
+    product(&dims)?;
+    Ok(Outcome::one(dims, dtype).costing(0))
+}
+
 pub(super) fn tile(op: &Op<'_>) -> Ruling {
     let x = op.required(0)?;
     let repeats = op.values(1, "the number of repeats")?;

@@ -269,6 +269,7 @@ pub(crate) fn infer(op: &Op<'_>) -> Ruling {
         "Reshape" => layout::reshape(op).map(|(_, outcome)| outcome),
         "Expand" => layout::expand(op).map(|(_, outcome)| outcome),
         "Tile" => layout::tile(op),
+        "ConstantOfShape" => layout::constant_of_shape(op),
         kind => Err(ModelError::new(
             ModelErrorKind::UnknownOperator,
             format!("operator {kind} is unknown to Graft"),

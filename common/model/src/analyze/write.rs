@@ -1,0 +1,69 @@
+//! The graph that engines load.
+
+use std::collections::BTreeSet;
+
+use rten_onnx::onnx::{
+    DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+    TypeProtoTensor, ValueInfoProto,
+};
+
+use super::Walk;
+use crate::cut::Cut;
+use crate::dim::DType;
+
+impl Walk<'_> {
+    /// The graph for engines: every cut point's tensor is an output of it, so that no optimiser fuses it away.
+    pub(super) fn write(
+        &mut self,
+        input: &str,
+        input_dtype: DType,
+        cuts: &[Cut],
+        nodes: Vec<NodeProto>,
+        opset: i64,
+        ir_version: i64,
+    ) -> ModelProto {
+        let used: BTreeSet<&String> = nodes.iter().flat_map(|n| &n.input).collect();
+        let initializer = used
+            .into_iter()
+            .filter_map(|name| self.initializers.remove(name))
+            .collect();
+        let value = |name: &str, shape: &[usize], dtype: DType| ValueInfoProto {
+            name: Some(name.to_owned()),
+            r#type: Some(TypeProto {
+                tensor_type: Some(TypeProtoTensor {
+                    elem_type: Some(DataType(dtype.to_onnx())),
+                    shape: Some(TensorShapeProto {
+                        dim: std::iter::once(Dimension {
+                            dim_value: None,
+                            dim_param: Some("batch".to_owned()),
+                        })
+                        .chain(shape.iter().map(|&d| Dimension {
+                            dim_value: Some(d as i64),
+                            dim_param: None,
+                        }))
+                        .collect(),
+                    }),
+                }),
+                sequence: None,
+            }),
+        };
+        ModelProto {
+            ir_version: Some(ir_version),
+            opset_import: vec![OperatorSetIdProto {
+                domain: None,
+                version: Some(opset),
+            }],
+            graph: Some(GraphProto {
+                node: nodes,
+                initializer,
+                input: vec![value(input, &cuts[0].shape, input_dtype)],
+                output: cuts[1..]
+                    .iter()
+                    .map(|c| value(&c.tensor, &c.shape, c.dtype))
+                    .collect(),
+                value_info: vec![],
+            }),
+            ..ModelProto::default()
+        }
+    }
+}
