@@ -385,6 +385,19 @@ pub fn lrn_cnn() -> Vec<u8> {
     b.finish((DataType::FLOAT, &[3, 32, 32]), Batch::Baked, &x)
 }
 
+/// One local response normalisation (alpha 0.3, beta 0.6, bias 1.5) over 7 channels of 2 × 3.
+pub fn lrn(size: i64) -> Vec<u8> {
+    let mut b = Builder::new(13);
+    let parameters = [
+        Int("size", size),
+        Float("alpha", 0.3),
+        Float("beta", 0.6),
+        Float("bias", 1.5),
+    ];
+    let x = b.op("LRN", &["input"], &parameters);
+    b.finish((DataType::FLOAT, &[7, 2, 3]), Batch::Symbolic, &x)
+}
+
 /// A vision transformer with a class token and position embeddings; opset 13.
 pub fn vit(batch: Batch) -> Vec<u8> {
     let (width, patches, tokens) = (32, 16, 17);

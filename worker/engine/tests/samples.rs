@@ -103,3 +103,33 @@ fn cores_that_are_not_there_are_refused() {
         ));
     }
 }
+
+#[test]
+fn local_response_normalisation_is_what_onnx_says() {
+    let (channels, area) = (7i64, 6usize);
+    for size in [1i64, 2, 3, 4, 5, 9] {
+        let model = parse("lrn", &samples::lrn(size));
+        let engine = CpuEngine::new();
+        engine.load(&model).unwrap();
+        let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+        let info = model.info();
+        let input = Tensor::pseudo_random(&info.cuts[0], 1, 5);
+        let x = input.floats().unwrap().to_vec();
+        let output = engine
+            .run(partition, info.id, info.whole().unwrap(), input)
+            .unwrap();
+        for c in 0..channels {
+            for i in 0..area {
+                let (from, to) = ((c - (size - 1) / 2).max(0), (c + size / 2).min(channels - 1));
+                let squares: f32 = (from..=to).map(|k| x[k as usize * area + i].powi(2)).sum();
+                let at = c as usize * area + i;
+                let want = x[at] / (1.5 + 0.3 / size as f32 * squares).powf(0.6);
+                let got = output.floats().unwrap()[at];
+                assert!(
+                    (got - want).abs() < 1e-5,
+                    "size {size}, channel {c}: {got} instead of {want}"
+                );
+            }
+        }
+    }
+}
