@@ -41,6 +41,7 @@ pub(crate) fn fold(op: &Op<'_>) -> Option<(Small, DType)> {
             }
         }
         "Slice" => slice(op)?,
+        "Transpose" => transposed(small(0)?)?,
         "Cast" => {
             let to = DType::from_onnx(i32::try_from(op.int("to", 0)).ok()?)?;
             let mut value = small(0)?.clone();
@@ -228,22 +229,47 @@ fn unsqueezed(value: Small, axes: &[i64]) -> Option<Small> {
     })
 }
 
-/// Slices along the first axis of a list.
+/// Slices along the first axis, forwards or backwards.
 fn slice(op: &Op<'_>) -> Option<Small> {
     let value = op.input(0)?.small.as_ref()?;
     let slices = op.slices()?;
     let [one] = slices.as_slice() else { return None };
-    if value.dims.len() != 1 || one.axis != 0 || one.step <= 0 {
+    if value.dims.is_empty() || one.axis != 0 || one.step == 0 {
         return None;
     }
-    let len = value.dims[0] as i64;
-    let clamp = |v: i64| (if v < 0 { v.saturating_add(len) } else { v }).clamp(0, len);
-    let (start, end, step) = (clamp(one.start), clamp(one.end), one.step);
-    let nums = (start..end)
-        .step_by(usize::try_from(step).ok()?)
-        .map(|i| value.nums[i as usize])
-        .collect();
-    Some(Small::list(nums))
+    let rows = value.dims[0] as i64;
+    let width: usize = value.dims[1..].iter().product();
+    let from_start = |v: i64| if v < 0 { v.saturating_add(rows) } else { v };
+    let (low, high) = if one.step > 0 { (0, rows) } else { (-1, rows - 1) };
+    let (start, end) = (
+        from_start(one.start).clamp(low, high),
+        from_start(one.end).clamp(low, high),
+    );
+    let mut nums = vec![];
+    let mut taken = 0;
+    let mut row = start;
+    while (one.step > 0 && row < end) || (one.step < 0 && row > end) {
+        let at = usize::try_from(row).ok()? * width;
+        nums.extend_from_slice(value.nums.get(at..at + width)?);
+        taken += 1;
+        row = row.checked_add(one.step)?;
+    }
+    let mut dims = value.dims.clone();
+    dims[0] = taken;
+    Some(Small { dims, nums })
+}
+
+/// Turns a matrix.
+fn transposed(value: &Small) -> Option<Small> {
+    let [rows, columns] = value.dims.as_slice() else {
+        return None;
+    };
+    let order = (0..*columns).flat_map(|c| (0..*rows).map(move |r| r * columns + c));
+    let nums = order.map(|i| value.nums.get(i).copied()).collect::<Option<_>>()?;
+    Some(Small {
+        dims: vec![*columns, *rows],
+        nums,
+    })
 }
 
 fn arithmetic(kind: &str, a: Num, b: Num, integer: bool) -> Option<Num> {

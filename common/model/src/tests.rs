@@ -145,6 +145,29 @@ fn a_reshaped_constant_keeps_the_rank_that_was_asked_for() {
 }
 
 #[test]
+fn padding_as_torch_computes_it_is_followed() {
+    // F.pad(x, (1, 2)): pairs from the last dimension on, turned around step by step.
+    let model = small_model(|b| {
+        let (pads, filler) = (b.ints(&[1, 2]), b.ints(&[2]));
+        let zeros = b.op("ConstantOfShape", &[&filler], &[]);
+        let zeros = b.op("Cast", &[&zeros], &[samples::Attr::Int("to", 7)]);
+        let all = b.op("Concat", &[&pads, &zeros], &[samples::Attr::Int("axis", 0)]);
+        let (pairs, minus, least, first) = (b.ints(&[-1, 2]), b.ints(&[-1]), b.ints(&[-100]), b.ints(&[0]));
+        let table = b.op("Reshape", &[&all, &pairs], &[]);
+        let backwards = b.op("Slice", &[&table, &minus, &least, &first, &minus], &[]);
+        let turned = b.op(
+            "Transpose",
+            &[&backwards],
+            &[samples::Attr::Ints("perm", &[1, 0])],
+        );
+        let flat = b.op("Reshape", &[&turned, &minus], &[]);
+        b.op("Pad", &["input", &flat], &[])
+    })
+    .unwrap();
+    assert_eq!(model.info().cuts[1].shape, [7]);
+}
+
+#[test]
 fn a_missing_file_says_what_to_do() {
     let error = Model::read(Path::new("/nowhere/m.onnx"), &ReadOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ModelErrorKind::Io);
