@@ -34,9 +34,8 @@ enum Command {
     /// Look into a model, or prove its cut points
     #[command(subcommand)]
     Model(model::Command),
-    /// Hold plans against the rules, and simulate them
-    #[command(subcommand)]
-    Plan(plan::Command),
+    /// Make plans, hold them against the rules, simulate them
+    Plan(plan::Arguments),
     /// Make certificates for routers, planners and workers
     #[command(subcommand)]
     Ca(ca::Command),
@@ -55,7 +54,7 @@ fn main() -> ExitCode {
         Command::Up(arguments) => up::run(arguments),
         Command::Infer(arguments) => infer::run(arguments),
         Command::Model(command) => model::run(command),
-        Command::Plan(command) => plan::run(command),
+        Command::Plan(arguments) => plan::run(arguments),
         Command::Ca(command) => ca::run(command),
     };
     match outcome {

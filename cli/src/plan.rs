@@ -1,14 +1,59 @@
-//! `graft plan`: whether a plan keeps the rules, and what it would attain.
+//! `graft plan`: makes plans, says whether they keep the rules, and what they would attain.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
 use graft_certify::{Certificate, certify};
-use graft_plan::{Broken, Devices, FormatFile, Plan, Profile, Workload};
+use graft_plan::{Broken, Devices, Epoch, FormatFile, Plan, Profile, Workload};
+use graft_planner_core::{Lacks, Options, Problem, plan};
 use serde_json::json;
 
 use crate::Verdict;
 use crate::output::line;
+
+/// Make a plan, or check one.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    make: Option<Make>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Make {
+    /// What must be served (workload.json)
+    #[arg(long, value_name = "FILE")]
+    workload: PathBuf,
+    /// What stages cost (profiles.json)
+    #[arg(long, value_name = "FILE")]
+    profiles: PathBuf,
+    /// What there is to run on (devices.json)
+    #[arg(long, value_name = "FILE")]
+    devices: PathBuf,
+    /// How to plan
+    #[arg(long, value_enum, default_value_t = Algorithm::Simple)]
+    algorithm: Algorithm,
+    /// Don't run the reference simulation
+    #[arg(long)]
+    no_certify: bool,
+    /// The plan as JSON on standard output, instead of a summary
+    #[arg(long)]
+    json: bool,
+    /// Write the plan to a file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Algorithm {
+    /// Equal fragments merged, one re-partition point a model, first fit on devices
+    Simple,
+    /// The same without re-partition points
+    SimpleApart,
+}
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -39,10 +84,78 @@ pub(crate) struct Check {
     json: bool,
 }
 
-pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
-    match command {
-        Command::Check(arguments) => check(&arguments),
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
+    match (arguments.command, arguments.make) {
+        (Some(Command::Check(arguments)), _) => check(&arguments),
+        (None, Some(make)) => self::make(&make),
+        (None, None) => {
+            anyhow::bail!("give --workload, --profiles and --devices, or a subcommand: see --help")
+        }
     }
+}
+
+fn make(arguments: &Make) -> anyhow::Result<Verdict> {
+    let problem = Problem {
+        workload: Workload::read(&arguments.workload)?,
+        profile: Profile::read(&arguments.profiles)?,
+        devices: Devices::read(&arguments.devices)?,
+        lacks: Lacks::new(),
+    };
+    let options = Options {
+        realign: matches!(arguments.algorithm, Algorithm::Simple),
+    };
+    let plan = plan(&problem, Epoch(1), options);
+    let Problem {
+        workload,
+        profile,
+        devices,
+        ..
+    } = &problem;
+    let broken = plan.check(workload, profile, devices);
+    anyhow::ensure!(
+        broken.is_empty(),
+        "the plan breaks its own rules, which is a bug: {}",
+        broken[0]
+    );
+    let certificate = (!arguments.no_certify)
+        .then(|| certify(&plan, workload, profile))
+        .transpose()?;
+    if let Some(file) = &arguments.out {
+        std::fs::write(file, plan.to_json()?).with_context(|| file.display().to_string())?;
+    }
+    if arguments.json {
+        line(plan.to_json()?)?;
+    } else {
+        line(format_args!(
+            "cost {} on {} partitions with {} stages; {} fragments routed, {} infeasible{}",
+            plan.total_share,
+            plan.partitions.len(),
+            plan.stages.len(),
+            plan.routes.len(),
+            plan.infeasible.len(),
+            if plan.capacity_exhausted {
+                " (the devices ran out)"
+            } else {
+                ""
+            }
+        ))?;
+        if let Some(certificate) = &certificate {
+            line(summary(certificate))?;
+        }
+    }
+    let certified = certificate.is_none_or(|c| c.certified);
+    Ok(if certified { Verdict::Yes } else { Verdict::No })
+}
+
+fn summary(c: &Certificate) -> String {
+    format!(
+        "{}: {:.4}% of {} requests in time, worst {:.3}% ({})",
+        if c.certified { "certified" } else { "NOT certified" },
+        c.attainment * 100.0,
+        c.requests,
+        c.worst_fragment * 100.0,
+        c.worst
+    )
 }
 
 fn check(arguments: &Check) -> anyhow::Result<Verdict> {
@@ -104,13 +217,6 @@ fn print_text(
     match certificate {
         None if arguments.simulate => line("not simulated: it is not valid"),
         None => Ok(()),
-        Some(c) => line(format_args!(
-            "{}: {:.4}% of {} requests in time, worst {:.3}% ({})",
-            if c.certified { "certified" } else { "NOT certified" },
-            c.attainment * 100.0,
-            c.requests,
-            c.worst_fragment * 100.0,
-            c.worst
-        )),
+        Some(c) => line(summary(c)),
     }
 }
