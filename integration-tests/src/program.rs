@@ -60,12 +60,18 @@ pub struct Program {
 impl Program {
     /// Starts a server program with its configuration; its log goes to `log`.
     pub fn start(name: &'static str, config: &Path, log: &Path) -> Self {
+        Self::start_with(name, &[], config, log)
+    }
+
+    /// The same, with arguments before the configuration: `graft up`.
+    pub fn start_with(name: &'static str, before: &[&str], config: &Path, log: &Path) -> Self {
         let file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .expect("the log can be written");
         let child = Command::new(programs().join(name))
+            .args(before)
             .arg("--config")
             .arg(config)
             .stdin(Stdio::null())

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
-use graft_integration_tests::{Site, http, until};
+use graft_integration_tests::{Program, Site, free_tcp_port, free_udp_port, http, models, until};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -205,4 +205,33 @@ fn standard_clients_are_served_and_garbage_disturbs_nobody() {
         "{metrics}"
     );
     assert!(metrics.contains("status=\"ok\""), "{metrics}");
+}
+
+#[test]
+fn a_small_site_runs_in_one_process_and_keeps_its_authority() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (quic, address) = (free_udp_port(), free_tcp_port());
+    let file = |name: &str| folder.path().join(name);
+    let config = format!(
+        "models = {:?}\nstate = {:?}\nlisten = \"{quic}\"\nhttp = \"{address}\"\nbatches = [1]\n",
+        models(),
+        file("state")
+    );
+    std::fs::write(file("up.toml"), config).expect("written");
+    let mut authority = None;
+    for _ in 0..2 {
+        let mut up = Program::start_with("graft", &["up"], &file("up.toml"), &file("up.log"));
+        until("the site is ready", PATIENCE, || {
+            http::get(address, "/readyz").is_some_and(|r| r.0 == 200)
+        });
+        let path = "/v2/models/efficientnet-lite0/infer";
+        let (status, body) = http::post(address, path, &[], &infer_body(3000)).expect("an answer");
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+        let certificate = std::fs::read(file("state/ca.pem")).expect("an authority");
+        assert_eq!(authority.get_or_insert(certificate.clone()), &certificate);
+        up.terminate();
+        let status = up.wait(Duration::from_secs(15)).expect("it ends");
+        let log = std::fs::read_to_string(file("up.log")).unwrap_or_default();
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
 }
