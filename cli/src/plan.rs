@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use graft_certify::{Certificate, certify};
 use graft_plan::{Broken, Devices, Epoch, FormatFile, Plan, Profile, Workload};
-use graft_planner_core::{Lacks, Options, Problem, plan};
+use graft_planner_core::{Lacks, Options, Problem, plan, plan_accepted};
 use serde_json::json;
 
 use crate::Verdict;
@@ -36,7 +36,7 @@ pub(crate) struct Make {
     /// How to plan
     #[arg(long, value_enum, default_value_t = Algorithm::Simple)]
     algorithm: Algorithm,
-    /// Don't run the reference simulation
+    /// Don't tighten the plan until the reference simulation certifies it
     #[arg(long)]
     no_certify: bool,
     /// The plan as JSON on standard output, instead of a summary
@@ -104,22 +104,23 @@ fn make(arguments: &Make) -> anyhow::Result<Verdict> {
     let options = Options {
         realign: matches!(arguments.algorithm, Algorithm::Simple),
     };
-    let plan = plan(&problem, Epoch(1), options);
     let Problem {
         workload,
         profile,
         devices,
         ..
     } = &problem;
+    let (plan, certificate) = if arguments.no_certify {
+        (plan(&problem, Epoch(1), options), None)
+    } else {
+        certified(&problem, options)?
+    };
     let broken = plan.check(workload, profile, devices);
     anyhow::ensure!(
         broken.is_empty(),
         "the plan breaks its own rules, which is a bug: {}",
         broken[0]
     );
-    let certificate = (!arguments.no_certify)
-        .then(|| certify(&plan, workload, profile))
-        .transpose()?;
     if let Some(file) = &arguments.out {
         std::fs::write(file, plan.to_json()?).with_context(|| file.display().to_string())?;
     }
@@ -145,6 +146,29 @@ fn make(arguments: &Make) -> anyhow::Result<Verdict> {
     }
     let certified = certificate.is_none_or(|c| c.certified);
     Ok(if certified { Verdict::Yes } else { Verdict::No })
+}
+
+/// The cheapest plan that the simulation certifies; where it certifies none, the first with what it attains.
+fn certified(problem: &Problem, options: Options) -> anyhow::Result<(Plan, Option<Certificate>)> {
+    let Problem {
+        workload, profile, ..
+    } = problem;
+    let mut outcome = Ok(None);
+    let accepted = plan_accepted(problem, Epoch(1), options, |candidate| {
+        outcome = certify(candidate, workload, profile).map(Some);
+        // A plan that can't be simulated ends the search with its error.
+        outcome
+            .as_ref()
+            .map_or(true, |c| c.as_ref().is_some_and(|c| c.certified))
+    });
+    match accepted {
+        Some(plan) => Ok((plan, outcome?)),
+        None => {
+            let plan = plan(problem, Epoch(1), options);
+            let certificate = certify(&plan, workload, profile)?;
+            Ok((plan, Some(certificate)))
+        }
+    }
 }
 
 fn summary(c: &Certificate) -> String {

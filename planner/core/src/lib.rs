@@ -5,6 +5,7 @@
 //!
 //! Plain functions and state machines: time comes in as a value, nothing is sent or stored from here.
 
+mod certified;
 mod group;
 mod mix;
 mod replan;
@@ -12,6 +13,7 @@ mod simple;
 #[cfg(test)]
 mod tests;
 
+pub use certified::plan_accepted;
 pub use mix::{Observation, ObservedMix};
 pub use replan::{Cause, Replanner};
 pub use simple::{Carried, Lacks, Options, Problem, plan, plan_what_fits, share_alone};

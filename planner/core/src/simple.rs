@@ -210,20 +210,22 @@ fn last_cut(model: &str, profile: &Profile) -> Option<CutPoint> {
 }
 
 fn is_feasible(fragment: &Fragment, profile: &Profile) -> bool {
-    let Some(last) = last_cut(&fragment.model, profile) else {
-        return false;
-    };
+    least_alone_ms(fragment, profile).is_some_and(|ms| ms <= fragment.budget_ms)
+}
+
+/// What a fragment takes at least, alone and uncut, with its hop, in milliseconds; 0 at the last cut point.
+/// `None`: the profile knows nothing of it.
+pub(crate) fn least_alone_ms(fragment: &Fragment, profile: &Profile) -> Option<f64> {
+    let last = last_cut(&fragment.model, profile)?;
     if fragment.partition_point == last {
-        return true;
+        return Some(0.0);
     }
-    let Some(range) = StageRange::new(fragment.partition_point, last) else {
-        return false;
-    };
-    profile.shares.iter().any(|&share| {
-        profile
-            .latency(&fragment.model, range, 1, share, 0.0)
-            .is_ok_and(|t| nanos_to_ms(t) + profile.hop_ms <= fragment.budget_ms)
-    })
+    let range = StageRange::new(fragment.partition_point, last)?;
+    let times = profile.shares.iter().filter_map(|&share| {
+        let time = profile.latency(&fragment.model, range, 1, share, 0.0).ok()?;
+        Some(nanos_to_ms(time) + profile.hop_ms)
+    });
+    times.min_by(f64::total_cmp)
 }
 
 fn by_model<'a>(fragments: impl IntoIterator<Item = &'a Fragment>) -> BTreeMap<&'a str, Vec<&'a Fragment>> {

@@ -7,7 +7,8 @@ use graft_plan::{
 use proptest::prelude::*;
 
 use crate::{
-    Cause, Observation, ObservedMix, Options, Problem, Replanner, plan, plan_what_fits, share_alone,
+    Cause, Observation, ObservedMix, Options, Problem, Replanner, plan, plan_accepted, plan_what_fits,
+    share_alone,
 };
 
 /// A model of `segments` segments of `ms` each on one core; more cores divide the time, batches cost half a request more.
@@ -187,6 +188,27 @@ fn a_device_that_lacks_a_model_is_not_planned_for_it() {
             .clone()
     };
     assert_eq!((host("a"), host("b")), ("w0".to_owned(), "w1".to_owned()));
+}
+
+#[test]
+fn the_cheapest_plan_that_is_accepted_is_taken() {
+    let problem = problem(
+        vec![fragment(0, "a", 0, 50.0, 60.0), fragment(1, "a", 4, 80.0, 50.0)],
+        20,
+    );
+    let options = Options::default();
+    let mut asked = vec![];
+    let none = plan_accepted(&problem, Epoch(1), options, |plan| {
+        asked.push(plan.total_share);
+        assert_eq!(broken(&problem, plan), Vec::<String>::new());
+        false
+    });
+    assert!(
+        none.is_none() && asked.len() > 2 && asked.is_sorted(),
+        "{asked:?}"
+    );
+    let dearer = plan_accepted(&problem, Epoch(1), options, |plan| plan.total_share > asked[0]).unwrap();
+    assert!(dearer.total_share > asked[0]);
 }
 
 #[test]
