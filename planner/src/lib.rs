@@ -10,8 +10,10 @@ mod config;
 mod planner;
 mod rollout;
 mod store;
+mod threads;
 
 pub use actor::{Snapshot, View};
 pub use config::{Config, Settings};
 pub use planner::Planner;
 pub use store::{Kept, Store, StoreError};
+pub use threads::Threads;

@@ -55,3 +55,68 @@ impl Arrivals {
         self.at_ns.round() as u64
     }
 }
+
+/// Arrivals that are drawn at a time, about: few enough to stay in a cache.
+const WINDOW: f64 = 1000.0;
+
+/// The arrivals of many processes in the order of time, then of the processes.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    /// Each with its next arrival.
+    processes: Vec<(Arrivals, u64)>,
+    /// Of the current window, ascending.
+    drawn: Vec<(u64, u32)>,
+    at: usize,
+    /// Where the current window ends.
+    until: u64,
+    width: u64,
+    end: u64,
+}
+
+impl Merged {
+    /// Arrivals before `end`; `rate_rps` is that of all processes.
+    pub fn new(processes: Vec<Arrivals>, rate_rps: f64, end: u64) -> Self {
+        let with_first = |mut process: Arrivals| {
+            let first = process.next();
+            (process, first)
+        };
+        let mut merged = Merged {
+            processes: processes.into_iter().map(with_first).collect(),
+            drawn: vec![],
+            at: 0,
+            until: 0,
+            // No process at all: one window.
+            width: (WINDOW / rate_rps.max(f64::MIN_POSITIVE) * 1e9).max(1.0) as u64,
+            end,
+        };
+        merged.draw();
+        merged
+    }
+
+    /// The next arrival and its process.
+    pub fn peek(&self) -> Option<(u64, u32)> {
+        self.drawn.get(self.at).copied()
+    }
+
+    pub fn advance(&mut self) {
+        self.at += 1;
+        if self.at >= self.drawn.len() {
+            self.draw();
+        }
+    }
+
+    fn draw(&mut self) {
+        self.drawn.clear();
+        self.at = 0;
+        while self.drawn.is_empty() && self.until < self.end {
+            self.until = self.until.saturating_add(self.width).min(self.end);
+            for (i, (process, next)) in self.processes.iter_mut().enumerate() {
+                while *next < self.until {
+                    self.drawn.push((*next, i as u32));
+                    *next = process.next();
+                }
+            }
+        }
+        self.drawn.sort_unstable();
+    }
+}

@@ -3,8 +3,9 @@
 use graft_plan::{Nanos, Plan, Profile, Workload};
 use serde::Serialize;
 
-use crate::setup::SetupError;
-use crate::simulation::{Outcome, Tally, simulate};
+use crate::crew::Crew;
+use crate::setup::{Setup, SetupError};
+use crate::simulation::{Outcome, Tally};
 
 /// Seeds of the three runs.
 pub const SEEDS: [u64; 3] = [1, 2, 3];
@@ -36,12 +37,17 @@ pub struct Certificate {
 
 /// Runs a plan with three seeds. Certified: in each run 99.9% of all requests, 99% of each fragment's with at least
 /// 300 requests, and 99% of a model's other fragments' together.
-pub fn certify(plan: &Plan, workload: &Workload, profile: &Profile) -> Result<Certificate, SetupError> {
+pub fn certify(
+    plan: &Plan,
+    workload: &Workload,
+    profile: &Profile,
+    crew: &dyn Crew,
+) -> Result<Certificate, SetupError> {
+    let setup = Setup::new(plan, workload, profile)?;
     let mut all = Tally::default();
     let mut certified = true;
     let mut worst = (1.0, String::new());
-    for seed in SEEDS {
-        let outcome = simulate(plan, workload, profile, seed, LENGTH)?;
+    for outcome in setup.outcomes(&SEEDS, LENGTH, crew) {
         let total = outcome.total();
         all += total;
         certified &= total.attainment() >= ALL;

@@ -4,15 +4,20 @@
 //! plan must have; [`simulate`] runs it once. Both drive `graft-worker-core`'s scheduler, the code that the
 //! workers run, in virtual time. The same plan, workload, profile and seed give the same outcome.
 //!
-//! It knows no clock, file or thread, and changes no plan.
+//! It knows no clock, file or thread (a [`Crew`] brings threads, and changes nothing but the time it takes), and
+//! changes no plan.
 
 mod arrivals;
 mod certificate;
+mod crew;
+mod part;
 mod setup;
 mod simulation;
 #[cfg(test)]
 mod tests;
 
 pub use certificate::{Certificate, SEEDS, certify};
+pub use crew::{Alone, Crew, gathered};
+pub use part::{Journey, Part, PartOutcome, Place, Step};
 pub use setup::SetupError;
 pub use simulation::{Outcome, Tally, simulate};

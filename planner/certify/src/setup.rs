@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use graft_plan::{Nanos, Plan, Profile, Workload, ms_to_nanos};
 use graft_worker_core::{Admission, Limits, PartitionSpec, SpecError, StageIndex};
 
+use crate::part::{Journey, Part, Place, Step};
+
 /// A plan that can't be simulated. [`Plan::check`] says more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
@@ -21,47 +23,11 @@ pub enum SetupError {
     },
 }
 
-/// Where a stage runs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    /// Place in the part's list of partitions.
-    pub partition: u32,
-    pub stage: StageIndex,
-}
-
-/// One stage of a route.
-#[derive(Debug, Clone)]
-pub(crate) struct Step {
-    /// In the plan's order.
-    pub places: Vec<Place>,
-    /// Local deadlines and hops of the stages after it.
-    pub later_deadlines: Nanos,
-    /// What the request needs at least from here on, this stage included.
-    pub least: Nanos,
-}
-
-/// One fragment on its way through its stages.
-#[derive(Debug, Clone)]
-pub(crate) struct Journey {
-    /// The fragment's place in the outcome.
-    pub fragment: usize,
-    pub id: String,
-    pub rate_rps: f64,
-    pub budget: Nanos,
-    pub steps: Vec<Step>,
-}
-
-/// Partitions and routes that have nothing to do with any others.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Part {
-    pub partitions: Vec<PartitionSpec>,
-    pub journeys: Vec<Journey>,
-}
-
 /// A plan laid out.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    pub parts: Vec<Part>,
+    /// Each with the places of its journeys' fragments in `fragments`.
+    pub parts: Vec<(Part, Vec<usize>)>,
     pub hop: Nanos,
     /// Ids of the routed fragments that owe something, in order.
     pub fragments: Vec<String>,
@@ -110,11 +76,11 @@ impl Setup {
         }
 
         let hop = ms_to_nanos(profile.hop_ms);
-        let mut parts: BTreeMap<usize, Part> = BTreeMap::new();
+        let mut parts: BTreeMap<usize, (Part, Vec<usize>)> = BTreeMap::new();
         let mut numbers = vec![0u32; plan.partitions.len()];
         for (p, partition) in plan.partitions.iter().enumerate() {
             let spec = PartitionSpec::of_plan(plan, partition, profile, Limits::default(), Admission::Off)?;
-            let part = parts.entry(groups.root(p)).or_default();
+            let (part, _) = parts.entry(groups.root(p)).or_default();
             numbers[p] = u32::try_from(part.partitions.len()).unwrap_or(u32::MAX);
             part.partitions.push(spec);
         }
@@ -159,12 +125,12 @@ impl Setup {
                 later_least = least + hop;
             }
             steps.reverse();
-            let Some(part) = group.and_then(|g| parts.get_mut(&g)) else {
+            let Some((part, fragments)) = group.and_then(|g| parts.get_mut(&g)) else {
                 nothing_owed.push((route.fragment.clone(), fragment.rate_rps));
                 continue;
             };
+            fragments.push(ids.len());
             part.journeys.push(Journey {
-                fragment: ids.len(),
                 id: route.fragment.clone(),
                 rate_rps: fragment.rate_rps,
                 budget: ms_to_nanos(fragment.budget_ms),

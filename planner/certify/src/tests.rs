@@ -7,7 +7,7 @@ use graft_plan::{
 };
 use proptest::prelude::*;
 
-use crate::{Outcome, certify, simulate};
+use crate::{Alone, Outcome, certify, simulate};
 
 /// One model of four segments of 1 ms at any batch.
 fn profile() -> Profile {
@@ -125,10 +125,10 @@ fn nothing_is_owed_at_the_last_cut_point() {
 #[test]
 fn a_plan_with_room_is_certified_and_an_overloaded_one_is_not() {
     let light = workload(vec![fragment("x", 0, 60.0, 20.0), fragment("y", 2, 60.0, 20.0)]);
-    let good = certify(&aligned(&light, 8), &light, &profile()).unwrap();
+    let good = certify(&aligned(&light, 8), &light, &profile(), &Alone).unwrap();
     assert!(good.certified && good.requests > 10_000, "{good:?}");
     let heavy = workload(vec![fragment("x", 0, 8.0, 900.0)]);
-    let bad = certify(&aligned(&heavy, 1), &heavy, &profile()).unwrap();
+    let bad = certify(&aligned(&heavy, 1), &heavy, &profile(), &Alone).unwrap();
     assert!(!bad.certified && bad.attainment < 0.9 && bad.late > 0, "{bad:?}");
 }
 

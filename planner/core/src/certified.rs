@@ -2,7 +2,8 @@
 
 use graft_plan::{Epoch, Fragment, Plan};
 
-use crate::simple::{Options, Problem, least_alone_ms, plan};
+use crate::problem::Problem;
+use crate::simple::{Options, least_alone_ms, plan};
 
 /// Parts of their budgets that fragments are planned with.
 const MARGINS: [f64; 5] = [1.0, 0.85, 0.7, 0.55, 0.4];

@@ -5,15 +5,32 @@
 //!
 //! Plain functions and state machines: time comes in as a value, nothing is sent or stored from here.
 
+mod baseline;
+mod bound;
+mod cell;
 mod certified;
+mod costs;
+mod demand;
+mod dice;
+mod draft;
+mod fill;
+mod graft;
 mod group;
+mod judge;
+mod merge;
 mod mix;
+mod problem;
 mod replan;
+mod search;
 mod simple;
 #[cfg(test)]
 mod tests;
 
+pub use baseline::{Baseline, plan_baseline};
+pub use bound::lower_bound;
 pub use certified::plan_accepted;
+pub use graft::{GraftOptions, Progress, Test, plan_graft};
 pub use mix::{Observation, ObservedMix};
+pub use problem::{Lacks, Problem};
 pub use replan::{Cause, Replanner};
-pub use simple::{Carried, Lacks, Options, Problem, plan, plan_what_fits, share_alone};
+pub use simple::{Carried, Options, plan, plan_what_fits, share_alone};

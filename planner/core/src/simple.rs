@@ -3,45 +3,15 @@
 //! For each model it joins all fragments at the latest of their partition points; where that makes one late
 //! they stay apart. Models share a partition as long as its load allows, by earliest deadline.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use graft_model::{CutPoint, StageRange};
 use graft_plan::{
-    Device, Devices, Epoch, Fragment, Order, Partition, Plan, Profile, Route, Share, Stage, Workload,
-    nanos_to_ms,
+    Device, Epoch, Fragment, Order, Partition, Plan, Profile, Route, Share, Stage, Workload, nanos_to_ms,
 };
 
 use crate::group::{Class, Ground, GroupDraft, classes, draft, quantum_ms};
-
-/// Models that devices lack: (device, model).
-pub type Lacks = BTreeSet<(String, String)>;
-
-/// What is to be planned.
-#[derive(Debug, Clone)]
-pub struct Problem {
-    /// What must be served.
-    pub workload: Workload,
-    /// What it costs.
-    pub profile: Profile,
-    /// What there is.
-    pub devices: Devices,
-    /// Devices are not planned for models that they lack.
-    pub lacks: Lacks,
-}
-
-impl Problem {
-    fn has(&self, device: &str, model: &str) -> bool {
-        !self.lacks.contains(&(device.to_owned(), model.to_owned()))
-    }
-
-    /// Some device can take all of these models.
-    fn some_device_has<'a>(&self, models: impl Iterator<Item = &'a str> + Clone) -> bool {
-        self.devices
-            .devices
-            .iter()
-            .any(|d| models.clone().all(|m| self.has(&d.id, m)))
-    }
-}
+use crate::problem::Problem;
 
 /// A plan, and the load that it carries.
 #[derive(Debug, Clone)]
@@ -204,6 +174,15 @@ pub fn share_alone(workload: &Workload, profile: &Profile) -> u64 {
         .sum()
 }
 
+/// Some device can take all of these models.
+fn some_device_has<'a>(problem: &Problem, models: impl Iterator<Item = &'a str> + Clone) -> bool {
+    problem
+        .devices
+        .devices
+        .iter()
+        .any(|d| models.clone().all(|m| problem.has(&d.id, m)))
+}
+
 fn last_cut(model: &str, profile: &Profile) -> Option<CutPoint> {
     let segments = profile.models.get(model)?.segments.len();
     Some(CutPoint(u16::try_from(segments).ok()?))
@@ -304,7 +283,7 @@ fn lay_out<'a>(
                 && bin.copies == 1
                 && bin.share == group.share
                 && bin.load + group.load <= 1.0
-                && problem.some_device_has(models)
+                && some_device_has(problem, models)
         };
         match bins.iter_mut().find(joinable) {
             Some(bin) => {

@@ -11,6 +11,7 @@
 mod queue;
 mod scheduler;
 mod spec;
+mod stage_set;
 #[cfg(test)]
 mod tests;
 

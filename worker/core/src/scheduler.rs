@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::queue::{Place, Queue, Request, RequestId};
 use crate::spec::{Admission, PartitionSpec, StageIndex};
+use crate::stage_set::StageSet;
 
 /// A batch's number, unique over a scheduler's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +97,8 @@ enum Whereabouts {
 pub struct Scheduler {
     spec: PartitionSpec,
     queues: Vec<Queue>,
+    /// Stages whose queues hold something: few of many, as a rule.
+    waiting: StageSet,
     queued: usize,
     /// Requests of each stage that wait, run or are set aside.
     present: Vec<usize>,
@@ -114,6 +117,7 @@ impl Scheduler {
     pub fn new(spec: PartitionSpec) -> Self {
         Scheduler {
             queues: spec.stages.iter().map(|_| Queue::default()).collect(),
+            waiting: StageSet::new(spec.stages.len()),
             present: vec![0; spec.stages.len()],
             spec,
             queued: 0,
@@ -166,6 +170,7 @@ impl Scheduler {
         };
         self.next_seq += 1;
         queue.push(place, request);
+        self.waiting.insert(stage.index());
         self.queued += 1;
         self.present[stage.index()] += 1;
         self.whereabouts
@@ -178,9 +183,11 @@ impl Scheduler {
         match self.whereabouts.remove(&id) {
             None => Cancelled::Unknown,
             Some(Whereabouts::Waiting(stage, place)) => {
-                if self.queues[stage.index()].remove(place).is_some() {
+                let queue = &mut self.queues[stage.index()];
+                if queue.remove(place).is_some() {
                     self.queued -= 1;
                     self.present[stage.index()] -= 1;
+                    self.waiting.keep(stage.index(), queue.len() > 0);
                 }
                 Cancelled::Waiting
             }
@@ -271,6 +278,7 @@ impl Scheduler {
                 self.whereabouts.remove(&request.id);
                 gone.push(request.id);
             }
+            self.waiting.keep(stage, false);
         }
         for batch in std::mem::take(&mut self.set_aside) {
             gone.extend(self.release(batch));
@@ -294,13 +302,17 @@ impl Scheduler {
     }
 
     fn drop_late(&mut self, now: Nanos, dropped: &mut Vec<RequestId>) {
-        for (stage, queue) in self.queues.iter_mut().enumerate() {
-            while queue.front().is_some_and(|r| r.latest_start < now) {
-                let Some(request) = queue.pop() else { break };
-                self.queued -= 1;
-                self.present[stage] -= 1;
-                self.whereabouts.remove(&request.id);
-                dropped.push(request.id);
+        for word in 0..self.waiting.words() {
+            for stage in self.waiting.in_word(word) {
+                let queue = &mut self.queues[stage];
+                while queue.front().is_some_and(|r| r.latest_start < now) {
+                    let Some(request) = queue.pop() else { break };
+                    self.queued -= 1;
+                    self.present[stage] -= 1;
+                    self.whereabouts.remove(&request.id);
+                    dropped.push(request.id);
+                }
+                self.waiting.keep(stage, queue.len() > 0);
             }
         }
     }
@@ -310,9 +322,9 @@ impl Scheduler {
         let aside = self.set_aside.iter().enumerate().min_by_key(|(i, b)| (b.key, *i));
         let aside = aside.map(|(i, b)| (b.key, i));
         let may_start = self.set_aside.len() < self.spec.limits.set_aside_batches.max(1);
-        let fronts = self.queues.iter().enumerate();
+        let fronts = (0..self.waiting.words()).flat_map(|w| self.waiting.in_word(w));
         let queue = fronts
-            .filter_map(|(stage, q)| q.front().map(|r| (r.key, stage)))
+            .filter_map(|stage| self.queues[stage].front().map(|r| (r.key, stage)))
             .min()
             .filter(|_| may_start || self.spec.admission == Admission::Off);
         match (aside, queue) {
@@ -358,6 +370,7 @@ impl Scheduler {
             self.whereabouts.insert(request.id, Whereabouts::InBatch(id));
             requests.push(request.id);
         }
+        self.waiting.keep(stage, self.queues[stage].len() > 0);
         Batch {
             id,
             stage: StageIndex(stage as u16),

@@ -1,0 +1,108 @@
+//! `graft plan check`: says whether a plan keeps the rules, and what it would attain.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use graft_certify::{Certificate, certify};
+use graft_plan::{Broken, Devices, FormatFile, Plan, Profile, Workload};
+use graft_planner::Threads;
+use serde_json::json;
+
+use crate::Verdict;
+use crate::output::line;
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// What must be served (workload.json)
+    #[arg(long, value_name = "FILE")]
+    workload: PathBuf,
+    /// What stages cost (profiles.json)
+    #[arg(long, value_name = "FILE")]
+    profiles: PathBuf,
+    /// What there is to run on (devices.json)
+    #[arg(long, value_name = "FILE")]
+    devices: PathBuf,
+    /// The plan (plan.json)
+    #[arg(long, value_name = "FILE")]
+    plan: PathBuf,
+    /// Run the reference simulation, with three seeds of 120 s each
+    #[arg(long)]
+    simulate: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn summary(c: &Certificate) -> String {
+    format!(
+        "{}: {:.4}% of {} requests in time, worst {:.3}% ({})",
+        if c.certified { "certified" } else { "NOT certified" },
+        c.attainment * 100.0,
+        c.requests,
+        c.worst_fragment * 100.0,
+        c.worst
+    )
+}
+
+pub(super) fn check(arguments: &Check) -> anyhow::Result<Verdict> {
+    let workload = Workload::read(&arguments.workload)?;
+    let profile = Profile::read(&arguments.profiles)?;
+    let devices = Devices::read(&arguments.devices)?;
+    let plan = Plan::read(&arguments.plan)?;
+    let broken = plan.check(&workload, &profile, &devices);
+    // A plan that breaks the rules has nothing to be certified.
+    let certificate = (arguments.simulate && broken.is_empty())
+        .then(|| certify(&plan, &workload, &profile, &Threads::of_machine()))
+        .transpose()?;
+    if arguments.json {
+        line(as_json(&plan, &broken, certificate.as_ref()))?;
+    } else {
+        print_text(arguments, &plan, &broken, certificate.as_ref())?;
+    }
+    let certified = !arguments.simulate || certificate.is_some_and(|c| c.certified);
+    Ok(if broken.is_empty() && certified {
+        Verdict::Yes
+    } else {
+        Verdict::No
+    })
+}
+
+fn as_json(plan: &Plan, broken: &[Broken], certificate: Option<&Certificate>) -> serde_json::Value {
+    let mut object = json!({ "valid": broken.is_empty(), "broken": broken, "cost": plan.total_share });
+    if let Some(c) = certificate {
+        object["certified"] = c.certified.into();
+        object["attainment"] = c.attainment.into();
+        object["worst_fragment"] = c.worst_fragment.into();
+        object["worst"] = c.worst.clone().into();
+        object["requests"] = c.requests.into();
+        object["late"] = c.late.into();
+    } else {
+        object["certified"] = serde_json::Value::Null;
+    }
+    object
+}
+
+fn print_text(
+    arguments: &Check,
+    plan: &Plan,
+    broken: &[Broken],
+    certificate: Option<&Certificate>,
+) -> anyhow::Result<()> {
+    for rule in broken {
+        line(rule)?;
+    }
+    let shown = arguments.plan.display();
+    if broken.is_empty() {
+        line(format_args!("{shown} is valid; it costs {}", plan.total_share))?;
+    } else {
+        line(format_args!(
+            "{shown} is NOT valid: {} rules broken",
+            broken.len()
+        ))?;
+    }
+    match certificate {
+        None if arguments.simulate => line("not simulated: it is not valid"),
+        None => Ok(()),
+        Some(c) => line(summary(c)),
+    }
+}

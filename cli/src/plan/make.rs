@@ -1,0 +1,178 @@
+//! Makes a plan.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use graft_certify::{Certificate, certify};
+use graft_plan::{Devices, Epoch, FormatFile, Plan, Profile, Workload};
+use graft_planner::Threads;
+use graft_planner_core::{
+    Baseline, GraftOptions, Lacks, Problem, Progress, lower_bound, plan_baseline, plan_graft,
+};
+
+use super::check::summary;
+use crate::Verdict;
+use crate::output::line;
+
+#[derive(Debug, Args)]
+pub(crate) struct Make {
+    /// What must be served (workload.json)
+    #[arg(long, value_name = "FILE")]
+    workload: PathBuf,
+    /// What stages cost (profiles.json)
+    #[arg(long, value_name = "FILE")]
+    profiles: PathBuf,
+    /// What there is to run on (devices.json)
+    #[arg(long, value_name = "FILE")]
+    devices: PathBuf,
+    /// How to plan
+    #[arg(long, value_enum, default_value_t = Algorithm::Graft)]
+    algorithm: Algorithm,
+    /// How long to look for cheaper plans, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 5000, conflicts_with = "moves")]
+    effort: u64,
+    /// How many moves to make instead: the same number gives the same plan, byte for byte
+    #[arg(long, value_name = "N")]
+    moves: Option<u64>,
+    /// Don't run the reference simulation on the plan
+    #[arg(long)]
+    no_certify: bool,
+    /// The plan as JSON on standard output, instead of a summary
+    #[arg(long)]
+    json: bool,
+    /// Write the plan to a file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Algorithm {
+    /// Merge, group, re-align, pack by deadline, with the simulation in the search
+    Graft,
+    /// Groups of about five, one re-partition point a group, one stage a partition
+    Paper,
+    /// Merge, pack into duty cycles
+    Nexus,
+    /// Each fragment on a share of its own
+    Gslice,
+    /// The same after merging
+    #[value(name = "gslice+")]
+    GslicePlus,
+    /// Each model on whole devices
+    Static,
+    /// Graft without re-partition points
+    GraftNoRealign,
+    /// Graft with runs that are not cut
+    GraftNoCuts,
+    /// Graft with duty cycles instead of deadlines
+    GraftNoEdf,
+}
+
+impl Algorithm {
+    /// Makes a plan; `go_on` is asked before each move.
+    pub(crate) fn plan(
+        self,
+        problem: &Problem,
+        epoch: Epoch,
+        go_on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Plan {
+        let crew = Threads::of_machine();
+        let all = GraftOptions::default();
+        let baseline = |b| plan_baseline(problem, epoch, b, &crew);
+        let options = match self {
+            Algorithm::Static => return baseline(Baseline::Static),
+            Algorithm::Gslice => return baseline(Baseline::Gslice),
+            Algorithm::GslicePlus => return baseline(Baseline::GslicePlus),
+            Algorithm::Paper => return baseline(Baseline::Paper),
+            Algorithm::Nexus => return baseline(Baseline::Nexus),
+            Algorithm::Graft => all,
+            Algorithm::GraftNoRealign => GraftOptions {
+                realign: false,
+                ..all
+            },
+            Algorithm::GraftNoCuts => GraftOptions { cuts: false, ..all },
+            Algorithm::GraftNoEdf => GraftOptions { edf: false, ..all },
+        };
+        plan_graft(problem, epoch, options, &crew, go_on)
+    }
+}
+
+pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
+    let problem = Problem {
+        workload: Workload::read(&arguments.workload)?,
+        profile: Profile::read(&arguments.profiles)?,
+        devices: Devices::read(&arguments.devices)?,
+        lacks: Lacks::new(),
+    };
+    let Problem {
+        workload,
+        profile,
+        devices,
+        ..
+    } = &problem;
+    let start = Instant::now();
+    let effort = Duration::from_millis(arguments.effort);
+    let mut moves = 0;
+    let plan = arguments.algorithm.plan(&problem, Epoch(1), &mut |progress| {
+        moves = progress.moves;
+        match arguments.moves {
+            Some(most) => progress.moves < most,
+            None => start.elapsed() < effort,
+        }
+    });
+    let took = start.elapsed();
+    let broken = plan.check(workload, profile, devices);
+    anyhow::ensure!(
+        broken.is_empty(),
+        "the plan breaks its own rules, which is a bug: {}",
+        broken[0]
+    );
+    let certificate = (!arguments.no_certify)
+        .then(|| certify(&plan, workload, profile, &Threads::of_machine()))
+        .transpose()?;
+    if let Some(file) = &arguments.out {
+        std::fs::write(file, plan.to_json()?).with_context(|| file.display().to_string())?;
+    }
+    if arguments.json {
+        line(plan.to_json()?)?;
+    } else {
+        describe(&plan, &problem, certificate.as_ref(), took, moves)?;
+    }
+    let certified = certificate.is_none_or(|c| c.certified);
+    Ok(if certified { Verdict::Yes } else { Verdict::No })
+}
+
+fn describe(
+    plan: &Plan,
+    problem: &Problem,
+    certificate: Option<&Certificate>,
+    took: Duration,
+    moves: u64,
+) -> anyhow::Result<()> {
+    let bound = lower_bound(problem);
+    let gap = if bound > 0 {
+        (plan.total_share as f64 / bound as f64 - 1.0) * 100.0
+    } else {
+        0.0
+    };
+    line(format_args!(
+        "cost {} on {} partitions with {} stages; no plan costs less than {bound}: {gap:.0}% above that",
+        plan.total_share,
+        plan.partitions.len(),
+        plan.stages.len(),
+    ))?;
+    line(format_args!(
+        "{} fragments routed, {} infeasible{}; {moves} moves in {:.1} s",
+        plan.routes.len(),
+        plan.infeasible.len(),
+        if plan.capacity_exhausted {
+            " (the devices ran out)"
+        } else {
+            ""
+        },
+        took.as_secs_f64()
+    ))?;
+    certificate.map_or(Ok(()), |c| line(summary(c)))
+}

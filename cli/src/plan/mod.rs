@@ -1,0 +1,35 @@
+//! `graft plan`: makes plans, says whether they keep the rules, and what they would attain.
+
+mod check;
+mod make;
+
+use clap::{Args, Subcommand};
+
+use crate::Verdict;
+
+/// Make a plan, or check one.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    make: Option<make::Make>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Hold a plan against the rules, and simulate it if asked to
+    Check(check::Check),
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
+    match (arguments.command, arguments.make) {
+        (Some(Command::Check(arguments)), _) => check::check(&arguments),
+        (None, Some(arguments)) => make::make(&arguments),
+        (None, None) => {
+            anyhow::bail!("give --workload, --profiles and --devices, or a subcommand: see --help")
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What Graft is compared with, each as strong as the simulation lets it be.
+//!
+//! A baseline keeps its own structure; within it, shares, copies, batch limits and margins are the cheapest with
+//! which the simulation finds its parts in time.
+
+mod nexus;
+mod paper;
+mod slices;
+
+use graft_plan::{Epoch, Plan};
+
+use crate::costs::Costs;
+use crate::draft::Draft;
+use crate::graft::thorough;
+use crate::judge::Simulated;
+use crate::merge::{MergeOptions, Sorted, merge};
+use crate::problem::Problem;
+use graft_certify::Crew;
+
+/// Which baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baseline {
+    /// Each model on whole devices of its own; only equal fragments batch.
+    Static,
+    /// Each fragment alone on a share of its own, with adaptive batches. After: Dhakal, Kulkarni and Ramakrishnan,
+    /// "GSLICE: controlled spatial sharing of GPUs for a scalable inference platform", 2020.
+    Gslice,
+    /// The same, after fragments with the same partition point and like budgets were merged.
+    GslicePlus,
+    /// Merge, group about five similar ones, one re-partition point a group, one stage a partition. After: Wu,
+    /// Wang, Jin and Liu, "Graft: efficient inference serving for hybrid deep learning with SLO guarantees via DNN
+    /// re-alignment", 2024.
+    Paper,
+    /// Merge, pack into duty cycles, no re-alignment. After: Shen et al., "Nexus: a GPU cluster engine for
+    /// accelerating DNN-based video analysis", 2019.
+    Nexus,
+}
+
+impl Baseline {
+    /// Its name on the command line and in plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Baseline::Static => "static",
+            Baseline::Gslice => "gslice",
+            Baseline::GslicePlus => "gslice+",
+            Baseline::Paper => "paper",
+            Baseline::Nexus => "nexus",
+        }
+    }
+}
+
+/// Largest budgets of merged fragments over their smallest, that baselines choose from.
+const RATIOS: [f64; 6] = [1.0, 1.2, 1.5, 2.0, 4.0, f64::INFINITY];
+
+/// What a baseline works with: the problem with fragments merged its way.
+struct Ground<'a, 'p> {
+    problem: &'p Problem,
+    costs: &'a Costs<'p>,
+    sorted: Sorted,
+    judge: Simulated<'p>,
+    crew: &'a dyn Crew,
+}
+
+/// A draft of a part, and the merged fragments that it can't serve as often in time as it must.
+struct Drafted {
+    draft: Draft,
+    hopeless: Vec<usize>,
+}
+
+/// A baseline's cheapest plan whose parts the simulation finds in time.
+pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: &dyn Crew) -> Plan {
+    let costs = Costs::new(&problem.profile);
+    let merged = |budget_ratio: f64| Ground {
+        problem,
+        costs: &costs,
+        sorted: merge(
+            &problem.workload,
+            &costs,
+            MergeOptions {
+                budget_ratio,
+                most_work: f64::INFINITY,
+            },
+        ),
+        judge: thorough(problem),
+        crew,
+    };
+    let apart = || Ground {
+        sorted: merge(
+            &problem.workload,
+            &costs,
+            MergeOptions {
+                budget_ratio: 1.0,
+                most_work: 0.0,
+            },
+        ),
+        ..merged(1.0)
+    };
+    let ways: Vec<(Ground<'_, '_>, Drafted)> = match baseline {
+        Baseline::Static => vec![with(merged(f64::INFINITY), slices::whole_devices)],
+        Baseline::Gslice => vec![with(apart(), slices::each_alone)],
+        Baseline::GslicePlus => RATIOS
+            .iter()
+            .map(|&r| with(merged(r), slices::each_alone))
+            .collect(),
+        Baseline::Paper => RATIOS.iter().map(|&r| with(merged(r), paper::groups)).collect(),
+        Baseline::Nexus => RATIOS
+            .iter()
+            .map(|&r| with(merged(r), nexus::duty_cycles))
+            .collect(),
+    };
+    let cheapest = ways
+        .into_iter()
+        .min_by_key(|(g, d)| (d.hopeless.len(), d.draft.cost(g.costs), d.draft.partitions.len()));
+    let Some((ground, drafted)) = cheapest else {
+        return Plan::empty(baseline.name(), epoch);
+    };
+    let mut plan = drafted
+        .draft
+        .placed(baseline.name(), epoch, problem, &costs, &ground.sorted);
+    crate::graft::leave_out(&mut plan, &drafted.hopeless, problem, &ground.sorted);
+    plan
+}
+
+fn with<'a, 'p>(
+    ground: Ground<'a, 'p>,
+    way: impl Fn(&Ground<'a, 'p>) -> Drafted,
+) -> (Ground<'a, 'p>, Drafted) {
+    let drafted = way(&ground);
+    (ground, drafted)
+}

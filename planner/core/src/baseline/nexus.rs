@@ -1,0 +1,320 @@
+//! Duty cycles: merged fragments share a partition in turns.
+
+use graft_plan::Order;
+
+use super::{Drafted, Ground};
+use crate::cell::{Laid, StageDraft};
+use crate::draft::Draft;
+use crate::judge::Judge;
+use graft_certify::gathered;
+
+/// Parts of the time budget that a turn and a run may take together, to begin with: above 1 counts on turns being
+/// shorter than their worst.
+const MARGINS: [f64; 6] = [2.5, 2.0, 1.5, 1.2, 1.0, 0.8];
+/// What is added to the headroom.
+const EXTRA: [f64; 4] = [0.0, 0.1, 0.25, 0.5];
+/// Members of a cycle that does not stand get so much less time, and so much more capacity.
+const TIGHTER: f64 = 0.8;
+const MORE: f64 = 0.1;
+/// Times that a packing is made tighter where it does not stand.
+const REPAIRS: usize = 16;
+
+/// What one merged fragment is planned with.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    margin: f64,
+    extra: f64,
+    /// Place of its smallest share.
+    share: usize,
+}
+
+/// The cheapest packing into duty cycles that stands, over margins, headrooms and shares.
+pub(super) fn duty_cycles(ground: &Ground<'_, '_>) -> Drafted {
+    let shares = ground.problem.profile.shares.len().min(SHARES);
+    let terms = |i: usize| Terms {
+        margin: MARGINS[i % MARGINS.len()],
+        extra: EXTRA[i / MARGINS.len() % EXTRA.len()],
+        share: i / MARGINS.len() / EXTRA.len(),
+    };
+    let mut packings: Vec<(u64, usize)> = (0..MARGINS.len() * EXTRA.len() * shares)
+        .map(|i| {
+            (
+                cost(&pack(ground, &vec![terms(i); ground.sorted.merged.len()]), ground),
+                i,
+            )
+        })
+        .collect();
+    packings.sort_unstable();
+    let mut best: Option<(usize, u64, Vec<Laid>, Vec<usize>)> = None;
+    // Repairs only add: what is dear before them can't become the cheapest.
+    for (before, i) in packings {
+        if best.as_ref().is_some_and(|b| b.0 == 0 && before >= b.1) {
+            break;
+        }
+        let below = best.as_ref().map_or(u64::MAX, |b| b.1);
+        let Some((cells, hopeless)) = repaired(ground, terms(i), below) else {
+            continue;
+        };
+        let cost = cost(&cells, ground);
+        if best.as_ref().is_none_or(|b| (hopeless.len(), cost) < (b.0, b.1)) {
+            best = Some((hopeless.len(), cost, cells, hopeless));
+        }
+    }
+    match best {
+        Some((_, _, cells, hopeless)) => Drafted {
+            draft: Draft::of_cells(&cells),
+            hopeless,
+        },
+        None => Drafted {
+            draft: Draft::default(),
+            hopeless: (0..ground.sorted.merged.len()).collect(),
+        },
+    }
+}
+
+fn cost(cells: &[Laid], ground: &Ground<'_, '_>) -> u64 {
+    let each = cells.iter();
+    each.map(|l| u64::from(ground.costs.share(l.share).0) * l.copies as u64)
+        .sum()
+}
+
+/// A packing whose members get tighter terms where it does not stand, until it does. `None`: it stands nowhere
+/// below a cost.
+fn repaired(ground: &Ground<'_, '_>, start: Terms, below: u64) -> Option<(Vec<Laid>, Vec<usize>)> {
+    let merged = &ground.sorted.merged;
+    let mut terms = vec![start; merged.len()];
+    let mut stood: Vec<Laid> = vec![];
+    for repair in 0..REPAIRS {
+        let cells = pack(ground, &terms);
+        if cost(&cells, ground) >= below {
+            return None;
+        }
+        let fresh: Vec<&Laid> = cells.iter().filter(|l| !stood.contains(l)).collect();
+        let verdicts = gathered(ground.crew, fresh.len(), |i| {
+            ground
+                .judge
+                .judge(&Draft::of_cells([fresh[i]]), merged, ground.costs)
+                .accepted
+        });
+        let mut failed = false;
+        let mut now_stood: Vec<Laid> = cells.iter().filter(|l| stood.contains(l)).cloned().collect();
+        for (laid, stands) in fresh.into_iter().zip(verdicts) {
+            if stands {
+                now_stood.push(laid.clone());
+                continue;
+            }
+            failed = true;
+            for (unit, _) in &laid.routes {
+                let terms = &mut terms[*unit];
+                terms.margin *= TIGHTER;
+                terms.extra += MORE;
+                // One that is alone needs a larger share.
+                let grow = laid.routes.len() == 1 || repair > REPAIRS / 2;
+                terms.share = (laid.share + usize::from(grow)).min(ground.problem.profile.shares.len() - 1);
+            }
+        }
+        stood = now_stood;
+        if !failed {
+            let served: Vec<usize> = cells
+                .iter()
+                .flat_map(|l| l.routes.iter().map(|(u, _)| *u))
+                .collect();
+            return Some((cells, (0..merged.len()).filter(|u| !served.contains(u)).collect()));
+        }
+    }
+    // Those that never stand are left out.
+    let served: Vec<usize> = stood
+        .iter()
+        .flat_map(|l| l.routes.iter().map(|(u, _)| *u))
+        .collect();
+    Some((stood, (0..merged.len()).filter(|u| !served.contains(u)).collect()))
+}
+
+/// Shares that packings start from; a merged fragment that needs a larger one gets it.
+const SHARES: usize = 6;
+
+/// A merged fragment as Nexus sees it.
+struct Session {
+    unit: usize,
+    share: usize,
+    /// Place of its batch in the profile.
+    batch: usize,
+    /// Copies that it fills alone.
+    full: usize,
+    /// Part of a partition that is left.
+    part: f64,
+    /// Time in which its batch comes together.
+    gather_ms: f64,
+}
+
+/// A partition that is shared in turns.
+struct Turns {
+    share: usize,
+    cycle_ms: f64,
+    /// Merged fragments, and the places of their batches.
+    members: Vec<(usize, usize)>,
+}
+
+/// Squishy bin packing: full partitions first, then what is left into duty cycles, longest cycles first.
+fn pack(ground: &Ground<'_, '_>, terms: &[Terms]) -> Vec<Laid> {
+    let mut sessions: Vec<Session> = (0..terms.len())
+        .filter_map(|unit| session(unit, terms[unit], ground))
+        .collect();
+    sessions.sort_by(|a, b| {
+        let longer = b.gather_ms.total_cmp(&a.gather_ms);
+        b.share.cmp(&a.share).then(longer).then(a.unit.cmp(&b.unit))
+    });
+    let mut cells: Vec<Laid> = vec![];
+    let mut shared: Vec<Turns> = vec![];
+    for session in &sessions {
+        if session.full > 0 || session.part > 0.999 {
+            let copies = session.full + usize::from(session.part > 1e-9);
+            cells.extend(laid(
+                ground,
+                &[(session.unit, session.batch)],
+                session.share,
+                copies,
+            ));
+        } else if !shared
+            .iter_mut()
+            .any(|turns| squeezed(turns, session, terms, ground))
+        {
+            shared.push(Turns {
+                share: session.share,
+                cycle_ms: session.gather_ms,
+                members: vec![(session.unit, session.batch)],
+            });
+        }
+    }
+    cells.extend(shared.iter().filter_map(|t| laid(ground, &t.members, t.share, 1)));
+    cells
+}
+
+/// Requests per millisecond that are planned for.
+fn planned_rate(unit: usize, terms: Terms, ground: &Ground<'_, '_>) -> f64 {
+    let headroom = 1.0 + ground.problem.workload.headroom + terms.extra;
+    ground.sorted.merged[unit].rate_rps * headroom / 1e3
+}
+
+fn planned_budget(unit: usize, terms: Terms, ground: &Ground<'_, '_>) -> f64 {
+    (ground.sorted.merged[unit].budget_ms - ground.costs.profile.hop_ms) * terms.margin
+}
+
+fn run_ms(unit: usize, batch: usize, share: usize, ground: &Ground<'_, '_>) -> Option<f64> {
+    let m = &ground.sorted.merged[unit];
+    let range = ground.costs.rest(m.model, m.point)?;
+    Some(ground.costs.uncut_ms(m.model, range, batch, share))
+}
+
+fn session(unit: usize, terms: Terms, ground: &Ground<'_, '_>) -> Option<Session> {
+    let batches = &ground.costs.profile.batches;
+    let share = ground.sorted.merged[unit].least_share.max(terms.share);
+    let times: Vec<f64> = (0..batches.len())
+        .map(|b| run_ms(unit, b, share, ground))
+        .collect::<Option<_>>()?;
+    let budget = planned_budget(unit, terms, ground);
+    // The largest batch that, run again and again, is in time at its worst.
+    let batch = (0..batches.len())
+        .rev()
+        .find(|&b| 2.0 * times[b] <= budget)
+        .unwrap_or(0);
+    let rate = planned_rate(unit, terms, ground);
+    let load = rate * times[batch] / f64::from(batches[batch]);
+    let full = load.floor();
+    // What is left gathers in a smaller batch, if need be, so that gathering and running are in time.
+    let rest = (load - full) / load.max(1e-12) * rate;
+    let gathers = |b: usize| f64::from(batches[b]) / rest.max(1e-12);
+    let batch = (0..=batch)
+        .rev()
+        .find(|&b| gathers(b) + times[b] <= budget)
+        .unwrap_or(0);
+    Some(Session {
+        unit,
+        share,
+        batch,
+        full: full as usize,
+        part: rest * times[batch] / f64::from(batches[batch]),
+        gather_ms: gathers(batch).min((budget - times[batch]).max(times[0])),
+    })
+}
+
+/// Takes a session into a partition's turns, if all are in time then. The cycle is squeezed to the session's, if
+/// that is shorter, and batches shrink with it.
+fn squeezed(turns: &mut Turns, session: &Session, terms: &[Terms], ground: &Ground<'_, '_>) -> bool {
+    if turns.share < session.share {
+        return false;
+    }
+    let batches = &ground.costs.profile.batches;
+    let cycle_ms = turns.cycle_ms.min(session.gather_ms);
+    let units = turns.members.iter().map(|(u, _)| *u).chain([session.unit]);
+    let mut taken = 0.0;
+    let mut members = vec![];
+    for unit in units {
+        let need = planned_rate(unit, terms[unit], ground) * cycle_ms;
+        let Some(batch) = batches.iter().position(|&b| f64::from(b) >= need - 1e-9) else {
+            return false;
+        };
+        let Some(time) = run_ms(unit, batch, turns.share, ground) else {
+            return false;
+        };
+        taken += time;
+        if taken > cycle_ms || cycle_ms + time > planned_budget(unit, terms[unit], ground) {
+            return false;
+        }
+        members.push((unit, batch));
+    }
+    (turns.cycle_ms, turns.members) = (cycle_ms, members);
+    true
+}
+
+/// A cycle's partition, or copies of it.
+fn laid(ground: &Ground<'_, '_>, members: &[(usize, usize)], share: usize, copies: usize) -> Option<Laid> {
+    let (costs, merged) = (ground.costs, &ground.sorted.merged);
+    let batches = &costs.profile.batches;
+    let mut laid = Laid {
+        share,
+        copies,
+        order: Order::Cycle,
+        quantum_ms: 0.0,
+        stages: vec![],
+        routes: vec![],
+        load: 0.0,
+    };
+    for &(unit, batch) in members {
+        let m = &merged[unit];
+        laid.routes.push((unit, vec![laid.stages.len()]));
+        laid.stages.push(StageDraft {
+            model: m.model,
+            range: costs.rest(m.model, m.point)?,
+            batch,
+            rate_rps: m.rate_rps,
+            deadline_ms: m.budget_ms - costs.profile.hop_ms,
+        });
+    }
+    // The rule of loads holds for what it runs, whatever its cycle: batches grow until it does, then copies.
+    let headroom = 1.0 + ground.problem.workload.headroom;
+    let load = |s: &StageDraft, b: usize| {
+        let time = costs.uncut_ms(s.model, s.range, b, share) / f64::from(batches[b]);
+        s.rate_rps * headroom * time / 1e3
+    };
+    let gain = |s: &StageDraft| match batches.get(s.batch + 1) {
+        Some(_) => load(s, s.batch) - load(s, s.batch + 1),
+        None => 0.0,
+    };
+    loop {
+        let all: f64 = laid.stages.iter().map(|s| load(s, s.batch)).sum();
+        laid.load = all / laid.copies as f64;
+        if laid.load <= 1.0 {
+            return Some(laid);
+        }
+        let best = laid
+            .stages
+            .iter_mut()
+            .max_by(|a, b| gain(a).total_cmp(&gain(b)))?;
+        if gain(best) > 0.0 {
+            best.batch += 1;
+        } else {
+            laid.copies += 1;
+        }
+    }
+}

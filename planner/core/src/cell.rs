@@ -1,0 +1,224 @@
+//! A cell: a partition (or equal copies of it) with the groups that it serves, and the stages that follow.
+
+use graft_model::{CutPoint, StageRange};
+use graft_plan::Order;
+
+use crate::costs::{Costs, ModelIndex};
+use crate::merge::Merged;
+
+/// Merged fragments of one model that are served by the same cell, and where they join.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Group {
+    pub model: ModelIndex,
+    /// Re-partition points, ascending; empty: everyone runs to the end apart.
+    pub joins: Vec<CutPoint>,
+    /// Places in the list of merged fragments.
+    pub units: Vec<usize>,
+}
+
+/// A partition's content before it has a device.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Cell {
+    /// Place of its share in the profile.
+    pub share: usize,
+    /// Equal partitions that split its load.
+    pub copies: usize,
+    pub order: Order,
+    pub quantum_ms: f64,
+    pub groups: Vec<Group>,
+}
+
+impl Cell {
+    pub fn units(&self) -> impl Iterator<Item = usize> + '_ {
+        self.groups.iter().flat_map(|g| g.units.iter().copied())
+    }
+
+    /// What it costs.
+    pub fn cost(&self, costs: &Costs<'_>) -> u64 {
+        u64::from(costs.share(self.share).0) * self.copies as u64
+    }
+}
+
+/// A stage before it has an id.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StageDraft {
+    pub model: ModelIndex,
+    pub range: StageRange,
+    /// Place of its batch limit in the profile.
+    pub batch: usize,
+    pub rate_rps: f64,
+    pub deadline_ms: f64,
+}
+
+/// A cell's stages.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Laid {
+    pub share: usize,
+    pub copies: usize,
+    pub order: Order,
+    pub quantum_ms: f64,
+    pub stages: Vec<StageDraft>,
+    /// For each merged fragment its stages' places, in order.
+    pub routes: Vec<(usize, Vec<usize>)>,
+    /// Seconds of work a second of one copy, headroom included.
+    pub load: f64,
+}
+
+/// How batch limits are chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct BatchRule {
+    /// A full batch takes at most this part of its stage's loosest budget ...
+    pub of_loosest: f64,
+    /// ... or of its tightest.
+    pub of_tightest: f64,
+    /// No chunk of a full batch takes more than so many quanta, unless one of a single request does.
+    pub chunk: f64,
+}
+
+impl Default for BatchRule {
+    fn default() -> Self {
+        BatchRule {
+            of_loosest: 0.25,
+            of_tightest: 0.5,
+            chunk: 1.5,
+        }
+    }
+}
+
+/// The chain of ranges from a partition point to the end, over the re-partition points behind it.
+fn chain(point: CutPoint, joins: &[CutPoint], last: CutPoint) -> Vec<StageRange> {
+    let stops = joins
+        .iter()
+        .copied()
+        .filter(|&q| q > point && q < last)
+        .chain([last]);
+    let mut from = point;
+    let mut ranges = vec![];
+    for to in stops {
+        ranges.extend(StageRange::new(from, to));
+        from = to;
+    }
+    ranges
+}
+
+/// The stages of a cell: ranges, local deadlines, batch limits, load.
+///
+/// `None`: some merged fragment can't be in time, or the cell is overloaded.
+pub(crate) fn lay(
+    cell: &Cell,
+    merged: &[Merged],
+    costs: &Costs<'_>,
+    headroom: f64,
+    batches: BatchRule,
+) -> Option<Laid> {
+    let mut laid = Laid {
+        share: cell.share,
+        copies: cell.copies,
+        order: cell.order,
+        quantum_ms: cell.quantum_ms,
+        stages: vec![],
+        routes: vec![],
+        load: 0.0,
+    };
+    for group in &cell.groups {
+        lay_group(group, cell, merged, costs, &mut laid, batches)?;
+    }
+    for stage in &laid.stages {
+        let time = costs
+            .run(stage.model, stage.range, stage.batch, cell.share, laid.quantum_ms)
+            .total_ms;
+        let batch = f64::from(costs.profile.batches[stage.batch]);
+        laid.load += stage.rate_rps / cell.copies as f64 * (1.0 + headroom) * time / batch / 1e3;
+    }
+    (laid.load <= 1.0).then_some(laid)
+}
+
+fn lay_group(
+    group: &Group,
+    cell: &Cell,
+    merged: &[Merged],
+    costs: &Costs<'_>,
+    laid: &mut Laid,
+    batches: BatchRule,
+) -> Option<()> {
+    let hop = costs.profile.hop_ms;
+    let last = costs.last(group.model);
+    let first = laid.stages.len();
+    let mut alone: Vec<f64> = vec![];
+    // Budgets of those that run a stage: tightest, loosest.
+    let mut budgets: Vec<(f64, f64)> = vec![];
+    // The part of what a stage takes alone that each user's budget would give it.
+    let mut stretch: Vec<f64> = vec![];
+    let mut chains: Vec<(usize, Vec<usize>)> = vec![];
+    for &unit in &group.units {
+        let m = &merged[unit];
+        let mut stages = vec![];
+        for range in chain(m.point, &group.joins, last) {
+            let found = laid.stages[first..].iter().position(|s| s.range == range);
+            let at = found.map_or(laid.stages.len(), |i| first + i);
+            if found.is_none() {
+                laid.stages.push(StageDraft {
+                    model: group.model,
+                    range,
+                    batch: 0,
+                    rate_rps: 0.0,
+                    deadline_ms: f64::INFINITY,
+                });
+                alone.push(
+                    costs
+                        .run(group.model, range, 0, cell.share, laid.quantum_ms)
+                        .total_ms,
+                );
+                budgets.push((f64::INFINITY, 0.0));
+                stretch.push(f64::INFINITY);
+            }
+            laid.stages[at].rate_rps += m.rate_rps;
+            stages.push(at);
+        }
+        let needed: f64 = stages.iter().map(|s| alone[s - first]).sum();
+        let budget = m.budget_ms - hop * stages.len() as f64;
+        if needed > budget {
+            return None;
+        }
+        for s in &stages {
+            let (stretch, budgets) = (&mut stretch[s - first], &mut budgets[s - first]);
+            *stretch = stretch.min(budget / needed.max(1e-9));
+            *budgets = (budgets.0.min(m.budget_ms), budgets.1.max(m.budget_ms));
+        }
+        chains.push((unit, stages));
+    }
+    // Later stages take their part of the tightest budget; a first stage takes what they leave.
+    let followers: Vec<usize> = chains.iter().flat_map(|(_, c)| c[1..].iter().copied()).collect();
+    for s in followers {
+        laid.stages[s].deadline_ms = alone[s - first] * stretch[s - first];
+    }
+    for (unit, stages) in &chains {
+        let later: f64 = stages[1..].iter().map(|&s| laid.stages[s].deadline_ms).sum();
+        let left = merged[*unit].budget_ms - hop * stages.len() as f64 - later;
+        let stage = &mut laid.stages[stages[0]];
+        stage.deadline_ms = stage.deadline_ms.min(left);
+    }
+    for (i, stage) in laid.stages[first..].iter_mut().enumerate() {
+        let most = (budgets[i].0 * batches.of_tightest).max(budgets[i].1 * batches.of_loosest);
+        let mut each = alone[i];
+        // A long chunk would keep others waiting.
+        let longest = costs
+            .run(stage.model, stage.range, 0, cell.share, laid.quantum_ms)
+            .chunk_ms;
+        let longest = if laid.quantum_ms > 0.0 {
+            longest.max(laid.quantum_ms * batches.chunk)
+        } else {
+            f64::INFINITY
+        };
+        for (b, &n) in costs.profile.batches.iter().enumerate().skip(1) {
+            let run = costs.run(stage.model, stage.range, b, cell.share, laid.quantum_ms);
+            let time = run.total_ms;
+            if run.chunk_ms <= longest && time <= most && time / f64::from(n) <= each {
+                stage.batch = b;
+                each = time / f64::from(n);
+            }
+        }
+    }
+    laid.routes.extend(chains);
+    Some(())
+}

@@ -1,0 +1,162 @@
+//! A profile by numbers: what ranges of layers take, and where they are cheapest.
+
+use graft_model::{CutPoint, StageRange};
+use graft_plan::{Profile, Share, nanos_to_ms};
+
+/// A model's place in the profile, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ModelIndex(pub u16);
+
+/// A profile with sums over its segments.
+#[derive(Debug)]
+pub(crate) struct Costs<'p> {
+    pub profile: &'p Profile,
+    models: Vec<ModelCosts<'p>>,
+}
+
+#[derive(Debug)]
+struct ModelCosts<'p> {
+    name: &'p str,
+    last: CutPoint,
+    /// By batch and share: milliseconds of all segments before each cut point.
+    before: Vec<Vec<Vec<f64>>>,
+}
+
+/// What a run takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct RunTime {
+    pub total_ms: f64,
+    /// Its longest chunk.
+    pub chunk_ms: f64,
+}
+
+impl<'p> Costs<'p> {
+    pub fn new(profile: &'p Profile) -> Self {
+        let models = profile
+            .models
+            .iter()
+            .map(|(name, model)| {
+                let before = (0..profile.batches.len())
+                    .map(|b| {
+                        (0..profile.shares.len())
+                            .map(|s| sums(model.segments.iter().map(|k| k.ms[b][s])))
+                            .collect()
+                    })
+                    .collect();
+                ModelCosts {
+                    name,
+                    last: CutPoint(u16::try_from(model.segments.len()).unwrap_or(u16::MAX)),
+                    before,
+                }
+            })
+            .collect();
+        Costs { profile, models }
+    }
+
+    pub fn model(&self, name: &str) -> Option<ModelIndex> {
+        let at = self.models.iter().position(|m| m.name == name)?;
+        Some(ModelIndex(at as u16))
+    }
+
+    pub fn name(&self, model: ModelIndex) -> &'p str {
+        self.models[usize::from(model.0)].name
+    }
+
+    /// Bytes of a segment's weights.
+    pub fn weights(&self, model: ModelIndex, segment: usize) -> u64 {
+        let profile = self.profile.models.get(self.name(model));
+        profile
+            .and_then(|m| m.segments.get(segment))
+            .map_or(0, |s| s.weights_bytes)
+    }
+
+    /// The model's output.
+    pub fn last(&self, model: ModelIndex) -> CutPoint {
+        self.models[usize::from(model.0)].last
+    }
+
+    /// The rest of a network from a cut point; `None` at its output.
+    pub fn rest(&self, model: ModelIndex, from: CutPoint) -> Option<StageRange> {
+        StageRange::new(from, self.last(model))
+    }
+
+    /// An uncut run's time, overhead included. `batch` and `share` are places in the profile's lists.
+    pub fn uncut_ms(&self, model: ModelIndex, range: StageRange, batch: usize, share: usize) -> f64 {
+        let before = &self.models[usize::from(model.0)].before[batch][share];
+        self.profile.stage_overhead_ms + before[range.to().index()] - before[range.from().index()]
+    }
+
+    /// A run's time in chunks of at most `quantum_ms`.
+    pub fn run(
+        &self,
+        model: ModelIndex,
+        range: StageRange,
+        batch: usize,
+        share: usize,
+        quantum_ms: f64,
+    ) -> RunTime {
+        if quantum_ms <= 0.0 {
+            let total_ms = self.uncut_ms(model, range, batch, share);
+            return RunTime {
+                total_ms,
+                chunk_ms: total_ms,
+            };
+        }
+        // The profile's own rule, so that sums are rounded alike.
+        let (requests, of) = (self.profile.batches[batch], self.profile.shares[share]);
+        let chunks = self
+            .profile
+            .chunks(self.name(model), range, requests, of, quantum_ms)
+            .unwrap_or_default();
+        let times = chunks.iter().map(|c| nanos_to_ms(c.time));
+        RunTime {
+            total_ms: times.clone().sum(),
+            chunk_ms: times.fold(0.0, f64::max),
+        }
+    }
+
+    /// Share-milliseconds of a request in uncut runs at the best batch.
+    pub fn work_at(&self, model: ModelIndex, range: StageRange, share: usize) -> f64 {
+        let batches = self.profile.batches.iter().enumerate();
+        let each = batches.map(|(b, &n)| self.uncut_ms(model, range, b, share) / f64::from(n));
+        f64::from(self.share(share).0) * each.fold(f64::INFINITY, f64::min)
+    }
+
+    /// The least of share-milliseconds of a segment a request plus `lambda` times its time alone, over shares and
+    /// batches. Overheads are left out: they can be shared by any number of segments.
+    pub fn least_work(&self, model: ModelIndex, segment: usize, lambda: f64) -> f64 {
+        let before = &self.models[usize::from(model.0)].before;
+        let ms = |b: usize, s: usize| before[b][s][segment + 1] - before[b][s][segment];
+        let at = |s: usize| {
+            let batches = self.profile.batches.iter().enumerate();
+            let each = batches
+                .map(|(b, &n)| ms(b, s) / f64::from(n))
+                .fold(f64::INFINITY, f64::min);
+            f64::from(self.share(s).0) * each + lambda * ms(0, s)
+        };
+        (0..self.profile.shares.len())
+            .map(at)
+            .fold(f64::INFINITY, f64::min)
+    }
+
+    pub fn share(&self, at: usize) -> Share {
+        self.profile.shares[at]
+    }
+
+    /// The smallest share on which a request that is alone takes at most `budget_ms` with its hop.
+    pub fn least_share(&self, model: ModelIndex, from: CutPoint, budget_ms: f64) -> Option<usize> {
+        let range = self.rest(model, from)?;
+        (0..self.profile.shares.len())
+            .find(|&s| self.uncut_ms(model, range, 0, s) + self.profile.hop_ms <= budget_ms)
+    }
+}
+
+fn sums(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut sum = 0.0;
+    let mut sums = vec![0.0];
+    for value in values {
+        sum += value;
+        sums.push(sum);
+    }
+    sums
+}

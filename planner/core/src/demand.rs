@@ -1,0 +1,131 @@
+//! The analytic test: whether the work that is due fits the time there is.
+//!
+//! For every deadline t of a cell's stages: what is due before t, up to a small probability, with the batch itself
+//! and the longest chunk that may be running, must be done by t. After: Jeffay, Stanat and Martel, "On
+//! non-preemptive scheduling of periodic and sporadic tasks", 1991; Baruah, "The limited-preemption uniprocessor
+//! scheduling of sporadic task systems", 2005; Zhang and Burns, "Schedulability analysis for real-time systems
+//! with EDF scheduling", 2009 (few points are enough).
+
+use graft_plan::Order;
+
+use crate::costs::Costs;
+use crate::draft::{Draft, PartitionDraft};
+use crate::judge::{Judge, Verdict};
+use crate::merge::Merged;
+
+/// The analytic test.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Analytic {
+    /// Standard deviations of the work that arrives: 2.65 is exceeded in one of 250 windows.
+    pub deviations: f64,
+    /// Capacity must exceed the rates by this fraction.
+    pub headroom: f64,
+}
+
+impl Analytic {
+    pub fn new(headroom: f64) -> Self {
+        Analytic {
+            deviations: 2.65,
+            headroom,
+        }
+    }
+}
+
+/// One stage as the test sees it, times in milliseconds.
+struct Task {
+    deadline: f64,
+    /// Of a full batch.
+    time: f64,
+    chunk: f64,
+    /// Full batches per millisecond.
+    rate: f64,
+}
+
+impl Judge for Analytic {
+    fn judge(&self, draft: &Draft, _merged: &[Merged], costs: &Costs<'_>) -> Verdict {
+        let mut busy = 0.0f64;
+        let mut accepted = true;
+        for partition in &draft.partitions {
+            let load = self.load_of(partition, draft, costs);
+            accepted &= load.is_some();
+            busy = busy.max(load.unwrap_or(1.0));
+        }
+        Verdict {
+            accepted,
+            late: if accepted { 0.0 } else { 1.0 },
+            busy,
+        }
+    }
+}
+
+impl Analytic {
+    /// The load of a partition that keeps its deadlines.
+    fn load_of(&self, partition: &PartitionDraft, draft: &Draft, costs: &Costs<'_>) -> Option<f64> {
+        let instances = |s: usize| {
+            draft
+                .partitions
+                .iter()
+                .filter(|p| p.stages.contains(&s))
+                .map(|p| p.copies)
+                .sum::<usize>()
+        };
+        let task = |&s: &usize| {
+            let stage = &draft.stages[s];
+            let run = costs.run(
+                stage.model,
+                stage.range,
+                stage.batch,
+                partition.share,
+                partition.quantum_ms,
+            );
+            let batch = f64::from(costs.profile.batches[stage.batch]);
+            let rate = stage.rate_rps * (1.0 + self.headroom) / instances(s) as f64 / batch / 1e3;
+            Task {
+                deadline: stage.deadline_ms,
+                time: run.total_ms,
+                chunk: run.chunk_ms,
+                rate,
+            }
+        };
+        let mut tasks: Vec<Task> = partition.stages.iter().map(task).collect();
+        tasks.sort_by(|a, b| a.deadline.total_cmp(&b.deadline));
+        let load: f64 = tasks.iter().map(|t| t.rate * t.time).sum();
+        let in_time = match partition.order {
+            Order::Edf => (0..tasks.len()).all(|i| self.due_is_done(&tasks, i, partition.quantum_ms > 0.0)),
+            // A request waits for a whole turn at most.
+            Order::Cycle => {
+                let turn: f64 = tasks.iter().map(|t| t.time).sum();
+                tasks.iter().all(|t| turn + t.time <= t.deadline)
+            }
+        };
+        (load <= 1.0 && in_time).then_some(load)
+    }
+}
+
+impl Analytic {
+    fn due_is_done(&self, tasks: &[Task], at: usize, cut: bool) -> bool {
+        let t = tasks[at].deadline;
+        let (mut mean, mut variance, mut own) = (0.0, 0.0, 0.0f64);
+        for task in tasks.iter().take_while(|k| k.deadline <= t) {
+            let arrivals = (t - task.deadline) * task.rate;
+            mean += arrivals * task.time;
+            variance += arrivals * task.time * task.time;
+            own = own.max(task.time);
+        }
+        let later = tasks.iter().filter(|k| k.deadline > t);
+        let blocking = later
+            .map(|k| if cut { k.chunk } else { k.time })
+            .fold(0.0, f64::max);
+        self.quantile(mean, variance) + own + blocking <= t
+    }
+
+    /// Work that is exceeded seldom: of a scaled Poisson variable, by Cornish and Fisher's expansion.
+    fn quantile(&self, mean: f64, variance: f64) -> f64 {
+        if mean <= 0.0 {
+            return 0.0;
+        }
+        let scale = variance / mean;
+        let z = self.deviations;
+        mean + z * variance.sqrt() + scale * (z * z - 1.0) / 6.0
+    }
+}

@@ -1,0 +1,284 @@
+//! A plan before its partitions have devices.
+
+use std::collections::BTreeMap;
+
+use graft_model::CutPoint;
+use graft_plan::{Epoch, Order, Partition, Plan, Route, Stage};
+
+use crate::cell::{Laid, StageDraft};
+use crate::costs::{Costs, ModelIndex};
+use crate::merge::{Merged, Sorted};
+use crate::problem::Problem;
+
+/// Equal partitions.
+#[derive(Debug, Clone)]
+pub(crate) struct PartitionDraft {
+    /// Place of its share in the profile.
+    pub share: usize,
+    pub copies: usize,
+    pub order: Order,
+    pub quantum_ms: f64,
+    /// Places of its stages.
+    pub stages: Vec<usize>,
+}
+
+/// Stages, partitions and routes by number.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Draft {
+    pub stages: Vec<StageDraft>,
+    pub partitions: Vec<PartitionDraft>,
+    /// By merged fragment: places of its stages.
+    pub routes: Vec<(usize, Vec<usize>)>,
+}
+
+impl Draft {
+    /// Cells one after the other.
+    pub fn of_cells<'a>(cells: impl IntoIterator<Item = &'a Laid>) -> Self {
+        let mut draft = Draft::default();
+        for laid in cells {
+            let first = draft.stages.len();
+            draft.stages.extend(laid.stages.iter().cloned());
+            draft.partitions.push(PartitionDraft {
+                share: laid.share,
+                copies: laid.copies,
+                order: laid.order,
+                quantum_ms: laid.quantum_ms,
+                stages: (first..draft.stages.len()).collect(),
+            });
+            for (unit, stages) in &laid.routes {
+                draft
+                    .routes
+                    .push((*unit, stages.iter().map(|s| first + s).collect()));
+            }
+        }
+        draft
+    }
+
+    pub fn cost(&self, costs: &Costs<'_>) -> u64 {
+        let each = self.partitions.iter();
+        each.map(|p| u64::from(costs.share(p.share).0) * p.copies as u64)
+            .sum()
+    }
+
+    /// Gives partitions devices and writes the plan. What there is no room for is infeasible, with
+    /// `capacity_exhausted` set: partitions that serve the least rate for their share go first.
+    pub fn placed(
+        &self,
+        algorithm: &str,
+        epoch: Epoch,
+        problem: &Problem,
+        costs: &Costs<'_>,
+        sorted: &Sorted,
+    ) -> Plan {
+        let mut left_out: Vec<bool> = vec![false; self.partitions.len()];
+        let places = loop {
+            match self.places(problem, costs, &left_out) {
+                Ok(places) => break places,
+                Err(unplaced) => {
+                    // A route needs all its stages: who shares a stage with what is left out goes too.
+                    left_out[unplaced] = true;
+                    let lost = self.lost(&left_out);
+                    for (p, out) in self.partitions.iter().zip(&mut left_out) {
+                        *out |= p.stages.iter().all(|s| !self.serves(*s, &lost));
+                    }
+                }
+            }
+        };
+        self.written(algorithm, epoch, problem, costs, sorted, &places, &left_out)
+    }
+
+    /// Merged fragments whose routes lead through partitions that are left out, by place in `routes`.
+    fn lost(&self, left_out: &[bool]) -> Vec<bool> {
+        let gone: Vec<usize> = self
+            .partitions
+            .iter()
+            .zip(left_out)
+            .filter(|(_, out)| **out)
+            .flat_map(|(p, _)| p.stages.iter().copied())
+            .collect();
+        self.routes
+            .iter()
+            .map(|(_, stages)| stages.iter().any(|s| gone.contains(s)))
+            .collect()
+    }
+
+    fn serves(&self, stage: usize, lost: &[bool]) -> bool {
+        self.routes
+            .iter()
+            .zip(lost)
+            .any(|((_, stages), lost)| !lost && stages.contains(&stage))
+    }
+
+    /// For each partition the devices of its copies. The place of one that has no room is the error.
+    fn places(
+        &self,
+        problem: &Problem,
+        costs: &Costs<'_>,
+        left_out: &[bool],
+    ) -> Result<Vec<Vec<usize>>, usize> {
+        struct Room {
+            device: usize,
+            free: u32,
+            /// By model, where the held weights begin: stages reach to the end, or nearly.
+            held: BTreeMap<(ModelIndex, usize), u64>,
+            bytes: u64,
+        }
+        let mut rooms: Vec<Room> = problem
+            .usable()
+            .map(|(device, d)| Room {
+                device,
+                free: d.share_total.0,
+                held: BTreeMap::new(),
+                bytes: 0,
+            })
+            .collect();
+        let mut order: Vec<usize> = (0..self.partitions.len()).filter(|&p| !left_out[p]).collect();
+        order.sort_by_key(|&p| std::cmp::Reverse(self.partitions[p].share));
+        let mut places = vec![vec![]; self.partitions.len()];
+        for p in order {
+            let partition = &self.partitions[p];
+            let share = costs.share(partition.share).0;
+            let weights = self.weights(partition, costs);
+            let models: Vec<&str> = weights.keys().map(|(m, _)| costs.name(*m)).collect();
+            for _ in 0..partition.copies {
+                let fits = |room: &&mut Room| {
+                    let device = &problem.devices.devices[room.device];
+                    let more: u64 = weights
+                        .iter()
+                        .filter(|(k, _)| !room.held.contains_key(k))
+                        .map(|(_, b)| b)
+                        .sum();
+                    room.free >= share
+                        && room.bytes.saturating_add(more) <= device.memory_bytes
+                        && models.iter().all(|m| problem.has(&device.id, m))
+                };
+                let Some(room) = rooms.iter_mut().find(fits) else {
+                    return Err(self.least_worth(left_out, costs).unwrap_or(p));
+                };
+                room.free -= share;
+                for (key, bytes) in &weights {
+                    if room.held.insert(*key, *bytes).is_none() {
+                        room.bytes = room.bytes.saturating_add(*bytes);
+                    }
+                }
+                places[p].push(room.device);
+            }
+        }
+        Ok(places)
+    }
+
+    /// The partition that serves the least rate for its share.
+    fn least_worth(&self, left_out: &[bool], costs: &Costs<'_>) -> Option<usize> {
+        let worth = |p: &PartitionDraft| {
+            let rate: f64 = p.stages.iter().map(|&s| self.stages[s].rate_rps).sum();
+            rate / (f64::from(costs.share(p.share).0) * p.copies as f64)
+        };
+        (0..self.partitions.len())
+            .filter(|&p| !left_out[p])
+            .min_by(|&a, &b| worth(&self.partitions[a]).total_cmp(&worth(&self.partitions[b])))
+    }
+
+    /// By model and segment: bytes of weights.
+    fn weights(&self, partition: &PartitionDraft, costs: &Costs<'_>) -> BTreeMap<(ModelIndex, usize), u64> {
+        let stages = partition.stages.iter().map(|&s| &self.stages[s]);
+        stages
+            .flat_map(|s| {
+                s.range
+                    .segments()
+                    .map(|k| ((s.model, k), costs.weights(s.model, k)))
+            })
+            .collect()
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn written(
+        &self,
+        algorithm: &str,
+        epoch: Epoch,
+        problem: &Problem,
+        costs: &Costs<'_>,
+        sorted: &Sorted,
+        places: &[Vec<usize>],
+        left_out: &[bool],
+    ) -> Plan {
+        let lost = self.lost(left_out);
+        let fragments = &problem.workload.fragments;
+        let id = |i: &usize| fragments[*i].id.clone();
+        let mut plan = Plan::empty(algorithm, epoch);
+        plan.infeasible = sorted.infeasible.iter().map(id).collect();
+        plan.capacity_exhausted = left_out.iter().any(|o| *o);
+        let used: Vec<bool> = (0..self.stages.len()).map(|s| self.serves(s, &lost)).collect();
+        let rate = |s: usize| -> f64 {
+            let through = self
+                .routes
+                .iter()
+                .zip(&lost)
+                .filter(|((_, stages), lost)| !**lost && stages.contains(&s));
+            through.map(|((u, _), _)| sorted.merged[*u].rate_rps).sum()
+        };
+        for (s, stage) in self.stages.iter().enumerate().filter(|(s, _)| used[*s]) {
+            plan.stages.push(Stage {
+                id: format!("s{s}"),
+                model: costs.name(stage.model).to_owned(),
+                from: stage.range.from(),
+                to: stage.range.to(),
+                batch: costs.profile.batches[stage.batch],
+                rate_rps: rate(s),
+                deadline_ms: stage.deadline_ms,
+            });
+        }
+        for (partition, devices) in self.partitions.iter().zip(places) {
+            for &device in devices {
+                let share = costs.share(partition.share);
+                plan.total_share += u64::from(share.0);
+                plan.partitions.push(Partition {
+                    id: format!("p{}", plan.partitions.len()),
+                    device: problem.devices.devices[device].id.clone(),
+                    share,
+                    order: partition.order,
+                    quantum_ms: partition.quantum_ms,
+                    stages: partition
+                        .stages
+                        .iter()
+                        .filter(|s| used[**s])
+                        .map(|s| format!("s{s}"))
+                        .collect(),
+                });
+            }
+        }
+        for ((unit, stages), lost) in self.routes.iter().zip(&lost) {
+            for i in &sorted.merged[*unit].fragments {
+                if *lost {
+                    plan.infeasible.push(id(i));
+                } else {
+                    plan.routes.push(Route {
+                        fragment: id(i),
+                        stages: stages.iter().map(|s| format!("s{s}")).collect(),
+                    });
+                }
+            }
+        }
+        plan.routes.extend(sorted.nothing_owed.iter().map(|i| Route {
+            fragment: id(i),
+            stages: vec![],
+        }));
+        plan.routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
+        plan.infeasible.sort();
+        plan
+    }
+}
+
+/// Weights of what merged fragments of a cell need: everything behind the first partition point of each model.
+pub(crate) fn bytes_of(units: impl Iterator<Item = usize>, merged: &[Merged], costs: &Costs<'_>) -> u64 {
+    let mut first: BTreeMap<ModelIndex, CutPoint> = BTreeMap::new();
+    for u in units {
+        let at = first.entry(merged[u].model).or_insert(merged[u].point);
+        *at = (*at).min(merged[u].point);
+    }
+    let of = |(model, from): (&ModelIndex, &CutPoint)| {
+        (from.index()..costs.last(*model).index())
+            .map(|k| costs.weights(*model, k))
+            .sum::<u64>()
+    };
+    first.iter().map(of).sum()
+}

@@ -1,0 +1,295 @@
+//! Fills one cell with as many merged fragments as a judge accepts.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use graft_model::CutPoint;
+use graft_plan::Order;
+
+use crate::cell::{BatchRule, Cell, Group, Laid, lay};
+use crate::costs::{Costs, ModelIndex};
+use crate::draft::{Draft, bytes_of};
+use crate::judge::Judge;
+use crate::merge::Merged;
+use crate::problem::Problem;
+
+/// In which order merged fragments are offered to a cell, after the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recipe {
+    /// By how near their budgets are to the first one's, whatever the model.
+    NearBudget,
+    /// The first one's model by budget, then the others by budget.
+    OneModel,
+    /// Those with at most twice the first one's budget, then the loosest.
+    LooseFiller,
+    /// Every model and budget in turn.
+    Mixed,
+}
+
+/// Where a group's members join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joining {
+    /// Nowhere.
+    Never,
+    /// All at the latest partition point of the group.
+    Latest,
+    /// At each partition point of the group, one after the other.
+    Nested,
+}
+
+/// How a cell's content is turned into stages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Shape {
+    pub joining: Joining,
+    /// Quantum as a part of the tightest budget; 0: runs are not cut.
+    pub quantum: f64,
+    pub order: Order,
+    pub batches: BatchRule,
+    /// Members whose budget is more than so many times the cell's tightest make groups of their own.
+    pub split: f64,
+}
+
+/// A cell that was accepted.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed {
+    pub cell: Cell,
+    pub laid: Laid,
+    /// Sum of its members' work: the share that they fill at least.
+    pub work: f64,
+}
+
+/// What cells are filled with and on.
+pub(crate) struct Ground<'a> {
+    pub costs: &'a Costs<'a>,
+    pub merged: &'a [Merged],
+    pub headroom: f64,
+    /// Devices of the profile's kind: share, memory, models that they lack.
+    pub devices: Vec<(u32, u64, Vec<ModelIndex>)>,
+}
+
+/// A quantum is at least so many overheads.
+const LEAST_QUANTUM_OVERHEADS: f64 = 10.0;
+
+impl<'a> Ground<'a> {
+    pub fn new(costs: &'a Costs<'a>, merged: &'a [Merged], problem: &Problem) -> Self {
+        let lacking = |id: &str| {
+            let models = problem.profile.models.keys().filter(|m| !problem.has(id, m));
+            models.filter_map(|m| costs.model(m)).collect()
+        };
+        let devices = problem
+            .usable()
+            .map(|(_, d)| (d.share_total.0, d.memory_bytes, lacking(&d.id)))
+            .collect();
+        Ground {
+            costs,
+            merged,
+            headroom: problem.workload.headroom,
+            devices,
+        }
+    }
+
+    /// Some device could hold it, if it were empty.
+    fn fits_a_device(&self, cell: &Cell) -> bool {
+        let share = self.costs.share(cell.share).0;
+        let bytes = bytes_of(cell.units(), self.merged, self.costs);
+        let has = |lacks: &[ModelIndex]| cell.groups.iter().all(|g| !lacks.contains(&g.model));
+        self.devices
+            .iter()
+            .any(|(free, memory, lacks)| *free >= share && *memory >= bytes && has(lacks))
+    }
+
+    pub fn cell(&self, units: &[usize], share: usize, copies: usize, shape: Shape) -> Cell {
+        let budgets = units.iter().map(|&u| self.merged[u].budget_ms);
+        let tightest = budgets.fold(f64::INFINITY, f64::min);
+        let mut by_model: BTreeMap<(ModelIndex, bool), Vec<usize>> = BTreeMap::new();
+        for &unit in units {
+            let m = &self.merged[unit];
+            by_model
+                .entry((m.model, m.budget_ms > tightest * shape.split))
+                .or_default()
+                .push(unit);
+        }
+        let least = self.costs.profile.stage_overhead_ms * LEAST_QUANTUM_OVERHEADS;
+        let quantum_ms = if shape.quantum > 0.0 {
+            (tightest * shape.quantum).max(least)
+        } else {
+            0.0
+        };
+        let groups = by_model
+            .into_iter()
+            .map(|((model, _), mut units)| {
+                units.sort_unstable();
+                let mut points: Vec<CutPoint> = units.iter().map(|&u| self.merged[u].point).collect();
+                points.sort_unstable();
+                points.dedup();
+                let joins = match shape.joining {
+                    Joining::Never => vec![],
+                    _ if points.len() < 2 => vec![],
+                    Joining::Latest => points.last().copied().into_iter().collect(),
+                    Joining::Nested => points[1..].to_vec(),
+                };
+                Group { model, joins, units }
+            })
+            .collect();
+        Cell {
+            share,
+            copies,
+            order: shape.order,
+            quantum_ms,
+            groups,
+        }
+    }
+
+    pub fn judged(&self, cell: Cell, batches: BatchRule, judge: &dyn Judge) -> Option<Placed> {
+        if !self.fits_a_device(&cell) {
+            return None;
+        }
+        let laid = lay(&cell, self.merged, self.costs, self.headroom, batches)?;
+        let verdict = judge.judge(&Draft::of_cells([&laid]), self.merged, self.costs);
+        let work = cell.units().map(|u| self.merged[u].work).sum();
+        verdict.accepted.then_some(Placed { cell, laid, work })
+    }
+
+    /// Fills a cell: `first`, and as long a run of the recipe's order over `left` as is accepted.
+    pub fn fill(
+        &self,
+        first: usize,
+        left: &[usize],
+        (share, copies): (usize, usize),
+        recipe: Recipe,
+        shape: Shape,
+        judge: &dyn Judge,
+    ) -> Option<Placed> {
+        let mut ordered: Vec<usize> = left.iter().copied().filter(|&u| u != first).collect();
+        self.order(&mut ordered, first, recipe);
+        ordered.insert(0, first);
+        let near = self.longest(vec![], &ordered, (share, copies), shape, judge)?;
+        // What is left of the cell's time is for those that can wait.
+        let taken: Vec<usize> = near.cell.units().collect();
+        ordered.retain(|u| !taken.contains(u));
+        ordered.sort_by(|&a, &b| {
+            self.merged[b]
+                .budget_ms
+                .total_cmp(&self.merged[a].budget_ms)
+                .then(a.cmp(&b))
+        });
+        Some(
+            self.longest(taken, &ordered, (share, copies), shape, judge)
+                .unwrap_or(near),
+        )
+    }
+
+    /// A cell with `base` and the longest run of `ordered` that is accepted, at least one.
+    pub fn longest(
+        &self,
+        base: Vec<usize>,
+        ordered: &[usize],
+        (share, copies): (usize, usize),
+        shape: Shape,
+        judge: &dyn Judge,
+    ) -> Option<Placed> {
+        let size = f64::from(self.costs.share(share).0) * copies as f64;
+        let held: f64 = base.iter().map(|&u| self.merged[u].work).sum();
+        let mut sum = held;
+        let sums: Vec<f64> = ordered
+            .iter()
+            .map(|&u| {
+                sum += self.merged[u].work;
+                sum
+            })
+            .collect();
+        // No more than fills it can go in.
+        let mut above = sums
+            .iter()
+            .position(|&w| w > size * 1.0001)
+            .unwrap_or(ordered.len())
+            + 1;
+        let mut below = 0;
+        let mut best: Option<Placed> = None;
+        let likely = if base.is_empty() {
+            size * 0.88
+        } else {
+            held + (size - held) * 0.25
+        };
+        let mut guess = sums
+            .iter()
+            .position(|&w| w > likely)
+            .unwrap_or(ordered.len())
+            .max(1);
+        while below + 1 < above {
+            guess = guess.clamp(below + 1, above - 1);
+            let mut units = base.clone();
+            units.extend(&ordered[..guess]);
+            match self.judged(self.cell(&units, share, copies, shape), shape.batches, judge) {
+                Some(placed) => {
+                    best = Some(placed);
+                    below = guess;
+                }
+                None => above = guess,
+            }
+            let reached = if below > 0 { sums[below - 1] } else { held };
+            if above <= ordered.len() && sums[above - 1] - reached < size * 0.01 {
+                break;
+            }
+            guess = (below + above) / 2;
+        }
+        best
+    }
+
+    /// The same content on fewer copies and smaller shares, as far as it goes.
+    pub fn shrunk(&self, mut placed: Placed, shape: Shape, judge: &dyn Judge) -> Placed {
+        loop {
+            let Cell { share, copies, .. } = placed.cell;
+            let mut smaller = vec![];
+            if copies > 1 {
+                smaller.push((share, copies - 1));
+            }
+            if share > 0 {
+                smaller.push((share - 1, copies));
+            }
+            let found = smaller.into_iter().find_map(|(share, copies)| {
+                let size = f64::from(self.costs.share(share).0) * copies as f64;
+                let mut cell = placed.cell.clone();
+                (cell.share, cell.copies) = (share, copies);
+                if size < placed.work {
+                    return None;
+                }
+                self.judged(cell, shape.batches, judge)
+            });
+            match found {
+                Some(p) => placed = p,
+                None => return placed,
+            }
+        }
+    }
+
+    fn order(&self, units: &mut [usize], first: usize, recipe: Recipe) {
+        let m = |u: usize| &self.merged[u];
+        let start = m(first).budget_ms;
+        let away = |u: usize| (m(u).budget_ms / start).ln().abs();
+        let near = |a: usize, b: usize| away(a).total_cmp(&away(b)).then(a.cmp(&b));
+        let other = |u: usize| m(u).model != m(first).model;
+        match recipe {
+            Recipe::NearBudget => units.sort_by(|&a, &b| near(a, b)),
+            Recipe::OneModel => units.sort_by(|&a, &b| other(a).cmp(&other(b)).then(near(a, b))),
+            Recipe::LooseFiller => units.sort_by(|&a, &b| {
+                let far = |u: usize| away(u) > std::f64::consts::LN_2;
+                far(a)
+                    .cmp(&far(b))
+                    .then(if far(a) {
+                        m(b).budget_ms.total_cmp(&m(a).budget_ms)
+                    } else {
+                        Ordering::Equal
+                    })
+                    .then(near(a, b))
+            }),
+            Recipe::Mixed => units.sort_by_key(|&u| scrambled(u)),
+        }
+    }
+}
+
+fn scrambled(unit: usize) -> u64 {
+    let mut z = (unit as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^ (z >> 27)
+}

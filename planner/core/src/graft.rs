@@ -1,0 +1,182 @@
+//! Graft's own planner: merge, group, re-align, pack by deadline, with the simulation in the loop.
+
+use graft_plan::{Epoch, Order, Plan};
+
+use crate::bound::bound_of;
+use crate::costs::Costs;
+use crate::demand::Analytic;
+use crate::draft::Draft;
+use crate::fill::{Ground, Placed};
+use crate::judge::Simulated;
+use crate::merge::{MergeOptions, Sorted, merge};
+use crate::problem::Problem;
+use crate::search::{Judges, Search, Space};
+use graft_certify::Crew;
+
+/// How to plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraftOptions {
+    /// Fragments may join at re-partition points.
+    pub realign: bool,
+    /// A running batch gives way at cut points.
+    pub cuts: bool,
+    /// By earliest deadline; else round and round.
+    pub edf: bool,
+    /// What accepts a cell.
+    pub test: Test,
+}
+
+/// What accepts a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// The reference simulation.
+    Simulation,
+    /// The analytic test alone: quick, and nearly right.
+    Analytic,
+}
+
+impl Default for GraftOptions {
+    fn default() -> Self {
+        GraftOptions {
+            realign: true,
+            cuts: true,
+            edf: true,
+            test: Test::Simulation,
+        }
+    }
+}
+
+/// How far the search is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Moves made.
+    pub moves: u64,
+    /// Cost of the best plan so far.
+    pub cost: u64,
+    /// No plan that keeps the rules costs less.
+    pub bound: u64,
+}
+
+/// Largest budget of a merged fragment over its smallest.
+const BUDGET_RATIO: f64 = 1.15;
+/// Share of the smallest partition that a merged fragment fills at most.
+const MOST_WORK: f64 = 0.05;
+
+/// Seeds of the thorough test: the certificate's, and others, so that a plan does not suit those alone.
+const THOROUGH_SEEDS: [u64; 4] = [1, 2, 3, 7001];
+/// Seed and requests of the quick test.
+const QUICK_SEED: u64 = 7002;
+const QUICK_REQUESTS: f64 = 30_000.0;
+/// Parts of requests that may be late: a little less than a certificate allows.
+const LATE: f64 = 0.0008;
+const LATE_EACH: f64 = 0.005;
+
+/// The problem by numbers.
+pub(crate) struct Prepared<'p> {
+    pub costs: Costs<'p>,
+    pub sorted: Sorted,
+}
+
+impl<'p> Prepared<'p> {
+    pub fn new(problem: &'p Problem) -> Self {
+        let costs = Costs::new(&problem.profile);
+        let smallest = f64::from(problem.profile.shares[0].0);
+        let sorted = merge(
+            &problem.workload,
+            &costs,
+            MergeOptions {
+                budget_ratio: BUDGET_RATIO,
+                most_work: smallest * MOST_WORK,
+            },
+        );
+        Prepared { costs, sorted }
+    }
+}
+
+/// Plans as long as `go_on` says so: it is asked before each move, and told how far the search is.
+///
+/// The plan is valid; with [`Test::Simulation`] its cells have stood the reference simulation. The same problem,
+/// options and number of moves give the same plan, whatever `crew` is.
+pub fn plan_graft(
+    problem: &Problem,
+    epoch: Epoch,
+    options: GraftOptions,
+    crew: &dyn Crew,
+    go_on: &mut dyn FnMut(Progress) -> bool,
+) -> Plan {
+    let Prepared { costs, sorted } = Prepared::new(problem);
+    let bound = bound_of(&problem.workload, &costs);
+    let ground = Ground::new(&costs, &sorted.merged, problem);
+    let analytic = Analytic::new(problem.workload.headroom);
+    let quick = Simulated {
+        fragments: None,
+        requests: QUICK_REQUESTS,
+        seeds: vec![QUICK_SEED],
+        late: LATE,
+        late_each: LATE_EACH,
+        doubt: 1.0,
+    };
+    let thorough = thorough(problem);
+    let judges = match options.test {
+        Test::Simulation => Judges {
+            quick: &quick,
+            thorough: &thorough,
+        },
+        Test::Analytic => Judges {
+            quick: &analytic,
+            thorough: &analytic,
+        },
+    };
+    let order = if options.edf { Order::Edf } else { Order::Cycle };
+    let space = Space::new(&ground, options.realign, options.cuts && options.edf, order);
+    let mut search = Search::new(&ground, space, judges, crew);
+    let (mut cells, hopeless) = search.start((0..sorted.merged.len()).collect());
+    let mut moves = 0;
+    while go_on(Progress {
+        moves,
+        cost: search.cost(&cells),
+        bound,
+    }) && search.cost(&cells) > bound
+    {
+        search.step(&mut cells);
+        moves += 1;
+    }
+    finished(cells, &hopeless, "graft", epoch, problem, &costs, &sorted)
+}
+
+fn finished(
+    mut cells: Vec<Placed>,
+    hopeless: &[usize],
+    algorithm: &str,
+    epoch: Epoch,
+    problem: &Problem,
+    costs: &Costs<'_>,
+    sorted: &Sorted,
+) -> Plan {
+    cells.sort_by_key(|c| (std::cmp::Reverse(c.cell.share), c.cell.units().min()));
+    let mut plan =
+        Draft::of_cells(cells.iter().map(|c| &c.laid)).placed(algorithm, epoch, problem, costs, sorted);
+    leave_out(&mut plan, hopeless, problem, sorted);
+    plan
+}
+
+/// Lists merged fragments that would be in time alone and uncut, but not so often as they must be.
+pub(crate) fn leave_out(plan: &mut Plan, hopeless: &[usize], problem: &Problem, sorted: &Sorted) {
+    let fragments = hopeless.iter().flat_map(|&u| &sorted.merged[u].fragments);
+    plan.infeasible
+        .extend(fragments.map(|&i| problem.workload.fragments[i].id.clone()));
+    plan.infeasible.sort();
+    plan.capacity_exhausted |= !hopeless.is_empty();
+}
+
+/// The thorough test: fragments with their own budgets, for as long as a certificate takes.
+pub(crate) fn thorough(problem: &Problem) -> Simulated<'_> {
+    Simulated {
+        fragments: Some(&problem.workload),
+        requests: f64::INFINITY,
+        seeds: THOROUGH_SEEDS.to_vec(),
+        late: LATE,
+        late_each: LATE_EACH,
+        doubt: 0.8,
+    }
+}

@@ -1,0 +1,217 @@
+//! Says whether a cell keeps its deadlines.
+
+use std::collections::BTreeMap;
+
+use graft_certify::{Journey, Part, Place, Step, Tally};
+use graft_plan::{Nanos, Order, Workload, ms_to_nanos};
+use graft_worker_core::{Admission, Limits, PartitionSpec, StageIndex, StageSpec};
+
+use crate::costs::{Costs, ModelIndex};
+use crate::draft::Draft;
+use crate::merge::Merged;
+
+/// What a judge found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Verdict {
+    pub accepted: bool,
+    /// Part of the requests that were late.
+    pub late: f64,
+    /// Part of the time in which the cell computed.
+    pub busy: f64,
+}
+
+/// Accepts cells whose merged fragments are in time.
+pub(crate) trait Judge: Sync {
+    fn judge(&self, draft: &Draft, merged: &[Merged], costs: &Costs<'_>) -> Verdict;
+}
+
+/// Judges by the reference simulation.
+#[derive(Debug, Clone)]
+pub(crate) struct Simulated<'w> {
+    /// The fragments themselves are simulated, with their own budgets; else merged fragments, as one each.
+    pub fragments: Option<&'w Workload>,
+    /// Requests of a run, about.
+    pub requests: f64,
+    pub seeds: Vec<u64>,
+    /// Part of all requests that may be late.
+    pub late: f64,
+    /// Part of a fragment's requests that may be late.
+    pub late_each: f64,
+    /// Standard deviations that a count may be above what is allowed.
+    pub doubt: f64,
+}
+
+/// Shortest and longest run.
+const SHORTEST_S: f64 = 2.0;
+const LONGEST_S: f64 = 120.0;
+/// Fragments with fewer requests are judged together, by model.
+const ENOUGH: u64 = 300;
+
+impl Judge for Simulated<'_> {
+    fn judge(&self, draft: &Draft, merged: &[Merged], costs: &Costs<'_>) -> Verdict {
+        let Some(part) = part(draft, merged, costs, self.fragments) else {
+            return Verdict {
+                accepted: false,
+                late: 1.0,
+                busy: 1.0,
+            };
+        };
+        let rate: f64 = part.journeys.iter().map(|j| j.rate_rps).sum();
+        let seconds = (self.requests / rate).clamp(SHORTEST_S, LONGEST_S);
+        let hop = ms_to_nanos(costs.profile.hop_ms);
+        let length = ms_to_nanos(seconds * 1e3);
+        let all = Allowed {
+            part: self.late,
+            doubt: self.doubt,
+        };
+        let each = Allowed {
+            part: self.late_each,
+            doubt: self.doubt,
+        };
+        let (mut accepted, mut total, mut busy) = (true, Tally::default(), 0u64);
+        for &seed in &self.seeds {
+            // Requests that will come are about as many as are expected; the count afterwards is exact.
+            let expected = rate * seconds;
+            let outcome = part.run(
+                hop,
+                seed,
+                length,
+                all.late(expected + 3.0 * expected.sqrt()) as u64,
+            );
+            let mut run = Tally::default();
+            let mut few: BTreeMap<ModelIndex, Tally> = BTreeMap::new();
+            for ((unit, _), tally) in owners(draft, merged, self.fragments.is_some()).zip(&outcome.tallies) {
+                run += *tally;
+                if self.fragments.is_some() && tally.requests < ENOUGH {
+                    *few.entry(merged[unit].model).or_default() += *tally;
+                } else {
+                    accepted &= each.allows(tally);
+                }
+            }
+            accepted &= !outcome.given_up && all.allows(&run) && few.values().all(|t| each.allows(t));
+            total += run;
+            busy += outcome.busy.iter().map(|b| b.0).sum::<u64>();
+            if !accepted {
+                break;
+            }
+        }
+        let time = length.0 as f64 * part.partitions.len() as f64 * self.seeds.len() as f64;
+        Verdict {
+            accepted,
+            late: 1.0 - total.attainment(),
+            busy: busy as f64 / time,
+        }
+    }
+}
+
+/// How many may be late.
+#[derive(Clone, Copy)]
+struct Allowed {
+    part: f64,
+    doubt: f64,
+}
+
+impl Allowed {
+    fn late(self, requests: f64) -> f64 {
+        let allowed = self.part * requests;
+        allowed + self.doubt * (allowed + 1.0).sqrt()
+    }
+
+    fn allows(self, tally: &Tally) -> bool {
+        (tally.requests - tally.in_time) as f64 <= self.late(tally.requests as f64)
+    }
+}
+
+/// For each journey of a part its merged fragment, and its own number there.
+fn owners<'a>(
+    draft: &'a Draft,
+    merged: &'a [Merged],
+    fragments: bool,
+) -> impl Iterator<Item = (usize, usize)> + 'a {
+    draft.routes.iter().flat_map(move |(u, _)| {
+        let count = if fragments { merged[*u].fragments.len() } else { 1 };
+        (0..count).map(move |i| (*u, i))
+    })
+}
+
+/// The draft as the reference simulation runs it.
+fn part(draft: &Draft, merged: &[Merged], costs: &Costs<'_>, fragments: Option<&Workload>) -> Option<Part> {
+    let profile = costs.profile;
+    let hop = ms_to_nanos(profile.hop_ms);
+    let mut places: Vec<Vec<Place>> = vec![vec![]; draft.stages.len()];
+    let mut alone = vec![Nanos::ZERO; draft.stages.len()];
+    let mut partitions = vec![];
+    for partition in &draft.partitions {
+        let quantum = match partition.order {
+            Order::Edf => partition.quantum_ms,
+            Order::Cycle => 0.0,
+        };
+        let share = costs.share(partition.share);
+        let mut stages = vec![];
+        for (at, &s) in partition.stages.iter().enumerate() {
+            let stage = &draft.stages[s];
+            let name = costs.name(stage.model);
+            let chunks = |b: u32| profile.chunks(name, stage.range, b, share, quantum).ok();
+            let batches = &profile.batches[..=stage.batch];
+            let runs = batches
+                .iter()
+                .map(|&b| Some((b, chunks(b)?)))
+                .collect::<Option<_>>()?;
+            stages.push(StageSpec {
+                range: stage.range,
+                batch: profile.batches[stage.batch],
+                runs,
+            });
+            if places[s].is_empty() {
+                alone[s] = profile.latency(name, stage.range, 1, share, 0.0).ok()?;
+            }
+            let instances = partitions.len()..partitions.len() + partition.copies;
+            places[s].extend(instances.map(|p| Place {
+                partition: p as u32,
+                stage: StageIndex(at as u16),
+            }));
+        }
+        let spec = PartitionSpec {
+            stages,
+            order: partition.order,
+            limits: Limits::default(),
+            admission: Admission::Off,
+        };
+        partitions.extend(std::iter::repeat_n(spec, partition.copies));
+    }
+    let mut journeys = vec![];
+    for (unit, route) in &draft.routes {
+        let m = &merged[*unit];
+        let (mut later_deadlines, mut later_least) = (Nanos::ZERO, Nanos::ZERO);
+        let mut steps: Vec<Step> = vec![];
+        for &s in route.iter().rev() {
+            let least = alone[s] + later_least;
+            steps.push(Step {
+                places: places[s].clone(),
+                later_deadlines,
+                least,
+            });
+            later_deadlines += ms_to_nanos(draft.stages[s].deadline_ms) + hop;
+            later_least = least + hop;
+        }
+        steps.reverse();
+        match fragments {
+            Some(workload) => journeys.extend(m.fragments.iter().map(|&i| {
+                let f = &workload.fragments[i];
+                Journey {
+                    id: f.id.clone(),
+                    rate_rps: f.rate_rps,
+                    budget: ms_to_nanos(f.budget_ms),
+                    steps: steps.clone(),
+                }
+            })),
+            None => journeys.push(Journey {
+                id: format!("merged {unit}"),
+                rate_rps: m.rate_rps,
+                budget: ms_to_nanos(m.budget_ms),
+                steps,
+            }),
+        }
+    }
+    Some(Part { journeys, partitions })
+}

@@ -1,0 +1,33 @@
+//! What is to be planned.
+
+use std::collections::BTreeSet;
+
+use graft_plan::{Device, Devices, Profile, Workload};
+
+/// Models that devices lack: (device, model).
+pub type Lacks = BTreeSet<(String, String)>;
+
+/// What is to be planned.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// What must be served.
+    pub workload: Workload,
+    /// What it costs.
+    pub profile: Profile,
+    /// What there is.
+    pub devices: Devices,
+    /// Devices are not planned for models that they lack.
+    pub lacks: Lacks,
+}
+
+impl Problem {
+    pub(crate) fn has(&self, device: &str, model: &str) -> bool {
+        !self.lacks.contains(&(device.to_owned(), model.to_owned()))
+    }
+
+    /// Devices of the profile's kind.
+    pub(crate) fn usable(&self) -> impl Iterator<Item = (usize, &Device)> {
+        let devices = self.devices.devices.iter().enumerate();
+        devices.filter(|(_, d)| d.kind == self.profile.device_kind)
+    }
+}

@@ -1,0 +1,528 @@
+//! The search for cheap cells: fill one after the other, then break some open and fill them again.
+
+use crate::cell::{BatchRule, Cell};
+use crate::dice::Dice;
+use crate::draft::Draft;
+use crate::fill::{Ground, Joining, Placed, Recipe, Shape};
+use crate::judge::Judge;
+use graft_certify::{Crew, gathered};
+use graft_plan::Order;
+
+/// What the search may use.
+#[derive(Debug, Clone)]
+pub(crate) struct Space {
+    /// Places of the shares that are tried.
+    pub shares: Vec<usize>,
+    /// Most copies of a cell, unless one merged fragment alone needs more.
+    pub copies: usize,
+    pub recipes: Vec<Recipe>,
+    pub shapes: Vec<Shape>,
+}
+
+/// Shares that are tried, at most; the rest come in when a cell is shrunk.
+const SHARES: usize = 12;
+/// The largest share that is tried, as a part of a device, unless a fragment needs more.
+const LARGEST_PART: f64 = 0.4;
+
+impl Space {
+    pub fn new(ground: &Ground<'_>, realign: bool, cuts: bool, order: Order) -> Self {
+        let profile = ground.costs.profile;
+        let largest = (f64::from(profile.share_total.0) * LARGEST_PART) as u32;
+        let useful: Vec<usize> = (0..profile.shares.len())
+            .filter(|&s| s == 0 || profile.shares[s].0 <= largest)
+            .collect();
+        // All of few; of many, ever larger steps.
+        let mut shares: Vec<usize> = if useful.len() <= SHARES {
+            useful
+        } else {
+            let last = (useful.len() - 1) as f64;
+            (0..SHARES)
+                .map(|i| (last + 1.0).powf(i as f64 / (SHARES - 1) as f64).round() as usize - 1)
+                .chain(0..SHARES / 2)
+                .collect()
+        };
+        shares.sort_unstable();
+        shares.dedup();
+        let mut shapes = vec![];
+        for &(joining, quantum, split) in &[
+            (Joining::Never, 0.5, 4.0),
+            (Joining::Never, 0.25, 4.0),
+            (Joining::Never, 0.25, f64::INFINITY),
+            (Joining::Never, 0.1, 4.0),
+            (Joining::Latest, 0.25, f64::INFINITY),
+            (Joining::Latest, 0.5, 4.0),
+            (Joining::Nested, 0.25, f64::INFINITY),
+        ] {
+            if realign || joining == Joining::Never {
+                let quantum = if cuts { quantum } else { 0.0 };
+                let shape = Shape {
+                    joining,
+                    quantum,
+                    order,
+                    batches: BatchRule::default(),
+                    split,
+                };
+                if !shapes.contains(&shape) {
+                    shapes.push(shape);
+                }
+            }
+        }
+        Space {
+            shares,
+            copies: 6,
+            recipes: vec![
+                Recipe::NearBudget,
+                Recipe::OneModel,
+                Recipe::LooseFiller,
+                Recipe::Mixed,
+            ],
+            shapes,
+        }
+    }
+}
+
+/// One way to fill a cell.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    share: usize,
+    copies: usize,
+    recipe: usize,
+    shape: usize,
+}
+
+/// Two judges: a quick one for every try, and a thorough one for what is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Judges<'a> {
+    pub quick: &'a dyn Judge,
+    pub thorough: &'a dyn Judge,
+}
+
+pub(crate) struct Search<'a> {
+    pub ground: &'a Ground<'a>,
+    pub space: Space,
+    pub judges: Judges<'a>,
+    pub crew: &'a dyn Crew,
+    /// Ways that are tried for each cell.
+    pub tries: usize,
+    dice: Dice,
+    /// By merged fragment: the share that it is reckoned to cost.
+    prices: Vec<f64>,
+    /// How often a recipe, and a shape, was the best.
+    won: (Vec<u32>, Vec<u32>),
+}
+
+/// How much a merged fragment is dearer than its work when its budget is `TIGHT_MS`. Learnt from what cells cost.
+const TIGHT_MS: f64 = 10.0;
+/// Part of a new price that is taken over.
+const LEARN: f64 = 0.3;
+/// Most copies of a cell.
+const MOST_COPIES: usize = 4096;
+/// Cells that one move hands the content of another to, at most.
+const RECEIVERS: usize = 4;
+
+impl<'a> Search<'a> {
+    pub fn new(ground: &'a Ground<'a>, space: Space, judges: Judges<'a>, crew: &'a dyn Crew) -> Self {
+        Search {
+            dice: Dice(7),
+            prices: ground
+                .merged
+                .iter()
+                .map(|m| m.work * (1.0 + TIGHT_MS / m.budget_ms))
+                .collect(),
+            won: (vec![2; space.recipes.len()], vec![2; space.shapes.len()]),
+            ground,
+            space,
+            judges,
+            crew,
+            tries: 6,
+        }
+    }
+
+    fn share(&self, at: usize) -> f64 {
+        f64::from(self.ground.costs.share(at).0)
+    }
+
+    pub fn cost(&self, cells: &[Placed]) -> u64 {
+        cells.iter().map(|c| c.cell.cost(self.ground.costs)).sum()
+    }
+
+    fn density(&self, placed: &Placed) -> f64 {
+        placed.work / placed.cell.cost(self.ground.costs) as f64
+    }
+
+    /// The hardest of some: it needs the largest share, or it has the least time.
+    fn hardest(&self, left: &[usize]) -> Option<usize> {
+        let m = |u: usize| &self.ground.merged[u];
+        left.iter().copied().max_by(|&a, &b| {
+            m(a).least_share
+                .cmp(&m(b).least_share)
+                .then(m(b).budget_ms.total_cmp(&m(a).budget_ms))
+                .then(b.cmp(&a))
+        })
+    }
+
+    fn loosest(&self, left: &[usize]) -> Option<usize> {
+        let budget = |u: usize| self.ground.merged[u].budget_ms;
+        left.iter()
+            .copied()
+            .max_by(|&a, &b| budget(a).total_cmp(&budget(b)).then(b.cmp(&a)))
+    }
+
+    /// Cells for all of `left`, by the quick judge. `None`: one of them can't be served at all.
+    pub fn construct(&mut self, mut left: Vec<usize>) -> Option<Vec<Placed>> {
+        let mut cells = vec![];
+        while !left.is_empty() {
+            let first = if self.dice.roll(2) == 0 {
+                self.hardest(&left)
+            } else {
+                self.loosest(&left)
+            }?;
+            let placed = match self.best_cell(first, &left) {
+                Some(placed) => placed,
+                None => self.alone(first)?,
+            };
+            left.retain(|u| placed.cell.units().all(|p| p != *u));
+            cells.push(placed);
+        }
+        Some(cells)
+    }
+
+    /// The cell with `first` that saves most, of several ways to fill it.
+    fn best_cell(&mut self, first: usize, left: &[usize]) -> Option<Placed> {
+        let least = self.ground.merged[first].least_share;
+        let mut useful: Vec<usize> = self
+            .space
+            .shares
+            .iter()
+            .copied()
+            .filter(|&s| s >= least)
+            .collect();
+        if useful.is_empty() {
+            useful.push(least);
+        }
+        let rest: f64 = left.iter().map(|&u| self.ground.merged[u].work).sum();
+        let enough = useful.iter().copied().find(|&s| self.share(s) > rest);
+        let mut ways = vec![];
+        for attempt in 0..self.tries {
+            let mut way = Way {
+                share: useful[self.dice.roll(useful.len())],
+                copies: 1,
+                recipe: self.dice.weighted(&self.won.0),
+                shape: self.dice.weighted(&self.won.1),
+            };
+            match enough {
+                // The smallest share that could take all is worth a try.
+                Some(share) if attempt == 0 => way.share = share,
+                _ if self.space.copies > 1 && self.dice.roll(2) == 0 => {
+                    way.copies = 1 + self.dice.roll(self.space.copies)
+                }
+                _ => {}
+            }
+            if self.share(way.share) * way.copies as f64 <= 3.0 * rest + self.share(useful[0]) {
+                ways.push(way);
+            }
+        }
+        let (ground, space, quick) = (self.ground, &self.space, self.judges.quick);
+        let filled = gathered(self.crew, ways.len(), |i| {
+            let Way {
+                share,
+                copies,
+                recipe,
+                shape,
+            } = ways[i];
+            let shape = space.shapes[shape];
+            let placed = ground.fill(first, left, (share, copies), space.recipes[recipe], shape, quick)?;
+            Some(ground.shrunk(placed, shape, quick))
+        });
+        let mut best: Option<(f64, Placed, Way)> = None;
+        for (way, placed) in ways.iter().zip(filled) {
+            let Some(placed) = placed else { continue };
+            let worth: f64 = placed.cell.units().map(|u| self.prices[u]).sum();
+            let saved = worth - placed.cell.cost(self.ground.costs) as f64;
+            if best.as_ref().is_none_or(|(s, _, _)| saved > *s) {
+                best = Some((saved, placed, *way));
+            }
+        }
+        let (_, placed, way) = best?;
+        self.won.0[way.recipe] += 1;
+        self.won.1[way.shape] += 1;
+        Some(placed)
+    }
+
+    /// A cell for one merged fragment: the cheapest share and number of copies that is accepted.
+    pub fn alone(&self, unit: usize) -> Option<Placed> {
+        let m = &self.ground.merged[unit];
+        let mut best: Option<Placed> = None;
+        for share in m.least_share..self.ground.costs.profile.shares.len() {
+            let size = self.share(share);
+            let below = best
+                .as_ref()
+                .map_or(f64::INFINITY, |b| b.cell.cost(self.ground.costs) as f64);
+            let fewest = (m.work / size).ceil().max(1.0) as usize;
+            // One that is far from being accepted gets more copies faster.
+            let mut copies = fewest;
+            while copies <= MOST_COPIES && size * (copies as f64) < below {
+                let accepted = self.space.shapes.iter().find_map(|&shape| {
+                    let cell = self.ground.cell(&[unit], share, copies, shape);
+                    self.ground.judged(cell, shape.batches, self.judges.quick)
+                });
+                if accepted.is_some() {
+                    best = accepted;
+                    break;
+                }
+                if copies >= fewest * 4 + 4 {
+                    break;
+                }
+                copies += (copies / 8).max(1);
+            }
+        }
+        best
+    }
+
+    /// Prices follow what cells cost.
+    fn learn(&mut self, cells: &[Placed]) {
+        for cell in cells {
+            let dear = cell.cell.cost(self.ground.costs) as f64 / cell.work.max(1e-9);
+            for u in cell.cell.units() {
+                let new = self.ground.merged[u].work * dear;
+                self.prices[u] += LEARN * (new - self.prices[u]);
+            }
+        }
+    }
+
+    /// Of equally dear cells, those that leave one nearly empty are better.
+    fn fullness(&self, cells: &[Placed]) -> f64 {
+        cells.iter().map(|c| c.work * self.density(c)).sum()
+    }
+
+    fn stand(&self, cells: &[Placed]) -> bool {
+        let (ground, thorough) = (self.ground, self.judges.thorough);
+        let verdicts = gathered(self.crew, cells.len(), |i| {
+            thorough.judge(&Draft::of_cells([&cells[i].laid]), ground.merged, ground.costs)
+        });
+        verdicts.iter().all(|v| v.accepted)
+    }
+
+    /// One move. Whether it was kept.
+    pub fn step(&mut self, cells: &mut Vec<Placed>) -> bool {
+        if self.dice.roll(3) == 0 {
+            self.refill(cells)
+        } else {
+            self.absorb(cells)
+        }
+    }
+
+    /// Places of cells, loosely filled ones first.
+    fn by_density(&self, cells: &[Placed]) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..cells.len()).collect();
+        order.sort_by(|&a, &b| self.density(&cells[a]).total_cmp(&self.density(&cells[b])));
+        order
+    }
+
+    /// Breaks two or three cells open and fills their content again.
+    fn refill(&mut self, cells: &mut Vec<Placed>) -> bool {
+        let order = self.by_density(cells);
+        let count = (2 + self.dice.roll(2)).min(cells.len());
+        let mut chosen = vec![];
+        while chosen.len() < count {
+            let at = order[self.dice.low(order.len())];
+            if !chosen.contains(&at) {
+                chosen.push(at);
+            }
+        }
+        let units = chosen
+            .iter()
+            .flat_map(|&i| cells[i].cell.units().collect::<Vec<_>>())
+            .collect();
+        let Some(new) = self.construct(units) else {
+            return false;
+        };
+        self.learn(&new);
+        self.replace(cells, &mut chosen, new)
+    }
+
+    /// The content of one cell goes to others as far as they take it, the rest into a smaller one.
+    fn absorb(&mut self, cells: &mut Vec<Placed>) -> bool {
+        if cells.len() < 2 {
+            return self.refill(cells);
+        }
+        let order = self.by_density(cells);
+        let donor = order[self.dice.low(order.len())];
+        let mut left: Vec<usize> = cells[donor].cell.units().collect();
+        let mut others: Vec<usize> = (0..cells.len()).filter(|&i| i != donor).collect();
+        self.dice.shuffle(&mut others);
+        let (mut gone, mut new) = (vec![donor], vec![]);
+        for other in others.into_iter().take(RECEIVERS) {
+            if let Some(p) = self.taken(&cells[other], &mut left) {
+                gone.push(other);
+                new.push(p);
+            }
+            if left.is_empty() {
+                break;
+            }
+        }
+        if new.is_empty() {
+            return false;
+        }
+        if !left.is_empty() {
+            let shape = self.space.shapes[self.dice.weighted(&self.won.1)];
+            let Cell { share, copies, .. } = cells[donor].cell;
+            let same = self.ground.cell(&left, share, copies, shape);
+            match self.ground.judged(same, shape.batches, self.judges.quick) {
+                Some(p) => new.push(self.ground.shrunk(p, shape, self.judges.quick)),
+                None => match self.construct(left) {
+                    Some(more) => new.extend(more),
+                    None => return false,
+                },
+            }
+        }
+        self.replace(cells, &mut gone, new)
+    }
+
+    /// A cell with as many of `left` as it takes; they are gone from there.
+    fn taken(&mut self, into: &Placed, left: &mut Vec<usize>) -> Option<Placed> {
+        let budget = |u: usize| self.ground.merged[u].budget_ms;
+        let tightest = into.cell.units().map(budget).fold(f64::INFINITY, f64::min);
+        if self.dice.roll(2) == 0 {
+            // Those with the most time are taken most easily ...
+            left.sort_by(|&a, &b| budget(b).total_cmp(&budget(a)).then(a.cmp(&b)));
+        } else {
+            // ... and those with little make most room.
+            left.sort_by(|&a, &b| {
+                (budget(a) < tightest)
+                    .cmp(&(budget(b) < tightest))
+                    .then(budget(a).total_cmp(&budget(b)))
+                    .then(a.cmp(&b))
+            });
+        }
+        let shape = self.space.shapes[self.dice.weighted(&self.won.1)];
+        let Cell { share, copies, .. } = into.cell;
+        let placed = self.ground.longest(
+            into.cell.units().collect(),
+            left,
+            (share, copies),
+            shape,
+            self.judges.quick,
+        )?;
+        left.retain(|u| placed.cell.units().all(|x| x != *u));
+        Some(placed)
+    }
+
+    /// Puts `new` in the place of some cells, if it is better and stands the thorough test.
+    fn replace(&mut self, cells: &mut Vec<Placed>, gone: &mut [usize], new: Vec<Placed>) -> bool {
+        let old: Vec<Placed> = gone.iter().map(|&i| cells[i].clone()).collect();
+        let (before, after) = (self.cost(&old), self.cost(&new));
+        let fuller = || self.fullness(&new) > self.fullness(&old) + 1e-6;
+        let better = after < before || (after == before && new.len() <= old.len() && fuller());
+        if !better || !self.stand(&new) {
+            return false;
+        }
+        gone.sort_unstable_by(|a, b| b.cmp(a));
+        for &mut i in gone {
+            cells.swap_remove(i);
+        }
+        cells.extend(new);
+        true
+    }
+
+    /// Cells for everything, that stand the thorough test; and what can't be made to.
+    pub fn start(&mut self, units: Vec<usize>) -> (Vec<Placed>, Vec<usize>) {
+        let (mut sound, mut hopeless) = (vec![], vec![]);
+        let cells = match self.construct(units.clone()) {
+            Some(cells) => cells,
+            None => {
+                // Each that can be served alone, without those that can't.
+                let (can, cannot): (Vec<usize>, Vec<usize>) =
+                    units.into_iter().partition(|&u| self.alone(u).is_some());
+                hopeless = cannot;
+                self.construct(can).unwrap_or_default()
+            }
+        };
+        self.learn(&cells);
+        for cell in cells {
+            self.mend(cell, &mut sound, &mut hopeless);
+        }
+        (sound, hopeless)
+    }
+
+    /// Keeps a cell that stands the thorough test; takes some out of one that does not, or gives it more share.
+    pub fn mend(&mut self, cell: Placed, sound: &mut Vec<Placed>, hopeless: &mut Vec<usize>) {
+        let mut queue = vec![cell];
+        while let Some(cell) = queue.pop() {
+            if self.stand(std::slice::from_ref(&cell)) {
+                sound.push(cell);
+                continue;
+            }
+            let mut units: Vec<usize> = cell.cell.units().collect();
+            let shape = Shape {
+                order: cell.cell.order,
+                ..self.space.shapes[0]
+            };
+            if units.len() < 2 {
+                match self.enlarged(&cell, shape) {
+                    Some(p) => sound.push(p),
+                    None => hopeless.extend(units),
+                }
+                continue;
+            }
+            units.sort_by(|&a, &b| {
+                self.ground.merged[a]
+                    .budget_ms
+                    .total_cmp(&self.ground.merged[b].budget_ms)
+                    .then(a.cmp(&b))
+            });
+            let (keep, out) = self.thinned(units, &cell, shape);
+            let constructed = keep.is_some().then(|| self.construct(out.clone())).flatten();
+            sound.extend(keep);
+            match constructed {
+                Some(more) => queue.extend(more),
+                // Nothing was gained by taking some out: each for itself.
+                None => {
+                    for unit in out {
+                        match self.alone(unit) {
+                            Some(placed) => queue.push(placed),
+                            None => hopeless.push(unit),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The cell with a part of its content taken out, until it stands; and what was taken out.
+    fn thinned(
+        &mut self,
+        mut units: Vec<usize>,
+        cell: &Placed,
+        shape: Shape,
+    ) -> (Option<Placed>, Vec<usize>) {
+        let mut out = vec![];
+        let all = units.len();
+        while units.len() > all / 2 && units.len() > 1 {
+            for _ in 0..(all / 12).clamp(1, units.len() - 1) {
+                let at = self.dice.roll(units.len());
+                out.push(units.remove(at));
+            }
+            let smaller = self.ground.cell(&units, cell.cell.share, cell.cell.copies, shape);
+            if let Some(p) = self.ground.judged(smaller, shape.batches, self.judges.thorough) {
+                return (Some(p), out);
+            }
+        }
+        (None, [out, units].concat())
+    }
+
+    /// More share, then more copies, until a cell of one merged fragment stands.
+    fn enlarged(&self, cell: &Placed, shape: Shape) -> Option<Placed> {
+        let shares = cell.cell.share + 1..self.ground.costs.profile.shares.len();
+        let larger = shares.map(|s| (s, cell.cell.copies));
+        let more = (1..=8).map(|n| (cell.cell.share, cell.cell.copies + n));
+        larger.chain(more).find_map(|(share, copies)| {
+            let cell = Cell {
+                share,
+                copies,
+                ..cell.cell.clone()
+            };
+            self.ground.judged(cell, shape.batches, self.judges.thorough)
+        })
+    }
+}
