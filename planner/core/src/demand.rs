@@ -43,24 +43,20 @@ struct Task {
 
 impl Judge for Analytic {
     fn judge(&self, draft: &Draft, _merged: &[Merged], costs: &Costs<'_>) -> Verdict {
-        let mut busy = 0.0f64;
         let mut accepted = true;
         for partition in &draft.partitions {
-            let load = self.load_of(partition, draft, costs);
-            accepted &= load.is_some();
-            busy = busy.max(load.unwrap_or(1.0));
+            accepted &= self.keeps_deadlines(partition, draft, costs);
         }
         Verdict {
             accepted,
             late: if accepted { 0.0 } else { 1.0 },
-            busy,
         }
     }
 }
 
 impl Analytic {
-    /// The load of a partition that keeps its deadlines.
-    fn load_of(&self, partition: &PartitionDraft, draft: &Draft, costs: &Costs<'_>) -> Option<f64> {
+    /// Whether a partition keeps its deadlines.
+    fn keeps_deadlines(&self, partition: &PartitionDraft, draft: &Draft, costs: &Costs<'_>) -> bool {
         let instances = |s: usize| {
             draft
                 .partitions
@@ -98,7 +94,7 @@ impl Analytic {
                 tasks.iter().all(|t| turn + t.time <= t.deadline)
             }
         };
-        (load <= 1.0 && in_time).then_some(load)
+        load <= 1.0 && in_time
     }
 }
 

@@ -56,6 +56,10 @@ pub(crate) struct Placed {
     pub laid: Laid,
     /// Sum of its members' work: the share that they fill at least.
     pub work: f64,
+    /// It stood the thorough test.
+    pub sound: bool,
+    /// Part of its requests that were late there, or in the last test.
+    pub late: f64,
 }
 
 /// What cells are filled with and on.
@@ -147,7 +151,13 @@ impl<'a> Ground<'a> {
         let laid = lay(&cell, self.merged, self.costs, self.headroom, batches)?;
         let verdict = judge.judge(&Draft::of_cells([&laid]), self.merged, self.costs);
         let work = cell.units().map(|u| self.merged[u].work).sum();
-        verdict.accepted.then_some(Placed { cell, laid, work })
+        verdict.accepted.then_some(Placed {
+            cell,
+            laid,
+            work,
+            sound: false,
+            late: verdict.late,
+        })
     }
 
     /// Fills a cell: `first`, and as long a run of the recipe's order over `left` as is accepted.

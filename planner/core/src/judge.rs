@@ -16,8 +16,6 @@ pub(crate) struct Verdict {
     pub accepted: bool,
     /// Part of the requests that were late.
     pub late: f64,
-    /// Part of the time in which the cell computed.
-    pub busy: f64,
 }
 
 /// Accepts cells whose merged fragments are in time.
@@ -35,17 +33,21 @@ pub(crate) struct Simulated<'w> {
     pub seeds: Vec<u64>,
     /// Part of all requests that may be late.
     pub late: f64,
-    /// Part of a fragment's requests that may be late.
+    /// Part of a merged fragment's requests that may be late.
     pub late_each: f64,
     /// Standard deviations that a count may be above what is allowed.
     pub doubt: f64,
 }
 
 /// Shortest and longest run.
-const SHORTEST_S: f64 = 2.0;
+const SHORTEST_S: f64 = 3.0;
+/// Part of a run's time that a cell may compute: more was left at the end than it can ever catch up with.
+const BUSIEST: f64 = 1.02;
 const LONGEST_S: f64 = 120.0;
 /// Fragments with fewer requests are judged together, by model.
-const ENOUGH: u64 = 300;
+const ENOUGH: f64 = 300.0;
+/// Late requests come in bunches: the variance of their number, as a multiple of its mean.
+const BUNCHES: f64 = 1.5;
 
 impl Judge for Simulated<'_> {
     fn judge(&self, draft: &Draft, merged: &[Merged], costs: &Costs<'_>) -> Verdict {
@@ -53,7 +55,6 @@ impl Judge for Simulated<'_> {
             return Verdict {
                 accepted: false,
                 late: 1.0,
-                busy: 1.0,
             };
         };
         let rate: f64 = part.journeys.iter().map(|j| j.rate_rps).sum();
@@ -64,44 +65,78 @@ impl Judge for Simulated<'_> {
             part: self.late,
             doubt: self.doubt,
         };
-        let each = Allowed {
-            part: self.late_each,
-            doubt: self.doubt,
-        };
-        let (mut accepted, mut total, mut busy) = (true, Tally::default(), 0u64);
-        for &seed in &self.seeds {
-            // Requests that will come are about as many as are expected; the count afterwards is exact.
-            let expected = rate * seconds;
-            let outcome = part.run(
-                hop,
-                seed,
-                length,
-                all.late(expected + 3.0 * expected.sqrt()) as u64,
-            );
+        // Requests that will come are about as many as are expected; the count afterwards is exact.
+        let expected = rate * seconds;
+        let limit = all.late(expected + 3.0 * expected.sqrt()) as u64;
+        let owners: Vec<usize> = owners(draft, merged, self.fragments.is_some()).collect();
+        let mut each: Vec<Tally> = vec![Tally::default(); owners.len()];
+        let (mut accepted, mut total) = (true, Tally::default());
+        for (seed, runs) in self.seeds.iter().zip(1u32..) {
+            let outcome = part.run(hop, *seed, length, limit);
             let mut run = Tally::default();
-            let mut few: BTreeMap<ModelIndex, Tally> = BTreeMap::new();
-            for ((unit, _), tally) in owners(draft, merged, self.fragments.is_some()).zip(&outcome.tallies) {
+            let mut certain = true;
+            for (sum, tally) in each.iter_mut().zip(&outcome.tallies) {
                 run += *tally;
-                if self.fragments.is_some() && tally.requests < ENOUGH {
-                    *few.entry(merged[unit].model).or_default() += *tally;
-                } else {
-                    accepted &= each.allows(tally);
-                }
+                *sum += *tally;
+                // What the certificate asks of each run.
+                let judged = self.fragments.is_some() && tally.requests as f64 >= ENOUGH;
+                certain &= !judged || tally.attainment() >= 0.99;
             }
-            accepted &= !outcome.given_up && all.allows(&run) && few.values().all(|t| each.allows(t));
+            let computed = outcome.busy.iter().map(|b| b.0).sum::<u64>() as f64;
             total += run;
-            busy += outcome.busy.iter().map(|b| b.0).sum::<u64>();
+            accepted = certain
+                && !outcome.given_up
+                && all.allows(&run)
+                && computed <= BUSIEST * length.0 as f64 * part.partitions.len() as f64
+                && self.all_in_time(&each, &owners, merged, f64::from(runs));
             if !accepted {
                 break;
             }
         }
-        let time = length.0 as f64 * part.partitions.len() as f64 * self.seeds.len() as f64;
         Verdict {
             accepted,
             late: 1.0 - total.attainment(),
-            busy: busy as f64 / time,
         }
     }
+}
+
+impl Simulated<'_> {
+    /// Whether each fragment is in time often enough; small ones are judged together, by model.
+    fn all_in_time(&self, each: &[Tally], owners: &[usize], merged: &[Merged], runs: f64) -> bool {
+        let each_allows = |tally: &Tally| {
+            let (requests, late) = (tally.requests as f64, (tally.requests - tally.in_time) as f64);
+            match self.fragments {
+                Some(_) => {
+                    let likely = likely_late(requests / runs) * runs;
+                    late <= likely + (BUNCHES * likely).sqrt()
+                }
+                None => {
+                    let allowed = Allowed {
+                        part: self.late_each,
+                        doubt: self.doubt,
+                    };
+                    allowed.allows(tally)
+                }
+            }
+        };
+        let mut few: BTreeMap<ModelIndex, Tally> = BTreeMap::new();
+        for (&unit, tally) in owners.iter().zip(each) {
+            if self.fragments.is_some() && (tally.requests as f64) < ENOUGH * runs {
+                *few.entry(merged[unit].model).or_default() += *tally;
+            } else if !each_allows(tally) {
+                return false;
+            }
+        }
+        few.values().all(each_allows)
+    }
+}
+
+/// Late requests, on the average, with which a run of so many stays below the certificate's hundredth with three
+/// standard deviations.
+fn likely_late(requests: f64) -> f64 {
+    let deviations = 3.0 * BUNCHES.sqrt();
+    let root = (-deviations + (deviations * deviations + 0.04 * requests).sqrt()) / 2.0;
+    root * root
 }
 
 /// How many may be late.
@@ -122,15 +157,11 @@ impl Allowed {
     }
 }
 
-/// For each journey of a part its merged fragment, and its own number there.
-fn owners<'a>(
-    draft: &'a Draft,
-    merged: &'a [Merged],
-    fragments: bool,
-) -> impl Iterator<Item = (usize, usize)> + 'a {
+/// For each journey of a part its merged fragment.
+fn owners<'a>(draft: &'a Draft, merged: &'a [Merged], fragments: bool) -> impl Iterator<Item = usize> + 'a {
     draft.routes.iter().flat_map(move |(u, _)| {
         let count = if fragments { merged[*u].fragments.len() } else { 1 };
-        (0..count).map(move |i| (*u, i))
+        std::iter::repeat_n(*u, count)
     })
 }
 

@@ -90,11 +90,16 @@ struct Way {
     shape: usize,
 }
 
-/// Two judges: a quick one for every try, and a thorough one for what is kept.
+/// A quick judge for every try, a fair one for what is gone on with, a thorough one for what is given out.
 #[derive(Clone, Copy)]
 pub(crate) struct Judges<'a> {
     pub quick: &'a dyn Judge,
+    pub fair: &'a dyn Judge,
     pub thorough: &'a dyn Judge,
+    /// As thorough, and content only with what would do for all cells.
+    pub strict: &'a dyn Judge,
+    /// Part of all requests that may be late.
+    pub late: f64,
 }
 
 pub(crate) struct Search<'a> {
@@ -117,6 +122,8 @@ const TIGHT_MS: f64 = 10.0;
 const LEARN: f64 = 0.3;
 /// Most copies of a cell.
 const MOST_COPIES: usize = 4096;
+/// Sizes that are tried to make a cell stand, at most.
+const ENLARGED: usize = 12;
 /// Cells that one move hands the content of another to, at most.
 const RECEIVERS: usize = 4;
 
@@ -295,10 +302,10 @@ impl<'a> Search<'a> {
         cells.iter().map(|c| c.work * self.density(c)).sum()
     }
 
-    fn stand(&self, cells: &[Placed]) -> bool {
-        let (ground, thorough) = (self.ground, self.judges.thorough);
+    fn stand(&self, cells: &[Placed], judge: &dyn Judge) -> bool {
+        let ground = self.ground;
         let verdicts = gathered(self.crew, cells.len(), |i| {
-            thorough.judge(&Draft::of_cells([&cells[i].laid]), ground.merged, ground.costs)
+            judge.judge(&Draft::of_cells([&cells[i].laid]), ground.merged, ground.costs)
         });
         verdicts.iter().all(|v| v.accepted)
     }
@@ -414,7 +421,7 @@ impl<'a> Search<'a> {
         let (before, after) = (self.cost(&old), self.cost(&new));
         let fuller = || self.fullness(&new) > self.fullness(&old) + 1e-6;
         let better = after < before || (after == before && new.len() <= old.len() && fuller());
-        if !better || !self.stand(&new) {
+        if !better || !self.stand(&new, self.judges.fair) {
             return false;
         }
         gone.sort_unstable_by(|a, b| b.cmp(a));
@@ -425,55 +432,106 @@ impl<'a> Search<'a> {
         true
     }
 
-    /// Cells for everything, that stand the thorough test; and what can't be made to.
+    /// Cells for some merged fragments, by the quick judge; and what can't be served.
     pub fn start(&mut self, units: Vec<usize>) -> (Vec<Placed>, Vec<usize>) {
-        let (mut sound, mut hopeless) = (vec![], vec![]);
-        let cells = match self.construct(units.clone()) {
-            Some(cells) => cells,
-            None => {
-                // Each that can be served alone, without those that can't.
-                let (can, cannot): (Vec<usize>, Vec<usize>) =
-                    units.into_iter().partition(|&u| self.alone(u).is_some());
-                hopeless = cannot;
-                self.construct(can).unwrap_or_default()
-            }
-        };
-        self.learn(&cells);
-        for cell in cells {
-            self.mend(cell, &mut sound, &mut hopeless);
+        if let Some(cells) = self.construct(units.clone()) {
+            self.learn(&cells);
+            return (cells, vec![]);
         }
-        (sound, hopeless)
+        // Those that can be served alone, without those that can't.
+        let (can, cannot): (Vec<usize>, Vec<usize>) =
+            units.into_iter().partition(|&u| self.alone(u).is_some());
+        (self.construct(can).unwrap_or_default(), cannot)
     }
 
-    /// Keeps a cell that stands the thorough test; takes some out of one that does not, or gives it more share.
-    pub fn mend(&mut self, cell: Placed, sound: &mut Vec<Placed>, hopeless: &mut Vec<usize>) {
+    /// The same cells, each of which stands the thorough test; those that did not are made to. Hopeless ones go.
+    pub fn made_sound(&mut self, cells: Vec<Placed>, hopeless: &mut Vec<usize>) -> Vec<Placed> {
+        let mut sound = vec![];
+        let (ground, thorough) = (self.ground, self.judges.thorough);
+        let verdicts = gathered(self.crew, cells.len(), |i| {
+            let draft = || Draft::of_cells([&cells[i].laid]);
+            let known = cells[i].sound.then_some(cells[i].late);
+            let judged = || Some(thorough.judge(&draft(), ground.merged, ground.costs));
+            known.or_else(|| judged().filter(|v| v.accepted).map(|v| v.late))
+        });
+        let mut broken = vec![];
+        for (cell, late) in cells.into_iter().zip(verdicts) {
+            match late {
+                Some(late) => sound.push(Placed {
+                    sound: true,
+                    late,
+                    ..cell
+                }),
+                None => broken.push(cell),
+            }
+        }
+        for cell in broken {
+            self.mend(cell, thorough, &mut sound, hopeless);
+        }
+        // Some may be late more often than all may be, as long as others are less often.
+        while let Some(worst) = self.too_late(&sound) {
+            let cell = sound.swap_remove(worst);
+            self.mend(cell, self.judges.strict, &mut sound, hopeless);
+        }
+        sound
+    }
+
+    /// The cell with the most late requests for its size, if there are too many in all.
+    fn too_late(&self, cells: &[Placed]) -> Option<usize> {
+        let rate = |c: &Placed| {
+            c.cell
+                .units()
+                .map(|u| self.ground.merged[u].rate_rps)
+                .sum::<f64>()
+        };
+        let late: f64 = cells.iter().map(|c| rate(c) * c.late).sum();
+        let all: f64 = cells.iter().map(rate).sum();
+        if late <= self.judges.late * all {
+            return None;
+        }
+        let worst = (0..cells.len()).max_by(|&a, &b| cells[a].late.total_cmp(&cells[b].late))?;
+        // Those that have been made strict already are as good as they get.
+        (cells[worst].late > self.judges.late).then_some(worst)
+    }
+
+    /// Takes some out of a cell that does not stand a test, or gives it more share.
+    fn mend(&mut self, cell: Placed, judge: &dyn Judge, sound: &mut Vec<Placed>, hopeless: &mut Vec<usize>) {
         let mut queue = vec![cell];
-        while let Some(cell) = queue.pop() {
-            if self.stand(std::slice::from_ref(&cell)) {
+        let mut first = true;
+        while let Some(mut cell) = queue.pop() {
+            let tested = (!std::mem::take(&mut first)).then(|| {
+                judge.judge(
+                    &Draft::of_cells([&cell.laid]),
+                    self.ground.merged,
+                    self.ground.costs,
+                )
+            });
+            if let Some(v) = tested.filter(|v| v.accepted) {
+                (cell.sound, cell.late) = (true, v.late);
                 sound.push(cell);
                 continue;
             }
-            let mut units: Vec<usize> = cell.cell.units().collect();
+            let units: Vec<usize> = cell.cell.units().collect();
             let shape = Shape {
                 order: cell.cell.order,
                 ..self.space.shapes[0]
             };
             if units.len() < 2 {
-                match self.enlarged(&cell, shape) {
-                    Some(p) => sound.push(p),
+                match self.enlarged(&cell, shape, judge) {
+                    Some(p) => sound.push(Placed { sound: true, ..p }),
                     None => hopeless.extend(units),
                 }
                 continue;
             }
-            units.sort_by(|&a, &b| {
-                self.ground.merged[a]
-                    .budget_ms
-                    .total_cmp(&self.ground.merged[b].budget_ms)
-                    .then(a.cmp(&b))
-            });
-            let (keep, out) = self.thinned(units, &cell, shape);
+            let (keep, out) = self.thinned(units, &cell, shape, judge);
+            if keep.is_none()
+                && let Some(p) = self.enlarged(&cell, shape, judge)
+            {
+                sound.push(Placed { sound: true, ..p });
+                continue;
+            }
             let constructed = keep.is_some().then(|| self.construct(out.clone())).flatten();
-            sound.extend(keep);
+            sound.extend(keep.map(|p| Placed { sound: true, ..p }));
             match constructed {
                 Some(more) => queue.extend(more),
                 // Nothing was gained by taking some out: each for itself.
@@ -495,34 +553,41 @@ impl<'a> Search<'a> {
         mut units: Vec<usize>,
         cell: &Placed,
         shape: Shape,
+        judge: &dyn Judge,
     ) -> (Option<Placed>, Vec<usize>) {
         let mut out = vec![];
         let all = units.len();
-        while units.len() > all / 2 && units.len() > 1 {
+        while units.len() > all * 2 / 3 && units.len() > 1 {
             for _ in 0..(all / 12).clamp(1, units.len() - 1) {
                 let at = self.dice.roll(units.len());
                 out.push(units.remove(at));
             }
             let smaller = self.ground.cell(&units, cell.cell.share, cell.cell.copies, shape);
-            if let Some(p) = self.ground.judged(smaller, shape.batches, self.judges.thorough) {
+            if let Some(p) = self.ground.judged(smaller, shape.batches, judge) {
                 return (Some(p), out);
             }
         }
         (None, [out, units].concat())
     }
 
-    /// More share, then more copies, until a cell of one merged fragment stands.
-    fn enlarged(&self, cell: &Placed, shape: Shape) -> Option<Placed> {
+    /// More share, or more copies, until a cell stands.
+    fn enlarged(&self, cell: &Placed, shape: Shape, judge: &dyn Judge) -> Option<Placed> {
         let shares = cell.cell.share + 1..self.ground.costs.profile.shares.len();
         let larger = shares.map(|s| (s, cell.cell.copies));
         let more = (1..=8).map(|n| (cell.cell.share, cell.cell.copies + n));
-        larger.chain(more).find_map(|(share, copies)| {
+        let mut sizes: Vec<(usize, usize)> = larger.chain(more).collect();
+        sizes.sort_by(|a, b| {
+            let cost = |s: &(usize, usize)| self.share(s.0) * s.1 as f64;
+            cost(a).total_cmp(&cost(b)).then(a.cmp(b))
+        });
+        sizes.truncate(ENLARGED);
+        sizes.into_iter().find_map(|(share, copies)| {
             let cell = Cell {
                 share,
                 copies,
                 ..cell.cell.clone()
             };
-            self.ground.judged(cell, shape.batches, self.judges.thorough)
+            self.ground.judged(cell, shape.batches, judge)
         })
     }
 }
