@@ -10,7 +10,8 @@ use actix::prelude::*;
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Device, Devices, Epoch, Fragment, ModelProfile, Nanos, Plan, Profile, Share, Workload};
 use graft_planner_core::{
-    Carried, Cause, Lacks, Observation, ObservedMix, Options, Problem, Replanner, plan_what_fits, share_alone,
+    Carried, Cause, GraftOptions, Lacks, Observation, ObservedMix, Problem, Replanner, plan_what_fits,
+    share_alone,
 };
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
@@ -20,6 +21,7 @@ use graft_wire::{ControlRequest, Join, MixReport, RoutesUpdate, WorkerInfo};
 
 use crate::rollout::{Outcome, Rollout, WorkerSeat, retire, routes, tell};
 use crate::store::{Kept, Store};
+use crate::threads::Threads;
 
 /// Members that join within this time of one another get one plan.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -117,6 +119,19 @@ pub(crate) struct PlannerActor {
     seen: Epoch,
     rolling: bool,
     rolled_out: u64,
+}
+
+/// The longest search for cheaper plans.
+const EFFORT: Duration = Duration::from_millis(100);
+
+/// A plan for the observed mix, from the running one.
+fn planned(problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried {
+    let start = Instant::now();
+    let crew = Threads::of_machine();
+    let go_on = &mut |_| start.elapsed() < EFFORT;
+    let made = plan_what_fits(problem, epoch, running, GraftOptions::default(), &crew, go_on);
+    metrics::histogram!(names::PLANNER_SECONDS).record(start.elapsed().as_secs_f64());
+    made
 }
 
 impl PlannerActor {
@@ -253,20 +268,38 @@ impl PlannerActor {
                 return;
             }
         };
-        let start = Instant::now();
+        self.replanner.planned(now, &workload);
+        self.rolling = true;
         let problem = Problem {
             workload,
             profile,
             devices,
             lacks,
         };
+        let running = self.current.as_ref().map(|(kept, _, _)| kept.plan.clone());
+        let planning = tokio::task::spawn_blocking(move || {
+            let made = planned(&problem, epoch, running.as_ref());
+            (problem, made)
+        });
+        context.spawn(planning.into_actor(self).map(move |done, this, context| {
+            this.rolling = false;
+            match done {
+                Ok((problem, made)) => this.made(made, problem, cause, context),
+                Err(error) => {
+                    tracing::error!(%error, "planning failed");
+                    metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
+                }
+            }
+        }));
+    }
+
+    /// A plan is made: it is rolled out, if it is valid.
+    fn made(&mut self, made: Carried, problem: Problem, cause: Cause, context: &mut Context<Self>) {
         let Carried {
             plan: made,
             workload,
             part,
-        } = plan_what_fits(&problem, epoch, Options::default());
-        self.replanner.planned(now, &problem.workload);
-        metrics::histogram!(names::PLANNER_SECONDS).record(start.elapsed().as_secs_f64());
+        } = made;
         let broken = made.check(&workload, &problem.profile, &problem.devices);
         if let Some(first) = broken.first() {
             tracing::error!(%first, count = broken.len(), "the plan is not valid, and is not rolled out");
@@ -274,7 +307,7 @@ impl PlannerActor {
             return;
         }
         tracing::info!(
-            %epoch, %cause, fragments = problem.workload.fragments.len(), share = made.total_share,
+            epoch = %made.epoch, %cause, fragments = problem.workload.fragments.len(), share = made.total_share,
             infeasible = made.infeasible.len(), exhausted = made.capacity_exhausted, "rolling out a plan"
         );
         if part < 1.0 {

@@ -95,7 +95,7 @@ impl Algorithm {
             Algorithm::GraftNoCuts => GraftOptions { cuts: false, ..all },
             Algorithm::GraftNoEdf => GraftOptions { edf: false, ..all },
         };
-        plan_graft(problem, epoch, options, &crew, go_on)
+        plan_graft(problem, epoch, None, options, &crew, go_on)
     }
 }
 

@@ -122,6 +122,19 @@ impl<'p> Costs<'p> {
         f64::from(self.share(share).0) * each.fold(f64::INFINITY, f64::min)
     }
 
+    /// For each share, the least share-milliseconds of a request's rest of the network on it or a larger one.
+    pub fn least_work_from(&self, model: ModelIndex, from: CutPoint) -> Vec<f64> {
+        let shares = self.profile.shares.len();
+        let mut least = vec![f64::INFINITY; shares];
+        if let Some(range) = self.rest(model, from) {
+            for share in (0..shares).rev() {
+                let beyond = least.get(share + 1).copied().unwrap_or(f64::INFINITY);
+                least[share] = beyond.min(self.work_at(model, range, share));
+            }
+        }
+        least
+    }
+
     /// The least of share-milliseconds of a segment a request plus `lambda` times its time alone, over shares and
     /// batches. Overheads are left out: they can be shared by any number of segments.
     pub fn least_work(&self, model: ModelIndex, segment: usize, lambda: f64) -> f64 {

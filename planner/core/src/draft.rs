@@ -20,6 +20,8 @@ pub(crate) struct PartitionDraft {
     pub quantum_ms: f64,
     /// Places of its stages.
     pub stages: Vec<usize>,
+    /// Devices that its copies are on already.
+    pub homes: Vec<String>,
 }
 
 /// Stages, partitions and routes by number.
@@ -44,6 +46,7 @@ impl Draft {
                 order: laid.order,
                 quantum_ms: laid.quantum_ms,
                 stages: (first..draft.stages.len()).collect(),
+                homes: vec![],
             });
             for (unit, stages) in &laid.routes {
                 draft
@@ -133,26 +136,35 @@ impl Draft {
             })
             .collect();
         let mut order: Vec<usize> = (0..self.partitions.len()).filter(|&p| !left_out[p]).collect();
-        order.sort_by_key(|&p| std::cmp::Reverse(self.partitions[p].share));
+        // Those that are somewhere already keep their places; then the largest first.
+        order.sort_by_key(|&p| {
+            let partition = &self.partitions[p];
+            (partition.homes.is_empty(), std::cmp::Reverse(partition.share))
+        });
         let mut places = vec![vec![]; self.partitions.len()];
         for p in order {
             let partition = &self.partitions[p];
             let share = costs.share(partition.share).0;
             let weights = self.weights(partition, costs);
             let models: Vec<&str> = weights.keys().map(|(m, _)| costs.name(*m)).collect();
-            for _ in 0..partition.copies {
+            for copy in 0..partition.copies {
                 let fits = |room: &&mut Room| {
                     let device = &problem.devices.devices[room.device];
-                    let more: u64 = weights
-                        .iter()
-                        .filter(|(k, _)| !room.held.contains_key(k))
-                        .map(|(_, b)| b)
-                        .sum();
+                    let missing = weights.iter().filter(|(k, _)| !room.held.contains_key(k));
+                    let more: u64 = missing.map(|(_, b)| b).sum();
                     room.free >= share
                         && room.bytes.saturating_add(more) <= device.memory_bytes
                         && models.iter().all(|m| problem.has(&device.id, m))
                 };
-                let Some(room) = rooms.iter_mut().find(fits) else {
+                // Where it is already, if it can be.
+                let home = partition.homes.get(copy).map(String::as_str);
+                let at_home =
+                    |room: &&mut Room| home == Some(problem.devices.devices[room.device].id.as_str());
+                let found = match rooms.iter_mut().filter(at_home).find(fits) {
+                    Some(room) => Some(room.device),
+                    None => rooms.iter_mut().find(fits).map(|room| room.device),
+                };
+                let Some(room) = rooms.iter_mut().find(|r| Some(r.device) == found) else {
                     return Err(self.least_worth(left_out, costs).unwrap_or(p));
                 };
                 room.free -= share;

@@ -60,6 +60,8 @@ pub(crate) struct Placed {
     pub sound: bool,
     /// Part of its requests that were late there, or in the last test.
     pub late: f64,
+    /// The place of the same cell in the running plan.
+    pub runs_as: Option<usize>,
 }
 
 /// What cells are filled with and on.
@@ -157,6 +159,7 @@ impl<'a> Ground<'a> {
             work,
             sound: false,
             late: verdict.late,
+            runs_as: None,
         })
     }
 

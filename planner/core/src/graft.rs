@@ -1,6 +1,6 @@
 //! Graft's own planner: merge, group, re-align, pack by deadline, with the simulation in the loop.
 
-use graft_plan::{Epoch, Order, Plan};
+use graft_plan::{Epoch, Fragment, Order, Plan, Route};
 
 use crate::bound::bound_of;
 use crate::costs::Costs;
@@ -10,11 +10,12 @@ use crate::fill::{Ground, Placed};
 use crate::judge::Simulated;
 use crate::merge::{MergeOptions, Sorted, merge};
 use crate::problem::Problem;
+use crate::running::Running;
 use crate::search::{Judges, Search, Space};
 use graft_certify::Crew;
 
 /// How to plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GraftOptions {
     /// Fragments may join at re-partition points.
     pub realign: bool,
@@ -24,6 +25,8 @@ pub struct GraftOptions {
     pub edf: bool,
     /// What accepts a cell.
     pub test: Test,
+    /// Share that a change of a running partition must save, at least.
+    pub change_costs: f64,
 }
 
 /// What accepts a cell.
@@ -42,6 +45,7 @@ impl Default for GraftOptions {
             cuts: true,
             edf: true,
             test: Test::Simulation,
+            change_costs: 0.0,
         }
     }
 }
@@ -76,40 +80,99 @@ const LATE: f64 = 0.0008;
 const LATE_CELL: f64 = 0.0025;
 const LATE_EACH: f64 = 0.003;
 
-/// The problem by numbers.
-pub(crate) struct Prepared<'p> {
-    pub costs: Costs<'p>,
-    pub sorted: Sorted,
-}
-
-impl<'p> Prepared<'p> {
-    pub fn new(problem: &'p Problem) -> Self {
-        let costs = Costs::new(&problem.profile);
-        let smallest = f64::from(problem.profile.shares[0].0);
-        let sorted = merge(
-            &problem.workload,
-            &costs,
-            MergeOptions {
-                budget_ratio: BUDGET_RATIO,
-                most_work: smallest * MOST_WORK,
-            },
-        );
-        Prepared { costs, sorted }
-    }
-}
-
-/// Plans as long as `go_on` says so: it is asked before each move, and told how far the search is.
+/// Plans as long as `go_on` says so: it is asked before each move, and told how far the search is. With a running
+/// plan it starts from that, and changes what it must, and what pays for being changed.
 ///
 /// The plan is valid; with [`Test::Simulation`] its cells have stood the reference simulation. The same problem,
-/// options and number of moves give the same plan, whatever `crew` is.
+/// running plan, options and number of moves give the same plan, whatever `crew` is.
+///
+/// When the devices run out, fragments are left out, loosest budgets first, with `capacity_exhausted` set.
 pub fn plan_graft(
     problem: &Problem,
     epoch: Epoch,
+    running: Option<&Plan>,
     options: GraftOptions,
     crew: &dyn Crew,
     go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Plan {
-    let Prepared { costs, sorted } = Prepared::new(problem);
+    let (mut best, needed) = plan_all(problem, epoch, running, options, crew, go_on);
+    let there: u64 = problem.usable().map(|(_, d)| u64::from(d.share_total.0)).sum();
+    if !best.capacity_exhausted || there == 0 {
+        return best;
+    }
+    let mut order: Vec<usize> = (0..problem.workload.fragments.len()).collect();
+    let fragments = &problem.workload.fragments;
+    order.sort_by(|&a, &b| {
+        let (a, b) = (&fragments[a], &fragments[b]);
+        a.budget_ms.total_cmp(&b.budget_ms).then_with(|| a.id.cmp(&b.id))
+    });
+    let rate: f64 = fragments.iter().map(|f| f.rate_rps).sum();
+    for step in 0..FEWER {
+        // A little less of the load than the devices are of what it takes, and less again.
+        let part = (there as f64 / needed.max(there) as f64) * 0.9f64.powi(step);
+        let mut left = rate * part;
+        let (kept, out): (Vec<usize>, Vec<usize>) = order.iter().partition(|&&i| {
+            left -= fragments[i].rate_rps;
+            left >= 0.0
+        });
+        let mut fewer = problem.clone();
+        fewer.workload.fragments = kept.iter().map(|&i| fragments[i].clone()).collect();
+        let (mut plan, _) = plan_all(&fewer, epoch, running, options, crew, &mut |_| false);
+        plan.infeasible
+            .extend(out.iter().map(|&i| fragments[i].id.clone()));
+        plan.infeasible.sort();
+        let fits = !plan.capacity_exhausted;
+        plan.capacity_exhausted = true;
+        if plan.infeasible.len() < best.infeasible.len() {
+            best = plan;
+        }
+        if fits {
+            break;
+        }
+    }
+    give_back_nothing_owed(&mut best, problem);
+    best
+}
+
+/// Times that fewer fragments are planned for when the devices run out.
+const FEWER: i32 = 12;
+
+/// Fragments at the last cut point need no device.
+fn give_back_nothing_owed(plan: &mut Plan, problem: &Problem) {
+    let owes_nothing = |f: &&Fragment| {
+        let model = problem.profile.models.get(&f.model);
+        model.is_some_and(|m| m.segments.len() == f.partition_point.index())
+    };
+    for fragment in problem.workload.fragments.iter().filter(owes_nothing) {
+        if plan.infeasible.contains(&fragment.id) {
+            plan.infeasible.retain(|id| *id != fragment.id);
+            plan.routes.push(Route {
+                fragment: fragment.id.clone(),
+                stages: vec![],
+            });
+        }
+    }
+    plan.routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
+}
+
+/// Plans for all fragments that can be served; the share that this takes, whether it is there or not.
+fn plan_all(
+    problem: &Problem,
+    epoch: Epoch,
+    running: Option<&Plan>,
+    options: GraftOptions,
+    crew: &dyn Crew,
+    go_on: &mut dyn FnMut(Progress) -> bool,
+) -> (Plan, u64) {
+    let costs = Costs::new(&problem.profile);
+    let running = running
+        .and_then(|plan| Running::of(plan, problem, &costs))
+        .unwrap_or_default();
+    let merging = MergeOptions {
+        budget_ratio: BUDGET_RATIO,
+        most_work: f64::from(costs.share(0).0) * MOST_WORK,
+    };
+    let sorted = merge(&problem.workload, &costs, merging, &|id| running.home(id));
     let bound = bound_of(&problem.workload, &costs);
     let ground = Ground::new(&costs, &sorted.merged, problem);
     let analytic = Analytic::new(problem.workload.headroom);
@@ -147,9 +210,8 @@ pub fn plan_graft(
     let order = if options.edf { Order::Edf } else { Order::Cycle };
     let space = Space::new(&ground, options.realign, options.cuts && options.edf, order);
     let mut search = Search::new(&ground, space, judges, crew);
-    let mut hopeless = vec![];
-    let (cells, cannot) = search.start((0..sorted.merged.len()).collect());
-    hopeless.extend(cannot);
+    search.change_costs = options.change_costs;
+    let (cells, mut hopeless) = search.go_on_from(&running);
     let mut best = search.made_sound(cells, &mut hopeless);
     let mut cells = best.clone();
     let mut moves = 0;
@@ -172,21 +234,27 @@ pub fn plan_graft(
             }
         }
     }
-    finished(best, &hopeless, "graft", epoch, problem, &costs, &sorted)
+    let needed = search.cost(&best);
+    let plan = finished(best, &hopeless, epoch, problem, &running, &costs, &sorted);
+    (plan, needed)
 }
 
 fn finished(
     mut cells: Vec<Placed>,
     hopeless: &[usize],
-    algorithm: &str,
     epoch: Epoch,
     problem: &Problem,
+    running: &Running<'_>,
     costs: &Costs<'_>,
     sorted: &Sorted,
 ) -> Plan {
     cells.sort_by_key(|c| (std::cmp::Reverse(c.cell.share), c.cell.units().min()));
-    let mut plan =
-        Draft::of_cells(cells.iter().map(|c| &c.laid)).placed(algorithm, epoch, problem, costs, sorted);
+    let mut draft = Draft::of_cells(cells.iter().map(|c| &c.laid));
+    for (partition, cell) in draft.partitions.iter_mut().zip(&cells) {
+        let devices = cell.runs_as.map(|at| running.devices(at)).unwrap_or_default();
+        partition.homes = devices.iter().map(|d| (*d).to_owned()).collect();
+    }
+    let mut plan = draft.placed("graft", epoch, problem, costs, sorted);
     leave_out(&mut plan, hopeless, problem, sorted);
     plan
 }

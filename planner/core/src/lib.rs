@@ -1,36 +1,40 @@
 //! The planner's decisions.
 //!
-//! [`plan`] turns a [`Problem`] into a plan, [`plan_what_fits`] for as much of the load as there are devices for; [`ObservedMix`] is what has been asked for lately;
-//! [`Replanner`] says when the mix has moved far enough for another plan.
+//! [`plan_graft`] turns a [`Problem`] into a plan and makes it cheaper for as long as it is let; [`plan_baseline`]
+//! makes the plans that it is compared with, [`lower_bound`] says how far down any plan could go, [`changes`] what a
+//! plan changes about a running one. [`plan_what_fits`] plans for as much of the load as there are devices for.
+//! [`ObservedMix`] is what has been asked for lately; [`Replanner`] says when it has moved far enough for another plan.
 //!
 //! Plain functions and state machines: time comes in as a value, nothing is sent or stored from here.
 
+mod alone;
 mod baseline;
 mod bound;
+mod carried;
 mod cell;
-mod certified;
+mod changes;
 mod costs;
 mod demand;
 mod dice;
 mod draft;
 mod fill;
 mod graft;
-mod group;
 mod judge;
 mod merge;
 mod mix;
 mod problem;
 mod replan;
+mod running;
 mod search;
-mod simple;
 #[cfg(test)]
 mod tests;
 
+pub use alone::share_alone;
 pub use baseline::{Baseline, plan_baseline};
 pub use bound::lower_bound;
-pub use certified::plan_accepted;
+pub use carried::{Carried, plan_what_fits};
+pub use changes::{Changes, changes};
 pub use graft::{GraftOptions, Progress, Test, plan_graft};
 pub use mix::{Observation, ObservedMix};
 pub use problem::{Lacks, Problem};
 pub use replan::{Cause, Replanner};
-pub use simple::{Carried, Options, plan, plan_what_fits, share_alone};

@@ -1,9 +1,12 @@
 //! Merges fragments that hand over at the same cut point of a model and have like budgets.
 
+use std::collections::HashMap;
+
 use graft_model::CutPoint;
 use graft_plan::Workload;
 
 use crate::costs::{Costs, ModelIndex};
+use crate::running::Home;
 
 /// Fragments that are planned for as one.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +22,8 @@ pub(crate) struct Merged {
     pub work: f64,
     /// Place of the smallest share that serves it in time.
     pub least_share: usize,
+    /// Where it is served by the running plan.
+    pub home: Option<Home>,
 }
 
 /// How far fragments are merged.
@@ -41,7 +46,14 @@ pub(crate) struct Sorted {
 }
 
 /// Merges what can be served. The order of the workload's fragments does not matter.
-pub(crate) fn merge(workload: &Workload, costs: &Costs<'_>, options: MergeOptions) -> Sorted {
+///
+/// Fragments with different homes in a running plan are not merged.
+pub(crate) fn merge(
+    workload: &Workload,
+    costs: &Costs<'_>,
+    options: MergeOptions,
+    home: &dyn Fn(&str) -> Option<Home>,
+) -> Sorted {
     let mut sorted = Sorted::default();
     let mut owed = vec![];
     for (i, fragment) in workload.fragments.iter().enumerate() {
@@ -52,28 +64,32 @@ pub(crate) fn merge(workload: &Workload, costs: &Costs<'_>, options: MergeOption
         if fragment.partition_point == costs.last(model) {
             sorted.nothing_owed.push(i);
         } else if let Some(least) = costs.least_share(model, fragment.partition_point, fragment.budget_ms) {
-            owed.push((model, i, least));
+            owed.push((model, i, least, home(&fragment.id)));
         } else {
             sorted.infeasible.push(i);
         }
     }
-    owed.sort_by(|&(m, i, _), &(n, j, _)| {
+    owed.sort_by(|&(m, i, _, g), &(n, j, _, h)| {
         let (a, b) = (&workload.fragments[i], &workload.fragments[j]);
         m.cmp(&n)
             .then(a.partition_point.cmp(&b.partition_point))
+            .then(g.cmp(&h))
             .then(a.budget_ms.total_cmp(&b.budget_ms))
             .then_with(|| a.id.cmp(&b.id))
     });
-    for (model, i, least_share) in owed {
+    let mut known: HashMap<(ModelIndex, CutPoint), Vec<f64>> = HashMap::new();
+    for (model, i, least_share, home) in owed {
         let fragment = &workload.fragments[i];
-        let shares = least_share..costs.profile.shares.len();
-        let range = costs.rest(model, fragment.partition_point);
-        let each = shares.filter_map(|s| range.map(|r| costs.work_at(model, r, s)));
-        let least_work = each.fold(f64::INFINITY, f64::min) / 1e3;
+        let from = fragment.partition_point;
+        let least = known
+            .entry((model, from))
+            .or_insert_with(|| costs.least_work_from(model, from));
+        let least_work = least[least_share] / 1e3;
         let work = least_work * fragment.rate_rps * (1.0 + workload.headroom);
         let like = sorted.merged.last_mut().filter(|m| {
             m.model == model
                 && m.point == fragment.partition_point
+                && m.home == home
                 && fragment.budget_ms <= m.budget_ms * options.budget_ratio
                 && m.work + work <= options.most_work
         });
@@ -91,6 +107,7 @@ pub(crate) fn merge(workload: &Workload, costs: &Costs<'_>, options: MergeOption
                 fragments: vec![i],
                 work,
                 least_share,
+                home,
             }),
         }
     }

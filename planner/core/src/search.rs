@@ -1,10 +1,11 @@
 //! The search for cheap cells: fill one after the other, then break some open and fill them again.
 
-use crate::cell::{BatchRule, Cell};
+use crate::cell::{BatchRule, Cell, lay};
 use crate::dice::Dice;
 use crate::draft::Draft;
 use crate::fill::{Ground, Joining, Placed, Recipe, Shape};
 use crate::judge::Judge;
+use crate::running::Running;
 use graft_certify::{Crew, gathered};
 use graft_plan::Order;
 
@@ -109,6 +110,8 @@ pub(crate) struct Search<'a> {
     pub crew: &'a dyn Crew,
     /// Ways that are tried for each cell.
     pub tries: usize,
+    /// Share that a change of a running partition must save, at least.
+    pub change_costs: f64,
     dice: Dice,
     /// By merged fragment: the share that it is reckoned to cost.
     prices: Vec<f64>,
@@ -142,6 +145,7 @@ impl<'a> Search<'a> {
             judges,
             crew,
             tries: 6,
+            change_costs: 0.0,
         }
     }
 
@@ -418,7 +422,15 @@ impl<'a> Search<'a> {
     /// Puts `new` in the place of some cells, if it is better and stands the thorough test.
     fn replace(&mut self, cells: &mut Vec<Placed>, gone: &mut [usize], new: Vec<Placed>) -> bool {
         let old: Vec<Placed> = gone.iter().map(|&i| cells[i].clone()).collect();
-        let (before, after) = (self.cost(&old), self.cost(&new));
+        let changed = old
+            .iter()
+            .filter(|c| c.runs_as.is_some())
+            .map(|c| c.cell.copies)
+            .sum::<usize>();
+        let (before, after) = (
+            self.cost(&old) as f64,
+            self.cost(&new) as f64 + self.change_costs * changed as f64,
+        );
         let fuller = || self.fullness(&new) > self.fullness(&old) + 1e-6;
         let better = after < before || (after == before && new.len() <= old.len() && fuller());
         if !better || !self.stand(&new, self.judges.fair) {
@@ -442,6 +454,65 @@ impl<'a> Search<'a> {
         let (can, cannot): (Vec<usize>, Vec<usize>) =
             units.into_iter().partition(|&u| self.alone(u).is_some());
         (self.construct(can).unwrap_or_default(), cannot)
+    }
+
+    /// Cells for everything, from those of the running plan: what did not change is kept as it is.
+    pub fn go_on_from(&mut self, running: &Running<'_>) -> (Vec<Placed>, Vec<usize>) {
+        let (mut cells, mut hopeless) = (vec![], vec![]);
+        let (ground, quick) = (self.ground, self.judges.quick);
+        let mut homeless: Vec<usize> = (0..ground.merged.len()).collect();
+        for (at, cell) in running.cells(ground.merged) {
+            let units: Vec<usize> = cell.units().collect();
+            homeless.retain(|u| !units.contains(u));
+            let shape = Shape {
+                order: cell.order,
+                ..self.space.shapes[0]
+            };
+            let laid = lay(&cell, ground.merged, ground.costs, ground.headroom, shape.batches);
+            let work = units.iter().map(|&u| ground.merged[u].work).sum();
+            match laid {
+                Some(laid) if running.is_as_before(at, &laid, ground.costs) => {
+                    cells.push(Placed {
+                        cell,
+                        laid,
+                        work,
+                        sound: true,
+                        late: 0.0,
+                        runs_as: Some(at),
+                    });
+                }
+                Some(laid) => {
+                    let late = quick.judge(&Draft::of_cells([&laid]), ground.merged, ground.costs);
+                    let placed = Placed {
+                        cell,
+                        laid,
+                        work,
+                        sound: false,
+                        late: late.late,
+                        runs_as: Some(at),
+                    };
+                    if late.accepted {
+                        cells.push(placed);
+                    } else {
+                        self.mend(placed, quick, &mut cells, &mut hopeless);
+                    }
+                }
+                None => homeless.extend(units),
+            }
+        }
+        for cell in &mut cells {
+            if homeless.is_empty() {
+                break;
+            }
+            if let Some(placed) = self.taken(cell, &mut homeless) {
+                let runs_as = cell.runs_as;
+                *cell = Placed { runs_as, ..placed };
+            }
+        }
+        let (more, cannot) = self.start(homeless);
+        cells.extend(more);
+        hopeless.extend(cannot);
+        (cells, hopeless)
     }
 
     /// The same cells, each of which stands the thorough test; those that did not are made to. Hopeless ones go.

@@ -6,10 +6,30 @@ use graft_plan::{
 };
 use proptest::prelude::*;
 
+use graft_certify::Alone;
+
 use crate::{
-    Cause, Observation, ObservedMix, Options, Problem, Replanner, plan, plan_accepted, plan_what_fits,
-    share_alone,
+    Baseline, Cause, GraftOptions, Observation, ObservedMix, Problem, Replanner, Test, changes, lower_bound,
+    plan_baseline, plan_graft, plan_what_fits, share_alone,
 };
+
+fn analytic() -> GraftOptions {
+    GraftOptions {
+        test: Test::Analytic,
+        ..GraftOptions::default()
+    }
+}
+
+/// A plan after a few moves, and by the analytic test alone: quick.
+fn plan(problem: &Problem) -> graft_plan::Plan {
+    plan_with(problem, None, 4)
+}
+
+fn plan_with(problem: &Problem, running: Option<&graft_plan::Plan>, moves: u64) -> graft_plan::Plan {
+    plan_graft(problem, Epoch(1), running, analytic(), &Alone, &mut |p| {
+        p.moves < moves
+    })
+}
 
 /// A model of `segments` segments of `ms` each on one core; more cores divide the time, batches cost half a request more.
 fn profile(models: &[(&str, usize, f64)]) -> Profile {
@@ -91,7 +111,7 @@ fn broken(problem: &Problem, plan: &graft_plan::Plan) -> Vec<String> {
 }
 
 #[test]
-fn fragments_of_one_model_join_at_the_latest_partition_point() {
+fn fragments_share_a_partition() {
     let problem = problem(
         vec![
             fragment(0, "a", 0, 100.0, 5.0),
@@ -100,12 +120,9 @@ fn fragments_of_one_model_join_at_the_latest_partition_point() {
         ],
         1,
     );
-    let plan = plan(&problem, Epoch(1), Options::default());
+    let plan = plan(&problem);
     assert_eq!(broken(&problem, &plan), Vec::<String>::new());
     assert_eq!(plan.total_share, 1);
-    let shared: Vec<_> = plan.stages.iter().filter(|s| s.to == CutPoint(10)).collect();
-    assert_eq!(shared.len(), 1);
-    assert_eq!((shared[0].from, shared[0].rate_rps), (CutPoint(7), 15.0));
     assert_eq!(share_alone(&problem.workload, &problem.profile), 3);
 }
 
@@ -115,7 +132,7 @@ fn a_budget_too_tight_for_two_stages_keeps_fragments_apart() {
         vec![fragment(0, "a", 0, 10.2, 5.0), fragment(1, "a", 7, 100.0, 5.0)],
         1,
     );
-    let plan = plan(&problem, Epoch(1), Options::default());
+    let plan = plan(&problem);
     assert_eq!(broken(&problem, &plan), Vec::<String>::new());
     assert!(plan.infeasible.is_empty());
 }
@@ -126,14 +143,14 @@ fn what_cannot_be_in_time_is_infeasible_and_holds_up_nobody() {
         vec![fragment(0, "a", 0, 0.5, 5.0), fragment(1, "a", 7, 100.0, 5.0)],
         1,
     );
-    let plan = plan(&problem, Epoch(1), Options::default());
+    let plan = plan(&problem);
     assert_eq!(plan.infeasible, ["f0"]);
     assert_eq!(plan.routes.len(), 1);
     assert_eq!(broken(&problem, &plan), Vec::<String>::new());
 }
 
 #[test]
-fn without_room_the_loosest_are_left_out() {
+fn without_room_what_carries_least_for_its_share_is_left_out() {
     let problem = problem(
         vec![
             fragment(0, "a", 0, 50.0, 300.0),
@@ -141,9 +158,9 @@ fn without_room_the_loosest_are_left_out() {
         ],
         1,
     );
-    let plan = plan(&problem, Epoch(1), Options::default());
+    let plan = plan(&problem);
     assert!(plan.capacity_exhausted);
-    assert_eq!(plan.infeasible, ["f1"]);
+    assert_eq!(plan.infeasible.len(), 1);
     assert_eq!(broken(&problem, &plan), Vec::<String>::new());
 }
 
@@ -153,7 +170,7 @@ fn overload_is_planned_for_at_smaller_rates_of_everybody() {
         vec![fragment(0, "a", 0, 50.0, 300.0), fragment(1, "a", 4, 80.0, 900.0)],
         1,
     );
-    let carried = plan_what_fits(&problem, Epoch(1), Options::default());
+    let carried = plan_what_fits(&problem, Epoch(1), None, analytic(), &Alone, &mut |_| false);
     assert!(
         carried.part < 1.0 && carried.plan.infeasible.is_empty(),
         "{carried:?}"
@@ -176,7 +193,7 @@ fn a_device_that_lacks_a_model_is_not_planned_for_it() {
         ("w0".to_owned(), "b".to_owned()),
         ("w1".to_owned(), "a".to_owned()),
     ]);
-    let plan = plan(&problem, Epoch(1), Options::default());
+    let plan = plan(&problem);
     assert!(plan.infeasible.is_empty());
     let host = |model: &str| {
         let stage = plan.stages.iter().find(|s| s.model == model).unwrap();
@@ -191,30 +208,9 @@ fn a_device_that_lacks_a_model_is_not_planned_for_it() {
 }
 
 #[test]
-fn the_cheapest_plan_that_is_accepted_is_taken() {
-    let problem = problem(
-        vec![fragment(0, "a", 0, 50.0, 60.0), fragment(1, "a", 4, 80.0, 50.0)],
-        20,
-    );
-    let options = Options::default();
-    let mut asked = vec![];
-    let none = plan_accepted(&problem, Epoch(1), options, |plan| {
-        asked.push(plan.total_share);
-        assert_eq!(broken(&problem, plan), Vec::<String>::new());
-        false
-    });
-    assert!(
-        none.is_none() && asked.len() > 2 && asked.is_sorted(),
-        "{asked:?}"
-    );
-    let dearer = plan_accepted(&problem, Epoch(1), options, |plan| plan.total_share > asked[0]).unwrap();
-    assert!(dearer.total_share > asked[0]);
-}
-
-#[test]
 fn no_devices_serve_nothing_and_say_so() {
     let problem = problem(vec![fragment(0, "a", 0, 50.0, 3.0)], 0);
-    let plan = plan(&problem, Epoch(1), Options::default());
+    let plan = plan(&problem);
     assert!(plan.capacity_exhausted && plan.routes.is_empty());
     assert_eq!(broken(&problem, &plan), Vec::<String>::new());
 }
@@ -222,7 +218,7 @@ fn no_devices_serve_nothing_and_say_so() {
 #[test]
 fn a_broken_plan_is_found_out() {
     let problem = problem(vec![fragment(0, "a", 0, 100.0, 5.0)], 1);
-    let good = plan(&problem, Epoch(1), Options::default());
+    let good = plan(&problem);
     let rules = |plan: &graft_plan::Plan| -> Vec<u8> {
         plan.check(&problem.workload, &problem.profile, &problem.devices)
             .iter()
@@ -306,9 +302,9 @@ fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
 
 proptest! {
     #[test]
-    fn every_plan_is_valid(fragments in fragments(), count in 0usize..6, realign: bool) {
+    fn every_plan_is_valid(fragments in fragments(), count in 0usize..6) {
         let problem = problem(fragments, count);
-        let plan = plan(&problem, Epoch(1), Options { realign });
+        let plan = plan(&problem);
         prop_assert_eq!(broken(&problem, &plan), Vec::<String>::new());
     }
 
@@ -316,14 +312,62 @@ proptest! {
     fn the_order_of_fragments_does_not_matter(fragments in fragments()) {
         let forward = problem(fragments.clone(), 8);
         let backward = problem(fragments.into_iter().rev().collect(), 8);
-        let options = Options::default();
-        prop_assert_eq!(plan(&forward, Epoch(1), options).total_share, plan(&backward, Epoch(1), options).total_share);
+        prop_assert_eq!(plan(&forward).total_share, plan(&backward).total_share);
     }
 
     #[test]
     fn more_devices_do_not_change_the_cost(fragments in fragments()) {
-        let options = Options::default();
         let (some, more) = (problem(fragments.clone(), 60), problem(fragments, 90));
-        prop_assert_eq!(plan(&some, Epoch(1), options).total_share, plan(&more, Epoch(1), options).total_share);
+        prop_assert_eq!(plan(&some).total_share, plan(&more).total_share);
+    }
+
+    #[test]
+    fn no_plan_goes_below_the_bound(fragments in fragments()) {
+        let problem = problem(fragments, 200);
+        let bound = lower_bound(&problem);
+        let plan = plan(&problem);
+        prop_assert!(plan.total_share >= bound, "{} is below {bound}", plan.total_share);
+    }
+
+    #[test]
+    fn looser_budgets_never_raise_the_bound(fragments in fragments(), looser in 1.0f64..5.0) {
+        let alone = |f: &Fragment| lower_bound(&problem(vec![f.clone()], 1));
+        let tight: Vec<Fragment> = fragments.into_iter().filter(|f| alone(f) > 0).collect();
+        let loose = tight.iter().map(|f| Fragment { budget_ms: f.budget_ms * looser, ..f.clone() }).collect();
+        prop_assert!(lower_bound(&problem(loose, 1)) <= lower_bound(&problem(tight, 1)));
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_plan(fragments in fragments()) {
+        let problem = problem(fragments, 60);
+        prop_assert_eq!(plan(&problem), plan(&problem));
+    }
+
+    #[test]
+    fn a_plan_goes_on_from_the_running_one(fragments in fragments(), more in fragments()) {
+        let first = problem(fragments.clone(), 60);
+        let running = plan(&first);
+        // Nothing changed: nothing changes.
+        let again = plan_with(&first, Some(&running), 0);
+        let same = changes(&running, &again);
+        prop_assert!(same.new.is_empty() && same.gone.is_empty() && same.moved.is_empty(), "{:?}", same);
+        let mut all = fragments;
+        all.extend(more.into_iter().enumerate().map(|(i, f)| Fragment { id: format!("g{i}"), ..f }));
+        let second = problem(all, 60);
+        let next = plan_with(&second, Some(&running), 2);
+        prop_assert_eq!(broken(&second, &next), Vec::<String>::new());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn baselines_are_valid(fragments in fragments(), which in 0usize..5) {
+        let list = [Baseline::Static, Baseline::Gslice, Baseline::GslicePlus, Baseline::Paper, Baseline::Nexus];
+        let slow = fragments.into_iter().take(5).map(|f| Fragment { rate_rps: f.rate_rps.min(5.0), ..f });
+        let problem = problem(slow.collect(), 60);
+        let plan = plan_baseline(&problem, Epoch(1), list[which], &Alone);
+        prop_assert_eq!(broken(&problem, &plan), Vec::<String>::new());
     }
 }

@@ -80,6 +80,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
                 budget_ratio,
                 most_work: f64::INFINITY,
             },
+            &|_| None,
         ),
         judge: thorough(problem),
         crew,
@@ -92,6 +93,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
                 budget_ratio: 1.0,
                 most_work: 0.0,
             },
+            &|_| None,
         ),
         ..merged(1.0)
     };

@@ -162,6 +162,7 @@ fn sized(
             order: Order::Edf,
             quantum_ms: 0.0,
             stages: vec![],
+            homes: vec![],
         },
     ))
 }

@@ -1,0 +1,45 @@
+//! What it would take to serve every class of fragments by itself.
+
+use graft_plan::{Profile, Workload};
+
+use crate::costs::Costs;
+use crate::merge::{MergeOptions, Merged, merge};
+
+/// A full batch takes at most this part of its deadline: the rest is for waiting.
+const BATCH_PART: f64 = 0.5;
+
+/// The share that it would take to serve each class of fragments with one partition point on partitions of its
+/// own, with no re-alignment and no sharing: as many devices as that needs. Infeasible fragments count nothing.
+pub fn share_alone(workload: &Workload, profile: &Profile) -> u64 {
+    let costs = Costs::new(profile);
+    let all = MergeOptions {
+        budget_ratio: f64::INFINITY,
+        most_work: f64::INFINITY,
+    };
+    let sorted = merge(workload, &costs, all, &|_| None);
+    let each = sorted
+        .merged
+        .iter()
+        .map(|m| cheapest(m, workload.headroom, &costs));
+    each.sum()
+}
+
+fn cheapest(m: &Merged, headroom: f64, costs: &Costs<'_>) -> u64 {
+    let Some(range) = costs.rest(m.model, m.point) else {
+        return 0;
+    };
+    let deadline = m.budget_ms - costs.profile.hop_ms;
+    let on = |share: usize| {
+        let batches = costs.profile.batches.iter().enumerate();
+        let in_time = batches.filter_map(|(b, &n)| {
+            let time = costs.uncut_ms(m.model, range, b, share);
+            (b == 0 || time <= deadline * BATCH_PART).then(|| time / f64::from(n))
+        });
+        let load = m.rate_rps * (1.0 + headroom) * in_time.fold(f64::INFINITY, f64::min) / 1e3;
+        u64::from(costs.share(share).0) * (load - 1e-9).ceil().max(1.0) as u64
+    };
+    (m.least_share..costs.profile.shares.len())
+        .map(on)
+        .min()
+        .unwrap_or(0)
+}

@@ -1,0 +1,64 @@
+//! When there is more load than devices: a smaller part of everybody's.
+
+use graft_certify::Crew;
+use graft_plan::{Epoch, Plan, Workload};
+
+use crate::graft::{GraftOptions, Progress, plan_graft};
+use crate::problem::Problem;
+
+/// A plan, and the load that it carries.
+#[derive(Debug, Clone)]
+pub struct Carried {
+    /// The plan; valid for `workload`.
+    pub plan: Plan,
+    /// The problem's workload, with the rates that are carried.
+    pub workload: Workload,
+    /// Part of the rates that are carried: 1 unless devices ran out.
+    pub part: f64,
+}
+
+/// Each step to a smaller load takes this part of the one before.
+const STEP: f64 = 0.85;
+/// Steps before fragments are left out altogether.
+const STEPS: usize = 20;
+
+/// Plans for as much of the load as the devices carry: when they run out, for smaller rates of everybody rather
+/// than for some fragments at their full rates. What comes beyond the carried rates is for routers to refuse.
+pub fn plan_what_fits(
+    problem: &Problem,
+    epoch: Epoch,
+    running: Option<&Plan>,
+    options: GraftOptions,
+    crew: &dyn Crew,
+    go_on: &mut dyn FnMut(Progress) -> bool,
+) -> Carried {
+    let mut best = Carried {
+        plan: plan_graft(problem, epoch, running, options, crew, go_on),
+        workload: problem.workload.clone(),
+        part: 1.0,
+    };
+    let mut scaled = problem.clone();
+    for step in 1..=STEPS {
+        if !best.plan.capacity_exhausted {
+            break;
+        }
+        let part = STEP.powi(step as i32);
+        for (fragment, original) in scaled
+            .workload
+            .fragments
+            .iter_mut()
+            .zip(&problem.workload.fragments)
+        {
+            fragment.rate_rps = original.rate_rps * part;
+        }
+        let plan = plan_graft(&scaled, epoch, running, options, crew, go_on);
+        if plan.infeasible.len() < best.plan.infeasible.len() {
+            best = Carried {
+                plan,
+                workload: scaled.workload.clone(),
+                part,
+            };
+        }
+    }
+    best
+}

@@ -1,0 +1,206 @@
+//! The running plan as cells again, so that planning can go on from it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use graft_model::CutPoint;
+use graft_plan::{Order, Partition, Plan, Stage};
+
+use crate::cell::{Cell, Group, Laid};
+use crate::costs::{Costs, ModelIndex};
+use crate::merge::Merged;
+use crate::problem::Problem;
+
+/// Where a fragment is served now: places of its cell and of its group there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Home {
+    pub cell: u32,
+    pub group: u32,
+}
+
+/// A cell of the running plan.
+#[derive(Debug)]
+struct RunningCell<'p> {
+    share: usize,
+    order: Order,
+    quantum_ms: f64,
+    /// Devices of its copies.
+    devices: Vec<&'p str>,
+    stages: Vec<&'p Stage>,
+    groups: Vec<(ModelIndex, Vec<CutPoint>)>,
+}
+
+/// The running plan.
+#[derive(Debug, Default)]
+pub(crate) struct Running<'p> {
+    cells: Vec<RunningCell<'p>>,
+    homes: HashMap<&'p str, Home>,
+}
+
+/// Stages of one group: a shared last stage, or those of several that join nowhere.
+#[derive(PartialEq, Eq, Hash)]
+enum GroupKey<'p> {
+    Joined(&'p str),
+    /// The n-th of its range in the cell.
+    Apart(&'p str, usize),
+}
+
+impl<'p> Running<'p> {
+    /// `None`: a route leads through several partitions, as no plan of this planner does, or what the plan names
+    /// is not known any more.
+    pub fn of(plan: &'p Plan, problem: &Problem, costs: &Costs<'_>) -> Option<Self> {
+        let stages = plan.stages_by_id();
+        let mut alike: BTreeMap<&[String], Vec<&Partition>> = BTreeMap::new();
+        for partition in &plan.partitions {
+            alike.entry(&partition.stages).or_default().push(partition);
+        }
+        let mut running = Running::default();
+        let mut cell_of: HashMap<&str, usize> = HashMap::new();
+        for copies in alike.into_values() {
+            let first = copies[0];
+            let same = |p: &&Partition| {
+                p.share == first.share && p.order == first.order && p.quantum_ms == first.quantum_ms
+            };
+            let known = |p: &&Partition| problem.usable().any(|(_, d)| d.id == p.device);
+            if !copies.iter().all(same) {
+                return None;
+            }
+            for id in &first.stages {
+                if cell_of.insert(id, running.cells.len()).is_some() {
+                    return None;
+                }
+            }
+            running.cells.push(RunningCell {
+                share: problem.profile.share_index(first.share)?,
+                order: first.order,
+                quantum_ms: first.quantum_ms,
+                devices: copies
+                    .iter()
+                    .filter(|p| known(p))
+                    .map(|p| p.device.as_str())
+                    .collect(),
+                stages: first
+                    .stages
+                    .iter()
+                    .map(|id| stages.get(id.as_str()).copied())
+                    .collect::<Option<_>>()?,
+                groups: vec![],
+            });
+        }
+        let mut groups: HashMap<(usize, GroupKey<'p>), u32> = HashMap::new();
+        for route in &plan.routes {
+            let (Some(first), Some(last)) = (route.stages.first(), route.stages.last()) else {
+                continue;
+            };
+            let cell = *cell_of.get(first.as_str())?;
+            if route
+                .stages
+                .iter()
+                .any(|s| cell_of.get(s.as_str()) != Some(&cell))
+            {
+                return None;
+            }
+            let of_route: Vec<&Stage> = route
+                .stages
+                .iter()
+                .map(|s| stages.get(s.as_str()).copied())
+                .collect::<Option<_>>()?;
+            let in_cell = &mut running.cells[cell];
+            let ends = stages.get(last.as_str())?;
+            let shared = plan
+                .routes
+                .iter()
+                .any(|r| r.stages.len() > 1 && r.stages.last() == Some(last));
+            let key = if shared {
+                GroupKey::Joined(last)
+            } else {
+                let twins = in_cell
+                    .stages
+                    .iter()
+                    .filter(|s| (&s.model, s.from, s.to) == (&ends.model, ends.from, ends.to));
+                GroupKey::Apart(&ends.model, twins.take_while(|s| s.id != ends.id).count())
+            };
+            let model = costs.model(&ends.model)?;
+            let group = *groups.entry((cell, key)).or_insert_with(|| {
+                in_cell.groups.push((model, vec![]));
+                in_cell.groups.len() as u32 - 1
+            });
+            let joins = &mut in_cell.groups[group as usize].1;
+            joins.extend(of_route[1..].iter().map(|s| s.from));
+            joins.sort_unstable();
+            joins.dedup();
+            running.homes.insert(
+                &route.fragment,
+                Home {
+                    cell: cell as u32,
+                    group,
+                },
+            );
+        }
+        Some(running)
+    }
+
+    pub fn home(&self, fragment: &str) -> Option<Home> {
+        self.homes.get(fragment).copied()
+    }
+
+    /// The cells that still serve somebody, with their places here. A cell that lost devices has fewer copies.
+    pub fn cells(&self, merged: &[Merged]) -> Vec<(usize, Cell)> {
+        let mut members: BTreeMap<u32, BTreeMap<u32, Vec<usize>>> = BTreeMap::new();
+        for (unit, home) in merged.iter().enumerate().filter_map(|(u, m)| Some((u, m.home?))) {
+            members
+                .entry(home.cell)
+                .or_default()
+                .entry(home.group)
+                .or_default()
+                .push(unit);
+        }
+        let with_groups = members.into_iter().filter_map(|(at, groups)| {
+            let cell = &self.cells[at as usize];
+            let group = |(g, units): (u32, Vec<usize>)| {
+                let (model, joins) = &cell.groups[g as usize];
+                Group {
+                    model: *model,
+                    joins: joins.clone(),
+                    units,
+                }
+            };
+            let copies = cell.devices.len();
+            (copies > 0).then(|| {
+                let groups = groups.into_iter().map(group).collect();
+                (
+                    at as usize,
+                    Cell {
+                        share: cell.share,
+                        copies,
+                        order: cell.order,
+                        quantum_ms: cell.quantum_ms,
+                        groups,
+                    },
+                )
+            })
+        });
+        with_groups.collect()
+    }
+
+    /// Whether a cell runs the same stages, for the same rates, as it does now.
+    pub fn is_as_before(&self, at: usize, laid: &Laid, costs: &Costs<'_>) -> bool {
+        let like = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b.abs();
+        let before = &self.cells[at];
+        before.stages.len() == laid.stages.len()
+            && before.devices.len() == laid.copies
+            && laid.stages.iter().all(|now| {
+                before.stages.iter().any(|s| {
+                    costs.model(&s.model) == Some(now.model)
+                        && (s.from, s.to) == (now.range.from(), now.range.to())
+                        && s.batch == costs.profile.batches[now.batch]
+                        && like(s.rate_rps, now.rate_rps)
+                        && like(s.deadline_ms, now.deadline_ms)
+                })
+            })
+    }
+
+    /// Devices of a cell's copies.
+    pub fn devices(&self, at: usize) -> &[&'p str] {
+        &self.cells[at].devices
+    }
+}
