@@ -9,7 +9,8 @@ use graft_certify::{Certificate, certify};
 use graft_plan::{Devices, Epoch, FormatFile, Plan, Profile, Workload};
 use graft_planner::Threads;
 use graft_planner_core::{
-    Baseline, GraftOptions, Lacks, Problem, Progress, lower_bound, plan_baseline, plan_graft,
+    Baseline, GraftOptions, Lacks, Problem, Progress, Test, lower_bound, plan_baseline, plan_exact,
+    plan_graft,
 };
 
 use super::check::summary;
@@ -36,6 +37,9 @@ pub(crate) struct Make {
     /// How many moves to make instead: the same number gives the same plan, byte for byte
     #[arg(long, value_name = "N")]
     moves: Option<u64>,
+    /// Go on from this plan: change what must be changed, and what pays for it
+    #[arg(long, value_name = "FILE")]
+    running: Option<PathBuf>,
     /// Don't run the reference simulation on the plan
     #[arg(long)]
     no_certify: bool,
@@ -62,6 +66,10 @@ pub(crate) enum Algorithm {
     GslicePlus,
     /// Each model on whole devices
     Static,
+    /// The optimum under the analytic test, for ten merged fragments at most
+    Exact,
+    /// Graft, by the analytic test alone
+    GraftAnalytic,
     /// Graft without re-partition points
     GraftNoRealign,
     /// Graft with runs that are not cut
@@ -76,18 +84,24 @@ impl Algorithm {
         self,
         problem: &Problem,
         epoch: Epoch,
+        running: Option<&Plan>,
         go_on: &mut dyn FnMut(Progress) -> bool,
-    ) -> Plan {
+    ) -> anyhow::Result<Plan> {
         let crew = Threads::of_machine();
         let all = GraftOptions::default();
-        let baseline = |b| plan_baseline(problem, epoch, b, &crew);
+        let baseline = |b| Ok(plan_baseline(problem, epoch, b, &crew));
         let options = match self {
             Algorithm::Static => return baseline(Baseline::Static),
             Algorithm::Gslice => return baseline(Baseline::Gslice),
             Algorithm::GslicePlus => return baseline(Baseline::GslicePlus),
             Algorithm::Paper => return baseline(Baseline::Paper),
             Algorithm::Nexus => return baseline(Baseline::Nexus),
+            Algorithm::Exact => return Ok(plan_exact(problem, epoch, &crew)?),
             Algorithm::Graft => all,
+            Algorithm::GraftAnalytic => GraftOptions {
+                test: Test::Analytic,
+                ..all
+            },
             Algorithm::GraftNoRealign => GraftOptions {
                 realign: false,
                 ..all
@@ -95,7 +109,7 @@ impl Algorithm {
             Algorithm::GraftNoCuts => GraftOptions { cuts: false, ..all },
             Algorithm::GraftNoEdf => GraftOptions { edf: false, ..all },
         };
-        plan_graft(problem, epoch, None, options, &crew, go_on)
+        Ok(plan_graft(problem, epoch, running, options, &crew, go_on))
     }
 }
 
@@ -112,16 +126,20 @@ pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
         devices,
         ..
     } = &problem;
+    let running = arguments.running.as_deref().map(Plan::read).transpose()?;
+    let epoch = running.as_ref().map_or(Epoch(1), |p| Epoch(p.epoch.0 + 1));
     let start = Instant::now();
     let effort = Duration::from_millis(arguments.effort);
     let mut moves = 0;
-    let plan = arguments.algorithm.plan(&problem, Epoch(1), &mut |progress| {
-        moves = progress.moves;
-        match arguments.moves {
-            Some(most) => progress.moves < most,
-            None => start.elapsed() < effort,
-        }
-    });
+    let plan = arguments
+        .algorithm
+        .plan(&problem, epoch, running.as_ref(), &mut |progress| {
+            moves = progress.moves;
+            match arguments.moves {
+                Some(most) => progress.moves < most,
+                None => start.elapsed() < effort,
+            }
+        })?;
     let took = start.elapsed();
     let broken = plan.check(workload, profile, devices);
     anyhow::ensure!(

@@ -155,6 +155,14 @@ fn give_back_nothing_owed(plan: &mut Plan, problem: &Problem) {
     plan.routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
 }
 
+/// How far fragments are merged.
+pub(crate) fn merging(costs: &Costs<'_>) -> MergeOptions {
+    MergeOptions {
+        budget_ratio: BUDGET_RATIO,
+        most_work: f64::from(costs.share(0).0) * MOST_WORK,
+    }
+}
+
 /// Plans for all fragments that can be served; the share that this takes, whether it is there or not.
 fn plan_all(
     problem: &Problem,
@@ -168,11 +176,7 @@ fn plan_all(
     let running = running
         .and_then(|plan| Running::of(plan, problem, &costs))
         .unwrap_or_default();
-    let merging = MergeOptions {
-        budget_ratio: BUDGET_RATIO,
-        most_work: f64::from(costs.share(0).0) * MOST_WORK,
-    };
-    let sorted = merge(&problem.workload, &costs, merging, &|id| running.home(id));
+    let sorted = merge(&problem.workload, &costs, merging(&costs), &|id| running.home(id));
     let bound = bound_of(&problem.workload, &costs);
     let ground = Ground::new(&costs, &sorted.merged, problem);
     let analytic = Analytic::new(problem.workload.headroom);

@@ -22,13 +22,21 @@ pub(crate) struct Space {
 
 /// Shares that are tried, at most; the rest come in when a cell is shrunk.
 const SHARES: usize = 12;
+/// So few merged fragments may be tried on any share.
+const FEW: usize = 16;
 /// The largest share that is tried, as a part of a device, unless a fragment needs more.
 const LARGEST_PART: f64 = 0.4;
 
 impl Space {
     pub fn new(ground: &Ground<'_>, realign: bool, cuts: bool, order: Order) -> Self {
         let profile = ground.costs.profile;
-        let largest = (f64::from(profile.share_total.0) * LARGEST_PART) as u32;
+        // What is little may well fit one large share.
+        let part = if ground.merged.len() <= FEW {
+            1.0
+        } else {
+            LARGEST_PART
+        };
+        let largest = (f64::from(profile.share_total.0) * part) as u32;
         let useful: Vec<usize> = (0..profile.shares.len())
             .filter(|&s| s == 0 || profile.shares[s].0 <= largest)
             .collect();
@@ -49,9 +57,13 @@ impl Space {
             (Joining::Never, 0.5, 4.0),
             (Joining::Never, 0.25, 4.0),
             (Joining::Never, 0.25, f64::INFINITY),
+            (Joining::Never, 0.5, f64::INFINITY),
             (Joining::Never, 0.1, 4.0),
+            (Joining::Never, 0.1, f64::INFINITY),
+            (Joining::Never, 0.0, f64::INFINITY),
             (Joining::Latest, 0.25, f64::INFINITY),
             (Joining::Latest, 0.5, 4.0),
+            (Joining::Latest, 0.0, f64::INFINITY),
             (Joining::Nested, 0.25, f64::INFINITY),
         ] {
             if realign || joining == Joining::Never {
@@ -125,6 +137,8 @@ const TIGHT_MS: f64 = 10.0;
 const LEARN: f64 = 0.3;
 /// Most copies of a cell.
 const MOST_COPIES: usize = 4096;
+/// Shares that are tried from the smallest that serves a merged fragment.
+const JUST_ENOUGH: usize = 3;
 /// Sizes that are tried to make a cell stand, at most.
 const ENLARGED: usize = 12;
 /// Cells that one move hands the content of another to, at most.
@@ -144,7 +158,7 @@ impl<'a> Search<'a> {
             space,
             judges,
             crew,
-            tries: 6,
+            tries: if ground.merged.len() <= FEW { 16 } else { 6 },
             change_costs: 0.0,
         }
     }
@@ -208,9 +222,10 @@ impl<'a> Search<'a> {
             .copied()
             .filter(|&s| s >= least)
             .collect();
-        if useful.is_empty() {
-            useful.push(least);
-        }
+        // Those just large enough for the first are always worth a try.
+        useful.extend((least..self.ground.costs.profile.shares.len()).take(JUST_ENOUGH));
+        useful.sort_unstable();
+        useful.dedup();
         let rest: f64 = left.iter().map(|&u| self.ground.merged[u].work).sum();
         let enough = useful.iter().copied().find(|&s| self.share(s) > rest);
         let mut ways = vec![];

@@ -10,7 +10,7 @@ use graft_certify::Alone;
 
 use crate::{
     Baseline, Cause, GraftOptions, Observation, ObservedMix, Problem, Replanner, Test, changes, lower_bound,
-    plan_baseline, plan_graft, plan_what_fits, share_alone,
+    plan_baseline, plan_exact, plan_graft, plan_what_fits, share_alone,
 };
 
 fn analytic() -> GraftOptions {
@@ -285,6 +285,82 @@ fn a_plan_is_made_for_the_unserved_at_once_and_for_rates_later() {
     ));
     replanner.members_changed();
     assert_eq!(replanner.decide(at(1), &first), Some(Cause::Members));
+}
+
+#[test]
+fn the_search_comes_near_to_the_optimum() {
+    let mut dice = crate::dice::Dice(11);
+    let (mut sum, mut worst, count) = (0.0, 0.0f64, 24);
+    for _ in 0..count {
+        let fragments = (0..2 + dice.roll(5)).map(|i| {
+            let (model, last) = [("a", 10), ("b", 4)][dice.roll(2)];
+            let budget = 8.0 * 1.5f64.powi(dice.roll(8) as i32);
+            fragment(
+                i,
+                model,
+                dice.roll(last) as u16,
+                budget,
+                5.0 + dice.roll(60) as f64,
+            )
+        });
+        let problem = problem(fragments.collect(), 60);
+        let exact = plan_exact(&problem, Epoch(1), &Alone).unwrap();
+        assert_eq!(broken(&problem, &exact), Vec::<String>::new());
+        let found = plan_with(&problem, None, 60);
+        let gap = found.total_share as f64 / exact.total_share.max(1) as f64 - 1.0;
+        assert!(
+            found.infeasible == exact.infeasible && gap >= 0.0,
+            "{gap}: {problem:?}"
+        );
+        (sum, worst) = (sum + gap, worst.max(gap));
+    }
+    let mean = sum / f64::from(count);
+    assert!(mean <= 0.02, "mean {mean}, worst {worst}");
+}
+
+#[test]
+fn the_exact_planner_takes_few_fragments() {
+    let many = (0..11)
+        .map(|i| fragment(i, "a", 0, 20.0 * 1.3f64.powi(i as i32), 20.0))
+        .collect();
+    assert_eq!(
+        plan_exact(&problem(many, 60), Epoch(1), &Alone),
+        Err(crate::TooMany(11))
+    );
+}
+
+#[test]
+fn a_simulated_plan_is_certified_and_costs_no_more_than_a_baseline() {
+    let fragments: Vec<Fragment> = (0..8)
+        .map(|i| fragment(i, ["a", "b"][i % 2], (i % 4) as u16, 25.0 + 10.0 * i as f64, 12.0))
+        .collect();
+    let problem = problem(fragments, 60);
+    let plan = plan_graft(
+        &problem,
+        Epoch(1),
+        None,
+        GraftOptions::default(),
+        &Alone,
+        &mut |p| p.moves < 10,
+    );
+    assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+    let certified = |plan: &graft_plan::Plan| {
+        graft_certify::certify(plan, &problem.workload, &problem.profile, &Alone)
+            .unwrap()
+            .certified
+    };
+    assert!(certified(&plan));
+    for baseline in [
+        Baseline::Nexus,
+        Baseline::Paper,
+        Baseline::GslicePlus,
+        Baseline::Gslice,
+        Baseline::Static,
+    ] {
+        let other = plan_baseline(&problem, Epoch(1), baseline, &Alone);
+        assert!(certified(&other), "{}", baseline.name());
+        assert!(plan.total_share <= other.total_share, "{}", baseline.name());
+    }
 }
 
 fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
