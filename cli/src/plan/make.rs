@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use graft_certify::{Certificate, certify};
+use graft_certify::{Certificate, certify_each};
 use graft_plan::{Devices, Epoch, FormatFile, Plan, Profile, Workload};
 use graft_planner::Threads;
 use graft_planner_core::{
-    Baseline, GraftOptions, Lacks, Problem, Progress, Test, lower_bound, plan_baseline, plan_exact,
-    plan_graft,
+    Baseline, Changes, GraftOptions, Lacks, Problem, Progress, Test, changes, explain, lower_bound,
+    plan_baseline, plan_exact, plan_graft,
 };
 
 use super::check::summary;
@@ -40,9 +40,15 @@ pub(crate) struct Make {
     /// Go on from this plan: change what must be changed, and what pays for it
     #[arg(long, value_name = "FILE")]
     running: Option<PathBuf>,
+    /// Share that a changed partition of the running plan must save
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    change_costs: f64,
     /// Don't run the reference simulation on the plan
     #[arg(long)]
     no_certify: bool,
+    /// Say for each group why it is as it is
+    #[arg(long, conflicts_with = "json")]
+    explain: bool,
     /// The plan as JSON on standard output, instead of a summary
     #[arg(long)]
     json: bool,
@@ -85,10 +91,10 @@ impl Algorithm {
         problem: &Problem,
         epoch: Epoch,
         running: Option<&Plan>,
+        all: GraftOptions,
         go_on: &mut dyn FnMut(Progress) -> bool,
     ) -> anyhow::Result<Plan> {
         let crew = Threads::of_machine();
-        let all = GraftOptions::default();
         let baseline = |b| Ok(plan_baseline(problem, epoch, b, &crew));
         let options = match self {
             Algorithm::Static => return baseline(Baseline::Static),
@@ -128,12 +134,16 @@ pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
     } = &problem;
     let running = arguments.running.as_deref().map(Plan::read).transpose()?;
     let epoch = running.as_ref().map_or(Epoch(1), |p| Epoch(p.epoch.0 + 1));
+    let options = GraftOptions {
+        change_costs: arguments.change_costs,
+        ..GraftOptions::default()
+    };
     let start = Instant::now();
     let effort = Duration::from_millis(arguments.effort);
     let mut moves = 0;
     let plan = arguments
         .algorithm
-        .plan(&problem, epoch, running.as_ref(), &mut |progress| {
+        .plan(&problem, epoch, running.as_ref(), options, &mut |progress| {
             moves = progress.moves;
             match arguments.moves {
                 Some(most) => progress.moves < most,
@@ -147,9 +157,10 @@ pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
         "the plan breaks its own rules, which is a bug: {}",
         broken[0]
     );
-    let certificate = (!arguments.no_certify)
-        .then(|| certify(&plan, workload, profile, &Threads::of_machine()))
+    let certified = (!arguments.no_certify)
+        .then(|| certify_each(&plan, workload, profile, &Threads::of_machine()))
         .transpose()?;
+    let (certificate, attained) = certified.unzip();
     if let Some(file) = &arguments.out {
         std::fs::write(file, plan.to_json()?).with_context(|| file.display().to_string())?;
     }
@@ -157,6 +168,26 @@ pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
         line(plan.to_json()?)?;
     } else {
         describe(&plan, &problem, certificate.as_ref(), took, moves)?;
+        if let Some(running) = &running {
+            let Changes {
+                kept,
+                moved,
+                new,
+                gone,
+            } = changes(running, &plan);
+            line(format_args!(
+                "partitions: {} kept, {} moved, {} new, {} gone",
+                kept.len(),
+                moved.len(),
+                new.len(),
+                gone.len()
+            ))?;
+        }
+        if arguments.explain {
+            for cell in explain(&plan, workload, profile, &attained.unwrap_or_default()) {
+                line(format_args!("\n{}", cell.to_string().trim_end()))?;
+            }
+        }
     }
     let certified = certificate.is_none_or(|c| c.certified);
     Ok(if certified { Verdict::Yes } else { Verdict::No })

@@ -1,5 +1,7 @@
 //! Whether a plan attains what it must.
 
+use std::collections::BTreeMap;
+
 use graft_plan::{Nanos, Plan, Profile, Workload};
 use serde::Serialize;
 
@@ -43,10 +45,21 @@ pub fn certify(
     profile: &Profile,
     crew: &dyn Crew,
 ) -> Result<Certificate, SetupError> {
+    certify_each(plan, workload, profile, crew).map(|(certificate, _)| certificate)
+}
+
+/// The same, and the requests of each fragment in all runs.
+pub fn certify_each(
+    plan: &Plan,
+    workload: &Workload,
+    profile: &Profile,
+    crew: &dyn Crew,
+) -> Result<(Certificate, Vec<(String, Tally)>), SetupError> {
     let setup = Setup::new(plan, workload, profile)?;
     let mut all = Tally::default();
     let mut certified = true;
     let mut worst = (1.0, String::new());
+    let mut each: BTreeMap<String, Tally> = BTreeMap::new();
     for outcome in setup.outcomes(&SEEDS, LENGTH, crew) {
         let total = outcome.total();
         all += total;
@@ -58,15 +71,19 @@ pub fn certify(
                 worst = (attained, name);
             }
         }
+        for (id, tally) in outcome.fragments {
+            *each.entry(id).or_default() += tally;
+        }
     }
-    Ok(Certificate {
+    let certificate = Certificate {
         certified,
         attainment: all.attainment(),
         worst_fragment: worst.0,
         worst: worst.1,
         requests: all.requests,
         late: all.requests - all.in_time,
-    })
+    };
+    Ok((certificate, each.into_iter().collect()))
 }
 
 /// Large fragments by themselves, small ones by model.
@@ -76,7 +93,7 @@ fn judged(outcome: &Outcome, workload: &Workload) -> Vec<(String, Tally)> {
         .iter()
         .map(|f| (f.id.as_str(), f.model.as_str()))
         .collect();
-    let mut small: std::collections::BTreeMap<&str, Tally> = std::collections::BTreeMap::new();
+    let mut small: BTreeMap<&str, Tally> = BTreeMap::new();
     let mut list = vec![];
     for (id, tally) in &outcome.fragments {
         if tally.requests >= ENOUGH {

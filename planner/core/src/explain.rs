@@ -1,0 +1,296 @@
+//! Why a plan is as it is, in words and numbers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use graft_certify::Tally;
+use graft_model::CutPoint;
+use graft_plan::{Fragment, Order, Partition, Plan, Profile, Workload};
+use serde::Serialize;
+
+use crate::alone::share_alone;
+use crate::cell::{BatchRule, Cell, Group, lay};
+use crate::costs::Costs;
+use crate::merge::{MergeOptions, merge};
+
+/// Fragments of one model that are served by the same partitions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupExplanation {
+    /// The model.
+    pub model: String,
+    /// Ids of its fragments.
+    pub fragments: Vec<String>,
+    /// Where they hand over.
+    pub partition_points: Vec<CutPoint>,
+    /// Tightest and loosest, in milliseconds.
+    pub budgets_ms: (f64, f64),
+    /// Requests per second.
+    pub rate_rps: f64,
+    /// Where they join; empty: nowhere.
+    pub re_partition_points: Vec<CutPoint>,
+    /// Part of the partitions' time that the group takes in full batches, as it is.
+    pub load: f64,
+    /// The same if nobody joined. `None`: somebody could not be in time.
+    pub load_apart: Option<f64>,
+    /// The same if all joined at the latest partition point.
+    pub load_joined: Option<f64>,
+    /// Share that they would take on partitions of their own, one for each partition point.
+    pub share_alone: u64,
+    /// The fragment with the least time.
+    pub tightest: String,
+    /// Part of its requests that the simulation answered in time.
+    pub tightest_attainment: Option<f64>,
+}
+
+/// Equal partitions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CellExplanation {
+    /// Ids.
+    pub partitions: Vec<String>,
+    /// Of each.
+    pub share: u32,
+    /// Of a device.
+    pub share_total: u32,
+    /// By earliest deadline, or in turns.
+    pub order: Order,
+    /// Longest chunk, in milliseconds; 0: runs are not cut.
+    pub quantum_ms: f64,
+    /// What they serve.
+    pub groups: Vec<GroupExplanation>,
+}
+
+/// Explains each group of a plan. `attained`: what a simulation gave, by fragment.
+pub fn explain(
+    plan: &Plan,
+    workload: &Workload,
+    profile: &Profile,
+    attained: &[(String, Tally)],
+) -> Vec<CellExplanation> {
+    let costs = Costs::new(profile);
+    let fragments: BTreeMap<&str, &Fragment> =
+        workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect();
+    let attained: BTreeMap<&str, Tally> = attained.iter().map(|(id, t)| (id.as_str(), *t)).collect();
+    let mut alike: Vec<(&[String], Vec<&Partition>)> = vec![];
+    for partition in &plan.partitions {
+        match alike
+            .iter_mut()
+            .find(|(stages, _)| *stages == partition.stages.as_slice())
+        {
+            Some((_, list)) => list.push(partition),
+            None => alike.push((&partition.stages, vec![partition])),
+        }
+    }
+    let stages = plan.stages_by_id();
+    let cell = |(ids, partitions): (&[String], Vec<&Partition>)| {
+        let first = partitions[0];
+        // A fragment belongs where its route ends; by model, and by whether it joins others.
+        let mut groups: BTreeMap<(&str, Option<&str>), (Vec<&Fragment>, Vec<CutPoint>)> = BTreeMap::new();
+        for route in &plan.routes {
+            let (Some(last), Some(fragment)) = (route.stages.last(), fragments.get(route.fragment.as_str()))
+            else {
+                continue;
+            };
+            if !ids.contains(last) {
+                continue;
+            }
+            let joined = plan
+                .routes
+                .iter()
+                .any(|r| r.stages.len() > 1 && r.stages.last() == Some(last));
+            let group = groups
+                .entry((&fragment.model, joined.then_some(last.as_str())))
+                .or_default();
+            group.0.push(fragment);
+            let later = route.stages.iter().skip(1).filter_map(|s| stages.get(s.as_str()));
+            group.1.extend(later.map(|s| s.from));
+        }
+        let context = Context {
+            workload,
+            costs: &costs,
+            first,
+            copies: partitions.len(),
+            attained: &attained,
+        };
+        CellExplanation {
+            partitions: partitions.iter().map(|p| p.id.clone()).collect(),
+            share: first.share.0,
+            share_total: profile.share_total.0,
+            order: first.order,
+            quantum_ms: first.quantum_ms,
+            groups: groups
+                .into_iter()
+                .map(|((model, _), (list, joins))| context.group(model, &list, joins))
+                .collect(),
+        }
+    };
+    alike.into_iter().map(cell).collect()
+}
+
+struct Context<'a> {
+    workload: &'a Workload,
+    costs: &'a Costs<'a>,
+    first: &'a Partition,
+    copies: usize,
+    attained: &'a BTreeMap<&'a str, Tally>,
+}
+
+impl Context<'_> {
+    fn group(&self, model: &str, list: &[&Fragment], mut joins: Vec<CutPoint>) -> GroupExplanation {
+        joins.sort_unstable();
+        joins.dedup();
+        let own = Workload {
+            fragments: list.iter().map(|f| (*f).clone()).collect(),
+            ..self.workload.clone()
+        };
+        let mut points: Vec<CutPoint> = list.iter().map(|f| f.partition_point).collect();
+        points.sort_unstable();
+        points.dedup();
+        let load = |joins: &[CutPoint]| self.load(&own, joins);
+        let tightest = list.iter().min_by(|a, b| a.budget_ms.total_cmp(&b.budget_ms));
+        let id = tightest.map(|f| f.id.clone()).unwrap_or_default();
+        let budgets = list.iter().map(|f| f.budget_ms);
+        GroupExplanation {
+            model: model.to_owned(),
+            fragments: list.iter().map(|f| f.id.clone()).collect(),
+            budgets_ms: (
+                budgets.clone().fold(f64::INFINITY, f64::min),
+                budgets.fold(0.0, f64::max),
+            ),
+            rate_rps: list.iter().map(|f| f.rate_rps).sum(),
+            load: load(&joins).unwrap_or(1.0),
+            load_apart: load(&[]),
+            load_joined: points
+                .last()
+                .filter(|_| points.len() > 1)
+                .and_then(|q| load(&[*q])),
+            share_alone: share_alone(&own, self.costs.profile),
+            tightest_attainment: self.attained.get(id.as_str()).map(|t| t.attainment()),
+            tightest: id,
+            partition_points: points,
+            re_partition_points: joins,
+        }
+    }
+
+    /// Part of the partitions' time that fragments of one model take.
+    fn load(&self, own: &Workload, joins: &[CutPoint]) -> Option<f64> {
+        let all = MergeOptions {
+            budget_ratio: f64::INFINITY,
+            most_work: f64::INFINITY,
+        };
+        let merged = merge(own, self.costs, all, &|_| None).merged;
+        let group = Group {
+            model: merged.first()?.model,
+            joins: joins.to_vec(),
+            units: (0..merged.len()).collect(),
+        };
+        let cell = Cell {
+            share: self.costs.profile.share_index(self.first.share)?,
+            copies: self.copies,
+            order: self.first.order,
+            quantum_ms: self.first.quantum_ms,
+            groups: vec![group],
+        };
+        lay(&cell, &merged, self.costs, own.headroom, BatchRule::default()).map(|l| l.load)
+    }
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.0}%", part * 100.0)
+}
+
+fn points(list: &[CutPoint]) -> String {
+    let list: Vec<String> = list.iter().map(ToString::to_string).collect();
+    list.join(", ")
+}
+
+impl fmt::Display for CellExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = match self.partitions.as_slice() {
+            [one] => one.clone(),
+            [first, .., last] => format!("{first} to {last} ({} equal partitions)", self.partitions.len()),
+            [] => String::new(),
+        };
+        let turns = match (self.order, self.quantum_ms > 0.0) {
+            (Order::Cycle, _) => "in turns".to_owned(),
+            (Order::Edf, true) => format!(
+                "by earliest deadline, in chunks of at most {:.2} ms",
+                self.quantum_ms
+            ),
+            (Order::Edf, false) => "by earliest deadline, uncut".to_owned(),
+        };
+        writeln!(
+            f,
+            "{names}: share {} of {}, {turns}",
+            self.share, self.share_total
+        )?;
+        for group in &self.groups {
+            write!(f, "{group}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for GroupExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  {}: {} fragments at cut points {}, {:.0} requests/s, budgets of {:.1} to {:.1} ms: together because they fill {} of the time here, with what the others leave",
+            self.model,
+            self.fragments.len(),
+            points(&self.partition_points),
+            self.rate_rps,
+            self.budgets_ms.0,
+            self.budgets_ms.1,
+            percent(self.load)
+        )?;
+        match (
+            self.re_partition_points.as_slice(),
+            self.load_apart,
+            self.load_joined,
+        ) {
+            ([], _, Some(joined)) => writeln!(
+                f,
+                "    no re-partition point: joined at {} they would fill {}",
+                points(&self.partition_points[self.partition_points.len() - 1..]),
+                percent(joined)
+            )?,
+            ([], _, None) if self.partition_points.len() > 1 => {
+                writeln!(f, "    no re-partition point: joined, some would be late")?
+            }
+            ([], ..) => writeln!(
+                f,
+                "    no re-partition point: they hand over at the same cut point"
+            )?,
+            (joins, Some(apart), _) => writeln!(
+                f,
+                "    joined at {}: apart they would fill {}",
+                points(joins),
+                percent(apart)
+            )?,
+            (joins, None, _) => writeln!(
+                f,
+                "    joined at {}: apart they would be too much, or late",
+                points(joins)
+            )?,
+        }
+        writeln!(
+            f,
+            "    on partitions of their own, one for each cut point, they would take a share of {}",
+            self.share_alone
+        )?;
+        match self.tightest_attainment {
+            Some(a) => writeln!(
+                f,
+                "    tightest: {}, with {:.2} ms; {:.2}% in time",
+                self.tightest,
+                self.budgets_ms.0,
+                a * 100.0
+            ),
+            None => writeln!(
+                f,
+                "    tightest: {}, with {:.2} ms",
+                self.tightest, self.budgets_ms.0
+            ),
+        }
+    }
+}
