@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use graft_certify::{Certificate, certify};
+use graft_certify::{Certificate, SEEDS, certify_each};
 use graft_plan::{Broken, Devices, FormatFile, Plan, Profile, Workload};
 use graft_planner::Threads;
 use serde_json::json;
@@ -25,9 +25,12 @@ pub(crate) struct Check {
     /// The plan (plan.json)
     #[arg(long, value_name = "FILE")]
     plan: PathBuf,
-    /// Run the reference simulation, with three seeds of 120 s each
+    /// Run the reference simulation, for 120 s with each seed
     #[arg(long)]
     simulate: bool,
+    /// Seeds of the runs; a certificate's are 1, 2 and 3
+    #[arg(long, value_name = "SEED", value_delimiter = ',', default_values_t = SEEDS, requires = "simulate")]
+    seeds: Vec<u64>,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -52,7 +55,16 @@ pub(super) fn check(arguments: &Check) -> anyhow::Result<Verdict> {
     let broken = plan.check(&workload, &profile, &devices);
     // A plan that breaks the rules has nothing to be certified.
     let certificate = (arguments.simulate && broken.is_empty())
-        .then(|| certify(&plan, &workload, &profile, &Threads::of_machine()))
+        .then(|| {
+            certify_each(
+                &plan,
+                &workload,
+                &profile,
+                &arguments.seeds,
+                &Threads::of_machine(),
+            )
+            .map(|(c, _)| c)
+        })
         .transpose()?;
     if arguments.json {
         line(as_json(&plan, &broken, certificate.as_ref()))?;

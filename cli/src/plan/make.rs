@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use graft_certify::{Certificate, certify_each};
+use graft_certify::{Certificate, SEEDS, certify_each};
 use graft_plan::{Devices, Epoch, FormatFile, Plan, Profile, Workload};
 use graft_planner::Threads;
 use graft_planner_core::{
@@ -158,7 +158,7 @@ pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
         broken[0]
     );
     let certified = (!arguments.no_certify)
-        .then(|| certify_each(&plan, workload, profile, &Threads::of_machine()))
+        .then(|| certify_each(&plan, workload, profile, &SEEDS, &Threads::of_machine()))
         .transpose()?;
     let (certificate, attained) = certified.unzip();
     if let Some(file) = &arguments.out {

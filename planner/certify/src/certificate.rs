@@ -45,14 +45,15 @@ pub fn certify(
     profile: &Profile,
     crew: &dyn Crew,
 ) -> Result<Certificate, SetupError> {
-    certify_each(plan, workload, profile, crew).map(|(certificate, _)| certificate)
+    certify_each(plan, workload, profile, &SEEDS, crew).map(|(certificate, _)| certificate)
 }
 
-/// The same, and the requests of each fragment in all runs.
+/// The same with other seeds, and the requests of each fragment in all runs.
 pub fn certify_each(
     plan: &Plan,
     workload: &Workload,
     profile: &Profile,
+    seeds: &[u64],
     crew: &dyn Crew,
 ) -> Result<(Certificate, Vec<(String, Tally)>), SetupError> {
     let setup = Setup::new(plan, workload, profile)?;
@@ -60,7 +61,7 @@ pub fn certify_each(
     let mut certified = true;
     let mut worst = (1.0, String::new());
     let mut each: BTreeMap<String, Tally> = BTreeMap::new();
-    for outcome in setup.outcomes(&SEEDS, LENGTH, crew) {
+    for outcome in setup.outcomes(seeds, LENGTH, crew) {
         let total = outcome.total();
         all += total;
         certified &= total.attainment() >= ALL;

@@ -78,7 +78,7 @@ const FAIR_REQUESTS: f64 = 120_000.0;
 const LATE: f64 = 0.0008;
 /// The same of one cell: others are late less often.
 const LATE_CELL: f64 = 0.0025;
-const LATE_EACH: f64 = 0.003;
+const LATE_EACH: f64 = 0.004;
 
 /// Plans as long as `go_on` says so: it is asked before each move, and told how far the search is. With a running
 /// plan it starts from that, and changes what it must, and what pays for being changed.

@@ -137,6 +137,8 @@ const TIGHT_MS: f64 = 10.0;
 const LEARN: f64 = 0.3;
 /// Most copies of a cell.
 const MOST_COPIES: usize = 4096;
+/// One in so many moves that cost the same is taken though it fills no better.
+const WANDER: usize = 4;
 /// Shares that are tried from the smallest that serves a merged fragment.
 const JUST_ENOUGH: usize = 3;
 /// Sizes that are tried to make a cell stand, at most.
@@ -446,8 +448,10 @@ impl<'a> Search<'a> {
             self.cost(&old) as f64,
             self.cost(&new) as f64 + self.change_costs * changed as f64,
         );
+        // Among equals it wanders a little, or it would stay where it is.
+        let wander = self.dice.roll(WANDER) == 0;
         let fuller = || self.fullness(&new) > self.fullness(&old) + 1e-6;
-        let better = after < before || (after == before && new.len() <= old.len() && fuller());
+        let better = after < before || (after == before && (wander || (new.len() <= old.len() && fuller())));
         if !better || !self.stand(&new, self.judges.fair) {
             return false;
         }
