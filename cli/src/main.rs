@@ -4,6 +4,7 @@
 
 mod ca;
 mod demo;
+mod evaluate;
 mod infer;
 mod model;
 mod output;
@@ -36,6 +37,8 @@ enum Command {
     Model(model::Command),
     /// Make plans, hold them against the rules, simulate them
     Plan(plan::Arguments),
+    /// Measure the planner against others, and draw what comes out
+    Evaluate(evaluate::Arguments),
     /// Make certificates for routers, planners and workers
     #[command(subcommand)]
     Ca(ca::Command),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Infer(arguments) => infer::run(arguments),
         Command::Model(command) => model::run(command),
         Command::Plan(arguments) => plan::run(arguments),
+        Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Ca(command) => ca::run(command),
     };
     match outcome {

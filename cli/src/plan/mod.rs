@@ -5,6 +5,8 @@ mod make;
 
 use clap::{Args, Subcommand};
 
+pub(crate) use make::Algorithm;
+
 use crate::Verdict;
 
 /// Make a plan, or check one.

@@ -19,6 +19,10 @@ const MORE: f64 = 0.1;
 /// Times that a packing is made tighter where it does not stand.
 const REPAIRS: usize = 16;
 
+/// Packings that are tried, cheapest first, where there are more than `MANY` merged fragments; else all.
+const ATTEMPTS: usize = 12;
+const MANY: usize = 150;
+
 /// What one merged fragment is planned with.
 #[derive(Debug, Clone, Copy)]
 struct Terms {
@@ -45,9 +49,11 @@ pub(super) fn duty_cycles(ground: &Ground<'_, '_>) -> Drafted {
         })
         .collect();
     packings.sort_unstable();
+    let many = ground.sorted.merged.len() > MANY;
+    let attempts = if many { ATTEMPTS } else { packings.len() };
     let mut best: Option<(usize, u64, Vec<Laid>, Vec<usize>)> = None;
     // Repairs only add: what is dear before them can't become the cheapest.
-    for (before, i) in packings {
+    for (before, i) in packings.into_iter().take(attempts) {
         if best.as_ref().is_some_and(|b| b.0 == 0 && before >= b.1) {
             break;
         }

@@ -1,0 +1,131 @@
+//! `graft evaluate`: measures the planner against its baselines, its ablations, the optimum and the bound.
+
+mod experiments;
+mod plot;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use graft_plan::{Devices, FormatFile, Profile, Workload};
+use graft_planner_core::{Lacks, Problem};
+
+use crate::Verdict;
+use crate::output::line;
+
+/// Measure the planner: share at full attainment, attainment at equal share, sensitivity, planning time, gaps.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Folder with profiles/NAME.json, devices/NAME.json and workloads/*.json
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where report.md, results.json and the plots go
+    #[arg(long, value_name = "DIR", default_value = "docs/evaluation")]
+    out: PathBuf,
+    /// Names of profiles to use, instead of all
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    profiles: Vec<String>,
+    /// Names of workloads to use, instead of all
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    workloads: Vec<String>,
+    /// How long Graft looks for cheaper plans, in milliseconds for each
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
+    effort: u64,
+    /// Random small workloads that are compared with the optimum
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    small: usize,
+}
+
+/// One kind of device with the workloads that its profile knows.
+struct Site {
+    name: String,
+    profile: Profile,
+    devices: Devices,
+    workloads: Vec<(String, Workload)>,
+}
+
+impl Site {
+    fn problem(&self, workload: &Workload) -> Problem {
+        Problem {
+            workload: workload.clone(),
+            profile: self.profile.clone(),
+            devices: self.devices.clone(),
+            lacks: Lacks::new(),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
+    let sites = sites(&arguments)?;
+    std::fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
+    let effort = Duration::from_millis(arguments.effort);
+    let results = experiments::all(&sites, effort, arguments.small)?;
+    let write = |name: &str, text: &str| {
+        let path = arguments.out.join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    write("results.json", &serde_json::to_string_pretty(&results)?)?;
+    for (name, svg) in report::plots(&results) {
+        write(&name, &svg)?;
+    }
+    write("report.md", &report::markdown(&results))?;
+    line(format_args!(
+        "wrote {}",
+        arguments.out.join("report.md").display()
+    ))?;
+    Ok(Verdict::Yes)
+}
+
+/// Names of a folder's JSON files, by name.
+fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut names = vec![];
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "json")
+            && let Some(stem) = path.file_stem()
+        {
+            names.push(stem.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
+    let wanted = |list: &[String], name: &String| list.is_empty() || list.contains(name);
+    let file = |kind: &str, name: &str| arguments.data.join(kind).join(format!("{name}.json"));
+    let mut workloads = vec![];
+    for name in names(&arguments.data.join("workloads"))? {
+        if wanted(&arguments.workloads, &name) {
+            let workload = Workload::read(&file("workloads", &name))?;
+            workloads.push((name, workload));
+        }
+    }
+    // Small ones first.
+    workloads.sort_by_key(|(_, w)| w.fragments.len());
+    let mut sites = vec![];
+    for name in names(&arguments.data.join("profiles"))? {
+        if !wanted(&arguments.profiles, &name) {
+            continue;
+        }
+        let profile = Profile::read(&file("profiles", &name))?;
+        let devices = Devices::read(&file("devices", &name))?;
+        let known = |w: &Workload| w.fragments.iter().all(|f| profile.models.contains_key(&f.model));
+        let workloads = workloads.iter().filter(|(_, w)| known(w)).cloned().collect();
+        sites.push(Site {
+            name,
+            profile,
+            devices,
+            workloads,
+        });
+    }
+    anyhow::ensure!(
+        sites.iter().any(|s| !s.workloads.is_empty()),
+        "{} has no profile with a workload whose models it knows",
+        arguments.data.display()
+    );
+    Ok(sites)
+}
