@@ -9,6 +9,7 @@ mod infer;
 mod model;
 mod output;
 mod plan;
+mod profile;
 mod site;
 mod up;
 
@@ -37,6 +38,8 @@ enum Command {
     Model(model::Command),
     /// Make plans, hold them against the rules, simulate them
     Plan(plan::Arguments),
+    /// Say what a model's segments cost: measured here, or modelled for a GPU
+    Profile(profile::Arguments),
     /// Measure the planner against others, and draw what comes out
     Evaluate(evaluate::Arguments),
     /// Make certificates for routers, planners and workers
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Infer(arguments) => infer::run(arguments),
         Command::Model(command) => model::run(command),
         Command::Plan(arguments) => plan::run(arguments),
+        Command::Profile(arguments) => profile::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Ca(command) => ca::run(command),
     };

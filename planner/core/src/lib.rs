@@ -26,6 +26,7 @@ mod merge;
 mod mix;
 mod problem;
 mod replan;
+mod roofline;
 mod running;
 mod search;
 #[cfg(test)]
@@ -42,3 +43,4 @@ pub use graft::{GraftOptions, Progress, Test, plan_graft};
 pub use mix::{Observation, ObservedMix};
 pub use problem::{Lacks, Problem};
 pub use replan::{Cause, Replanner};
+pub use roofline::{GPUS, Gpu};
