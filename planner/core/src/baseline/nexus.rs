@@ -5,6 +5,7 @@ use graft_plan::Order;
 use super::{Drafted, Ground};
 use crate::cell::{Laid, StageDraft};
 use crate::draft::Draft;
+use crate::fill::Ground as Cells;
 use crate::judge::Judge;
 use graft_certify::gathered;
 
@@ -66,15 +67,24 @@ pub(super) fn duty_cycles(ground: &Ground<'_, '_>) -> Drafted {
             best = Some((hopeless.len(), cost, cells, hopeless));
         }
     }
-    match best {
-        Some((_, _, cells, hopeless)) => Drafted {
-            draft: Draft::of_cells(&cells),
-            hopeless,
-        },
-        None => Drafted {
-            draft: Draft::default(),
-            hopeless: (0..ground.sorted.merged.len()).collect(),
-        },
+    let everything = (0..ground.sorted.merged.len()).collect();
+    let (mut cells, outcasts) =
+        best.map_or((vec![], everything), |(_, _, cells, hopeless)| (cells, hopeless));
+    // What fits no cycle gets partitions of its own.
+    let own = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
+    let alone = gathered(ground.crew, outcasts.len(), |i| {
+        super::slices::alone(&[outcasts[i]], 0, &own, ground)
+    });
+    let mut hopeless = vec![];
+    for (unit, placed) in outcasts.into_iter().zip(alone) {
+        match placed {
+            Some(placed) => cells.push(placed.laid),
+            None => hopeless.push(unit),
+        }
+    }
+    Drafted {
+        draft: Draft::of_cells(&cells),
+        hopeless,
     }
 }
 
