@@ -363,6 +363,34 @@ fn a_simulated_plan_is_certified_and_costs_no_more_than_a_baseline() {
     }
 }
 
+#[test]
+fn a_plan_that_needs_deadlines_is_not_certified_without_them() {
+    // Tight, short ones and loose, long ones that fill a core.
+    let mut fragments = vec![fragment(0, "a", 7, 9.0, 30.0)];
+    fragments.extend((1..4).map(|i| fragment(i, "b", 0, 150.0 + i as f64, 16.0)));
+    let problem = problem(fragments, 60);
+    let plan = plan_graft(
+        &problem,
+        Epoch(1),
+        None,
+        GraftOptions::default(),
+        &Alone,
+        &mut |p| p.moves < 30,
+    );
+    let certified = |plan: &graft_plan::Plan| {
+        graft_certify::certify(plan, &problem.workload, &problem.profile, &Alone)
+            .unwrap()
+            .certified
+    };
+    assert!(certified(&plan));
+    // The planted fault: keys are ignored, stages take turns.
+    let mut faulty = plan;
+    for partition in &mut faulty.partitions {
+        partition.order = graft_plan::Order::Cycle;
+    }
+    assert!(!certified(&faulty), "{faulty:?}");
+}
+
 fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
     let one = (any::<bool>(), 0u16..11, 0.2f64..300.0, 0.1f64..80.0);
     proptest::collection::vec(one, 0..25).prop_map(|list| {

@@ -13,7 +13,7 @@ use graft_certify::gathered;
 /// shorter than their worst.
 const MARGINS: [f64; 6] = [2.5, 2.0, 1.5, 1.2, 1.0, 0.8];
 /// What is added to the headroom.
-const EXTRA: [f64; 4] = [0.0, 0.1, 0.25, 0.5];
+const EXTRA: [f64; 3] = [0.0, 0.1, 0.3];
 /// Members of a cycle that does not stand get so much less time, and so much more capacity.
 const TIGHTER: f64 = 0.8;
 const MORE: f64 = 0.1;
@@ -21,7 +21,7 @@ const MORE: f64 = 0.1;
 const REPAIRS: usize = 16;
 
 /// Packings that are tried, cheapest first, where there are more than `MANY` merged fragments; else all.
-const ATTEMPTS: usize = 12;
+const ATTEMPTS: usize = 3;
 const MANY: usize = 150;
 
 /// What one merged fragment is planned with.
