@@ -95,6 +95,12 @@ pub(super) fn all(sites: &[Site], effort: Duration, small: usize) -> anyhow::Res
     for site in sites {
         for (workload_name, workload) in &site.workloads {
             let problem = site.problem(workload);
+            // What is larger takes longer to search.
+            let effort = effort.mul_f64(
+                (workload.fragments.len() as f64 / VARIED_PHONES as f64)
+                    .sqrt()
+                    .max(1.0),
+            );
             let algorithms = if workload.fragments.len() > LARGE {
                 OF_LARGE.to_vec()
             } else {

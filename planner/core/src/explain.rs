@@ -84,7 +84,7 @@ pub fn explain(
     let cell = |(ids, partitions): (&[String], Vec<&Partition>)| {
         let first = partitions[0];
         // A fragment belongs where its route ends; by model, and by whether it joins others.
-        let mut groups: BTreeMap<(&str, Option<&str>), (Vec<&Fragment>, Vec<CutPoint>)> = BTreeMap::new();
+        let mut groups: BTreeMap<(&str, Option<&str>), Together<'_>> = BTreeMap::new();
         for route in &plan.routes {
             let (Some(last), Some(fragment)) = (route.stages.last(), fragments.get(route.fragment.as_str()))
             else {
@@ -125,6 +125,9 @@ pub fn explain(
     };
     alike.into_iter().map(cell).collect()
 }
+
+/// Fragments of a group, and where they join.
+type Together<'a> = (Vec<&'a Fragment>, Vec<CutPoint>);
 
 struct Context<'a> {
     workload: &'a Workload,

@@ -11,7 +11,8 @@ use crate::judge::Simulated;
 use crate::merge::{MergeOptions, Sorted, merge};
 use crate::problem::Problem;
 use crate::running::Running;
-use crate::search::{Judges, Search, Space};
+use crate::search::{Judges, Search};
+use crate::space::Space;
 use graft_certify::Crew;
 
 /// How to plan.
@@ -59,7 +60,12 @@ pub struct Progress {
     pub cost: u64,
     /// No plan that keeps the rules costs less.
     pub bound: u64,
+    /// It has stood the test that was asked for. The first plan, which is there at once, has only stood the analytic one.
+    pub sound: bool,
 }
+
+/// Ways that are tried for each cell of the first plan.
+const TRIES_AT_ONCE: usize = 2;
 
 /// Largest budget of a merged fragment over its smallest.
 const BUDGET_RATIO: f64 = 1.15;
@@ -83,7 +89,8 @@ const LATE_EACH: f64 = 0.004;
 /// Plans as long as `go_on` says so: it is asked before each move, and told how far the search is. With a running
 /// plan it starts from that, and changes what it must, and what pays for being changed.
 ///
-/// The plan is valid; with [`Test::Simulation`] its cells have stood the reference simulation. The same problem,
+/// The plan is valid; with [`Test::Simulation`] its cells have stood the reference simulation, unless the search was
+/// ended at its first plan (see [`Progress::sound`]). The same problem,
 /// running plan, options and number of moves give the same plan, whatever `crew` is.
 ///
 /// When the devices run out, fragments are left out, loosest budgets first, with `capacity_exhausted` set.
@@ -117,7 +124,7 @@ pub fn plan_graft(
         });
         let mut fewer = problem.clone();
         fewer.workload.fragments = kept.iter().map(|&i| fragments[i].clone()).collect();
-        let (mut plan, _) = plan_all(&fewer, epoch, running, options, crew, &mut |_| false);
+        let (mut plan, _) = plan_all(&fewer, epoch, running, options, crew, &mut |p| !p.sound);
         plan.infeasible
             .extend(out.iter().map(|&i| fragments[i].id.clone()));
         plan.infeasible.sort();
@@ -195,24 +202,45 @@ fn plan_all(
         late: LATE_CELL,
         ..strict.clone()
     };
-    let judges = match options.test {
-        Test::Simulation => Judges {
-            quick: &quick,
-            fair: &fair,
-            thorough: &thorough,
-            strict: &strict,
-            late: LATE,
-        },
-        Test::Analytic => Judges {
-            quick: &analytic,
-            fair: &analytic,
-            thorough: &analytic,
-            strict: &analytic,
-            late: 1.0,
-        },
+    let by_analysis = Judges {
+        quick: &analytic,
+        fair: &analytic,
+        thorough: &analytic,
+        strict: &analytic,
+        late: 1.0,
     };
     let order = if options.edf { Order::Edf } else { Order::Cycle };
     let space = Space::new(&ground, options.realign, options.cuts && options.edf, order);
+    let give_out = |cells: Vec<Placed>, hopeless: &[usize]| {
+        let needed = cells.iter().map(|c| c.cell.cost(&costs)).sum();
+        let plan = finished(cells, hopeless, epoch, problem, &running, &costs, &sorted);
+        (plan, needed)
+    };
+    let judges = match options.test {
+        Test::Analytic => by_analysis,
+        Test::Simulation => {
+            // A plan at once: valid, and nearly right.
+            let mut search = Search::new(&ground, space.clone(), by_analysis, crew);
+            search.tries = TRIES_AT_ONCE;
+            let (cells, hopeless) = search.go_on_from(&running);
+            let cost = search.cost(&cells);
+            if !go_on(Progress {
+                moves: 0,
+                cost,
+                bound,
+                sound: false,
+            }) {
+                return give_out(cells, &hopeless);
+            }
+            Judges {
+                quick: &quick,
+                fair: &fair,
+                thorough: &thorough,
+                strict: &strict,
+                late: LATE,
+            }
+        }
+    };
     let mut search = Search::new(&ground, space, judges, crew);
     search.change_costs = options.change_costs;
     let (cells, mut hopeless) = search.go_on_from(&running);
@@ -223,6 +251,7 @@ fn plan_all(
         moves,
         cost: search.cost(&best),
         bound,
+        sound: true,
     }) && search.cost(&best) > bound
     {
         search.step(&mut cells);
@@ -238,9 +267,7 @@ fn plan_all(
             }
         }
     }
-    let needed = search.cost(&best);
-    let plan = finished(best, &hopeless, epoch, problem, &running, &costs, &sorted);
-    (plan, needed)
+    give_out(best, &hopeless)
 }
 
 fn finished(

@@ -22,6 +22,7 @@ mod explain;
 mod fill;
 mod graft;
 mod judge;
+mod mend;
 mod merge;
 mod mix;
 mod problem;
@@ -29,6 +30,7 @@ mod replan;
 mod roofline;
 mod running;
 mod search;
+mod space;
 #[cfg(test)]
 mod tests;
 

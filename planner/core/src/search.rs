@@ -1,98 +1,13 @@
 //! The search for cheap cells: fill one after the other, then break some open and fill them again.
 
-use crate::cell::{BatchRule, Cell, lay};
+use crate::cell::{Cell, lay};
 use crate::dice::Dice;
 use crate::draft::Draft;
-use crate::fill::{Ground, Joining, Placed, Recipe, Shape};
+use crate::fill::{Ground, Placed, Shape};
 use crate::judge::Judge;
 use crate::running::Running;
+use crate::space::{FEW, Space};
 use graft_certify::{Crew, gathered};
-use graft_plan::Order;
-
-/// What the search may use.
-#[derive(Debug, Clone)]
-pub(crate) struct Space {
-    /// Places of the shares that are tried.
-    pub shares: Vec<usize>,
-    /// Most copies of a cell, unless one merged fragment alone needs more.
-    pub copies: usize,
-    pub recipes: Vec<Recipe>,
-    pub shapes: Vec<Shape>,
-}
-
-/// Shares that are tried, at most; the rest come in when a cell is shrunk.
-const SHARES: usize = 12;
-/// So few merged fragments may be tried on any share.
-const FEW: usize = 16;
-/// The largest share that is tried, as a part of a device, unless a fragment needs more.
-const LARGEST_PART: f64 = 0.4;
-
-impl Space {
-    pub fn new(ground: &Ground<'_>, realign: bool, cuts: bool, order: Order) -> Self {
-        let profile = ground.costs.profile;
-        // What is little may well fit one large share.
-        let part = if ground.merged.len() <= FEW {
-            1.0
-        } else {
-            LARGEST_PART
-        };
-        let largest = (f64::from(profile.share_total.0) * part) as u32;
-        let useful: Vec<usize> = (0..profile.shares.len())
-            .filter(|&s| s == 0 || profile.shares[s].0 <= largest)
-            .collect();
-        // All of few; of many, ever larger steps.
-        let mut shares: Vec<usize> = if useful.len() <= SHARES {
-            useful
-        } else {
-            let last = (useful.len() - 1) as f64;
-            (0..SHARES)
-                .map(|i| (last + 1.0).powf(i as f64 / (SHARES - 1) as f64).round() as usize - 1)
-                .chain(0..SHARES / 2)
-                .collect()
-        };
-        shares.sort_unstable();
-        shares.dedup();
-        let mut shapes = vec![];
-        for &(joining, quantum, split) in &[
-            (Joining::Never, 0.5, 4.0),
-            (Joining::Never, 0.25, 4.0),
-            (Joining::Never, 0.25, f64::INFINITY),
-            (Joining::Never, 0.5, f64::INFINITY),
-            (Joining::Never, 0.1, 4.0),
-            (Joining::Never, 0.1, f64::INFINITY),
-            (Joining::Never, 0.0, f64::INFINITY),
-            (Joining::Latest, 0.25, f64::INFINITY),
-            (Joining::Latest, 0.5, 4.0),
-            (Joining::Latest, 0.0, f64::INFINITY),
-            (Joining::Nested, 0.25, f64::INFINITY),
-        ] {
-            if realign || joining == Joining::Never {
-                let quantum = if cuts { quantum } else { 0.0 };
-                let shape = Shape {
-                    joining,
-                    quantum,
-                    order,
-                    batches: BatchRule::default(),
-                    split,
-                };
-                if !shapes.contains(&shape) {
-                    shapes.push(shape);
-                }
-            }
-        }
-        Space {
-            shares,
-            copies: 6,
-            recipes: vec![
-                Recipe::NearBudget,
-                Recipe::OneModel,
-                Recipe::LooseFiller,
-                Recipe::Mixed,
-            ],
-            shapes,
-        }
-    }
-}
 
 /// One way to fill a cell.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +39,7 @@ pub(crate) struct Search<'a> {
     pub tries: usize,
     /// Share that a change of a running partition must save, at least.
     pub change_costs: f64,
-    dice: Dice,
+    pub dice: Dice,
     /// By merged fragment: the share that it is reckoned to cost.
     prices: Vec<f64>,
     /// How often a recipe, and a shape, was the best.
@@ -141,8 +56,6 @@ const MOST_COPIES: usize = 4096;
 const WANDER: usize = 4;
 /// Shares that are tried from the smallest that serves a merged fragment.
 const JUST_ENOUGH: usize = 3;
-/// Sizes that are tried to make a cell stand, at most.
-const ENLARGED: usize = 12;
 /// Cells that one move hands the content of another to, at most.
 const RECEIVERS: usize = 4;
 
@@ -165,7 +78,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn share(&self, at: usize) -> f64 {
+    pub fn share(&self, at: usize) -> f64 {
         f64::from(self.ground.costs.share(at).0)
     }
 
@@ -532,152 +445,5 @@ impl<'a> Search<'a> {
         cells.extend(more);
         hopeless.extend(cannot);
         (cells, hopeless)
-    }
-
-    /// The same cells, each of which stands the thorough test; those that did not are made to. Hopeless ones go.
-    pub fn made_sound(&mut self, cells: Vec<Placed>, hopeless: &mut Vec<usize>) -> Vec<Placed> {
-        let mut sound = vec![];
-        let (ground, thorough) = (self.ground, self.judges.thorough);
-        let verdicts = gathered(self.crew, cells.len(), |i| {
-            let draft = || Draft::of_cells([&cells[i].laid]);
-            let known = cells[i].sound.then_some(cells[i].late);
-            let judged = || Some(thorough.judge(&draft(), ground.merged, ground.costs));
-            known.or_else(|| judged().filter(|v| v.accepted).map(|v| v.late))
-        });
-        let mut broken = vec![];
-        for (cell, late) in cells.into_iter().zip(verdicts) {
-            match late {
-                Some(late) => sound.push(Placed {
-                    sound: true,
-                    late,
-                    ..cell
-                }),
-                None => broken.push(cell),
-            }
-        }
-        for cell in broken {
-            self.mend(cell, thorough, &mut sound, hopeless);
-        }
-        // Some may be late more often than all may be, as long as others are less often.
-        while let Some(worst) = self.too_late(&sound) {
-            let cell = sound.swap_remove(worst);
-            self.mend(cell, self.judges.strict, &mut sound, hopeless);
-        }
-        sound
-    }
-
-    /// The cell with the most late requests for its size, if there are too many in all.
-    fn too_late(&self, cells: &[Placed]) -> Option<usize> {
-        let rate = |c: &Placed| {
-            c.cell
-                .units()
-                .map(|u| self.ground.merged[u].rate_rps)
-                .sum::<f64>()
-        };
-        let late: f64 = cells.iter().map(|c| rate(c) * c.late).sum();
-        let all: f64 = cells.iter().map(rate).sum();
-        if late <= self.judges.late * all {
-            return None;
-        }
-        let worst = (0..cells.len()).max_by(|&a, &b| cells[a].late.total_cmp(&cells[b].late))?;
-        // Those that have been made strict already are as good as they get.
-        (cells[worst].late > self.judges.late).then_some(worst)
-    }
-
-    /// Takes some out of a cell that does not stand a test, or gives it more share.
-    fn mend(&mut self, cell: Placed, judge: &dyn Judge, sound: &mut Vec<Placed>, hopeless: &mut Vec<usize>) {
-        let mut queue = vec![cell];
-        let mut first = true;
-        while let Some(mut cell) = queue.pop() {
-            let tested = (!std::mem::take(&mut first)).then(|| {
-                judge.judge(
-                    &Draft::of_cells([&cell.laid]),
-                    self.ground.merged,
-                    self.ground.costs,
-                )
-            });
-            if let Some(v) = tested.filter(|v| v.accepted) {
-                (cell.sound, cell.late) = (true, v.late);
-                sound.push(cell);
-                continue;
-            }
-            let units: Vec<usize> = cell.cell.units().collect();
-            let shape = Shape {
-                order: cell.cell.order,
-                ..self.space.shapes[0]
-            };
-            if units.len() < 2 {
-                match self.enlarged(&cell, shape, judge) {
-                    Some(p) => sound.push(Placed { sound: true, ..p }),
-                    None => hopeless.extend(units),
-                }
-                continue;
-            }
-            let (keep, out) = self.thinned(units, &cell, shape, judge);
-            if keep.is_none()
-                && let Some(p) = self.enlarged(&cell, shape, judge)
-            {
-                sound.push(Placed { sound: true, ..p });
-                continue;
-            }
-            let constructed = keep.is_some().then(|| self.construct(out.clone())).flatten();
-            sound.extend(keep.map(|p| Placed { sound: true, ..p }));
-            match constructed {
-                Some(more) => queue.extend(more),
-                // Nothing was gained by taking some out: each for itself.
-                None => {
-                    for unit in out {
-                        match self.alone(unit) {
-                            Some(placed) => queue.push(placed),
-                            None => hopeless.push(unit),
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// The cell with a part of its content taken out, until it stands; and what was taken out.
-    fn thinned(
-        &mut self,
-        mut units: Vec<usize>,
-        cell: &Placed,
-        shape: Shape,
-        judge: &dyn Judge,
-    ) -> (Option<Placed>, Vec<usize>) {
-        let mut out = vec![];
-        let all = units.len();
-        while units.len() > all * 2 / 3 && units.len() > 1 {
-            for _ in 0..(all / 12).clamp(1, units.len() - 1) {
-                let at = self.dice.roll(units.len());
-                out.push(units.remove(at));
-            }
-            let smaller = self.ground.cell(&units, cell.cell.share, cell.cell.copies, shape);
-            if let Some(p) = self.ground.judged(smaller, shape.batches, judge) {
-                return (Some(p), out);
-            }
-        }
-        (None, [out, units].concat())
-    }
-
-    /// More share, or more copies, until a cell stands.
-    fn enlarged(&self, cell: &Placed, shape: Shape, judge: &dyn Judge) -> Option<Placed> {
-        let shares = cell.cell.share + 1..self.ground.costs.profile.shares.len();
-        let larger = shares.map(|s| (s, cell.cell.copies));
-        let more = (1..=8).map(|n| (cell.cell.share, cell.cell.copies + n));
-        let mut sizes: Vec<(usize, usize)> = larger.chain(more).collect();
-        sizes.sort_by(|a, b| {
-            let cost = |s: &(usize, usize)| self.share(s.0) * s.1 as f64;
-            cost(a).total_cmp(&cost(b)).then(a.cmp(b))
-        });
-        sizes.truncate(ENLARGED);
-        sizes.into_iter().find_map(|(share, copies)| {
-            let cell = Cell {
-                share,
-                copies,
-                ..cell.cell.clone()
-            };
-            self.ground.judged(cell, shape.batches, judge)
-        })
     }
 }

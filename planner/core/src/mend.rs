@@ -1,0 +1,167 @@
+//! Makes cells stand the thorough test: some content out, or more share.
+
+use graft_certify::gathered;
+
+use crate::cell::Cell;
+use crate::draft::Draft;
+use crate::fill::{Placed, Shape};
+use crate::judge::Judge;
+use crate::search::Search;
+
+/// Sizes that are tried to make a cell stand, at most.
+const ENLARGED: usize = 12;
+
+impl Search<'_> {
+    /// The same cells, each of which stands the thorough test; those that did not are made to. Hopeless ones go.
+    pub fn made_sound(&mut self, cells: Vec<Placed>, hopeless: &mut Vec<usize>) -> Vec<Placed> {
+        let mut sound = vec![];
+        let (ground, thorough) = (self.ground, self.judges.thorough);
+        let verdicts = gathered(self.crew, cells.len(), |i| {
+            let draft = || Draft::of_cells([&cells[i].laid]);
+            let known = cells[i].sound.then_some(cells[i].late);
+            let judged = || Some(thorough.judge(&draft(), ground.merged, ground.costs));
+            known.or_else(|| judged().filter(|v| v.accepted).map(|v| v.late))
+        });
+        let mut broken = vec![];
+        for (cell, late) in cells.into_iter().zip(verdicts) {
+            match late {
+                Some(late) => sound.push(Placed {
+                    sound: true,
+                    late,
+                    ..cell
+                }),
+                None => broken.push(cell),
+            }
+        }
+        for cell in broken {
+            self.mend(cell, thorough, &mut sound, hopeless);
+        }
+        // Some may be late more often than all may be, as long as others are less often.
+        while let Some(worst) = self.too_late(&sound) {
+            let cell = sound.swap_remove(worst);
+            self.mend(cell, self.judges.strict, &mut sound, hopeless);
+        }
+        sound
+    }
+
+    /// The cell with the most late requests for its size, if there are too many in all.
+    fn too_late(&self, cells: &[Placed]) -> Option<usize> {
+        let rate = |c: &Placed| {
+            c.cell
+                .units()
+                .map(|u| self.ground.merged[u].rate_rps)
+                .sum::<f64>()
+        };
+        let late: f64 = cells.iter().map(|c| rate(c) * c.late).sum();
+        let all: f64 = cells.iter().map(rate).sum();
+        if late <= self.judges.late * all {
+            return None;
+        }
+        let worst = (0..cells.len()).max_by(|&a, &b| cells[a].late.total_cmp(&cells[b].late))?;
+        // Those that have been made strict already are as good as they get.
+        (cells[worst].late > self.judges.late).then_some(worst)
+    }
+
+    /// Takes some out of a cell that does not stand a test, or gives it more share.
+    pub fn mend(
+        &mut self,
+        cell: Placed,
+        judge: &dyn Judge,
+        sound: &mut Vec<Placed>,
+        hopeless: &mut Vec<usize>,
+    ) {
+        let mut queue = vec![cell];
+        let mut first = true;
+        while let Some(mut cell) = queue.pop() {
+            let tested = (!std::mem::take(&mut first)).then(|| {
+                judge.judge(
+                    &Draft::of_cells([&cell.laid]),
+                    self.ground.merged,
+                    self.ground.costs,
+                )
+            });
+            if let Some(v) = tested.filter(|v| v.accepted) {
+                (cell.sound, cell.late) = (true, v.late);
+                sound.push(cell);
+                continue;
+            }
+            let units: Vec<usize> = cell.cell.units().collect();
+            let shape = Shape {
+                order: cell.cell.order,
+                ..self.space.shapes[0]
+            };
+            if units.len() < 2 {
+                match self.enlarged(&cell, shape, judge) {
+                    Some(p) => sound.push(Placed { sound: true, ..p }),
+                    None => hopeless.extend(units),
+                }
+                continue;
+            }
+            let (keep, out) = self.thinned(units, &cell, shape, judge);
+            if keep.is_none()
+                && let Some(p) = self.enlarged(&cell, shape, judge)
+            {
+                sound.push(Placed { sound: true, ..p });
+                continue;
+            }
+            let constructed = keep.is_some().then(|| self.construct(out.clone())).flatten();
+            sound.extend(keep.map(|p| Placed { sound: true, ..p }));
+            match constructed {
+                Some(more) => queue.extend(more),
+                // Nothing was gained by taking some out: each for itself.
+                None => {
+                    for unit in out {
+                        match self.alone(unit) {
+                            Some(placed) => queue.push(placed),
+                            None => hopeless.push(unit),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The cell with a part of its content taken out, until it stands; and what was taken out.
+    fn thinned(
+        &mut self,
+        mut units: Vec<usize>,
+        cell: &Placed,
+        shape: Shape,
+        judge: &dyn Judge,
+    ) -> (Option<Placed>, Vec<usize>) {
+        let mut out = vec![];
+        let all = units.len();
+        while units.len() > all * 2 / 3 && units.len() > 1 {
+            for _ in 0..(all / 12).clamp(1, units.len() - 1) {
+                let at = self.dice.roll(units.len());
+                out.push(units.remove(at));
+            }
+            let smaller = self.ground.cell(&units, cell.cell.share, cell.cell.copies, shape);
+            if let Some(p) = self.ground.judged(smaller, shape.batches, judge) {
+                return (Some(p), out);
+            }
+        }
+        (None, [out, units].concat())
+    }
+
+    /// More share, or more copies, until a cell stands.
+    fn enlarged(&self, cell: &Placed, shape: Shape, judge: &dyn Judge) -> Option<Placed> {
+        let shares = cell.cell.share + 1..self.ground.costs.profile.shares.len();
+        let larger = shares.map(|s| (s, cell.cell.copies));
+        let more = (1..=8).map(|n| (cell.cell.share, cell.cell.copies + n));
+        let mut sizes: Vec<(usize, usize)> = larger.chain(more).collect();
+        sizes.sort_by(|a, b| {
+            let cost = |s: &(usize, usize)| self.share(s.0) * s.1 as f64;
+            cost(a).total_cmp(&cost(b)).then(a.cmp(b))
+        });
+        sizes.truncate(ENLARGED);
+        sizes.into_iter().find_map(|(share, copies)| {
+            let cell = Cell {
+                share,
+                copies,
+                ..cell.cell.clone()
+            };
+            self.ground.judged(cell, shape.batches, judge)
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! What the search may use: shares, copies, orders, shapes.
+
+use graft_plan::Order;
+
+use crate::cell::BatchRule;
+use crate::fill::{Ground, Joining, Recipe, Shape};
+
+/// What the search may use.
+#[derive(Debug, Clone)]
+pub(crate) struct Space {
+    /// Places of the shares that are tried.
+    pub shares: Vec<usize>,
+    /// Most copies of a cell, unless one merged fragment alone needs more.
+    pub copies: usize,
+    pub recipes: Vec<Recipe>,
+    pub shapes: Vec<Shape>,
+}
+
+/// Shares that are tried, at most; the rest come in when a cell is shrunk.
+const SHARES: usize = 12;
+/// So few merged fragments may be tried on any share.
+pub(crate) const FEW: usize = 16;
+/// The largest share that is tried, as a part of a device, unless a fragment needs more.
+const LARGEST_PART: f64 = 0.4;
+
+impl Space {
+    pub fn new(ground: &Ground<'_>, realign: bool, cuts: bool, order: Order) -> Self {
+        let profile = ground.costs.profile;
+        // What is little may well fit one large share.
+        let part = if ground.merged.len() <= FEW {
+            1.0
+        } else {
+            LARGEST_PART
+        };
+        let largest = (f64::from(profile.share_total.0) * part) as u32;
+        let useful: Vec<usize> = (0..profile.shares.len())
+            .filter(|&s| s == 0 || profile.shares[s].0 <= largest)
+            .collect();
+        // All of few; of many, ever larger steps.
+        let mut shares: Vec<usize> = if useful.len() <= SHARES {
+            useful
+        } else {
+            let last = (useful.len() - 1) as f64;
+            (0..SHARES)
+                .map(|i| (last + 1.0).powf(i as f64 / (SHARES - 1) as f64).round() as usize - 1)
+                .chain(0..SHARES / 2)
+                .collect()
+        };
+        shares.sort_unstable();
+        shares.dedup();
+        let mut shapes = vec![];
+        for &(joining, quantum, split) in &[
+            (Joining::Never, 0.5, 4.0),
+            (Joining::Never, 0.25, 4.0),
+            (Joining::Never, 0.25, f64::INFINITY),
+            (Joining::Never, 0.5, f64::INFINITY),
+            (Joining::Never, 0.1, 4.0),
+            (Joining::Never, 0.1, f64::INFINITY),
+            (Joining::Never, 0.0, f64::INFINITY),
+            (Joining::Latest, 0.25, f64::INFINITY),
+            (Joining::Latest, 0.5, 4.0),
+            (Joining::Latest, 0.0, f64::INFINITY),
+            (Joining::Nested, 0.25, f64::INFINITY),
+        ] {
+            if realign || joining == Joining::Never {
+                let quantum = if cuts { quantum } else { 0.0 };
+                let shape = Shape {
+                    joining,
+                    quantum,
+                    order,
+                    batches: BatchRule::default(),
+                    split,
+                };
+                if !shapes.contains(&shape) {
+                    shapes.push(shape);
+                }
+            }
+        }
+        Space {
+            shares,
+            copies: 6,
+            recipes: vec![
+                Recipe::NearBudget,
+                Recipe::OneModel,
+                Recipe::LooseFiller,
+                Recipe::Mixed,
+            ],
+            shapes,
+        }
+    }
+}
