@@ -33,6 +33,12 @@ pub(crate) struct Draft {
     pub routes: Vec<(usize, Vec<usize>)>,
 }
 
+/// Where partitions go: places of devices for their copies; and which have no room.
+struct Seats {
+    places: Vec<Vec<usize>>,
+    left_out: Vec<bool>,
+}
+
 impl Draft {
     /// Cells one after the other.
     pub fn of_cells<'a>(cells: impl IntoIterator<Item = &'a Laid>) -> Self {
@@ -87,7 +93,8 @@ impl Draft {
                 }
             }
         };
-        self.written(algorithm, epoch, problem, costs, sorted, &places, &left_out)
+        let seats = Seats { places, left_out };
+        self.written(Plan::empty(algorithm, epoch), problem, costs, sorted, &seats)
     }
 
     /// Merged fragments whose routes lead through partitions that are left out, by place in `routes`.
@@ -202,23 +209,19 @@ impl Draft {
             .collect()
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn written(
         &self,
-        algorithm: &str,
-        epoch: Epoch,
+        mut plan: Plan,
         problem: &Problem,
         costs: &Costs<'_>,
         sorted: &Sorted,
-        places: &[Vec<usize>],
-        left_out: &[bool],
+        seats: &Seats,
     ) -> Plan {
-        let lost = self.lost(left_out);
+        let lost = self.lost(&seats.left_out);
         let fragments = &problem.workload.fragments;
         let id = |i: &usize| fragments[*i].id.clone();
-        let mut plan = Plan::empty(algorithm, epoch);
         plan.infeasible = sorted.infeasible.iter().map(id).collect();
-        plan.capacity_exhausted = left_out.iter().any(|o| *o);
+        plan.capacity_exhausted = seats.left_out.iter().any(|o| *o);
         let used: Vec<bool> = (0..self.stages.len()).map(|s| self.serves(s, &lost)).collect();
         let rate = |s: usize| -> f64 {
             let through = self
@@ -239,7 +242,7 @@ impl Draft {
                 deadline_ms: stage.deadline_ms,
             });
         }
-        for (partition, devices) in self.partitions.iter().zip(places) {
+        for (partition, devices) in self.partitions.iter().zip(&seats.places) {
             for &device in devices {
                 let share = costs.share(partition.share);
                 plan.total_share += u64::from(share.0);
