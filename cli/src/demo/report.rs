@@ -281,7 +281,7 @@ impl<'a> Report<'a> {
         out.push_str(&picture_of_plan::draw(&self.view));
         writeln!(
             out,
-            "Share: {} with re-alignment and sharing; {} if every fragment had a partition of its own (computed, not run)",
+            "Share: {} as planned; {} if every fragment had a partition of its own (computed, not run)",
             self.share(),
             self.view.share_alone
         )?;
