@@ -66,7 +66,7 @@ fn frame(title: &str, y_name: &str, series: &[Series], axis: &Axis) -> String {
     );
     for tick in axis.ticks() {
         let y = axis.y(tick);
-        let _ = writeln!(
+        let _infallible = writeln!(
             svg,
             "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{tick}</text>",
             WIDTH - RIGHT,
@@ -77,7 +77,7 @@ fn frame(title: &str, y_name: &str, series: &[Series], axis: &Axis) -> String {
     let mut x = LEFT;
     for (i, s) in series.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
-        let _ = writeln!(
+        let _infallible = writeln!(
             svg,
             "<rect x=\"{x:.0}\" y=\"36\" width=\"11\" height=\"11\" fill=\"{colour}\"/><text x=\"{:.0}\" y=\"46\">{}</text>",
             x + 15.0,
@@ -101,7 +101,7 @@ pub(super) fn bars(title: &str, y_name: &str, groups: &[String], series: &[Serie
                 continue;
             };
             let (x, y) = (start + bar * i as f64, axis.y(value));
-            let _ = writeln!(
+            let _infallible = writeln!(
                 svg,
                 "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"><title>{}: {value}</title></rect>",
                 bar * 0.92,
@@ -109,7 +109,7 @@ pub(super) fn bars(title: &str, y_name: &str, groups: &[String], series: &[Serie
                 COLOURS[i % COLOURS.len()],
                 escaped(&s.name)
             );
-            let _ = writeln!(
+            let _infallible = writeln!(
                 svg,
                 "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"9\" text-anchor=\"middle\">{value}</text>",
                 x + bar * 0.46,
@@ -117,7 +117,7 @@ pub(super) fn bars(title: &str, y_name: &str, groups: &[String], series: &[Serie
             );
         }
         let middle = LEFT + wide * (g as f64 + 0.5);
-        let _ = writeln!(
+        let _infallible = writeln!(
             svg,
             "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             HEIGHT - BOTTOM + 18.0,
@@ -135,7 +135,7 @@ pub(super) fn lines(title: &str, x_name: &str, y_name: &str, places: &[String], 
     let step = (WIDTH - LEFT - RIGHT) / places.len().max(1) as f64;
     let x = |i: usize| LEFT + step * (i as f64 + 0.5);
     for (i, place) in places.iter().enumerate() {
-        let _ = writeln!(
+        let _infallible = writeln!(
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             x(i),
@@ -143,7 +143,7 @@ pub(super) fn lines(title: &str, x_name: &str, y_name: &str, places: &[String], 
             escaped(place)
         );
     }
-    let _ = writeln!(
+    let _infallible = writeln!(
         svg,
         "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
         (LEFT + WIDTH - RIGHT) / 2.0,
@@ -159,13 +159,13 @@ pub(super) fn lines(title: &str, x_name: &str, y_name: &str, places: &[String], 
             .filter_map(|(p, v)| Some((x(p), axis.y((*v)?))))
             .collect();
         let path: Vec<String> = at.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let _ = writeln!(
+        let _infallible = writeln!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
             path.join(" ")
         );
         for (x, y) in at {
-            let _ = writeln!(
+            let _infallible = writeln!(
                 svg,
                 "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"
             );

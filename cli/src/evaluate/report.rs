@@ -118,12 +118,12 @@ fn shares(text: &mut String, results: &Results) {
     for profile in seen(rows, |r| &r.profile) {
         let of: Vec<Row> = rows.iter().filter(|r| r.profile == profile).cloned().collect();
         let algorithms = seen(&of, |r| &r.algorithm);
-        let _ = writeln!(
+        let _infallible = writeln!(
             text,
             "\n## Share at ≥ 99.9% in time: {profile}\n\n![](share-{profile}.svg)\n"
         );
-        let _ = writeln!(text, "| workload | phones | bound | {} |", algorithms.join(" | "));
-        let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(algorithms.len()));
+        let _infallible = writeln!(text, "| workload | phones | bound | {} |", algorithms.join(" | "));
+        let _infallible = writeln!(text, "|---|---|---|{}", "---|".repeat(algorithms.len()));
         let mut savings: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for workload in seen(&of, |r| &r.workload) {
             let Some(graft) = row(&of, &profile, &workload, "graft") else {
@@ -145,7 +145,7 @@ fn shares(text: &mut String, results: &Results) {
                 }
             });
             let cells: Vec<String> = cells.collect();
-            let _ = writeln!(
+            let _infallible = writeln!(
                 text,
                 "| {workload} | {} | {} | {} |",
                 graft.phones,
@@ -158,7 +158,7 @@ fn shares(text: &mut String, results: &Results) {
         let each: Vec<String> = others
             .filter_map(|a| Some(format!("{:.0}% less than {a}", mean(savings.get(a.as_str())?))))
             .collect();
-        let _ = writeln!(
+        let _infallible = writeln!(
             text,
             "\nGraft takes, in the mean over these workloads, {}.",
             each.join(", ")
@@ -172,7 +172,7 @@ fn equal_share(text: &mut String, results: &Results) {
     }
     text.push_str("\n## In time with the share that Graft needs\n\nRequests of fragments that there is no room for count as late.\n\n| profile | workload | share | algorithm | in time |\n|---|---|---|---|---|\n");
     for r in &results.equal_share {
-        let _ = writeln!(
+        let _infallible = writeln!(
             text,
             "| {} | {} | {} | {} | {:.2}% |",
             r.profile,
@@ -190,7 +190,7 @@ fn sensitivity(text: &mut String, results: &Results) {
     }
     text.push_str("\n## When one thing changes\n\nThe workload of 100 phones, with its budgets or rates multiplied, or its partition points moved to the nearest of so many.\nWhat is not certified is left out of the plots.\n\n");
     for (profile, what) in varied(results) {
-        let _ = writeln!(text, "![]({}-{profile}.svg)", file_name(&what));
+        let _infallible = writeln!(text, "![]({}-{profile}.svg)", file_name(&what));
     }
 }
 
@@ -202,7 +202,7 @@ fn times(text: &mut String, results: &Results) {
         .iter()
         .filter(|r| shown.contains(&r.algorithm.as_str()) && r.workload.starts_with("mixed"))
     {
-        let _ = writeln!(
+        let _infallible = writeln!(
             text,
             "| {} | {} | {} | {} | {:.1} |",
             r.profile, r.phones, r.workload, r.algorithm, r.seconds
@@ -218,7 +218,7 @@ fn gaps(text: &mut String, results: &Results) {
     let mean = results.gaps.iter().map(gap).sum::<f64>() / results.gaps.len() as f64;
     let worst = results.gaps.iter().map(gap).fold(0.0, f64::max);
     let same = results.gaps.iter().filter(|g| g.graft == g.exact).count();
-    let _ = writeln!(
+    let _infallible = writeln!(
         text,
         "\n## Gap to the optimum\n\n{} random handfuls of fragments, both under the analytic test, Graft for 0.2 s each: {same} as cheap as the optimum; {:.2}% dearer in the mean, {:.1}% at worst.",
         results.gaps.len(),

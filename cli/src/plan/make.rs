@@ -133,7 +133,14 @@ pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
         ..
     } = &problem;
     let running = arguments.running.as_deref().map(Plan::read).transpose()?;
-    let epoch = running.as_ref().map_or(Epoch(1), |p| Epoch(p.epoch.0 + 1));
+    let epoch = running
+        .as_ref()
+        .map_or(Epoch(1), |p| Epoch(p.epoch.0.saturating_add(1)));
+    anyhow::ensure!(
+        arguments.change_costs.is_finite() && arguments.change_costs >= 0.0,
+        "--change-costs is {}; expected a share of 0 or more",
+        arguments.change_costs
+    );
     let options = GraftOptions {
         change_costs: arguments.change_costs,
         ..GraftOptions::default()
@@ -207,10 +214,15 @@ fn describe(
         0.0
     };
     line(format_args!(
-        "cost {} on {} partitions with {} stages; no plan costs less than {bound}: {gap:.0}% above that",
+        "cost {} on {} partitions with {} stages; {}",
         plan.total_share,
         plan.partitions.len(),
         plan.stages.len(),
+        if plan.capacity_exhausted {
+            format!("no plan for all costs less than {bound}")
+        } else {
+            format!("no plan costs less than {bound}: {gap:.0}% above that")
+        }
     ))?;
     line(format_args!(
         "{} fragments routed, {} infeasible{}; {moves} moves in {:.1} s",

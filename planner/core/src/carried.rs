@@ -3,7 +3,7 @@
 use graft_certify::Crew;
 use graft_plan::{Epoch, Plan, Workload};
 
-use crate::graft::{GraftOptions, Progress, plan_graft};
+use crate::graft::{GraftOptions, Progress, plan_all, plan_graft};
 use crate::problem::Problem;
 
 /// A plan, and the load that it carries.
@@ -32,32 +32,38 @@ pub fn plan_what_fits(
     crew: &dyn Crew,
     go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Carried {
+    let plan = plan_graft(problem, epoch, running, options, crew, go_on);
     let mut best = Carried {
-        plan: plan_graft(problem, epoch, running, options, crew, go_on),
+        plan,
         workload: problem.workload.clone(),
         part: 1.0,
     };
+    if !best.plan.capacity_exhausted {
+        return best;
+    }
     let mut scaled = problem.clone();
     for step in 1..=STEPS {
-        if !best.plan.capacity_exhausted {
-            break;
-        }
         let part = STEP.powi(step as i32);
-        for (fragment, original) in scaled
-            .workload
-            .fragments
-            .iter_mut()
-            .zip(&problem.workload.fragments)
-        {
+        let originals = &problem.workload.fragments;
+        for (fragment, original) in scaled.workload.fragments.iter_mut().zip(originals) {
             fragment.rate_rps = original.rate_rps * part;
         }
-        let plan = plan_graft(&scaled, epoch, running, options, crew, go_on);
+        // What the plan that is there at once has no room for is not worth a simulation.
+        let (at_once, _) = plan_all(&scaled, epoch, running, options, crew, &mut |_| false);
+        if at_once.capacity_exhausted && step < STEPS {
+            continue;
+        }
+        let (plan, _) = plan_all(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
+        let fits = !plan.capacity_exhausted;
         if plan.infeasible.len() < best.plan.infeasible.len() {
             best = Carried {
                 plan,
                 workload: scaled.workload.clone(),
                 part,
             };
+        }
+        if fits {
+            break;
         }
     }
     best

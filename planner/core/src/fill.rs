@@ -73,6 +73,8 @@ pub(crate) struct Ground<'a> {
     pub devices: Vec<(u32, u64, Vec<ModelIndex>)>,
 }
 
+/// Most copies of a cell; what needs more is not served.
+pub(crate) const MOST_COPIES: usize = 4096;
 /// A quantum is at least so many overheads.
 const LEAST_QUANTUM_OVERHEADS: f64 = 10.0;
 
@@ -147,7 +149,7 @@ impl<'a> Ground<'a> {
     }
 
     pub fn judged(&self, cell: Cell, batches: BatchRule, judge: &dyn Judge) -> Option<Placed> {
-        if !self.fits_a_device(&cell) {
+        if cell.copies > MOST_COPIES || !self.fits_a_device(&cell) {
             return None;
         }
         let laid = lay(&cell, self.merged, self.costs, self.headroom, batches)?;

@@ -171,7 +171,7 @@ pub(crate) fn merging(costs: &Costs<'_>) -> MergeOptions {
 }
 
 /// Plans for all fragments that can be served; the share that this takes, whether it is there or not.
-fn plan_all(
+pub(crate) fn plan_all(
     problem: &Problem,
     epoch: Epoch,
     running: Option<&Plan>,

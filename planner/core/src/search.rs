@@ -3,7 +3,7 @@
 use crate::cell::{Cell, lay};
 use crate::dice::Dice;
 use crate::draft::Draft;
-use crate::fill::{Ground, Placed, Shape};
+use crate::fill::{Ground, MOST_COPIES, Placed, Shape};
 use crate::judge::Judge;
 use crate::running::Running;
 use crate::space::{FEW, Space};
@@ -50,8 +50,6 @@ pub(crate) struct Search<'a> {
 const TIGHT_MS: f64 = 10.0;
 /// Part of a new price that is taken over.
 const LEARN: f64 = 0.3;
-/// Most copies of a cell.
-const MOST_COPIES: usize = 4096;
 /// One in so many moves that cost the same is taken though it fills no better.
 const WANDER: usize = 4;
 /// Shares that are tried from the smallest that serves a merged fragment.

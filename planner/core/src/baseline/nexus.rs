@@ -5,7 +5,7 @@ use graft_plan::Order;
 use super::{Drafted, Ground};
 use crate::cell::{Laid, StageDraft};
 use crate::draft::Draft;
-use crate::fill::Ground as Cells;
+use crate::fill::{Ground as Cells, MOST_COPIES};
 use crate::judge::Judge;
 use graft_certify::gathered;
 
@@ -184,7 +184,7 @@ fn pack(ground: &Ground<'_, '_>, terms: &[Terms]) -> Vec<Laid> {
     let mut shared: Vec<Turns> = vec![];
     for session in &sessions {
         if session.full > 0 || session.part > 0.999 {
-            let copies = session.full + usize::from(session.part > 1e-9);
+            let copies = session.full.min(MOST_COPIES) + usize::from(session.part > 1e-9);
             cells.extend(laid(
                 ground,
                 &[(session.unit, session.batch)],
@@ -319,6 +319,9 @@ fn laid(ground: &Ground<'_, '_>, members: &[(usize, usize)], share: usize, copie
     };
     loop {
         let all: f64 = laid.stages.iter().map(|s| load(s, s.batch)).sum();
+        if laid.copies > MOST_COPIES {
+            return None;
+        }
         laid.load = all / laid.copies as f64;
         if laid.load <= 1.0 {
             return Some(laid);

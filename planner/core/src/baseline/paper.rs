@@ -7,7 +7,7 @@ use super::{Drafted, Ground};
 use crate::cell::StageDraft;
 use crate::costs::ModelIndex;
 use crate::draft::{Draft, PartitionDraft};
-use crate::fill::{Ground as Cells, Placed};
+use crate::fill::{Ground as Cells, MOST_COPIES, Placed};
 use crate::judge::Judge;
 use graft_certify::gathered;
 
@@ -140,8 +140,8 @@ fn sized(
             }
             let load = rate_rps * (valid + margin.1) * time / f64::from(requests) / 1e3;
             let copies = (load - 1e-9).ceil().max(1.0) as usize;
-            let cost = u64::from(costs.share(share).0) * copies as u64;
-            if best.is_none_or(|b| (cost, copies) < (b.0, b.2)) {
+            let cost = u64::from(costs.share(share).0).saturating_mul(copies as u64);
+            if copies <= MOST_COPIES && best.is_none_or(|b| (cost, copies) < (b.0, b.2)) {
                 best = Some((cost, share, copies, batch));
             }
         }

@@ -8,7 +8,7 @@ use super::{Drafted, Ground};
 use crate::cell::BatchRule;
 use crate::costs::ModelIndex;
 use crate::draft::Draft;
-use crate::fill::{Ground as Cells, Joining, Placed, Shape};
+use crate::fill::{Ground as Cells, Joining, MOST_COPIES, Placed, Shape};
 use graft_certify::gathered;
 
 /// Runs are not cut; a batch may take as long as its deadline allows.
@@ -79,7 +79,8 @@ pub(super) fn alone(
             .as_ref()
             .map_or(f64::INFINITY, |b| b.cell.cost(ground.costs) as f64);
         let fewest = (work / size).ceil().max(1.0) as usize;
-        let copies = (fewest..=fewest * COPIES).take_while(|&n| size * (n as f64) < below);
+        let copies = (fewest..=fewest.saturating_mul(COPIES).min(MOST_COPIES))
+            .take_while(|&n| size * (n as f64) < below);
         let found = copies
             .flat_map(|n| SHAPES.map(|s| (n, s)))
             .find_map(|(n, shape)| {
