@@ -9,7 +9,10 @@ mod infer;
 mod model;
 mod output;
 mod plan;
+mod plot;
 mod profile;
+mod scenario;
+mod simulate;
 mod site;
 mod up;
 
@@ -40,6 +43,8 @@ enum Command {
     Plan(plan::Arguments),
     /// Say what a model's segments cost: measured here, or modelled for a GPU
     Profile(profile::Arguments),
+    /// Play a scenario in virtual time: phones that move, plans that follow them, faults
+    Simulate(simulate::Arguments),
     /// Measure the planner against others, and draw what comes out
     Evaluate(evaluate::Arguments),
     /// Make certificates for routers, planners and workers
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
         Command::Model(command) => model::run(command),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Profile(arguments) => profile::run(arguments),
+        Command::Simulate(arguments) => simulate::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Ca(command) => ca::run(command),
     };

@@ -2,20 +2,17 @@
 //!
 //! A [`Device`] runs layers here and knows what they cost. A [`Session`] is one model on a device with a
 //! connection to a router: it estimates the link ([`LinkEstimate`]), chooses the partition point
-//! ([`choose`]), runs the head, sends the rest, and falls back to running everything here when the server
+//! (`graft-client-core`), runs the head, sends the rest, and falls back to running everything here when the server
 //! can't be reached or would be late. [`picture`] turns photographs into tensors.
 //!
 //! It never batches, and never decides anything for other clients.
 
-mod choose;
 mod device;
 mod emulation;
-mod link;
 pub mod picture;
 mod session;
 
-pub use choose::{Choice, Costs, choose};
 pub use device::{Device, DeviceError, ModelHere};
 pub use emulation::Emulation;
-pub use link::LinkEstimate;
+pub use graft_client_core::{Choice, LinkEstimate};
 pub use session::{Inference, LocalReason, Router, Session, SessionError, SessionOptions, Times};

@@ -11,10 +11,9 @@ use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, R
 
 use tokio::sync::Notify;
 
-use crate::choose::{Choice, Costs, choose};
 use crate::device::{Device, DeviceError, ModelHere};
 use crate::emulation::Emulation;
-use crate::link::LinkEstimate;
+use graft_client_core::{Choice, Costs, DESCRIBE_EVERY, Handover, LinkEstimate, choose};
 
 /// Where the router is.
 #[derive(Debug, Clone)]
@@ -132,6 +131,8 @@ struct State {
     link: LinkEstimate,
     server_ms: Vec<f64>,
     described: Option<Instant>,
+    /// The link was last tried then.
+    tried: Option<Instant>,
     /// The server was asked on this connection.
     asked: bool,
     in_use: Option<CutPoint>,
@@ -160,20 +161,10 @@ struct Inner {
     prepared: Notify,
 }
 
-/// A first guess of the link, before the first probe: a middling mobile network.
-const FIRST_GUESS: (f64, f64, f64) = (20.0, 40.0, 40.0);
-/// Bytes of a probe.
-const PROBE_BYTES: usize = 64 * 1024;
-/// The server is asked anew what it needs after so long.
-const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
 /// Wait after a connection could not be made.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Longest wait for small messages.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// An answer that takes so many times what the server said is given up for running the rest here.
-const SLOW_SERVER: f64 = 3.0;
-/// Kept back from the server's budget for what estimates miss, in milliseconds and as a part of the budget.
-const RESERVE: (f64, f64) = (2.0, 0.05);
 
 impl Session {
     /// A session; nothing is sent yet.
@@ -195,9 +186,10 @@ impl Session {
             router,
             options,
             state: Mutex::new(State {
-                link: LinkEstimate::new(FIRST_GUESS.0, FIRST_GUESS.1, FIRST_GUESS.2),
+                link: LinkEstimate::first_guess(),
                 server_ms: vec![],
                 described: None,
+                tried: None,
                 asked: false,
                 in_use: None,
                 connection: None,
@@ -305,7 +297,11 @@ impl Session {
 
     async fn renew(self) {
         if let Some((connection, new)) = self.connect().await {
-            if new && let Err(error) = self.probe(&connection).await {
+            let stale = |tried: Instant| tried.elapsed() > LinkEstimate::STALE_AFTER;
+            let stale = self.state().tried.is_none_or(stale);
+            if (new || stale)
+                && let Err(error) = self.probe(&connection).await
+            {
                 tracing::debug!(%error, "the link could not be probed");
             }
             match self.describe(&connection).await {
@@ -391,13 +387,13 @@ impl Session {
             .exchange(
                 connection,
                 &probe,
-                Bytes::from(vec![0; PROBE_BYTES]),
+                Bytes::from(vec![0; LinkEstimate::PROBE_BYTES]),
                 PATIENCE * 4,
             )
             .await?;
         let mut state = self.state();
-        state.link = LinkEstimate::new(FIRST_GUESS.0, FIRST_GUESS.1, empty);
-        state.link.probed(PROBE_BYTES as u64, full);
+        state.link = LinkEstimate::of_probe(empty, full);
+        state.tried = Some(Instant::now());
         Ok(())
     }
 
@@ -487,9 +483,14 @@ impl Session {
             .map_err(|e| SessionError::Wire(e.to_string()))?;
         let sent = payload.len() as u64;
         let answer = self.info().cuts.last().map_or(0, |c| c.bytes() as u64);
-        let left_ms = (self.inner.options.slo.saturating_sub(start.elapsed())).as_secs_f64() * 1e3;
-        let budget = left_ms - self.link().transfer_ms(sent, answer);
-        let budget = budget - RESERVE.0 - RESERVE.1 * budget.max(0.0);
+        let left = self.inner.options.slo.saturating_sub(start.elapsed());
+        let handover = Handover {
+            left_ms: left.as_secs_f64() * 1e3,
+            network_ms: self.link().transfer_ms(sent, answer),
+            server_ms: self.server_ms(point),
+            rest_here_ms: self.emulated_ms(point, self.info().last()).as_secs_f64() * 1e3,
+        };
+        let budget = handover.budget_ms();
         result.budget_ms = budget;
         if budget <= 0.0 {
             return Ok(Err(LocalReason::NoTime));
@@ -500,17 +501,7 @@ impl Session {
             dtype: wire,
             time_left_ns: (budget * 1e6) as u64,
         });
-        // Until the rest can just be run here in time, but no less than an answer is expected to take.
-        let left = self.inner.options.slo.saturating_sub(start.elapsed());
-        let expected = Duration::from_secs_f64(left_ms.max(0.0) / 1e3)
-            .saturating_sub(Duration::from_secs_f64(budget / 1e3))
-            + Duration::from_secs_f64(self.server_ms(point) * SLOW_SERVER / 1e3);
-        let rest_here = self.emulated_ms(point, self.info().last());
-        let patience = left
-            .saturating_sub(rest_here)
-            .max(expected)
-            .min(left)
-            .max(Duration::from_millis(1));
+        let patience = Duration::from_secs_f64(handover.patience_ms() / 1e3);
         let reply = self
             .exchange(&connection, &request, Bytes::from(payload), patience)
             .await;
@@ -529,7 +520,9 @@ impl Session {
                 result.times.network_ms = (ms - server_ms).max(0.0);
                 result.server = Some(header.timing);
                 result.epoch = Some(header.epoch);
-                self.state().link.transferred(sent, answer, ms - server_ms);
+                let mut state = self.state();
+                state.link.transferred(sent, answer, ms - server_ms);
+                state.tried = Some(Instant::now());
                 Ok(())
             }
             Ok((ClientReply::Refused(refused), ..)) => {

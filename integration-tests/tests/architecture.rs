@@ -17,11 +17,18 @@ const LAYERS: &[&[&str]] = &[
         "graft-telemetry",
         "graft-worker-core",
         "graft-router-core",
+        "graft-client-core",
         "graft-engine",
     ],
     &["graft-service", "graft-certify"],
     &["graft-planner-core"],
-    &["graft-router", "graft-planner", "graft-worker", "graft-client"],
+    &[
+        "graft-router",
+        "graft-planner",
+        "graft-worker",
+        "graft-client",
+        "graft-simulator",
+    ],
     &["graft", "graft-integration-tests"],
 ];
 
@@ -31,9 +38,11 @@ const CORES: &[&str] = &[
     "graft-router-core",
     "graft-planner-core",
     "graft-certify",
+    "graft-client-core",
+    "graft-simulator",
 ];
 /// What a core may import besides Graft's own.
-const CORE_IMPORTS: &[&str] = &["rustc-hash", "thiserror", "serde"];
+const CORE_IMPORTS: &[&str] = &["hdrhistogram", "rustc-hash", "thiserror", "serde"];
 /// Longest file of code, in lines, tests apart.
 const LONGEST_FILE: usize = 800;
 

@@ -10,8 +10,8 @@ use actix::prelude::*;
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Device, Devices, Epoch, Fragment, ModelProfile, Nanos, Plan, Profile, Share, Workload};
 use graft_planner_core::{
-    Carried, Cause, GraftOptions, Lacks, Observation, ObservedMix, Problem, Replanner, plan_what_fits,
-    share_alone,
+    Carried, Cause, GraftOptions, LOOK_EVERY, Lacks, Observation, ObservedMix, Problem, Replanner, SETTLE,
+    plan_what_fits, routes, share_alone,
 };
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
@@ -19,14 +19,10 @@ use graft_telemetry::metrics as names;
 use graft_transport::Connection;
 use graft_wire::{ControlRequest, Join, MixReport, RoutesUpdate, WorkerInfo};
 
-use crate::rollout::{Outcome, Rollout, WorkerSeat, retire, routes, tell};
+use crate::rollout::{Outcome, Rollout, WorkerSeat, retire, tell};
 use crate::store::{Kept, Store};
 use crate::threads::Threads;
 
-/// Members that join within this time of one another get one plan.
-const SETTLE: Duration = Duration::from_millis(100);
-/// The mix is looked at this often, besides at every report that is urgent.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A worker that could not prepare is left out for so long.
 const SULK: Nanos = Nanos::from_millis(5_000);
 /// Members at most, of each role; one more is refused.
@@ -335,7 +331,7 @@ impl PlannerActor {
             made.capacity_exhausted || limited,
             &problem.workload,
             &problem.profile,
-            &seats,
+            &seats.iter().map(WorkerSeat::endpoint).collect(),
         );
         let rollout = Rollout {
             plan: made.clone(),
@@ -492,7 +488,7 @@ impl Actor for PlannerActor {
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "the plan that was kept can't be read"),
         }
-        context.run_interval(LOOK_EVERY, |this, context| this.consider(context));
+        context.run_interval(LOOK_EVERY.duration(), |this, context| this.consider(context));
     }
 }
 
@@ -514,7 +510,7 @@ impl Handler<Joined> for PlannerActor {
         match join {
             Join::Worker(info) => {
                 self.admit_worker(*info, connection, number)?;
-                context.run_later(SETTLE, |this, context| this.consider(context));
+                context.run_later(SETTLE.duration(), |this, context| this.consider(context));
             }
             Join::Router { name, epoch } => {
                 if self.routers.len() >= MAX_MEMBERS && !self.routers.contains_key(&name) {
@@ -533,7 +529,7 @@ impl Handler<Joined> for PlannerActor {
                 if current.is_some_and(|current| current < epoch) {
                     // It has routes of a plan that this planner does not know: it needs later ones.
                     self.replanner.members_changed();
-                    context.run_later(SETTLE, |this, context| this.consider(context));
+                    context.run_later(SETTLE.duration(), |this, context| this.consider(context));
                 } else if !self.rolling {
                     self.send_routes(connection, context);
                 }

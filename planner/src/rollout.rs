@@ -1,16 +1,12 @@
 //! Rolling a plan out: prepare on workers, then switch routers.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use graft_model::{CutPoint, ModelId, StageRange};
-use graft_plan::{Epoch, Plan, Profile, Workload, nanos_to_ms};
+use graft_plan::{Epoch, Plan};
 use graft_transport::Connection;
-use graft_wire::{
-    ControlReply, ControlRequest, Limits, RouteTarget, RoutesUpdate, WorkerEndpoint, WorkerPlan,
-};
+use graft_wire::{ControlReply, ControlRequest, Limits, RoutesUpdate, WorkerEndpoint, WorkerPlan};
 use serde::Serialize;
 
 /// Time for a worker to prepare, or a router to switch.
@@ -22,6 +18,14 @@ pub(crate) struct WorkerSeat {
     pub name: String,
     pub address: String,
     pub connection: Connection,
+}
+
+impl WorkerSeat {
+    /// As routers are told it.
+    pub fn endpoint(&self) -> (String, WorkerEndpoint) {
+        let address = self.address.clone();
+        (self.name.clone(), WorkerEndpoint { address })
+    }
 }
 
 /// All that a roll-out needs.
@@ -87,94 +91,6 @@ impl Rollout {
             .collect();
         Outcome::Done { failed_routers }
     }
-}
-
-/// The routes of a plan, for routers.
-pub(crate) fn routes(
-    plan: &Plan,
-    limited: bool,
-    workload: &Workload,
-    profile: &Profile,
-    seats: &[WorkerSeat],
-) -> RoutesUpdate {
-    let stages = plan.stages_by_id();
-    let mut targets = vec![];
-    for (index, route) in plan.routes.iter().enumerate() {
-        let Some(fragment) = workload.fragments.iter().find(|f| f.id == route.fragment) else {
-            continue;
-        };
-        let Ok(model) = fragment.model.parse::<ModelId>() else {
-            continue;
-        };
-        let least_ms: f64 = route
-            .stages
-            .iter()
-            .filter_map(|id| {
-                let stage = stages.get(id.as_str())?;
-                let share = plan.partitions.iter().find(|p| p.stages.contains(id))?.share;
-                profile.latency(&stage.model, stage.range()?, 1, share, 0.0).ok()
-            })
-            .map(nanos_to_ms)
-            .sum();
-        for seat in seats {
-            // Once for each of the worker's partitions that runs the whole route: they share the load evenly.
-            let own = plan.partitions.iter().filter(|p| p.device == seat.name);
-            let hosting = own
-                .filter(|p| !route.stages.is_empty() && route.stages.iter().all(|id| p.stages.contains(id)));
-            for _ in hosting {
-                targets.push(RouteTarget {
-                    route: u32::try_from(index).unwrap_or(u32::MAX),
-                    model,
-                    partition_point: fragment.partition_point,
-                    budget_ms: fragment.budget_ms,
-                    rate_rps: fragment.rate_rps,
-                    least_ms,
-                    worker: seat.name.clone(),
-                });
-            }
-        }
-    }
-    let used = |name: &str| targets.iter().any(|t| t.worker == name);
-    RoutesUpdate {
-        epoch: plan.epoch,
-        limited,
-        workers: seats
-            .iter()
-            .filter(|s| used(&s.name))
-            .map(|s| {
-                (
-                    s.name.clone(),
-                    WorkerEndpoint {
-                        address: s.address.clone(),
-                    },
-                )
-            })
-            .collect(),
-        server_ms: server_ms(profile),
-        routes: targets,
-    }
-}
-
-/// Milliseconds that the server needs from each cut point on: the layers alone on the smallest share, and two hops.
-fn server_ms(profile: &Profile) -> BTreeMap<ModelId, Vec<f64>> {
-    let Some(&share) = profile.shares.first() else {
-        return BTreeMap::new();
-    };
-    profile
-        .models
-        .iter()
-        .filter_map(|(name, model)| {
-            let last = CutPoint(u16::try_from(model.segments.len()).ok()?);
-            let times = (0..=last.0)
-                .map(|k| {
-                    let range = StageRange::new(CutPoint(k), last);
-                    let run = range.and_then(|r| profile.latency(name, r, 1, share, 0.0).ok());
-                    run.map_or(0.0, |t| nanos_to_ms(t) + 2.0 * profile.hop_ms)
-                })
-                .collect();
-            Some((name.parse().ok()?, times))
-        })
-        .collect()
 }
 
 /// Workers drop all plans before an epoch.

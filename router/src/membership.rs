@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use graft_plan::{Epoch, Nanos};
-use graft_router_core::{MixWindow, RouteTable};
+use graft_plan::Epoch;
+use graft_router_core::{MixWindow, REPORT_EVERY, RouteTable, URGENT_EVERY};
 use graft_service::resolve;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
@@ -20,16 +20,10 @@ use graft_wire::{ControlReply, ControlRequest, Join, Limits, MixReport, RoutesUp
 use crate::backend::{Backend, Remote};
 use crate::front::{Front, Routing};
 
-/// Time between two reports.
-const REPORT_EVERY: Duration = Duration::from_millis(500);
-/// Least time between two urgent reports.
-const URGENT_EVERY: Duration = Duration::from_millis(100);
 /// Time for control messages to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time for connections to new workers before routes that lead to them are used.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-/// The window over which rates are observed: slots and their length.
-const WINDOW: (usize, Nanos) = (10, Nanos::from_millis(1000));
 
 /// A connection to the planner was made.
 #[derive(Message)]
@@ -71,7 +65,7 @@ impl Membership {
     ) -> Self {
         Membership {
             name,
-            window: MixWindow::new(front.clock.now(), WINDOW.1, WINDOW.0),
+            window: MixWindow::of_router(front.clock.now()),
             front,
             planner: None,
             endpoint,
@@ -134,7 +128,7 @@ impl Actor for Membership {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        context.run_interval(REPORT_EVERY, |this, context| {
+        context.run_interval(REPORT_EVERY.duration(), |this, context| {
             this.report(context, false);
             this.tell_readiness();
         });
@@ -145,7 +139,7 @@ impl Actor for Membership {
                 if me.try_send(ReportNow).is_err() && !me.connected() {
                     return;
                 }
-                tokio::time::sleep(URGENT_EVERY).await;
+                tokio::time::sleep(URGENT_EVERY.duration()).await;
             }
         });
     }

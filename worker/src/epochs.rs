@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicUsize;
 use actix::prelude::*;
 use graft_engine::{Engine, PartitionId};
 use graft_model::ModelId;
-use graft_plan::{Epoch, Nanos, Plan, Profile, ms_to_nanos};
+use graft_plan::{Epoch, Plan, Profile, Route};
 use graft_service::Clock;
-use graft_worker_core::{Admission, Limits, PartitionSpec, StageIndex};
+use graft_worker_core::{Admission, Limits, PartitionSpec, RouteIndex, RouteStep};
 
 use crate::job::{Hop, Instance, RoutePlan};
 use crate::partition::{Drain, PartitionActor, PartitionParts};
@@ -25,6 +25,13 @@ pub(crate) struct PreparedPlan {
 
 /// Prepared plans by epoch.
 pub(crate) type Epochs = BTreeMap<Epoch, Arc<PreparedPlan>>;
+
+/// A partition that runs here.
+struct Hosted {
+    partition: Addr<PartitionActor>,
+    /// By stage: requests that are there.
+    present: Vec<Arc<AtomicUsize>>,
+}
 
 /// What preparing needs.
 pub(crate) struct Workshop {
@@ -43,7 +50,8 @@ impl Workshop {
         let stages = plan.stages_by_id();
         let mut free = self.cores.as_slice();
         let mut parts = vec![];
-        for partition in plan.partitions.iter().filter(|p| p.device == self.name) {
+        let own = plan.partitions.iter().enumerate();
+        for (place, partition) in own.filter(|(_, p)| p.device == self.name) {
             let spec =
                 PartitionSpec::of_plan(plan, partition, &self.profile, Limits::default(), Admission::On)
                     .map_err(|e| e.to_string())?;
@@ -70,11 +78,11 @@ impl Workshop {
                 .split_at_checked(share)
                 .ok_or_else(|| format!("the plan takes more cores than the {} here", self.cores.len()))?;
             free = rest;
-            parts.push((partition, spec, models, cores.to_vec()));
+            parts.push((place, partition, spec, models, cores.to_vec()));
         }
         let mut partitions = vec![];
-        let mut hosts: BTreeMap<&str, Vec<(usize, Instance)>> = BTreeMap::new();
-        for (i, (partition, spec, models, cores)) in parts.into_iter().enumerate() {
+        let mut here: BTreeMap<usize, Hosted> = BTreeMap::new();
+        for (place, partition, spec, models, cores) in parts {
             let share = self.share(&cores)?;
             let (actor, present) = PartitionActor::new(PartitionParts {
                 name: format!("{}/{}", plan.epoch, partition.id),
@@ -84,22 +92,16 @@ impl Workshop {
                 share,
                 clock: self.clock,
             });
-            let address = actor.start();
-            for (k, id) in partition.stages.iter().enumerate() {
-                let instance = Instance {
-                    partition: address.clone(),
-                    stage: StageIndex(k as u16),
-                    present: Arc::clone(&present[k]),
-                };
-                hosts.entry(id).or_default().push((i, instance));
-            }
-            partitions.push(address);
+            let partition = actor.start();
+            partitions.push(partition.clone());
+            here.insert(place, Hosted { partition, present });
         }
         let under_way: Arc<AtomicUsize> = Arc::default();
+        let index = RouteIndex::new(plan, &self.profile);
         let routes = plan
             .routes
             .iter()
-            .map(|route| self.route(plan, &route.stages, &hosts, &under_way).map(Arc::new))
+            .map(|route| self.route(&index, route, &here, &under_way).map(Arc::new))
             .collect();
         Ok(PreparedPlan {
             routes,
@@ -117,43 +119,34 @@ impl Workshop {
         Ok(share)
     }
 
-    /// A route, if all its stages run here.
+    /// A route, if all its stages run here. `here`: the partitions that do, by their places in the plan.
     fn route(
         &self,
-        plan: &Plan,
-        ids: &[String],
-        hosts: &BTreeMap<&str, Vec<(usize, Instance)>>,
+        index: &RouteIndex<'_>,
+        route: &Route,
+        here: &BTreeMap<usize, Hosted>,
         under_way: &Arc<AtomicUsize>,
     ) -> Option<RoutePlan> {
-        let stages = plan.stages_by_id();
-        let hop_time = ms_to_nanos(self.profile.hop_ms);
-        let mut hops: Vec<Hop> = vec![];
-        let (mut later_deadlines, mut later_alone) = (Nanos::ZERO, Nanos::ZERO);
-        for id in ids.iter().rev() {
-            let stage = stages.get(id.as_str())?;
-            let instances = hosts.get(id.as_str())?;
-            let first = plan.partitions.iter().find(|p| p.stages.contains(id))?;
-            let alone = self
-                .profile
-                .latency(&stage.model, stage.range()?, 1, first.share, 0.0)
-                .ok()?;
-            hops.push(Hop {
-                instances: instances.iter().map(|(_, i)| i.clone()).collect(),
-                alone,
-                later_deadlines,
-                later_alone,
-            });
-            later_deadlines += ms_to_nanos(stage.deadline_ms) + hop_time;
-            later_alone += alone + hop_time;
-        }
-        hops.reverse();
-        let first = stages.get(ids.first()?.as_str())?;
+        let first = index.stage(route.stages.first()?)?;
         let info = self.engine.info(first.model.parse().ok()?).ok()?;
+        let hop = |step: RouteStep| {
+            let own = step.instances.iter().filter_map(|i| {
+                let hosted = here.get(&i.partition)?;
+                Some(Instance {
+                    partition: hosted.partition.clone(),
+                    stage: i.stage,
+                    present: Arc::clone(hosted.present.get(i.stage.index())?),
+                })
+            });
+            let instances: Vec<Instance> = own.collect();
+            (!instances.is_empty()).then_some(Hop { instances, step })
+        };
+        let steps = index.steps(route).ok()?;
         Some(RoutePlan {
             input: info.cut(first.from)?.clone(),
             output: info.cut(info.last())?.clone(),
             under_way: Arc::clone(under_way),
-            hops,
+            hops: steps.into_iter().map(hop).collect::<Option<_>>()?,
         })
     }
 }

@@ -9,7 +9,7 @@ use graft_model::{Cut, Tensor};
 use graft_plan::Nanos;
 use graft_telemetry::metrics as names;
 use graft_wire::{Refused, WireType};
-use graft_worker_core::{RequestId, StageIndex};
+use graft_worker_core::{RequestId, RouteStep, StageIndex};
 use tokio::sync::oneshot;
 
 use crate::partition::PartitionActor;
@@ -28,12 +28,8 @@ pub(crate) struct Instance {
 pub(crate) struct Hop {
     /// Where it runs, in the plan's order.
     pub instances: Vec<Instance>,
-    /// What the request alone takes there at least.
-    pub alone: Nanos,
-    /// Local deadlines of the stages after it.
-    pub later_deadlines: Nanos,
-    /// What the request alone takes in the stages after it at least.
-    pub later_alone: Nanos,
+    /// What it leaves a request.
+    pub step: RouteStep,
 }
 
 impl Hop {

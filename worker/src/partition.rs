@@ -11,7 +11,6 @@ use std::time::Duration;
 use actix::prelude::*;
 use graft_engine::{Engine, PartitionId};
 use graft_model::{ModelId, StageRange, Tensor};
-use graft_plan::Nanos;
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{Refused, Status};
@@ -285,13 +284,8 @@ impl Handler<Submit> for PartitionActor {
         };
         let request = Request {
             id: job.id,
-            key: job.final_deadline - hop.later_deadlines,
-            latest_start: Nanos(
-                job.final_deadline
-                    .0
-                    .saturating_sub(hop.alone.0)
-                    .saturating_sub(hop.later_alone.0),
-            ),
+            key: hop.step.key(job.final_deadline),
+            latest_start: hop.step.latest_start(job.final_deadline),
         };
         match self.scheduler.submit(now, stage, request) {
             Ok(()) => {

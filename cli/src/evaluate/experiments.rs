@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use graft_certify::certify;
 use graft_plan::{Device, Devices, Epoch, Fragment, Plan, Share, Workload};
 use graft_planner::Threads;
@@ -83,12 +82,6 @@ const VARIED: [Algorithm; 4] = [
 ];
 /// Workloads of about so many phones are varied.
 const VARIED_PHONES: usize = 100;
-
-pub(super) fn name(algorithm: Algorithm) -> String {
-    algorithm
-        .to_possible_value()
-        .map_or_else(String::new, |v| v.get_name().to_owned())
-}
 
 pub(super) fn all(sites: &[Site], effort: Duration, small: usize) -> anyhow::Result<Results> {
     let mut results = Results::default();
@@ -194,7 +187,7 @@ fn planned(
         profile: site.name.clone(),
         workload: workload.to_owned(),
         phones: problem.workload.fragments.len(),
-        algorithm: name(algorithm),
+        algorithm: algorithm.name(),
         share: plan.total_share,
         bound: lower_bound(problem),
         certified: certificate.certified,

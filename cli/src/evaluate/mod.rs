@@ -1,7 +1,6 @@
 //! `graft evaluate`: measures the planner against its baselines, its ablations, the optimum and the bound.
 
 mod experiments;
-mod plot;
 mod report;
 
 use std::path::{Path, PathBuf};

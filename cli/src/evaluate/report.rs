@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::experiments::{Results, Row, Varied};
-use super::plot::{Series, bars, lines};
+use crate::plot::{Series, bars, lines};
 
 /// Values in the order of their first appearance.
 fn seen<'a, T>(list: &'a [T], of: impl Fn(&'a T) -> &'a str) -> Vec<String> {

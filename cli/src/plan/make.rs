@@ -4,15 +4,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use graft_certify::{Certificate, SEEDS, certify_each};
 use graft_plan::{Devices, Epoch, FormatFile, Plan, Profile, Workload};
 use graft_planner::Threads;
-use graft_planner_core::{
-    Baseline, Changes, GraftOptions, Lacks, Problem, Progress, Test, changes, explain, lower_bound,
-    plan_baseline, plan_exact, plan_graft,
-};
+use graft_planner_core::{Changes, GraftOptions, Lacks, Problem, changes, explain, lower_bound};
 
+use super::algorithm::Algorithm;
 use super::check::summary;
 use crate::Verdict;
 use crate::output::line;
@@ -55,68 +53,6 @@ pub(crate) struct Make {
     /// Write the plan to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Algorithm {
-    /// Merge, group, re-align, pack by deadline, with the simulation in the search
-    Graft,
-    /// Groups of about five, one re-partition point a group, one stage a partition
-    Paper,
-    /// Merge, pack into duty cycles
-    Nexus,
-    /// Each fragment on a share of its own
-    Gslice,
-    /// The same after merging
-    #[value(name = "gslice+")]
-    GslicePlus,
-    /// Each model on whole devices
-    Static,
-    /// The optimum under the analytic test, for ten merged fragments at most
-    Exact,
-    /// Graft, by the analytic test alone
-    GraftAnalytic,
-    /// Graft without re-partition points
-    GraftNoRealign,
-    /// Graft with runs that are not cut
-    GraftNoCuts,
-    /// Graft with duty cycles instead of deadlines
-    GraftNoEdf,
-}
-
-impl Algorithm {
-    /// Makes a plan; `go_on` is asked before each move.
-    pub(crate) fn plan(
-        self,
-        problem: &Problem,
-        epoch: Epoch,
-        running: Option<&Plan>,
-        all: GraftOptions,
-        go_on: &mut dyn FnMut(Progress) -> bool,
-    ) -> anyhow::Result<Plan> {
-        let crew = Threads::of_machine();
-        let baseline = |b| Ok(plan_baseline(problem, epoch, b, &crew));
-        let options = match self {
-            Algorithm::Static => return baseline(Baseline::Static),
-            Algorithm::Gslice => return baseline(Baseline::Gslice),
-            Algorithm::GslicePlus => return baseline(Baseline::GslicePlus),
-            Algorithm::Paper => return baseline(Baseline::Paper),
-            Algorithm::Nexus => return baseline(Baseline::Nexus),
-            Algorithm::Exact => return Ok(plan_exact(problem, epoch, &crew)?),
-            Algorithm::Graft => all,
-            Algorithm::GraftAnalytic => GraftOptions {
-                test: Test::Analytic,
-                ..all
-            },
-            Algorithm::GraftNoRealign => GraftOptions {
-                realign: false,
-                ..all
-            },
-            Algorithm::GraftNoCuts => GraftOptions { cuts: false, ..all },
-            Algorithm::GraftNoEdf => GraftOptions { edf: false, ..all },
-        };
-        Ok(plan_graft(problem, epoch, running, options, &crew, go_on))
-    }
 }
 
 pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {

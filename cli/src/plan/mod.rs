@@ -1,11 +1,12 @@
 //! `graft plan`: makes plans, says whether they keep the rules, and what they would attain.
 
+mod algorithm;
 mod check;
 mod make;
 
 use clap::{Args, Subcommand};
 
-pub(crate) use make::Algorithm;
+pub(crate) use algorithm::Algorithm;
 
 use crate::Verdict;
 

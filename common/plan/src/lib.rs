@@ -1,4 +1,4 @@
-//! What must be served, on what, at which cost, and how: workloads, devices, profiles and plans.
+//! What must be served, on what, at which cost, and how: workloads, devices, profiles, plans and scenarios.
 //!
 //! The types mirror the JSON files that `docs/formats.md` describes. [`Plan::check`] tells which rules a
 //! plan breaks, independently of the code that makes plans; [`Profile::chunks`] says what a run costs.
@@ -11,6 +11,7 @@ mod devices;
 mod file;
 mod plan;
 mod profile;
+mod scenario;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -22,5 +23,9 @@ pub use devices::{Device, Devices};
 pub use file::{FormatError, FormatFile};
 pub use plan::{Order, Partition, Plan, Route, Stage};
 pub use profile::{ModelProfile, Profile, SegmentProfile, Source};
+pub use scenario::{
+    Arrivals, ControlTimes, DeviceSource, Fault, FragmentClient, Link, OneOrMore, PhoneGroup, Range,
+    Scenario, Slo, Speed,
+};
 pub use units::{Epoch, Nanos, Share, ms_to_nanos, nanos_to_ms};
 pub use workload::{Fragment, Workload};

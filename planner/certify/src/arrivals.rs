@@ -1,8 +1,10 @@
 //! When requests arrive: a Poisson process for each fragment, with a generator of its own.
 
+/// Numbers by chance, the same for the same seed.
+///
 /// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
 #[derive(Debug, Clone)]
-pub(crate) struct Generator {
+pub struct Generator {
     state: u64,
 }
 
@@ -16,7 +18,8 @@ impl Generator {
         Generator { state: hash }
     }
 
-    fn next(&mut self) -> u64 {
+    /// 64 even bits.
+    pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,11 +27,15 @@ impl Generator {
         z ^ (z >> 31)
     }
 
-    /// An exponentially distributed time with the given mean, in the mean's unit.
-    fn exponential(&mut self, mean: f64) -> f64 {
-        // In (0, 1]: the logarithm is finite.
-        let uniform = ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-        -uniform.ln() * mean
+    /// An even number above 0 and up to 1.
+    pub fn part(&mut self) -> f64 {
+        ((self.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+
+    /// An exponentially distributed number with the given mean.
+    pub fn exponential(&mut self, mean: f64) -> f64 {
+        // The part is above 0: the logarithm is finite.
+        -self.part().ln() * mean
     }
 }
 

@@ -16,6 +16,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
+pub use arrivals::Generator;
 pub use certificate::{Certificate, SEEDS, certify, certify_each};
 pub use crew::{Alone, Crew, gathered};
 pub use part::{Journey, Part, PartOutcome, Place, Step};

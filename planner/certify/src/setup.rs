@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use graft_plan::{Nanos, Plan, Profile, Workload, ms_to_nanos};
-use graft_worker_core::{Admission, Limits, PartitionSpec, SpecError, StageIndex};
+use graft_worker_core::{Admission, Limits, PartitionSpec, RouteError, RouteIndex, RouteStep, SpecError};
 
 use crate::part::{Journey, Part, Place, Step};
 
@@ -13,14 +13,12 @@ pub enum SetupError {
     /// A partition can't be run.
     #[error(transparent)]
     Partition(#[from] SpecError),
-    /// A route names what there is not.
-    #[error("the route of {fragment}: {what}")]
-    Route {
-        /// The fragment.
-        fragment: String,
-        /// What is wrong.
-        what: String,
-    },
+    /// A route can't be run.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// A route is of a fragment that the workload has not.
+    #[error("the plan has a route for fragment {0}, which is not in the workload")]
+    UnknownFragment(String),
 }
 
 /// A plan laid out.
@@ -55,23 +53,13 @@ impl Groups {
 
 impl Setup {
     pub fn new(plan: &Plan, workload: &Workload, profile: &Profile) -> Result<Self, SetupError> {
-        let stages = plan.stages_by_id();
         let fragments: HashMap<&str, _> = workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect();
-        let mut hosts: HashMap<&str, Vec<(usize, StageIndex)>> = HashMap::new();
-        for (p, partition) in plan.partitions.iter().enumerate() {
-            for (s, id) in partition.stages.iter().enumerate() {
-                hosts.entry(id).or_default().push((p, StageIndex(s as u16)));
-            }
-        }
+        let index = RouteIndex::new(plan, profile);
         let mut groups = Groups((0..plan.partitions.len()).collect());
         for route in &plan.routes {
-            let mut all = route
-                .stages
-                .iter()
-                .filter_map(|id| hosts.get(id.as_str()))
-                .flatten();
-            if let Some(&(first, _)) = all.next() {
-                all.for_each(|&(p, _)| groups.join(first, p));
+            let mut all = route.stages.iter().flat_map(|id| index.instances(id));
+            if let Some(first) = all.next() {
+                all.for_each(|other| groups.join(first.partition, other.partition));
             }
         }
 
@@ -89,42 +77,23 @@ impl Setup {
         routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
         let (mut ids, mut nothing_owed) = (vec![], vec![]);
         for route in routes {
-            let wrong = |what: String| SetupError::Route {
-                fragment: route.fragment.clone(),
-                what,
+            let unknown = || SetupError::UnknownFragment(route.fragment.clone());
+            let fragment = fragments.get(route.fragment.as_str()).ok_or_else(unknown)?;
+            let steps = index.steps(route)?;
+            let group = steps.first().map(|s| groups.root(s.instances[0].partition));
+            let step = |s: RouteStep| Step {
+                least: s.alone + s.later_alone,
+                later_deadlines: s.later_deadlines,
+                places: s
+                    .instances
+                    .iter()
+                    .map(|at| Place {
+                        partition: numbers[at.partition],
+                        stage: at.stage,
+                    })
+                    .collect(),
             };
-            let fragment = fragments
-                .get(route.fragment.as_str())
-                .ok_or_else(|| wrong("there is no such fragment".to_owned()))?;
-            let mut steps: Vec<Step> = vec![];
-            let (mut later_deadlines, mut later_least) = (Nanos::ZERO, Nanos::ZERO);
-            let mut group = None;
-            for id in route.stages.iter().rev() {
-                let missing = || wrong(format!("stage {id} is in no partition"));
-                let stage = stages.get(id.as_str()).ok_or_else(missing)?;
-                let at = hosts.get(id.as_str()).ok_or_else(missing)?;
-                let range = stage
-                    .range()
-                    .ok_or_else(|| wrong(format!("stage {id} is empty")))?;
-                let first = &plan.partitions[at[0].0];
-                let alone = profile
-                    .latency(&stage.model, range, 1, first.share, 0.0)
-                    .map_err(|e| wrong(e.to_string()))?;
-                group = Some(groups.root(at[0].0));
-                let least = alone + later_least;
-                let place = |&(p, stage): &(usize, StageIndex)| Place {
-                    partition: numbers[p],
-                    stage,
-                };
-                steps.push(Step {
-                    places: at.iter().map(place).collect(),
-                    later_deadlines,
-                    least,
-                });
-                later_deadlines += ms_to_nanos(stage.deadline_ms) + hop;
-                later_least = least + hop;
-            }
-            steps.reverse();
+            let steps = steps.into_iter().map(step).collect();
             let Some((part, fragments)) = group.and_then(|g| parts.get_mut(&g)) else {
                 nothing_owed.push((route.fragment.clone(), fragment.rate_rps));
                 continue;

@@ -37,6 +37,11 @@ impl fmt::Display for Cause {
     }
 }
 
+/// Members that join within this time of one another get one plan.
+pub const SETTLE: Nanos = Nanos::from_millis(100);
+/// The planner looks at the mix this often, besides at every report that is urgent.
+pub const LOOK_EVERY: Nanos = Nanos::from_millis(500);
+
 /// A rate that moved by less than this part is not worth a plan.
 const RATE_MOVE: f64 = 0.3;
 /// A budget that moved by less than this factor is not worth a plan: 1.25 is one class.

@@ -6,6 +6,13 @@ use graft_model::{CutPoint, ModelId};
 use graft_plan::{Nanos, nanos_to_ms};
 use graft_wire::MixEntry;
 
+/// Time between two reports of a router.
+pub const REPORT_EVERY: Nanos = Nanos::from_millis(500);
+/// Least time between two urgent reports.
+pub const URGENT_EVERY: Nanos = Nanos::from_millis(100);
+/// The window over which a router observes rates: slots and their length.
+const WINDOW: (usize, Nanos) = (10, Nanos::from_millis(1000));
+
 /// Classes that are told apart at most; requests of further ones are not counted.
 const MAX_CLASSES: usize = 4096;
 /// Budgets of one class differ by at most this factor.
@@ -51,6 +58,11 @@ pub struct MixWindow {
 }
 
 impl MixWindow {
+    /// A router's window: the last ten seconds.
+    pub fn of_router(now: Nanos) -> Self {
+        Self::new(now, WINDOW.1, WINDOW.0)
+    }
+
     /// A window of `slots` slots of a length each.
     pub fn new(now: Nanos, slot: Nanos, slots: usize) -> Self {
         MixWindow {

@@ -15,6 +15,17 @@ use crate::stage_set::StageSet;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub u64);
 
+/// Why a batch has the requests that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Closed {
+    /// Nothing else waited for the stage.
+    NoneWaiting,
+    /// It is as large as the stage's batches may be.
+    Full,
+    /// A larger one would have ended after its first request's key.
+    Deadline,
+}
+
 /// A chunk to run now: layers `[from, to)` of a stage for a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
@@ -30,6 +41,8 @@ pub struct Run {
     pub expected: Nanos,
     /// This chunk is the batch's last.
     pub last: bool,
+    /// Why the batch is not larger.
+    pub closed: Closed,
     /// The requests, by key: the rows of the batch. They stay the same for all chunks.
     pub requests: Vec<RequestId>,
 }
@@ -80,6 +93,7 @@ struct Batch {
     /// The first key: its urgency.
     key: Nanos,
     requests: Vec<RequestId>,
+    closed: Closed,
     /// Requests that were not cancelled.
     live: usize,
     /// Next chunk.
@@ -238,6 +252,7 @@ impl Scheduler {
             to: chunk.to,
             expected: chunk.time,
             last: batch.chunk + 1 == chunks.len(),
+            closed: batch.closed,
             requests: batch.requests.clone(),
         };
         self.running = Some(batch);
@@ -333,11 +348,12 @@ impl Scheduler {
             }
             (_, Some((key, stage))) => {
                 let spec = &self.spec.stages[stage];
-                let mut size = self.queues[stage].len().min(spec.batch as usize);
+                let largest = self.queues[stage].len().min(spec.batch as usize);
+                let mut size = largest;
                 while size > 1 && now + spec.time(size) > key {
                     size = spec.smaller(size);
                 }
-                Some(self.form(stage, size))
+                Some(self.form(stage, size, largest))
             }
             _ => None,
         }
@@ -353,10 +369,11 @@ impl Scheduler {
         let size = self.queues[stage]
             .len()
             .min(self.spec.stages[stage].batch as usize);
-        Some(self.form(stage, size))
+        Some(self.form(stage, size, size))
     }
 
-    fn form(&mut self, stage: usize, size: usize) -> Batch {
+    /// A batch of `size` requests, of `largest` that could have been in it.
+    fn form(&mut self, stage: usize, size: usize, largest: usize) -> Batch {
         let id = BatchId(self.next_batch);
         self.next_batch += 1;
         let mut key = Nanos::MAX;
@@ -375,6 +392,11 @@ impl Scheduler {
             id,
             stage: StageIndex(stage as u16),
             key,
+            closed: match () {
+                () if size < largest => Closed::Deadline,
+                () if self.queues[stage].len() > 0 => Closed::Full,
+                () => Closed::NoneWaiting,
+            },
             live: requests.len(),
             requests,
             chunk: 0,

@@ -1,5 +1,7 @@
 //! What is known of the way to the router.
 
+use std::time::Duration;
+
 /// Bandwidths and round trip, as estimated from transfers. Exponentially weighted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinkEstimate {
@@ -16,7 +18,25 @@ const LEAST_BYTES: u64 = 16 * 1024;
 const RANGE_MBPS: (f64, f64) = (1e-3, 1e4);
 
 impl LinkEstimate {
-    /// A first guess.
+    /// Nothing was sent for so long: what is known of the link says little, and a probe is worth its bytes.
+    pub const STALE_AFTER: Duration = Duration::from_secs(10);
+
+    /// Bytes of a probe.
+    pub const PROBE_BYTES: usize = 64 * 1024;
+
+    /// A first guess, before the first probe: a middling mobile network.
+    pub fn first_guess() -> Self {
+        Self::new(20.0, 40.0, 40.0)
+    }
+
+    /// From a probe: what an empty message and one of [`PROBE_BYTES`](Self::PROBE_BYTES) took there and back.
+    pub fn of_probe(empty_ms: f64, full_ms: f64) -> Self {
+        let there = (full_ms - empty_ms).max(0.05);
+        let mbps = Self::PROBE_BYTES as f64 * 8.0 / (there * 1e3);
+        Self::new(mbps, mbps, empty_ms)
+    }
+
+    /// From figures; what is out of range is brought into it.
     pub fn new(up_mbps: f64, down_mbps: f64, rtt_ms: f64) -> Self {
         LinkEstimate {
             up_mbps: up_mbps.clamp(RANGE_MBPS.0, RANGE_MBPS.1),
@@ -58,13 +78,6 @@ impl LinkEstimate {
         // In the logarithm, so that a stall counts as much as a burst.
         self.up_mbps *= (sample / self.up_mbps).powf(WEIGHT);
         self.down_mbps *= (sample / self.down_mbps).powf(WEIGHT / 2.0);
-    }
-
-    /// Replaces what is known by one probe.
-    pub fn probed(&mut self, up: u64, ms: f64) {
-        let there = (ms - self.rtt_ms).max(0.05);
-        let mbps = up as f64 * 8.0 / (there * 1e3);
-        *self = LinkEstimate::new(mbps, mbps, self.rtt_ms);
     }
 }
 

@@ -14,18 +14,34 @@ const TOP: f64 = 70.0;
 const BOTTOM: f64 = 60.0;
 
 /// Named values along an axis; none where nothing was measured.
-pub(super) struct Series {
+pub(crate) struct Series {
     pub name: String,
     pub values: Vec<Option<f64>>,
 }
 
-/// A logarithmic axis from a value to another.
+/// An axis from a value to another.
 struct Axis {
     low: f64,
     high: f64,
+    logarithmic: bool,
 }
 
 impl Axis {
+    /// From `low` to a little above the largest value, in even steps.
+    fn even(series: &[Series], low: f64) -> Self {
+        let values = series.iter().flat_map(|s| s.values.iter().flatten().copied());
+        let high = values.fold(low, f64::max);
+        Axis {
+            low,
+            high: if high > low {
+                high + 0.05 * (high - low)
+            } else {
+                low + 1.0
+            },
+            logarithmic: false,
+        }
+    }
+
     fn over(series: &[Series]) -> Self {
         let values = series
             .iter()
@@ -35,23 +51,44 @@ impl Axis {
         Axis {
             low: 10f64.powf(low.log10().floor()),
             high: (high * 1.3).max(low * 10.0),
+            logarithmic: true,
         }
     }
 
     fn y(&self, value: f64) -> f64 {
-        let part = (value.max(self.low) / self.low).ln() / (self.high / self.low).ln();
+        let value = value.max(self.low);
+        let part = if self.logarithmic {
+            (value / self.low).ln() / (self.high / self.low).ln()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
         HEIGHT - BOTTOM - part * (HEIGHT - BOTTOM - TOP)
     }
 
-    fn ticks(&self) -> impl Iterator<Item = f64> + '_ {
-        let decades = (0..12).map(|i| self.low * 10f64.powi(i));
-        decades
-            .flat_map(|d| [d, 2.0 * d, 5.0 * d])
-            .filter(|t| *t <= self.high)
+    fn ticks(&self) -> Vec<f64> {
+        let all: Vec<f64> = if self.logarithmic {
+            let decades = (0..12).map(|i| self.low * 10f64.powi(i));
+            decades.flat_map(|d| [d, 2.0 * d, 5.0 * d]).collect()
+        } else {
+            let step = round_step((self.high - self.low) / 6.0);
+            let first = (self.low / step).ceil();
+            // Rounded, so that 0.1 + 0.2 is written 0.3.
+            (0..12)
+                .map(|i| ((first + f64::from(i)) * step * 1e6).round() / 1e6)
+                .collect()
+        };
+        all.into_iter().filter(|t| *t <= self.high).collect()
     }
 }
 
-fn escaped(text: &str) -> String {
+/// 1, 2 or 5 times a power of ten, about so large.
+fn round_step(about: f64) -> f64 {
+    let decade = 10f64.powf(about.log10().floor());
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|s| s * decade);
+    steps.into_iter().find(|s| *s >= about).unwrap_or(decade)
+}
+
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -89,7 +126,7 @@ fn frame(title: &str, y_name: &str, series: &[Series], axis: &Axis) -> String {
 }
 
 /// Bars in groups, on a logarithmic axis.
-pub(super) fn bars(title: &str, y_name: &str, groups: &[String], series: &[Series]) -> String {
+pub(crate) fn bars(title: &str, y_name: &str, groups: &[String], series: &[Series]) -> String {
     let axis = Axis::over(series);
     let mut svg = frame(title, y_name, series, &axis);
     let wide = (WIDTH - LEFT - RIGHT) / groups.len().max(1) as f64;
@@ -129,7 +166,7 @@ pub(super) fn bars(title: &str, y_name: &str, groups: &[String], series: &[Serie
 }
 
 /// Lines over an axis of named places.
-pub(super) fn lines(title: &str, x_name: &str, y_name: &str, places: &[String], series: &[Series]) -> String {
+pub(crate) fn lines(title: &str, x_name: &str, y_name: &str, places: &[String], series: &[Series]) -> String {
     let axis = Axis::over(series);
     let mut svg = frame(title, y_name, series, &axis);
     let step = (WIDTH - LEFT - RIGHT) / places.len().max(1) as f64;
@@ -168,6 +205,73 @@ pub(super) fn lines(title: &str, x_name: &str, y_name: &str, places: &[String], 
             let _infallible = writeln!(
                 svg,
                 "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"
+            );
+        }
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// Lines over seconds, from `low` up, with marks at some times.
+pub(crate) fn over_time(
+    title: &str,
+    y_name: &str,
+    low: f64,
+    seconds: usize,
+    series: &[Series],
+    marks: &[(f64, String)],
+) -> String {
+    let axis = Axis::even(series, low);
+    let mut svg = frame(title, y_name, series, &axis);
+    let x = |second: f64| LEFT + (WIDTH - LEFT - RIGHT) * second / seconds.max(1) as f64;
+    let step = round_step(seconds as f64 / 10.0).max(1.0);
+    let (top, bottom) = (TOP, HEIGHT - BOTTOM);
+    let mut at = 0.0;
+    while at <= seconds as f64 {
+        let _infallible = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at}</text>",
+            x(at),
+            bottom + 18.0
+        );
+        at += step;
+    }
+    let _infallible = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">seconds</text>",
+        (LEFT + WIDTH - RIGHT) / 2.0,
+        HEIGHT - 18.0
+    );
+    for (at, what) in marks {
+        let _infallible = writeln!(
+            svg,
+            "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{top}\" y2=\"{bottom}\" stroke=\"#bbb\" stroke-dasharray=\"3 3\"><title>{1}</title></line>",
+            x(*at),
+            escaped(what)
+        );
+    }
+    for (i, s) in series.iter().enumerate() {
+        // Where nothing was measured, the line is broken.
+        for run in s
+            .values
+            .iter()
+            .enumerate()
+            .collect::<Vec<_>>()
+            .split(|(_, v)| v.is_none())
+        {
+            let points = run.iter().filter_map(|(second, v)| {
+                let y = axis.y((**v)?);
+                Some(format!("{:.1},{y:.1}", x(*second as f64 + 0.5)))
+            });
+            let points: Vec<String> = points.collect();
+            if points.is_empty() {
+                continue;
+            }
+            let _infallible = writeln!(
+                svg,
+                "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"/>",
+                points.join(" "),
+                COLOURS[i % COLOURS.len()]
             );
         }
     }

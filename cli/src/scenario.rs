@@ -1,0 +1,114 @@
+//! A scenario with what it is played on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use graft_plan::{Device, DeviceSource, Devices, FormatFile, Profile, Scenario};
+use graft_simulator::Trace;
+
+/// Memory of a device that a scenario only counts: 80 GB.
+const MEMORY_BYTES: u64 = 80_000_000_000;
+/// Most devices that a scenario may count.
+const MOST_DEVICES: u32 = 100_000;
+
+/// The files.
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// Who asks, over which links, and what goes wrong (scenario.json)
+    #[arg(long, value_name = "FILE")]
+    scenario: PathBuf,
+    /// What stages cost (profiles.json), instead of the scenario's own
+    #[arg(long, value_name = "FILE")]
+    profiles: Option<PathBuf>,
+    /// What there is to run on (devices.json), instead of the scenario's own
+    #[arg(long, value_name = "FILE")]
+    devices: Option<PathBuf>,
+    /// Folder of bandwidth traces (CSV: time_s,bandwidth_mbps[,rtt_ms]); those that a scenario names and that are
+    /// not there are made up
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
+}
+
+/// A scenario with what it is played on.
+pub(crate) struct Stage {
+    pub scenario: Scenario,
+    pub profile: Profile,
+    pub devices: Devices,
+    pub traces: Vec<Arc<Trace>>,
+}
+
+impl Files {
+    pub(crate) fn read(&self) -> anyhow::Result<Stage> {
+        let mut scenario = Scenario::read(&self.scenario)?;
+        if scenario.name.is_empty() {
+            let stem = self.scenario.file_stem().unwrap_or_default();
+            scenario.name = stem.to_string_lossy().into_owned();
+        }
+        let folder = self.scenario.parent().unwrap_or(Path::new("."));
+        let profile = match (&self.profiles, &scenario.profiles) {
+            (Some(path), _) => Profile::read(path)?,
+            (None, Some(path)) => Profile::read(&folder.join(path))?,
+            (None, None) => anyhow::bail!(
+                "{}: profiles: is not there; name a profile in the scenario, or give --profiles FILE",
+                self.scenario.display()
+            ),
+        };
+        let devices = match (&self.devices, &scenario.devices) {
+            (Some(path), _) => Devices::read(path)?,
+            (None, Some(DeviceSource::File(path))) => Devices::read(&folder.join(path))?,
+            (None, Some(DeviceSource::Count(count))) => {
+                anyhow::ensure!(
+                    (1..=MOST_DEVICES).contains(count),
+                    "{}: devices: is {count}; expected 1 to {MOST_DEVICES}, or a file",
+                    self.scenario.display()
+                );
+                counted(*count, &profile)
+            }
+            (None, None) => anyhow::bail!(
+                "{}: devices: is not there; give a number or a file in the scenario, or --devices FILE",
+                self.scenario.display()
+            ),
+        };
+        Ok(Stage {
+            traces: self.traces.as_deref().map_or(Ok(vec![]), traces)?,
+            scenario,
+            profile,
+            devices,
+        })
+    }
+}
+
+/// So many whole devices of the profile's kind.
+fn counted(count: u32, profile: &Profile) -> Devices {
+    let device = |i: u32| Device {
+        id: format!("gpu{i:03}"),
+        kind: profile.device_kind.clone(),
+        share_total: profile.share_total,
+        memory_bytes: MEMORY_BYTES,
+    };
+    Devices {
+        version: 1,
+        devices: (0..count).map(device).collect(),
+    }
+}
+
+/// All traces of a folder, by name.
+fn traces(folder: &Path) -> anyhow::Result<Vec<Arc<Trace>>> {
+    let mut paths = vec![];
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "csv") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let read = |path: PathBuf| -> anyhow::Result<Arc<Trace>> {
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let trace = Trace::parse(&name, &text).with_context(|| path.display().to_string())?;
+        Ok(Arc::new(trace))
+    };
+    paths.into_iter().map(read).collect()
+}

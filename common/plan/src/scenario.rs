@@ -1,0 +1,510 @@
+//! `scenario.json`: who asks, over which links, and what goes wrong. `docs/scenarios.md` describes it.
+
+use graft_model::CutPoint;
+use serde::{Deserialize, Serialize};
+
+use crate::file::{Checked, Wrong, not_negative, positive, version, wrong};
+
+/// Who asks, over which links, and what goes wrong.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// 1.
+    pub version: u32,
+    /// For people.
+    #[serde(default)]
+    pub name: String,
+    /// Profile to run on, as a path from the scenario's folder; an option can name another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profiles: Option<String>,
+    /// Devices to run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<DeviceSource>,
+    /// Requests begin for so long, in seconds.
+    pub duration_s: f64,
+    /// Requests that begin before are not counted, in seconds.
+    #[serde(default)]
+    pub warmup_s: f64,
+    /// Capacity exceeds the observed rates by this part.
+    #[serde(default = "default_headroom")]
+    pub headroom: f64,
+    /// Routers; clients are spread over them.
+    #[serde(default = "one")]
+    pub routers: u32,
+    /// Phones, by kind.
+    #[serde(default)]
+    pub phones: Vec<PhoneGroup>,
+    /// Clients that always hand over at the same point with the same budget, over no link.
+    #[serde(default)]
+    pub fragments: Vec<FragmentClient>,
+    /// What goes wrong.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+    /// How long the planner's doings take.
+    #[serde(default)]
+    pub control: ControlTimes,
+}
+
+/// Where devices come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DeviceSource {
+    /// So many whole ones of the profile's kind.
+    Count(u32),
+    /// A devices.json, as a path from the scenario's folder.
+    File(String),
+}
+
+/// A number, or a range from which numbers are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Range {
+    /// Always this.
+    One(f64),
+    /// From the first to the second.
+    Between([f64; 2]),
+}
+
+impl Range {
+    /// Its ends.
+    pub fn ends(self) -> (f64, f64) {
+        match self {
+            Range::One(v) => (v, v),
+            Range::Between([low, high]) => (low, high),
+        }
+    }
+
+    /// Evenly spread: at `part` (0 to 1) of the way.
+    pub fn at(self, part: f64) -> f64 {
+        let (low, high) = self.ends();
+        low + part * (high - low)
+    }
+
+    /// Evenly spread in the logarithm.
+    pub fn at_logarithm(self, part: f64) -> f64 {
+        let (low, high) = self.ends();
+        if low > 0.0 {
+            low * (high / low).powf(part)
+        } else {
+            self.at(part)
+        }
+    }
+
+    fn verify(self, place: String, unit: &str, least: f64) -> Result<(), Wrong> {
+        let (low, high) = self.ends();
+        let sound = low.is_finite() && high.is_finite() && low >= least && low <= high;
+        if sound && (least > 0.0 || high > 0.0 || low == 0.0) {
+            return Ok(());
+        }
+        wrong(
+            place,
+            format!("is {low} to {high}; expected {unit} from low to high, {least} or more"),
+        )
+    }
+}
+
+/// Phones of one kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhoneGroup {
+    /// How many.
+    pub count: u32,
+    /// The profile's name of the model; a list: each phone has one of them.
+    pub model: OneOrMore,
+    /// How fast they are.
+    pub device: Speed,
+    /// What they ask for, from input to answer.
+    pub slo: Slo,
+    /// Inferences per second of each.
+    pub rate_rps: Range,
+    /// When inferences begin.
+    #[serde(default)]
+    pub arrivals: Arrivals,
+    /// The rate over time: from a second on, times so much; none: always 1.
+    #[serde(default)]
+    pub load: Vec<(f64, f64)>,
+    /// The way to the router.
+    pub link: Link,
+    /// Bytes of an element on the way: 4 (fp32), 2 (fp16), 1 (int8).
+    #[serde(default = "two")]
+    pub element_bytes: u32,
+    /// They come in this second.
+    #[serde(default = "zero")]
+    pub join_s: Range,
+    /// They stay for so long, in seconds; none: to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stay_s: Option<Range>,
+    /// And come back after so long, in seconds; none: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_s: Option<Range>,
+    /// They always hand over there; none: they choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_point: Option<CutPoint>,
+}
+
+/// A name, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    /// One.
+    One(String),
+    /// Several.
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    /// As a list.
+    pub fn list(&self) -> &[String] {
+        match self {
+            OneOrMore::One(one) => std::slice::from_ref(one),
+            OneOrMore::More(list) => list,
+        }
+    }
+}
+
+/// How fast phones run layers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speed {
+    /// Billions of floating-point operations a second; the profile must have `flops`.
+    Gflops(Range),
+    /// Times what the profile's smallest share takes for one request.
+    Slowdown(Range),
+}
+
+/// What phones ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slo {
+    /// Milliseconds from input to answer.
+    Ms(Range),
+    /// A part of what all layers take on the phone.
+    OfLocal(Range),
+}
+
+/// The way to the router.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Bandwidths over time: names of traces, `*` at the end for all that begin so; each phone has one of them, from a
+    /// second of its own on. Where there are no such traces, they are made up: `5g…`, `lte…`, `wifi…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<OneOrMore>,
+    /// Megabits a second, always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mbps: Option<Range>,
+    /// Round trip of an empty message, in milliseconds.
+    pub rtt_ms: Range,
+}
+
+/// When requests begin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Arrivals {
+    /// A Poisson process.
+    #[default]
+    Poisson,
+    /// One a period, early or late by up to half of this part of it.
+    Periodic {
+        /// Part of a period.
+        #[serde(default)]
+        jitter: f64,
+    },
+    /// Bursts in a Poisson process, each of so many in the mean (geometric), so far apart.
+    Bursty {
+        /// Requests of a burst, in the mean.
+        size: f64,
+        /// From one to the next, in milliseconds.
+        #[serde(default)]
+        gap_ms: f64,
+    },
+}
+
+/// A client that always hands over at the same point with the same budget.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FragmentClient {
+    /// Unique in the scenario.
+    pub id: String,
+    /// The profile's name of the model.
+    pub model: String,
+    /// Where it hands over.
+    pub partition_point: CutPoint,
+    /// What the server has, in milliseconds.
+    pub budget_ms: f64,
+    /// Requests per second.
+    pub rate_rps: f64,
+    /// When they begin.
+    #[serde(default)]
+    pub arrivals: Arrivals,
+    /// The rate over time, as of phones.
+    #[serde(default)]
+    pub load: Vec<(f64, f64)>,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Fault {
+    /// A worker dies with all that it has, and starts anew.
+    WorkerLost {
+        /// Which, of those that the plan in use runs on, by name: 0 is the first.
+        worker: u32,
+        /// When.
+        at_s: f64,
+        /// It is back after so long; none: never.
+        #[serde(default)]
+        for_s: Option<f64>,
+    },
+    /// A worker takes longer.
+    WorkerSlow {
+        /// Which.
+        worker: u32,
+        /// When.
+        at_s: f64,
+        /// For so long.
+        for_s: f64,
+        /// So many times what it takes otherwise.
+        times: f64,
+    },
+    /// The planner dies, and starts anew.
+    PlannerAway {
+        /// When.
+        at_s: f64,
+        /// It is back after so long.
+        for_s: f64,
+    },
+    /// Messages between router, planner and workers are late.
+    MessagesLate {
+        /// When.
+        at_s: f64,
+        /// For so long.
+        for_s: f64,
+        /// By so much, in milliseconds.
+        by_ms: f64,
+    },
+}
+
+/// How long the planner's doings take, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlTimes {
+    /// To make a plan.
+    pub planning_ms: f64,
+    /// For a worker to prepare its part.
+    pub prepare_ms: f64,
+    /// For a message between planner and others, one way.
+    pub message_ms: f64,
+    /// Until the plan before is retired after a switch.
+    pub retire_after_ms: f64,
+    /// Until routers and planner notice that a worker is gone.
+    pub notice_ms: f64,
+}
+
+impl Default for ControlTimes {
+    fn default() -> Self {
+        ControlTimes {
+            planning_ms: 150.0,
+            prepare_ms: 50.0,
+            message_ms: 1.0,
+            retire_after_ms: 3000.0,
+            notice_ms: 500.0,
+        }
+    }
+}
+
+fn default_headroom() -> f64 {
+    0.1
+}
+fn one() -> u32 {
+    1
+}
+fn two() -> u32 {
+    2
+}
+fn zero() -> Range {
+    Range::One(0.0)
+}
+
+/// Phones and clients at most.
+const MAX_CLIENTS: u64 = 1_000_000;
+/// Routers at most.
+const MAX_ROUTERS: u32 = 1024;
+/// Longest scenario, in seconds: a day.
+const LONGEST_S: f64 = 86_400.0;
+
+fn load(list: &[(f64, f64)], place: &str) -> Result<(), Wrong> {
+    for (i, (at, times)) in list.iter().enumerate() {
+        not_negative(|| format!("{place}.load[{i}][0]"), *at, "seconds")?;
+        not_negative(|| format!("{place}.load[{i}][1]"), *times, "times the rate")?;
+        if i > 0 && list[i - 1].0 >= *at {
+            return wrong(
+                format!("{place}.load[{i}][0]"),
+                format!("is {at}; expected a later second than the one before"),
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Arrivals {
+    fn verify(self, place: &str) -> Result<(), Wrong> {
+        match self {
+            Arrivals::Poisson => Ok(()),
+            Arrivals::Periodic { jitter } => {
+                not_negative(|| format!("{place}.arrivals.jitter"), jitter, "parts of a period")?;
+                if jitter > 1.0 {
+                    return wrong(
+                        format!("{place}.arrivals.jitter"),
+                        format!("is {jitter}; expected 0 to 1"),
+                    );
+                }
+                Ok(())
+            }
+            Arrivals::Bursty { size, gap_ms } => {
+                not_negative(|| format!("{place}.arrivals.gap_ms"), gap_ms, "milliseconds")?;
+                if !(size.is_finite() && (1.0..=1e6).contains(&size)) {
+                    return wrong(
+                        format!("{place}.arrivals.size"),
+                        format!("is {size}; expected requests from 1 to 1000000"),
+                    );
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl PhoneGroup {
+    fn verify(&self, place: &str) -> Result<(), Wrong> {
+        let at = |rest: &str| format!("{place}.{rest}");
+        if self.model.list().is_empty() {
+            return wrong(at("model"), "is empty; expected one name or more");
+        }
+        let (speed, slo) = match (self.device, self.slo) {
+            (Speed::Gflops(r) | Speed::Slowdown(r), Slo::Ms(s) | Slo::OfLocal(s)) => (r, s),
+        };
+        speed.verify(at("device"), "speeds", 1e-6)?;
+        slo.verify(at("slo"), "times", 1e-6)?;
+        self.rate_rps
+            .verify(at("rate_rps"), "requests per second", 1e-6)?;
+        self.link.rtt_ms.verify(at("link.rtt_ms"), "milliseconds", 0.0)?;
+        match (&self.link.trace, self.link.mbps) {
+            (Some(names), None) if !names.list().is_empty() => {}
+            (None, Some(mbps)) => mbps.verify(at("link.mbps"), "megabits a second", 1e-6)?,
+            _ => {
+                return wrong(
+                    at("link"),
+                    "names no bandwidth, or two; expected either `trace` or `mbps`",
+                );
+            }
+        }
+        if ![1, 2, 4].contains(&self.element_bytes) {
+            return wrong(
+                at("element_bytes"),
+                format!("is {}; expected 1, 2 or 4", self.element_bytes),
+            );
+        }
+        self.join_s.verify(at("join_s"), "seconds", 0.0)?;
+        for (name, range) in [("stay_s", self.stay_s), ("away_s", self.away_s)] {
+            if let Some(range) = range {
+                range.verify(at(name), "seconds", 1e-3)?;
+            }
+        }
+        self.arrivals.verify(place)?;
+        load(&self.load, place)
+    }
+}
+
+impl Checked for Scenario {
+    fn verify(&self) -> Result<(), Wrong> {
+        version(self.version)?;
+        positive(|| "duration_s".to_owned(), self.duration_s, "seconds")?;
+        not_negative(|| "warmup_s".to_owned(), self.warmup_s, "seconds")?;
+        not_negative(|| "headroom".to_owned(), self.headroom, "parts of 1")?;
+        if self.duration_s > LONGEST_S || self.warmup_s >= self.duration_s {
+            return wrong(
+                "duration_s",
+                format!(
+                    "is {}; expected more than warmup_s ({}) and at most {LONGEST_S}",
+                    self.duration_s, self.warmup_s
+                ),
+            );
+        }
+        if !(1..=MAX_ROUTERS).contains(&self.routers) {
+            return wrong(
+                "routers",
+                format!("is {}; expected 1 to {MAX_ROUTERS}", self.routers),
+            );
+        }
+        let clients =
+            self.phones.iter().map(|g| u64::from(g.count)).sum::<u64>() + self.fragments.len() as u64;
+        if !(1..=MAX_CLIENTS).contains(&clients) {
+            return wrong(
+                "phones",
+                format!("and fragments are {clients}; expected 1 to {MAX_CLIENTS} clients"),
+            );
+        }
+        for (i, group) in self.phones.iter().enumerate() {
+            group.verify(&format!("phones[{i}]"))?;
+        }
+        let mut seen = std::collections::HashSet::new();
+        for (i, client) in self.fragments.iter().enumerate() {
+            let place = format!("fragments[{i}]");
+            if client.id.is_empty() || !seen.insert(client.id.as_str()) {
+                return wrong(
+                    format!("{place}.id"),
+                    format!("is {:?}; expected an id that no other has", client.id),
+                );
+            }
+            positive(|| format!("{place}.budget_ms"), client.budget_ms, "milliseconds")?;
+            positive(
+                || format!("{place}.rate_rps"),
+                client.rate_rps,
+                "requests per second",
+            )?;
+            client.arrivals.verify(&place)?;
+            load(&client.load, &place)?;
+        }
+        for (i, fault) in self.faults.iter().enumerate() {
+            fault.verify(&format!("faults[{i}]"))?;
+        }
+        let c = &self.control;
+        for (name, ms) in [
+            ("planning_ms", c.planning_ms),
+            ("prepare_ms", c.prepare_ms),
+            ("message_ms", c.message_ms),
+            ("retire_after_ms", c.retire_after_ms),
+            ("notice_ms", c.notice_ms),
+        ] {
+            not_negative(|| format!("control.{name}"), ms, "milliseconds")?;
+        }
+        Ok(())
+    }
+}
+
+impl Fault {
+    /// When it begins and ends, in seconds; it may never end.
+    pub fn time(&self) -> (f64, Option<f64>) {
+        let (at, length) = match *self {
+            Fault::WorkerLost { at_s, for_s, .. } => (at_s, for_s),
+            Fault::WorkerSlow { at_s, for_s, .. }
+            | Fault::PlannerAway { at_s, for_s }
+            | Fault::MessagesLate { at_s, for_s, .. } => (at_s, Some(for_s)),
+        };
+        (at, length.map(|l| at + l))
+    }
+
+    fn verify(&self, place: &str) -> Result<(), Wrong> {
+        let (from, to) = self.time();
+        not_negative(|| format!("{place}.at_s"), from, "seconds")?;
+        if let Some(to) = to {
+            positive(|| format!("{place}.for_s"), to - from, "seconds")?;
+        }
+        match *self {
+            Fault::WorkerSlow { times, .. } => positive(|| format!("{place}.times"), times, "times"),
+            Fault::MessagesLate { by_ms, .. } => positive(|| format!("{place}.by_ms"), by_ms, "milliseconds"),
+            Fault::WorkerLost { .. } | Fault::PlannerAway { .. } => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! The planner: observes, decides by `graft-planner-core` when to plan, and rolls out: prepare, switch, retire.
+
+use std::collections::BTreeSet;
+
+use graft_plan::{ControlTimes, Devices, Epoch, Nanos, Plan, Profile, Workload, ms_to_nanos};
+use graft_planner_core::{
+    Carried, Cause, LOOK_EVERY, Lacks, Observation, ObservedMix, Problem, Replanner, SETTLE, changes,
+};
+use graft_router_core::REPORT_EVERY;
+
+use crate::context::Context;
+use crate::events::Event;
+use crate::names::{by_identity, identity};
+use crate::report::Decision;
+use crate::site::Site;
+
+/// Makes plans. Whoever drives the simulation brings the algorithm.
+pub trait Planning {
+    /// A plan for the problem, from the running one.
+    fn plan(&mut self, problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried;
+}
+
+/// A plan on its way to workers and routers.
+struct Rolling {
+    carried: Carried,
+    decision: usize,
+    /// Workers that have not prepared yet, then routers that have not switched yet.
+    workers: BTreeSet<u32>,
+    routers: BTreeSet<u32>,
+}
+
+/// The planner.
+pub(crate) struct Control<'a> {
+    planning: Option<&'a mut dyn Planning>,
+    times: ControlTimes,
+    headroom: f64,
+    /// With models by identity.
+    profile: Profile,
+    /// Names of models, by identity.
+    names: Vec<(String, String)>,
+    devices: Devices,
+    mix: ObservedMix,
+    replanner: Replanner,
+    /// Workers that have joined.
+    members: BTreeSet<u32>,
+    current: Option<(Plan, Workload)>,
+    made: Option<(Carried, usize)>,
+    rolling: Option<Rolling>,
+    busy: bool,
+    epoch: u64,
+    pub away: bool,
+    /// Tells what this planner does from what one before it did.
+    life: u32,
+}
+
+/// A roll-out waits no longer for a worker or a router.
+const PATIENCE: Nanos = Nanos::from_millis(5_000);
+/// What a planner remembered over its restart counts for so long.
+const REMEMBERED: Nanos = Nanos::from_millis(10_000);
+const BEFORE_RESTART: &str = "before the restart";
+
+impl<'a> Control<'a> {
+    pub fn new(
+        planning: Option<&'a mut dyn Planning>,
+        times: ControlTimes,
+        headroom: f64,
+        profile: &Profile,
+        devices: Devices,
+        cx: &mut Context,
+    ) -> Self {
+        let members = (0..devices.devices.len() as u32).collect();
+        if planning.is_some() {
+            cx.events.at(Nanos::ZERO, Event::Looks { again: true });
+        }
+        Control {
+            planning,
+            times,
+            headroom,
+            profile: by_identity(profile),
+            names: profile
+                .models
+                .keys()
+                .map(|name| (identity(name).to_string(), name.clone()))
+                .collect(),
+            devices,
+            mix: ObservedMix::default(),
+            replanner: Replanner::default(),
+            members,
+            current: None,
+            made: None,
+            rolling: None,
+            busy: false,
+            epoch: 0,
+            away: false,
+            life: 0,
+        }
+    }
+
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// A plan is in use from the start.
+    pub fn begin_with(&mut self, plan: Plan, workload: Workload) {
+        self.epoch = self.epoch.max(plan.epoch.0);
+        self.current = Some((plan, workload));
+    }
+
+    /// The plan in use.
+    pub fn current(&self) -> Option<&Plan> {
+        self.current.as_ref().map(|(plan, _)| plan)
+    }
+
+    fn message(&self, site: &Site) -> Nanos {
+        ms_to_nanos(self.times.message_ms) + site.late
+    }
+
+    // Observation.
+
+    /// A router reports.
+    pub fn reports(&mut self, now: Nanos, router: u32, urgent: bool, site: &mut Site, cx: &mut Context) {
+        let entries = site.observed(now, router);
+        let seen = entries.into_iter().map(|e| Observation {
+            model: e.model.to_string(),
+            partition_point: e.partition_point,
+            budget_ms: e.budget_ms,
+            rate_rps: e.rate_rps,
+        });
+        let seen = seen.collect();
+        cx.events
+            .at(now + self.message(site), Event::Reported { router, urgent, seen });
+        if !urgent {
+            cx.events.at(
+                now + REPORT_EVERY,
+                Event::Reports {
+                    router,
+                    urgent: false,
+                },
+            );
+        }
+    }
+
+    pub fn reported(
+        &mut self,
+        now: Nanos,
+        router: u32,
+        urgent: bool,
+        seen: &[Observation],
+        cx: &mut Context,
+    ) {
+        if self.away {
+            return;
+        }
+        self.mix.report(now, &format!("router {router}"), seen);
+        if urgent {
+            self.consider(now, cx);
+        }
+    }
+
+    // Decision.
+
+    pub fn looks(&mut self, now: Nanos, again: bool, cx: &mut Context) {
+        if again {
+            cx.events.at(now + LOOK_EVERY, Event::Looks { again: true });
+        }
+        self.consider(now, cx);
+    }
+
+    fn consider(&mut self, now: Nanos, cx: &mut Context) {
+        if self.away || self.busy || self.members.is_empty() {
+            return;
+        }
+        let Some(planning) = self.planning.as_mut() else {
+            return;
+        };
+        let mut workload = self.mix.workload(self.headroom, &[]);
+        workload.fragments.retain(|f| {
+            let model = self.profile.models.get(&f.model);
+            model.is_some_and(|m| f.partition_point.index() < m.segments.len())
+        });
+        let Some(cause) = self.replanner.decide(now, &workload) else {
+            return;
+        };
+        self.replanner.planned(now, &workload);
+        self.busy = true;
+        self.epoch += 1;
+        let epoch = Epoch(self.epoch);
+        let devices = self.devices.devices.iter().zip(0..);
+        let problem = Problem {
+            workload,
+            profile: self.profile.clone(),
+            devices: Devices {
+                version: 1,
+                devices: devices
+                    .filter(|(_, i)| self.members.contains(i))
+                    .map(|(d, _)| d.clone())
+                    .collect(),
+            },
+            lacks: Lacks::new(),
+        };
+        let running = self.current.as_ref().map(|(plan, _)| plan);
+        let carried = planning.plan(&problem, epoch, running);
+        let broken = carried
+            .plan
+            .check(&carried.workload, &problem.profile, &problem.devices);
+        let mut decision = decided(now, self.named(&cause), running, &carried);
+        decision.failed = broken.first().map(|b| format!("the plan breaks a rule: {b}"));
+        cx.ledger.report.decisions.push(decision);
+        self.made = broken
+            .is_empty()
+            .then_some((carried, cx.ledger.report.decisions.len() - 1));
+        cx.events.at(
+            now + ms_to_nanos(self.times.planning_ms),
+            Event::Made { life: self.life },
+        );
+    }
+
+    /// A cause in words, with models by their names.
+    fn named(&self, cause: &Cause) -> String {
+        let mut text = cause.to_string();
+        for (identity, name) in &self.names {
+            text = text.replace(identity, name);
+            if let Some(short) = identity.get(..12).filter(|_| identity != name) {
+                text = text.replace(short, name);
+            }
+        }
+        text
+    }
+
+    // Roll-out.
+
+    pub fn made(&mut self, now: Nanos, life: u32, site: &mut Site, cx: &mut Context) {
+        if life != self.life {
+            return;
+        }
+        self.busy = false;
+        let Some((carried, decision)) = self.made.take() else {
+            return;
+        };
+        let limited = carried.plan.capacity_exhausted || carried.part < 1.0;
+        let epoch = carried.plan.epoch;
+        let added = site.add_plan(carried.plan.clone(), limited, &carried.workload, &self.profile);
+        if let Err(error) = added {
+            cx.ledger.report.decisions[decision].failed = Some(error.to_string());
+            return;
+        }
+        let names: BTreeSet<&str> = carried
+            .plan
+            .partitions
+            .iter()
+            .map(|p| p.device.as_str())
+            .collect();
+        let devices = self.devices.devices.iter().zip(0..);
+        let workers: BTreeSet<u32> = devices
+            .filter(|(d, _)| names.contains(d.id.as_str()))
+            .map(|(_, i)| i)
+            .collect();
+        let there = now + self.message(site);
+        for &worker in &workers {
+            cx.events.at(there, Event::Prepares { worker, epoch });
+        }
+        self.busy = true;
+        self.rolling = Some(Rolling {
+            carried,
+            decision,
+            workers,
+            routers: (0..site.routers()).collect(),
+        });
+        self.prepared_all(now, site, cx);
+    }
+
+    pub fn prepares(&mut self, now: Nanos, worker: u32, epoch: Epoch, site: &mut Site, cx: &mut Context) {
+        let done = site.prepare(worker, epoch);
+        // Who is gone does not answer.
+        let time = if done {
+            ms_to_nanos(self.times.prepare_ms) + self.message(site)
+        } else {
+            PATIENCE
+        };
+        cx.events.at(now + time, Event::Prepared { worker, epoch, done });
+    }
+
+    fn is_rolling(&self, epoch: Epoch) -> bool {
+        !self.away
+            && self
+                .rolling
+                .as_ref()
+                .is_some_and(|r| r.carried.plan.epoch == epoch)
+    }
+
+    pub fn prepared(
+        &mut self,
+        now: Nanos,
+        worker: u32,
+        epoch: Epoch,
+        done: bool,
+        site: &mut Site,
+        cx: &mut Context,
+    ) {
+        if !self.is_rolling(epoch) {
+            return;
+        }
+        if !done {
+            self.fail(now, worker, site, cx);
+            return;
+        }
+        if let Some(rolling) = &mut self.rolling {
+            rolling.workers.remove(&worker);
+        }
+        self.prepared_all(now, site, cx);
+    }
+
+    /// Once all workers are ready, routers switch.
+    fn prepared_all(&mut self, now: Nanos, site: &Site, cx: &mut Context) {
+        let Some(rolling) = self.rolling.as_ref().filter(|r| r.workers.is_empty()) else {
+            return;
+        };
+        let (there, epoch) = (now + self.message(site), rolling.carried.plan.epoch);
+        for &router in &rolling.routers {
+            cx.events.at(there, Event::Switches { router, epoch });
+        }
+    }
+
+    fn fail(&mut self, now: Nanos, worker: u32, site: &mut Site, cx: &mut Context) {
+        let Some(rolling) = self.rolling.take() else {
+            return;
+        };
+        let name = &self.devices.devices[worker as usize].id;
+        cx.ledger.report.decisions[rolling.decision].failed = Some(format!("worker {name} did not prepare"));
+        site.drop_plan(rolling.carried.plan.epoch);
+        self.busy = false;
+        self.replanner.members_changed();
+        self.consider(now, cx);
+    }
+
+    pub fn switches(&mut self, now: Nanos, router: u32, epoch: Epoch, site: &mut Site, cx: &mut Context) {
+        site.switch(router, epoch);
+        let known = now + self.message(site);
+        cx.events.at(known, Event::Switched { router, epoch });
+    }
+
+    pub fn switched(&mut self, now: Nanos, router: u32, epoch: Epoch, cx: &mut Context) {
+        if !self.is_rolling(epoch) {
+            return;
+        }
+        let Some(mut rolling) = self.rolling.take() else {
+            return;
+        };
+        rolling.routers.remove(&router);
+        if !rolling.routers.is_empty() {
+            self.rolling = Some(rolling);
+            return;
+        }
+        cx.ledger.report.decisions[rolling.decision].switched_s = Some(now.as_secs());
+        self.current = Some((rolling.carried.plan, rolling.carried.workload));
+        self.busy = false;
+        let retired = now + ms_to_nanos(self.times.retire_after_ms);
+        cx.events.at(retired, Event::Retires(epoch));
+        self.consider(now, cx);
+    }
+
+    // Members and faults.
+
+    /// A worker is gone, or back.
+    pub fn member(&mut self, now: Nanos, worker: u32, there: bool, site: &mut Site, cx: &mut Context) {
+        if there {
+            self.members.insert(worker);
+        } else {
+            self.members.remove(&worker);
+        }
+        if self.away {
+            return;
+        }
+        self.replanner.members_changed();
+        let waiting = self.rolling.as_ref().is_some_and(|r| r.workers.contains(&worker));
+        if !there && waiting {
+            self.fail(now, worker, site, cx);
+        } else {
+            let settle = if there { SETTLE } else { Nanos::ZERO };
+            cx.events.at(now + settle, Event::Looks { again: false });
+        }
+    }
+
+    /// The planner dies: what it was doing is not gone on with. Routers and workers keep what they have.
+    pub fn dies(&mut self) {
+        self.away = true;
+        self.life += 1;
+        self.made = None;
+        self.rolling = None;
+        self.busy = false;
+    }
+
+    /// It starts anew, from the plan and the mix that it kept.
+    pub fn starts(&mut self, now: Nanos, cx: &mut Context) {
+        self.away = false;
+        self.mix = ObservedMix::default();
+        self.replanner = Replanner::default();
+        if let Some((_, workload)) = &self.current {
+            let kept = workload.fragments.iter().map(|f| Observation {
+                model: f.model.clone(),
+                partition_point: f.partition_point,
+                budget_ms: f.budget_ms,
+                rate_rps: f.rate_rps,
+            });
+            let kept: Vec<Observation> = kept.collect();
+            self.mix.report(now, BEFORE_RESTART, &kept);
+            cx.events.at(now + REMEMBERED, Event::Forgets);
+        }
+        cx.events.at(now + SETTLE, Event::Looks { again: false });
+    }
+
+    pub fn forgets(&mut self) {
+        self.mix.router_left(BEFORE_RESTART);
+    }
+}
+
+fn decided(now: Nanos, cause: String, running: Option<&Plan>, carried: &Carried) -> Decision {
+    let plan = &carried.plan;
+    let none = Plan::empty("", Epoch(0));
+    let changed = changes(running.unwrap_or(&none), plan);
+    Decision {
+        at_s: now.as_secs(),
+        epoch: plan.epoch.0,
+        cause,
+        fragments: carried.workload.fragments.len(),
+        rate_rps: carried.workload.fragments.iter().map(|f| f.rate_rps).sum::<f64>() + 0.0,
+        share: plan.total_share,
+        infeasible: plan.infeasible.len(),
+        part: carried.part,
+        kept: changed.kept.len(),
+        moved: changed.moved.len(),
+        new: changed.new.len(),
+        gone: changed.gone.len(),
+        switched_s: None,
+        failed: None,
+    }
+}

@@ -1,0 +1,377 @@
+//! What clients do: begin, run the head, hand over, wait, fall back.
+//!
+//! A phone decides by `graft-client-core`, as the library in an app does.
+
+use std::collections::BTreeSet;
+
+use graft_client_core::{DESCRIBE_EVERY, Handover, LinkEstimate};
+use graft_model::{CutPoint, ModelId};
+use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
+use graft_wire::Status;
+
+use crate::cast::Cast;
+use crate::context::Context;
+use crate::events::Event;
+use crate::requests::{Place, Request, Ticket};
+use crate::site::Site;
+
+/// Inferences whose head a phone runs or keeps waiting; one more is left out, as a camera leaves frames out.
+const MOST_HEADS: u32 = 2;
+/// A probe that takes longer says nothing.
+const PROBE_PATIENCE: Nanos = Nanos::from_millis(12_000);
+
+/// How the request of a client that has no layers ends without an answer.
+const REFUSED: &str = "refused";
+
+/// All clients.
+pub(crate) struct Fleet {
+    cast: Cast,
+    end: Nanos,
+    warm_up: Nanos,
+    /// Points at which something was handed over in this second.
+    points: BTreeSet<(ModelId, CutPoint)>,
+    here: u64,
+}
+
+/// A client that goes through a router.
+pub(crate) struct Asker {
+    pub router: u32,
+    pub model: ModelId,
+}
+
+impl Fleet {
+    pub fn new(cast: Cast, warm_up: Nanos, end: Nanos, cx: &mut Context) -> Self {
+        for (i, at) in cast.joins.iter().enumerate() {
+            cx.events.at(*at, Event::Joins(i as u32));
+        }
+        let mut fleet = Fleet {
+            cast,
+            end,
+            warm_up,
+            points: BTreeSet::new(),
+            here: 0,
+        };
+        for i in 0..fleet.cast.streams.len() {
+            fleet.plan_next((fleet.cast.phones.len() + i) as u32, cx);
+        }
+        fleet
+    }
+
+    /// Clients at fixed points: id, requests, in time.
+    pub fn streams(&self) -> Vec<(String, u64, u64)> {
+        let streams = self.cast.streams.iter();
+        streams.map(|s| (s.id.clone(), s.requests, s.in_time)).collect()
+    }
+
+    pub fn asker(&self, client: u32) -> Asker {
+        let at = client as usize;
+        match self.cast.phones.get(at) {
+            Some(p) => Asker {
+                router: p.router,
+                model: p.model,
+            },
+            None => {
+                let s = &self.cast.streams[at - self.cast.phones.len()];
+                Asker {
+                    router: s.router,
+                    model: s.model,
+                }
+            }
+        }
+    }
+
+    /// What happened in the second that is over.
+    pub fn second_over(&mut self) -> (u64, u64) {
+        let points = self.points.len() as u64;
+        self.points.clear();
+        (self.here, points)
+    }
+
+    fn plan_next(&mut self, client: u32, cx: &mut Context) {
+        let at = client as usize;
+        let phones = self.cast.phones.len();
+        let process = match self.cast.phones.get_mut(at) {
+            Some(phone) => {
+                phone.due = false;
+                &mut phone.process
+            }
+            None => &mut self.cast.streams[at - phones].process,
+        };
+        if let Some(next) = process.next()
+            && next < self.end.0
+        {
+            cx.events.at(Nanos(next), Event::Due(client));
+            if let Some(phone) = self.cast.phones.get_mut(at) {
+                phone.due = true;
+            }
+        }
+    }
+
+    pub fn joins(&mut self, now: Nanos, phone: u32, cx: &mut Context) {
+        let p = &mut self.cast.phones[phone as usize];
+        if std::mem::replace(&mut p.here, true) {
+            return;
+        }
+        self.here += 1;
+        p.process.skip_to(now.0);
+        p.tried = None;
+        if let Some(stay) = p.stay {
+            cx.events.at(now + stay, Event::Leaves(phone));
+        }
+        let due = p.due;
+        self.probe(now, phone, cx);
+        if !due {
+            self.plan_next(phone, cx);
+        }
+    }
+
+    pub fn leaves(&mut self, now: Nanos, phone: u32, cx: &mut Context) {
+        let p = &mut self.cast.phones[phone as usize];
+        p.here = false;
+        self.here -= 1;
+        if let Some(away) = p.away {
+            cx.events.at(now + away, Event::Joins(phone));
+        }
+    }
+
+    /// Connects if need be, and measures the link.
+    fn probe(&mut self, now: Nanos, phone: u32, cx: &mut Context) {
+        let p = &mut self.cast.phones[phone as usize];
+        if std::mem::replace(&mut p.probing, true) {
+            return;
+        }
+        let rtt = p.way.rtt_ms(now);
+        // A connection takes a round trip, two with what is exchanged in it.
+        let connecting = ms_to_nanos(if p.tried.is_none() { 2.0 * rtt } else { 0.0 });
+        let sending = p.way.sending(now, LinkEstimate::PROBE_BYTES as u64);
+        let full = ms_to_nanos(rtt) + sending;
+        cx.events.at(
+            now + connecting + ms_to_nanos(rtt) + full.min(PROBE_PATIENCE),
+            Event::Probed {
+                phone,
+                empty_ms: rtt,
+                full_ms: nanos_to_ms(full),
+            },
+        );
+    }
+
+    pub fn probed(&mut self, now: Nanos, phone: u32, empty_ms: f64, full_ms: f64) {
+        let p = &mut self.cast.phones[phone as usize];
+        p.probing = false;
+        if full_ms <= nanos_to_ms(PROBE_PATIENCE) {
+            p.estimate = LinkEstimate::of_probe(empty_ms, full_ms);
+        }
+        p.tried = Some(now);
+    }
+
+    pub fn due(&mut self, now: Nanos, client: u32, site: &Site, cx: &mut Context) {
+        self.plan_next(client, cx);
+        let phones = self.cast.phones.len();
+        if client as usize >= phones {
+            self.stream_due(now, client, cx);
+            return;
+        }
+        let counted = now >= self.warm_up;
+        let p = &mut self.cast.phones[client as usize];
+        if !p.here {
+            return;
+        }
+        if p.heads >= MOST_HEADS {
+            cx.ledger.second(now).skipped += 1;
+            cx.ledger.report.skipped += u64::from(counted);
+            return;
+        }
+        let stale = |last: Option<Nanos>, after: std::time::Duration| {
+            last.is_none_or(|at| (now - at).duration() > after)
+        };
+        if stale(p.described, DESCRIBE_EVERY) {
+            p.server_ms.clear();
+            p.server_ms.extend_from_slice(site.server_ms(p.router, &p.model));
+            p.described = Some(now);
+        }
+        let point = if p.tried.is_some() { p.choice() } else { p.last() };
+        let stale_link = stale(p.tried, LinkEstimate::STALE_AFTER);
+        p.heads += 1;
+        let done = p.run(now, CutPoint(0), point);
+        let request = Request {
+            deadline: now + p.slo,
+            point,
+            ..begun(client, now, counted)
+        };
+        cx.ledger.began(&request);
+        let ticket = cx.requests.add(request);
+        cx.events.at(done, Event::HeadDone(ticket));
+        if stale_link {
+            self.probe(now, client, cx);
+        }
+    }
+
+    fn stream_due(&mut self, now: Nanos, client: u32, cx: &mut Context) {
+        let s = &mut self.cast.streams[client as usize - self.cast.phones.len()];
+        let request = Request {
+            deadline: now + s.budget,
+            budget: s.budget,
+            point: s.point,
+            sent: now,
+            ..begun(client, now, now >= self.warm_up)
+        };
+        s.requests += u64::from(request.counted);
+        self.points.insert((s.model, s.point));
+        cx.ledger.began(&request);
+        cx.ledger.handed_over(&request, 0);
+        let ticket = cx.requests.add(request);
+        cx.events.at(now, Event::AtRouter(ticket));
+    }
+
+    pub fn head_done(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        let p = &mut self.cast.phones[request.client as usize];
+        p.heads -= 1;
+        if request.point == p.last() {
+            let why = match () {
+                () if p.tried.is_none() => "local, not connected yet",
+                () if p.server_ms.is_empty() => "local, no plan yet",
+                () => "local, by choice",
+            };
+            self.ended(now, ticket, why, cx);
+            return;
+        }
+        let bytes = p.bytes[request.point.index()];
+        let handover = Handover {
+            left_ms: nanos_to_ms(request.deadline - now),
+            network_ms: p.estimate.transfer_ms(bytes, p.answer_bytes()),
+            server_ms: p.server_ms.get(request.point.index()).copied().unwrap_or(0.0),
+            rest_here_ms: nanos_to_ms(p.layers(request.point, p.last())),
+        };
+        let budget = handover.budget_ms();
+        if budget <= 0.0 {
+            self.fall_back(now, ticket, "local, no time left for the server", cx);
+            return;
+        }
+        request.budget = ms_to_nanos(budget);
+        request.sent = now;
+        let there = p.send(now, bytes);
+        self.points.insert((p.model, request.point));
+        cx.ledger.handed_over(request, bytes);
+        cx.events.at(there, Event::AtRouter(ticket));
+        cx.events
+            .at(now + ms_to_nanos(handover.patience_ms()), Event::GivenUp(ticket));
+    }
+
+    /// The server is done with a request: the answer, or why there is none, goes back.
+    pub fn comes_back(&mut self, now: Nanos, ticket: Ticket, outcome: Result<(), Status>, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        request.place = Place::Outside;
+        request.answered = now;
+        cx.ledger.served(request, outcome);
+        let at = request.client as usize;
+        let Some(phone) = self.cast.phones.get(at) else {
+            let s = &mut self.cast.streams[at - self.cast.phones.len()];
+            let in_time = outcome.is_ok() && now <= request.deadline;
+            s.in_time += u64::from(in_time && request.counted);
+            let end = if outcome.is_ok() { "served" } else { REFUSED };
+            self.ended(now, ticket, end, cx);
+            return;
+        };
+        let back = phone.way.half_trip(now);
+        match outcome {
+            Ok(()) => {
+                let time = back + phone.way.sending(now, phone.answer_bytes());
+                cx.events.at(now + time, Event::Answered(ticket));
+            }
+            Err(_) => cx.events.at(now + back, Event::Refused(ticket)),
+        }
+    }
+
+    pub fn answered(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        let p = &mut self.cast.phones[request.client as usize];
+        let server = request.answered - request.at_router;
+        let on_the_way = nanos_to_ms(now - request.sent - server);
+        let bytes = p.bytes[request.point.index()];
+        let answer = p.answer_bytes();
+        p.estimate.transferred(bytes, answer, on_the_way);
+        p.tried = Some(now);
+        self.ended(now, ticket, "served", cx);
+    }
+
+    pub fn refused(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        // What the server needs may have changed: it is asked again.
+        self.cast.phones[request.client as usize].described = None;
+        self.fall_back(now, ticket, "local, refused by the server", cx);
+    }
+
+    /// The phone waits no longer.
+    pub fn given_up(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        let arrived = request.at_router != Nanos::ZERO;
+        if arrived && request.answered == Nanos::ZERO {
+            cx.ledger.given_up(request);
+        }
+        let phone = &mut self.cast.phones[request.client as usize];
+        if !arrived {
+            // It was still being sent: the uplink is free for the next.
+            phone.link_free = phone.link_free.min(now);
+        }
+        self.fall_back(now, ticket, "local, no answer", cx);
+    }
+
+    /// All layers that are left run on the phone.
+    fn fall_back(&mut self, now: Nanos, ticket: Ticket, why: &'static str, cx: &mut Context) {
+        // From here on the request is another: what was sent about the first one finds nothing.
+        let Some(mut request) = cx.requests.remove(ticket) else {
+            return;
+        };
+        let p = &mut self.cast.phones[request.client as usize];
+        let done = p.run(now, request.point, p.last());
+        (request.why, request.place) = (why, Place::Outside);
+        let ticket = cx.requests.add(request);
+        cx.events.at(done, Event::LocalDone(ticket));
+    }
+
+    pub fn local_done(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        if let Some(why) = cx.requests.get(ticket).map(|r| r.why) {
+            self.ended(now, ticket, why, cx);
+        }
+    }
+
+    fn ended(&mut self, now: Nanos, ticket: Ticket, how: &'static str, cx: &mut Context) {
+        if let Some(request) = cx.requests.remove(ticket) {
+            // Who was refused has nothing, however early.
+            let in_time = how != REFUSED && now <= request.deadline;
+            cx.ledger.ended(&request, how, in_time);
+        }
+    }
+}
+
+fn begun(client: u32, now: Nanos, counted: bool) -> Request {
+    Request {
+        client,
+        started: now,
+        counted,
+        deadline: now,
+        point: CutPoint(0),
+        sent: Nanos::ZERO,
+        budget: Nanos::ZERO,
+        at_router: Nanos::ZERO,
+        server_deadline: Nanos::ZERO,
+        answered: Nanos::ZERO,
+        epoch: Epoch(0),
+        route: 0,
+        worker: 0,
+        step: 0,
+        place: Place::Outside,
+        why: "",
+    }
+}

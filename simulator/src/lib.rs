@@ -1,0 +1,33 @@
+//! A whole site in virtual time.
+//!
+//! [`run`] plays a [`Scenario`](graft_plan::Scenario): phones move through bandwidth [`Trace`]s and choose their
+//! partition points, routers admit and observe, a planner plans and rolls out, workers run batches by deadline, things
+//! go wrong; the [`Report`] says what came of it. Decisions are made by the code that the programs run: phones by
+//! `graft-client-core`, routers by `graft-router-core`, the planner by `graft-planner-core` and whatever algorithm a
+//! [`Planning`] brings, partitions by `graft-worker-core`. What is modelled is what lies between: links, messages,
+//! chunks that take what the profile says.
+//!
+//! Discrete events in integer nanoseconds. It knows no clock, file or thread; the same input and seed give the same
+//! report.
+
+mod arrivals;
+mod cast;
+mod context;
+mod control;
+mod events;
+mod fleet;
+mod names;
+mod phone;
+mod report;
+mod requests;
+mod run;
+mod site;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+pub use cast::CastError;
+pub use control::Planning;
+pub use report::{BatchReport, Decision, Ended, Percentiles, Report, Second, ServerReport, ShareReport};
+pub use run::{Planner, RunError, run};
+pub use trace::{Trace, TraceError};

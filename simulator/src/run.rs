@@ -1,0 +1,337 @@
+//! A run: events one by one, in virtual time.
+
+use std::sync::Arc;
+
+use graft_plan::{
+    Devices, Epoch, Fault, Fragment, Nanos, Plan, Profile, Scenario, Source, Workload, ms_to_nanos,
+};
+use graft_worker_core::SpecError;
+
+use crate::cast::{Cast, CastError};
+use crate::context::Context;
+use crate::control::{Control, Planning};
+use crate::events::{Event, Events};
+use crate::fleet::Fleet;
+use crate::names::{identity, plan_by_identity};
+use crate::report::{BatchReport, Ledger, Report, ServerReport, ShareReport};
+use crate::requests::Requests;
+use crate::site::Site;
+use crate::trace::Trace;
+
+/// Who plans.
+pub enum Planner<'a> {
+    /// A plan for what is observed, again and again.
+    Living {
+        /// Its name, for the report.
+        name: String,
+        /// The algorithm.
+        planning: &'a mut dyn Planning,
+    },
+    /// This plan, from the start to the end.
+    Fixed(&'a Plan),
+}
+
+/// A scenario that can't be run.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RunError {
+    /// It does not fit the profile.
+    #[error(transparent)]
+    Cast(#[from] CastError),
+    /// The plan can't be run on the profile.
+    #[error(transparent)]
+    Plan(#[from] SpecError),
+    /// There is no device of the profile's kind.
+    #[error("there is no device of kind {0}, which the profile is of")]
+    NoDevice(String),
+}
+
+/// After the last request has begun, what is under way is waited for so long.
+const PATIENCE: Nanos = Nanos::from_millis(60_000);
+
+struct World<'s, 'p> {
+    scenario: &'s Scenario,
+    cx: Context,
+    fleet: Fleet,
+    site: Site,
+    control: Control<'p>,
+    end: Nanos,
+    /// Workers that faults have hit.
+    hit: Vec<Option<u32>>,
+}
+
+/// Runs a scenario on a kind of device. `traces`: the bandwidths that there are; missing ones are made up.
+/// `progress` is told each second of virtual time.
+///
+/// The same scenario, profile, devices, traces, seed and plans give the same report.
+pub fn run(
+    scenario: &Scenario,
+    profile: &Profile,
+    devices: &Devices,
+    traces: &[Arc<Trace>],
+    planner: Planner<'_>,
+    seed: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report, RunError> {
+    let cast = Cast::new(scenario, profile, traces, seed)?;
+    let usable = devices.devices.iter().filter(|d| d.kind == profile.device_kind);
+    let mut devices = Devices {
+        version: 1,
+        devices: usable.cloned().collect(),
+    };
+    devices.devices.sort_by(|a, b| a.id.cmp(&b.id));
+    if devices.devices.is_empty() {
+        return Err(RunError::NoDevice(profile.device_kind.clone()));
+    }
+    let (algorithm, planning, fixed) = match planner {
+        Planner::Living { name, planning } => (name, Some(planning), None),
+        Planner::Fixed(plan) => (plan.algorithm.clone(), None, Some(plan)),
+    };
+    let report = Report {
+        scenario: scenario.name.clone(),
+        algorithm,
+        seed,
+        device_kind: profile.device_kind.clone(),
+        modelled: profile.source == Source::Modelled,
+        clients: (cast.phones.len() + cast.streams.len()) as u64,
+        duration_s: scenario.duration_s,
+        warmup_s: scenario.warmup_s,
+        inferences: 0,
+        in_time: 0,
+        attainment: 1.0,
+        skipped: 0,
+        ends: Default::default(),
+        server: ServerReport::default(),
+        share: ShareReport::default(),
+        batches: BatchReport::default(),
+        decisions: vec![],
+        fragments: vec![],
+        seconds: vec![],
+        notes: cast.notes.clone(),
+    };
+    let mut cx = Context {
+        requests: Requests::default(),
+        events: Events::default(),
+        ledger: Ledger::new(report),
+    };
+    let end = ms_to_nanos(scenario.duration_s * 1e3);
+    let fleet = Fleet::new(cast, ms_to_nanos(scenario.warmup_s * 1e3), end, &mut cx);
+    let mut site = Site::new(&devices, scenario.routers, profile.hop_ms);
+    let mut control = Control::new(
+        planning,
+        scenario.control,
+        scenario.headroom,
+        profile,
+        devices,
+        &mut cx,
+    );
+    if let Some(plan) = fixed {
+        install(plan, scenario, &mut site, &mut control)?;
+    } else {
+        for router in 0..site.routers() {
+            cx.events.at(
+                Nanos::ZERO,
+                Event::Reports {
+                    router,
+                    urgent: false,
+                },
+            );
+        }
+    }
+    for (fault, number) in scenario.faults.iter().zip(0..) {
+        let (from, to) = fault.time();
+        let mut at = |s: f64, begins| {
+            cx.events
+                .at(ms_to_nanos(s * 1e3), Event::Fault { number, begins })
+        };
+        at(from, true);
+        if let Some(to) = to {
+            at(to, false);
+        }
+    }
+    cx.events.at(Nanos::from_millis(1000), Event::Second);
+    let mut world = World {
+        scenario,
+        cx,
+        fleet,
+        site,
+        control,
+        end,
+        hit: vec![None; scenario.faults.len()],
+    };
+    world.play(progress);
+    world.cx.ledger.report.fragments = world.fleet.streams();
+    Ok(world.cx.ledger.finish())
+}
+
+/// A plan is there from the start, on all workers and routers.
+fn install(
+    plan: &Plan,
+    scenario: &Scenario,
+    site: &mut Site,
+    control: &mut Control<'_>,
+) -> Result<(), RunError> {
+    let plan = Plan {
+        epoch: Epoch(plan.epoch.0.max(1)),
+        ..plan_by_identity(plan)
+    };
+    let workload = Workload {
+        version: 1,
+        headroom: scenario.headroom,
+        fragments: scenario
+            .fragments
+            .iter()
+            .map(|f| Fragment {
+                id: f.id.clone(),
+                model: identity(&f.model).to_string(),
+                partition_point: f.partition_point,
+                budget_ms: f.budget_ms,
+                rate_rps: f.rate_rps,
+            })
+            .collect(),
+    };
+    site.add_plan(plan.clone(), false, &workload, control.profile())?;
+    let workers: Vec<u32> = site.workers().map(|(i, _)| i).collect();
+    for worker in workers {
+        site.prepare(worker, plan.epoch);
+    }
+    for router in 0..site.routers() {
+        site.switch(router, plan.epoch);
+    }
+    control.begin_with(plan, workload);
+    Ok(())
+}
+
+impl World<'_, '_> {
+    fn play(&mut self, progress: &mut dyn FnMut(u64)) {
+        while let Some(now) = self.cx.events.next_at() {
+            let over = now >= self.end && self.cx.requests.under_way() == 0;
+            if over || now > self.end + PATIENCE {
+                break;
+            }
+            // All events of an instant, those that they cause at the same instant included.
+            loop {
+                while let Some(event) = self.cx.events.pop(now) {
+                    if matches!(event, Event::Second) {
+                        progress(now.0 / 1_000_000_000);
+                    }
+                    self.happens(now, event);
+                    self.give_back(now);
+                }
+                self.site.choose(now, &mut self.cx);
+                self.give_back(now);
+                if self.cx.events.next_at() != Some(now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What the server is done with goes back to clients.
+    fn give_back(&mut self, now: Nanos) {
+        while let Some((ticket, outcome)) = self.site.done.pop() {
+            self.fleet.comes_back(now, ticket, outcome, &mut self.cx);
+        }
+    }
+
+    fn happens(&mut self, now: Nanos, event: Event) {
+        let World {
+            cx,
+            fleet,
+            site,
+            control,
+            ..
+        } = self;
+        match event {
+            Event::Due(client) => fleet.due(now, client, site, cx),
+            Event::Joins(phone) => fleet.joins(now, phone, cx),
+            Event::Leaves(phone) => fleet.leaves(now, phone, cx),
+            Event::Probed {
+                phone,
+                empty_ms,
+                full_ms,
+            } => fleet.probed(now, phone, empty_ms, full_ms),
+            Event::HeadDone(ticket) => fleet.head_done(now, ticket, cx),
+            Event::LocalDone(ticket) => fleet.local_done(now, ticket, cx),
+            Event::Answered(ticket) => fleet.answered(now, ticket, cx),
+            Event::Refused(ticket) => fleet.refused(now, ticket, cx),
+            Event::GivenUp(ticket) => {
+                site.cancel(ticket, cx);
+                fleet.given_up(now, ticket, cx);
+            }
+            Event::AtRouter(ticket) => {
+                let client = cx.requests.get(ticket).map(|r| r.client);
+                if let Some(asker) = client.map(|c| fleet.asker(c)) {
+                    site.at_router(now, ticket, &asker, cx);
+                }
+            }
+            Event::AtStage(ticket) => site.at_stage(now, ticket, cx),
+            Event::ChunkDone {
+                epoch,
+                partition,
+                life,
+            } => site.chunk_done(now, epoch, partition, life, cx),
+            Event::Reports { router, urgent } => control.reports(now, router, urgent, site, cx),
+            Event::Reported { router, urgent, seen } => control.reported(now, router, urgent, &seen, cx),
+            Event::Looks { again } => control.looks(now, again, cx),
+            Event::Made { life } => control.made(now, life, site, cx),
+            Event::Prepares { worker, epoch } => control.prepares(now, worker, epoch, site, cx),
+            Event::Prepared { worker, epoch, done } => control.prepared(now, worker, epoch, done, site, cx),
+            Event::Switches { router, epoch } => control.switches(now, router, epoch, site, cx),
+            Event::Switched { router, epoch } => control.switched(now, router, epoch, cx),
+            Event::Retires(epoch) => site.retire(epoch),
+            Event::Noticed { worker } => {
+                site.noticed(worker, cx);
+                control.member(now, worker, false, site, cx);
+            }
+            Event::Forgets => control.forgets(),
+            Event::Fault { number, begins } => self.fault(now, number as usize, begins),
+            Event::Second => self.second(now),
+        }
+    }
+
+    fn second(&mut self, now: Nanos) {
+        let (phones, points) = self.fleet.second_over();
+        let share = self.control.current().map_or(0, |p| p.total_share);
+        let held = self.site.held();
+        let second = self.cx.ledger.second(now - Nanos(1));
+        (second.phones, second.points, second.share, second.held) = (phones, points, share, held);
+        if now < self.end {
+            self.cx.events.at(now + Nanos::from_millis(1000), Event::Second);
+        }
+    }
+
+    fn fault(&mut self, now: Nanos, number: usize, begins: bool) {
+        let (site, cx, control) = (&mut self.site, &mut self.cx, &mut self.control);
+        let fault = &self.scenario.faults[number];
+        if let Fault::WorkerLost { worker, .. } | Fault::WorkerSlow { worker, .. } = *fault
+            && begins
+        {
+            let epoch = control.current().map_or(Epoch(0), |p| p.epoch);
+            self.hit[number] = site.nth_in_use(epoch, worker);
+            if self.hit[number].is_none() {
+                let note = format!("at {:.1} s no plan runs on a worker {worker}", now.as_secs());
+                cx.ledger.report.notes.push(note);
+            }
+        }
+        match (fault, self.hit[number]) {
+            (Fault::WorkerLost { .. }, Some(worker)) if begins => {
+                site.kill(worker, cx);
+                let notice = ms_to_nanos(self.scenario.control.notice_ms);
+                cx.events.at(now + notice, Event::Noticed { worker });
+            }
+            (Fault::WorkerLost { .. }, Some(worker)) => {
+                site.revive(worker);
+                control.member(now, worker, true, site, cx);
+            }
+            (Fault::WorkerSlow { times, .. }, Some(worker)) => {
+                site.slow(worker, if begins { *times } else { 1.0 });
+            }
+            (Fault::PlannerAway { .. }, _) if begins => control.dies(),
+            (Fault::PlannerAway { .. }, _) => control.starts(now, cx),
+            (Fault::MessagesLate { by_ms, .. }, _) => {
+                site.late = if begins { ms_to_nanos(*by_ms) } else { Nanos::ZERO };
+            }
+            (Fault::WorkerLost { .. } | Fault::WorkerSlow { .. }, None) => {}
+        }
+    }
+}

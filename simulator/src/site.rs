@@ -1,0 +1,493 @@
+//! Routers and workers: routes, admission, queues, chunks. Decided by `graft-router-core` and `graft-worker-core`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use graft_model::ModelId;
+use graft_plan::{Devices, Epoch, Nanos, Plan, Profile, Workload, ms_to_nanos};
+use graft_planner_core::routes;
+use graft_router_core::{BudgetClass, ClassKey, MixWindow, RouteTable, URGENT_EVERY};
+use graft_wire::{MixEntry, RoutesUpdate, Status, WorkerEndpoint};
+use graft_worker_core::{
+    Admission, Finished, Limits, PartitionSpec, Refusal, Request as Submitted, RequestId, RouteIndex,
+    RouteStep, Scheduler, SpecError,
+};
+
+use crate::context::Context;
+use crate::events::Event;
+use crate::fleet::Asker;
+use crate::requests::{Place, Ticket};
+
+/// One router.
+struct Router {
+    table: RouteTable,
+    window: MixWindow,
+    counts: BTreeMap<ClassKey, u64>,
+    /// No urgent report before that.
+    urgent_at: Nanos,
+}
+
+/// One worker, with its device.
+struct Worker {
+    name: String,
+    share_total: u32,
+    alive: bool,
+    /// Others know that it is gone.
+    noticed: bool,
+    /// Chunks take so many times what they should.
+    slow: f64,
+    /// Share of the partitions that run something now.
+    running: u32,
+    prepared: BTreeSet<Epoch>,
+}
+
+struct Partition {
+    scheduler: Scheduler,
+    worker: u32,
+    share: u32,
+    /// Tells its chunks from those before its worker died.
+    life: u32,
+    /// The batch that a chunk was run of last, while it is not done.
+    open: Option<u64>,
+}
+
+/// A plan that workers have prepared.
+struct InUse {
+    plan: Arc<Plan>,
+    routes: RoutesUpdate,
+    steps: Vec<Vec<RouteStep>>,
+    partitions: Vec<Partition>,
+    under_way: usize,
+    retired: bool,
+}
+
+/// Routers and workers.
+pub(crate) struct Site {
+    hop: Nanos,
+    /// Messages take longer by so much.
+    pub late: Nanos,
+    routers: Vec<Router>,
+    workers: Vec<Worker>,
+    by_name: HashMap<String, u32>,
+    plans: BTreeMap<Epoch, InUse>,
+    /// Partitions that something happened to at this instant.
+    touched: Vec<(Epoch, u32)>,
+    /// Requests that the server is done with at this instant.
+    pub done: Vec<(Ticket, Result<(), Status>)>,
+    dropped: Vec<RequestId>,
+}
+
+impl Site {
+    pub fn new(devices: &Devices, routers: u32, hop_ms: f64) -> Self {
+        let workers: Vec<Worker> = devices
+            .devices
+            .iter()
+            .map(|d| Worker {
+                name: d.id.clone(),
+                share_total: d.share_total.0,
+                alive: true,
+                noticed: false,
+                slow: 1.0,
+                running: 0,
+                prepared: BTreeSet::new(),
+            })
+            .collect();
+        let router = |_| Router {
+            table: RouteTable::default(),
+            window: MixWindow::of_router(Nanos::ZERO),
+            counts: BTreeMap::new(),
+            urgent_at: Nanos::ZERO,
+        };
+        Site {
+            hop: ms_to_nanos(hop_ms),
+            late: Nanos::ZERO,
+            routers: (0..routers.max(1)).map(router).collect(),
+            by_name: workers
+                .iter()
+                .zip(0..)
+                .map(|(w, i)| (w.name.clone(), i))
+                .collect(),
+            workers,
+            plans: BTreeMap::new(),
+            touched: vec![],
+            done: vec![],
+            dropped: vec![],
+        }
+    }
+
+    pub fn routers(&self) -> u32 {
+        self.routers.len() as u32
+    }
+
+    pub fn server_ms(&self, router: u32, model: &ModelId) -> &[f64] {
+        self.routers[router as usize].table.server_ms(model)
+    }
+
+    /// Names of the workers that are there, and their places.
+    pub fn workers(&self) -> impl Iterator<Item = (u32, &str)> {
+        let workers = self.workers.iter().zip(0..);
+        workers
+            .filter(|(w, _)| w.alive)
+            .map(|(w, i)| (i, w.name.as_str()))
+    }
+
+    /// The n-th worker of those that a plan runs on, by name.
+    pub fn nth_in_use(&self, epoch: Epoch, n: u32) -> Option<u32> {
+        let used: BTreeSet<&str> = match self.plans.get(&epoch) {
+            Some(p) => p.plan.partitions.iter().map(|p| p.device.as_str()).collect(),
+            None => BTreeSet::new(),
+        };
+        let name = used.iter().nth(n as usize)?;
+        self.by_name.get(*name).copied()
+    }
+
+    /// Share of all plans that are prepared or drain.
+    pub fn held(&self) -> u64 {
+        self.plans.values().map(|p| p.plan.total_share).sum()
+    }
+
+    // Plans.
+
+    /// A plan is known; workers can prepare it. An error: it can't be run.
+    pub fn add_plan(
+        &mut self,
+        plan: Plan,
+        limited: bool,
+        workload: &Workload,
+        profile: &Profile,
+    ) -> Result<(), SpecError> {
+        let index = RouteIndex::new(&plan, profile);
+        let mut partitions = vec![];
+        for partition in &plan.partitions {
+            let spec = PartitionSpec::of_plan(&plan, partition, profile, Limits::default(), Admission::On)?;
+            partitions.push(Partition {
+                scheduler: Scheduler::new(spec),
+                worker: self.by_name.get(&partition.device).copied().unwrap_or(0),
+                share: partition.share.0,
+                life: 0,
+                open: None,
+            });
+        }
+        let steps = plan.routes.iter().map(|r| index.steps(r).unwrap_or_default());
+        let steps = steps.collect();
+        let nowhere = |name: &str| {
+            let address = String::new();
+            (name.to_owned(), WorkerEndpoint { address })
+        };
+        let workers = self.workers().map(|(_, name)| nowhere(name)).collect();
+        let routes = routes(&plan, limited, workload, profile, &workers);
+        let in_use = InUse {
+            routes,
+            steps,
+            partitions,
+            under_way: 0,
+            retired: false,
+            plan: Arc::new(plan),
+        };
+        self.plans.insert(in_use.plan.epoch, in_use);
+        Ok(())
+    }
+
+    /// A plan that was not rolled out is forgotten.
+    pub fn drop_plan(&mut self, epoch: Epoch) {
+        self.plans.remove(&epoch);
+    }
+
+    /// A worker prepares its part. `false`: it is not there.
+    pub fn prepare(&mut self, worker: u32, epoch: Epoch) -> bool {
+        let w = &mut self.workers[worker as usize];
+        if w.alive && self.plans.contains_key(&epoch) {
+            w.prepared.insert(epoch);
+        }
+        w.alive
+    }
+
+    pub fn switch(&mut self, router: u32, epoch: Epoch) {
+        let r = &mut self.routers[router as usize];
+        if let Some(plan) = self.plans.get(&epoch)
+            && r.table.epoch() <= epoch
+        {
+            r.table = RouteTable::new(plan.routes.clone());
+        }
+    }
+
+    /// Plans before this one end when their requests have.
+    pub fn retire(&mut self, before: Epoch) {
+        for plan in self.plans.range_mut(..before).map(|(_, p)| p) {
+            plan.retired = true;
+        }
+        self.plans.retain(|_, p| !p.retired || p.under_way > 0);
+    }
+
+    // Observation.
+
+    /// What a router has observed.
+    pub fn observed(&mut self, now: Nanos, router: u32) -> Vec<MixEntry> {
+        let r = &mut self.routers[router as usize];
+        for (key, count) in std::mem::take(&mut r.counts) {
+            r.window.add(now, key, count);
+        }
+        r.window.rates(now).1
+    }
+
+    // Requests.
+
+    pub fn at_router(&mut self, now: Nanos, ticket: Ticket, asker: &Asker, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        request.at_router = now;
+        request.server_deadline = now + request.budget;
+        cx.ledger.arrived(request);
+        let router = &mut self.routers[asker.router as usize];
+        let key = ClassKey {
+            model: asker.model,
+            partition_point: request.point,
+            budget: BudgetClass::of(request.budget),
+        };
+        *router.counts.entry(key).or_default() += 1;
+        let admitted = match router
+            .table
+            .admit(now, asker.model, request.point, request.budget)
+        {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                if refused.status == Status::NotReady && now >= router.urgent_at {
+                    router.urgent_at = now + URGENT_EVERY;
+                    cx.events.at(
+                        now,
+                        Event::Reports {
+                            router: asker.router,
+                            urgent: true,
+                        },
+                    );
+                }
+                self.done.push((ticket, Err(refused.status)));
+                return;
+            }
+        };
+        let worker = self.by_name.get(&admitted.target.worker).copied().unwrap_or(0);
+        let there = &self.workers[worker as usize];
+        let status = match self.plans.get_mut(&admitted.epoch) {
+            _ if !there.alive && there.noticed => Status::WorkerLost,
+            Some(plan) if there.prepared.contains(&admitted.epoch) || !there.alive => {
+                plan.under_way += 1;
+                request.epoch = admitted.epoch;
+                request.route = admitted.target.route;
+                request.worker = worker;
+                request.step = 0;
+                request.place = Place::Hop;
+                cx.events.at(now + self.hop + self.late, Event::AtStage(ticket));
+                return;
+            }
+            _ => Status::NotReady,
+        };
+        self.done.push((ticket, Err(status)));
+    }
+
+    pub fn at_stage(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        if request.place != Place::Hop {
+            return;
+        }
+        let worker = request.worker;
+        if !self.workers[worker as usize].alive {
+            request.place = Place::Lost;
+            return;
+        }
+        let (epoch, route, at) = (request.epoch, request.route as usize, request.step as usize);
+        let Some(plan) = self.plans.get_mut(&epoch) else {
+            return;
+        };
+        let step = plan.steps.get(route).and_then(|steps| steps.get(at));
+        let partitions = &plan.partitions;
+        let least = step.and_then(|step| {
+            let here = step.instances.iter();
+            let here = here.filter(|i| partitions[i.partition].worker == worker);
+            let least = here.min_by_key(|i| partitions[i.partition].scheduler.present(i.stage));
+            Some((step, least?))
+        });
+        let Some((step, instance)) = least else {
+            self.over(ticket, Err(Status::Internal), cx);
+            return;
+        };
+        let submitted = Submitted {
+            id: ticket.id(),
+            key: step.key(request.server_deadline),
+            latest_start: step.latest_start(request.server_deadline),
+        };
+        let (stage, number) = (instance.stage, instance.partition);
+        match plan.partitions[number].scheduler.submit(now, stage, submitted) {
+            Ok(()) => {
+                request.place = Place::Partition(number as u32);
+                self.touched.push((epoch, number as u32));
+            }
+            Err(refusal) => {
+                let status = match refusal {
+                    Refusal::Late => Status::Late,
+                    Refusal::Overloaded => Status::Overloaded,
+                    Refusal::UnknownStage | Refusal::Duplicate => Status::Internal,
+                };
+                self.over(ticket, Err(status), cx);
+            }
+        }
+    }
+
+    /// The client waits no longer.
+    pub fn cancel(&mut self, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        let (epoch, place) = (request.epoch, request.place);
+        if place == Place::Outside {
+            return;
+        }
+        let Some(plan) = self.plans.get_mut(&epoch) else {
+            return;
+        };
+        if let Place::Partition(number) = place {
+            plan.partitions[number as usize].scheduler.cancel(ticket.id());
+            self.touched.push((epoch, number));
+        }
+        self.leave(epoch);
+    }
+
+    /// A request of a plan is over.
+    fn over(&mut self, ticket: Ticket, outcome: Result<(), Status>, cx: &mut Context) {
+        if let Some(request) = cx.requests.get(ticket) {
+            self.leave(request.epoch);
+            self.done.push((ticket, outcome));
+        }
+    }
+
+    fn leave(&mut self, epoch: Epoch) {
+        if let Some(plan) = self.plans.get_mut(&epoch) {
+            plan.under_way -= 1;
+            if plan.retired && plan.under_way == 0 {
+                self.plans.remove(&epoch);
+            }
+        }
+    }
+
+    pub fn chunk_done(&mut self, now: Nanos, epoch: Epoch, number: u32, life: u32, cx: &mut Context) {
+        let Some(plan) = self.plans.get_mut(&epoch) else {
+            return;
+        };
+        let partition = &mut plan.partitions[number as usize];
+        if partition.life != life {
+            return;
+        }
+        self.workers[partition.worker as usize].running -= partition.share;
+        self.touched.push((epoch, number));
+        match partition.scheduler.finished() {
+            Some(Finished::Done(done)) => {
+                partition.open = None;
+                for id in done {
+                    self.stage_done(now, Ticket::of(id), cx);
+                }
+            }
+            Some(Finished::Abandoned) => partition.open = None,
+            Some(Finished::SetAside) | None => {}
+        }
+    }
+
+    fn stage_done(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        request.step += 1;
+        let plan = self.plans.get(&request.epoch);
+        let steps = plan.and_then(|p| p.steps.get(request.route as usize));
+        if steps.is_some_and(|s| (request.step as usize) < s.len()) {
+            request.place = Place::Hop;
+            cx.events.at(now + self.hop, Event::AtStage(ticket));
+        } else {
+            self.over(ticket, Ok(()), cx);
+        }
+    }
+
+    /// Free partitions that something happened to choose what to run. All events of this instant are in.
+    pub fn choose(&mut self, now: Nanos, cx: &mut Context) {
+        while let Some((epoch, number)) = self.touched.pop() {
+            let Some(plan) = self.plans.get_mut(&epoch) else {
+                continue;
+            };
+            let partition = &mut plan.partitions[number as usize];
+            let worker = &mut self.workers[partition.worker as usize];
+            if !worker.alive {
+                continue;
+            }
+            // What was abandoned while set aside is not gone on with.
+            partition.scheduler.take_abandoned();
+            if let Some(run) = partition.scheduler.next(now, &mut self.dropped) {
+                worker.running += partition.share;
+                // Plans that overlap may want more than the device has: all get less.
+                let crowded = f64::from(worker.running) / f64::from(worker.share_total);
+                let times = worker.slow * crowded.max(1.0);
+                let time = Nanos((run.expected.0 as f64 * times).round() as u64);
+                cx.events.at(
+                    now + time,
+                    Event::ChunkDone {
+                        epoch,
+                        partition: number,
+                        life: partition.life,
+                    },
+                );
+                let gave_way = partition.open.is_some_and(|open| open != run.batch.0);
+                partition.open = (!run.last).then_some(run.batch.0);
+                let spec = &partition.scheduler.spec().stages[run.stage.index()];
+                let begins = run.from == spec.range.from();
+                cx.ledger.ran(now, time, partition.share, gave_way);
+                if begins {
+                    cx.ledger.batch(now, run.requests.len(), run.closed);
+                }
+            }
+            for id in std::mem::take(&mut self.dropped) {
+                self.over(Ticket::of(id), Err(Status::Late), cx);
+            }
+        }
+    }
+
+    // Faults.
+
+    /// A worker dies with all that it has; who waits for it learns that when it is noticed.
+    pub fn kill(&mut self, worker: u32, cx: &mut Context) {
+        let w = &mut self.workers[worker as usize];
+        w.alive = false;
+        w.noticed = false;
+        w.running = 0;
+        w.prepared.clear();
+        for partition in self.plans.values_mut().flat_map(|p| &mut p.partitions) {
+            if partition.worker == worker {
+                partition.life += 1;
+                partition.open = None;
+                partition.scheduler = Scheduler::new(partition.scheduler.spec().clone());
+            }
+        }
+        for ticket in cx.requests.of_worker(worker) {
+            if let Some(request) = cx.requests.get(ticket) {
+                request.place = Place::Lost;
+            }
+        }
+    }
+
+    /// Routers notice that a worker is gone: those who wait are told.
+    pub fn noticed(&mut self, worker: u32, cx: &mut Context) {
+        self.workers[worker as usize].noticed = true;
+        for ticket in cx.requests.of_worker(worker) {
+            if cx.requests.get(ticket).is_some_and(|r| r.place == Place::Lost) {
+                self.over(ticket, Err(Status::WorkerLost), cx);
+            }
+        }
+    }
+
+    pub fn revive(&mut self, worker: u32) {
+        self.workers[worker as usize].alive = true;
+    }
+
+    pub fn slow(&mut self, worker: u32, times: f64) {
+        self.workers[worker as usize].slow = times;
+    }
+}

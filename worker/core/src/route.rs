@@ -1,0 +1,154 @@
+//! A route's stages: where they run, and what deadlines they leave a request.
+
+use std::collections::HashMap;
+
+use graft_plan::{CostError, Nanos, Plan, Profile, Route, Stage, ms_to_nanos};
+
+use crate::spec::StageIndex;
+
+/// Where a stage runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instance {
+    /// The partition's place in the plan.
+    pub partition: usize,
+    /// Which of the partition's stages.
+    pub stage: StageIndex,
+}
+
+/// One stage of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteStep {
+    /// Where it runs, in the plan's order; at least one.
+    pub instances: Vec<Instance>,
+    /// What a request takes there at least: alone, uncut, on the first instance.
+    pub alone: Nanos,
+    /// Local deadlines of the stages after it, hops included.
+    pub later_deadlines: Nanos,
+    /// What a request takes at least in the stages after it, hops included.
+    pub later_alone: Nanos,
+}
+
+impl RouteStep {
+    /// A request's key at this stage: when it must leave it, so that the later stages have their time.
+    pub fn key(&self, final_deadline: Nanos) -> Nanos {
+        final_deadline - self.later_deadlines
+    }
+
+    /// The latest time at which a request that starts here can still be answered in time.
+    pub fn latest_start(&self, final_deadline: Nanos) -> Nanos {
+        final_deadline - self.alone - self.later_alone
+    }
+}
+
+/// A route that can't be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// It names a stage that is nowhere.
+    #[error("the route of {fragment} names stage {stage}, which is in no partition")]
+    Nowhere {
+        /// The fragment.
+        fragment: String,
+        /// The stage.
+        stage: String,
+    },
+    /// It names a stage without layers.
+    #[error("the route of {fragment} names stage {stage}, which is empty")]
+    Empty {
+        /// The fragment.
+        fragment: String,
+        /// The stage.
+        stage: String,
+    },
+    /// The profile does not know what a stage costs.
+    #[error("the route of {fragment}, stage {stage}: {cause}")]
+    Cost {
+        /// The fragment.
+        fragment: String,
+        /// The stage.
+        stage: String,
+        /// Why.
+        cause: CostError,
+    },
+}
+
+/// A plan's stages and where they run, to look up routes in.
+#[derive(Debug)]
+pub struct RouteIndex<'a> {
+    plan: &'a Plan,
+    profile: &'a Profile,
+    stages: HashMap<&'a str, &'a Stage>,
+    hosts: HashMap<&'a str, Vec<Instance>>,
+}
+
+impl<'a> RouteIndex<'a> {
+    /// Of a plan, on the costs of a profile.
+    pub fn new(plan: &'a Plan, profile: &'a Profile) -> Self {
+        let mut hosts: HashMap<&str, Vec<Instance>> = HashMap::new();
+        for (p, partition) in plan.partitions.iter().enumerate() {
+            for (s, id) in partition.stages.iter().enumerate() {
+                hosts.entry(id).or_default().push(Instance {
+                    partition: p,
+                    stage: StageIndex(s as u16),
+                });
+            }
+        }
+        RouteIndex {
+            plan,
+            profile,
+            stages: plan.stages_by_id(),
+            hosts,
+        }
+    }
+
+    /// A stage of the plan.
+    pub fn stage(&self, id: &str) -> Option<&'a Stage> {
+        self.stages.get(id).copied()
+    }
+
+    /// Where a stage runs, in the plan's order.
+    pub fn instances(&self, stage: &str) -> &[Instance] {
+        self.hosts.get(stage).map_or(&[], Vec::as_slice)
+    }
+
+    /// The stages of a route, in order.
+    pub fn steps(&self, route: &Route) -> Result<Vec<RouteStep>, RouteError> {
+        let hop = ms_to_nanos(self.profile.hop_ms);
+        let mut steps: Vec<RouteStep> = vec![];
+        let (mut later_deadlines, mut later_alone) = (Nanos::ZERO, Nanos::ZERO);
+        for id in route.stages.iter().rev() {
+            let names = || (route.fragment.clone(), id.clone());
+            let nowhere = || {
+                let (fragment, stage) = names();
+                RouteError::Nowhere { fragment, stage }
+            };
+            let stage = self.stages.get(id.as_str()).ok_or_else(nowhere)?;
+            let instances = self.hosts.get(id.as_str()).ok_or_else(nowhere)?;
+            let range = stage.range().ok_or_else(|| {
+                let (fragment, stage) = names();
+                RouteError::Empty { fragment, stage }
+            })?;
+            let share = self.plan.partitions[instances[0].partition].share;
+            let alone = self
+                .profile
+                .latency(&stage.model, range, 1, share, 0.0)
+                .map_err(|cause| {
+                    let (fragment, stage) = names();
+                    RouteError::Cost {
+                        fragment,
+                        stage,
+                        cause,
+                    }
+                })?;
+            steps.push(RouteStep {
+                instances: instances.clone(),
+                alone,
+                later_deadlines,
+                later_alone,
+            });
+            later_deadlines += ms_to_nanos(stage.deadline_ms) + hop;
+            later_alone += alone + hop;
+        }
+        steps.reverse();
+        Ok(steps)
+    }
+}
