@@ -1,4 +1,4 @@
-//! `graft plan`, `graft profile` and `graft evaluate` on files of their own.
+//! `graft plan`, `graft profile`, `graft evaluate` and `graft simulate` on files of their own.
 
 use std::path::{Path, PathBuf};
 
@@ -260,4 +260,70 @@ fn a_gpu_is_modelled_and_does_not_replace_what_was_measured() {
     let refused = modelled(&out);
     assert_eq!(refused.status.code(), Some(2));
     assert_eq!(read()["source"], "measured");
+}
+
+fn examples() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/scenarios"))
+}
+
+#[test]
+fn the_example_scenarios_can_be_played_and_give_the_same_report_each_time() {
+    let play = |name: &str| -> Value {
+        let file = path(&examples().join(name));
+        let run = || graft(["simulate", "--scenario", &file, "--json", "--moves", "1"]);
+        let (first, again) = (run(), run());
+        assert_eq!(first.status.code(), Some(0), "{first:?}");
+        assert!(first.stdout == again.stdout, "{name} is not the same each time");
+        serde_json::from_slice(&first.stdout).expect("JSON")
+    };
+    let part = |report: &Value| report["server"]["attainment"].as_f64().expect("a number");
+    let city = play("city.json");
+    assert!(part(&city) > 0.99 && city["clients"] == 100, "{}", city["server"]);
+    let rush = play("rush.json");
+    assert!(part(&rush) > 0.999, "{}", rush["server"]);
+    let faults = play("faults.json");
+    assert!(faults["server"]["refused"]["worker_lost"].as_u64() > Some(0));
+    assert!((0.9..0.99).contains(&part(&faults)), "{}", faults["server"]);
+}
+
+#[test]
+fn a_scenario_is_drawn_and_a_wrong_one_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = path(&folder.path().join("page.html"));
+    let rush = examples().join("rush.json");
+    let output = graft([
+        "simulate",
+        "--scenario",
+        &path(&rush),
+        "--algorithm",
+        "gslice",
+        "--html",
+        &page,
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("planned by gslice") && text.contains("requests in the time it had"),
+        "{text}"
+    );
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.matches("<svg").count() >= 6 && page.contains("Why batches closed"));
+
+    let original = std::fs::read_to_string(rush).expect("a scenario");
+    let wrong = |from: &str, to: &str, words: &[&str]| {
+        let file = folder.path().join("wrong.json");
+        std::fs::write(&file, original.replacen(from, to, 1)).expect("written");
+        let output = graft(["simulate", "--scenario", &path(&file)]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(words.iter().all(|w| errors.contains(w)), "{words:?}: {errors}");
+    };
+    wrong(
+        "\"rate_rps\": 60",
+        "\"rate_rps\": -1",
+        &["wrong.json", "fragments[0].rate_rps"],
+    );
+    wrong("\"load\"", "\"laod\"", &["wrong.json", "laod"]);
+    wrong("efficientnet-lite0-t4.json", "nowhere.json", &["nowhere.json"]);
+    wrong("\"duration_s\": 90", "\"duration_s\": 1e99", &["duration_s"]);
 }

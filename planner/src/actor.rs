@@ -23,6 +23,8 @@ use crate::rollout::{Outcome, Rollout, WorkerSeat, retire, tell};
 use crate::store::{Kept, Store};
 use crate::threads::Threads;
 
+/// What was observed before a restart counts for so long.
+const REMEMBERED: Duration = Duration::from_secs(10);
 /// A worker that could not prepare is left out for so long.
 const SULK: Nanos = Nanos::from_millis(5_000);
 /// Members at most, of each role; one more is refused.
@@ -467,23 +469,10 @@ impl Actor for PlannerActor {
         match self.store.last() {
             Ok(Some(kept)) => {
                 tracing::info!(epoch = %kept.plan.epoch, "going on from the plan that was kept");
-                let remembered: Vec<Observation> = kept
-                    .workload
-                    .fragments
-                    .iter()
-                    .filter(|f| !f.id.ends_with("/standing"))
-                    .map(|f| Observation {
-                        model: f.model.clone(),
-                        partition_point: f.partition_point,
-                        budget_ms: f.budget_ms,
-                        rate_rps: f.rate_rps,
-                    })
-                    .collect();
-                let now = self.clock.now();
-                self.mix.report(now, "before the restart", &remembered);
-                context.run_later(Duration::from_secs(10), |this, _| {
-                    this.mix.router_left("before the restart");
-                });
+                let mut kept = kept.workload;
+                kept.fragments.retain(|f| !f.id.ends_with("/standing"));
+                self.mix.remember(self.clock.now(), &kept);
+                context.run_later(REMEMBERED, |this, _| this.mix.forget_restart());
             }
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "the plan that was kept can't be read"),

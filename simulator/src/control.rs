@@ -57,7 +57,6 @@ pub(crate) struct Control<'a> {
 const PATIENCE: Nanos = Nanos::from_millis(5_000);
 /// What a planner remembered over its restart counts for so long.
 const REMEMBERED: Nanos = Nanos::from_millis(10_000);
-const BEFORE_RESTART: &str = "before the restart";
 
 impl<'a> Control<'a> {
     pub fn new(
@@ -396,21 +395,14 @@ impl<'a> Control<'a> {
         self.mix = ObservedMix::default();
         self.replanner = Replanner::default();
         if let Some((_, workload)) = &self.current {
-            let kept = workload.fragments.iter().map(|f| Observation {
-                model: f.model.clone(),
-                partition_point: f.partition_point,
-                budget_ms: f.budget_ms,
-                rate_rps: f.rate_rps,
-            });
-            let kept: Vec<Observation> = kept.collect();
-            self.mix.report(now, BEFORE_RESTART, &kept);
+            self.mix.remember(now, workload);
             cx.events.at(now + REMEMBERED, Event::Forgets);
         }
         cx.events.at(now + SETTLE, Event::Looks { again: false });
     }
 
     pub fn forgets(&mut self) {
-        self.mix.router_left(BEFORE_RESTART);
+        self.mix.forget_restart();
     }
 }
 

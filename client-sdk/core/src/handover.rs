@@ -31,11 +31,15 @@ impl Handover {
     }
 
     /// How long to wait for an answer: until the rest can just be run here in time, but no less than an answer is
-    /// expected to take, and never longer than there is time.
+    /// expected to take, and never longer than there is time. Where the rest can't be run here in time anyway, all of it.
     pub fn patience_ms(&self) -> f64 {
         let left = self.left_ms.max(0.0);
+        let spare = left - self.rest_here_ms;
+        if spare <= 0.0 {
+            return left.max(1.0);
+        }
         let expected = (left - self.budget_ms()).max(0.0) + self.server_ms * SLOW_SERVER;
-        (left - self.rest_here_ms).max(expected).min(left).max(1.0)
+        spare.max(expected).min(left).max(1.0)
     }
 }
 
@@ -67,8 +71,13 @@ mod tests {
             ..HANDOVER
         };
         assert!((quick.patience_ms() - 80.0).abs() < 1e-9);
-        // A phone that is too slow for that waits as long as an answer may take.
+        // No less than an answer may take.
         assert!((HANDOVER.patience_ms() - (35.5 + 15.0)).abs() < 1e-9);
+        let slow = Handover {
+            rest_here_ms: 120.0,
+            ..HANDOVER
+        };
+        assert!((slow.patience_ms() - 100.0).abs() < 1e-9);
         let hopeless = Handover {
             left_ms: -5.0,
             ..HANDOVER

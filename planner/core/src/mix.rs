@@ -36,6 +36,14 @@ struct Seen {
     last: Nanos,
     /// By router: its latest rate.
     rates: BTreeMap<String, f64>,
+    /// From before a restart: counts as far as routers don't report as much.
+    remembered: f64,
+}
+
+impl Seen {
+    fn rate(&self) -> f64 {
+        self.rates.values().sum::<f64>().max(self.remembered)
+    }
 }
 
 /// What has been asked for lately.
@@ -51,25 +59,56 @@ impl ObservedMix {
             seen.rates.remove(router);
         }
         for entry in entries {
-            let sound = |v: f64| v.is_finite() && v > 0.0;
-            if !sound(entry.budget_ms) || !sound(entry.rate_rps) {
-                continue;
+            if let Some(seen) = self.class(now, entry) {
+                *seen.rates.entry(router.to_owned()).or_default() += entry.rate_rps;
             }
-            // Budgets are class bounds: equal ones have equal bits.
-            let key = (
-                entry.model.clone(),
-                entry.partition_point,
-                entry.budget_ms.to_bits(),
-            );
-            let seen = self.classes.entry(key).or_insert_with(|| Seen {
-                budget_ms: entry.budget_ms,
-                last: now,
-                rates: BTreeMap::new(),
-            });
-            seen.last = now;
-            *seen.rates.entry(router.to_owned()).or_default() += entry.rate_rps;
         }
         self.forget(now);
+    }
+
+    /// The class of what was observed; `None`: its figures make no sense.
+    fn class(&mut self, now: Nanos, entry: &Observation) -> Option<&mut Seen> {
+        let sound = |v: f64| v.is_finite() && v > 0.0;
+        if !sound(entry.budget_ms) || !sound(entry.rate_rps) {
+            return None;
+        }
+        // Budgets are class bounds: equal ones have equal bits.
+        let key = (
+            entry.model.clone(),
+            entry.partition_point,
+            entry.budget_ms.to_bits(),
+        );
+        let seen = self.classes.entry(key).or_insert_with(|| Seen {
+            budget_ms: entry.budget_ms,
+            last: now,
+            rates: BTreeMap::new(),
+            remembered: 0.0,
+        });
+        seen.last = now;
+        Some(seen)
+    }
+
+    /// What was observed before a restart; it counts until [`forget_restart`](Self::forget_restart), as far as
+    /// routers don't report as much.
+    pub fn remember(&mut self, now: Nanos, workload: &Workload) {
+        for fragment in &workload.fragments {
+            let entry = Observation {
+                model: fragment.model.clone(),
+                partition_point: fragment.partition_point,
+                budget_ms: fragment.budget_ms,
+                rate_rps: fragment.rate_rps,
+            };
+            if let Some(seen) = self.class(now, &entry) {
+                seen.remembered += entry.rate_rps;
+            }
+        }
+    }
+
+    /// What was observed before a restart counts no longer.
+    pub fn forget_restart(&mut self) {
+        for seen in self.classes.values_mut() {
+            seen.remembered = 0.0;
+        }
     }
 
     /// A router is gone; what it reported is remembered for a while.
@@ -81,7 +120,7 @@ impl ObservedMix {
 
     fn forget(&mut self, now: Nanos) {
         self.classes
-            .retain(|_, seen| !seen.rates.is_empty() || now < seen.last + REMEMBER);
+            .retain(|_, seen| seen.rate() > 0.0 || now < seen.last + REMEMBER);
         while self.classes.len() > MAX_CLASSES {
             let oldest = self
                 .classes
@@ -101,7 +140,7 @@ impl ObservedMix {
     pub fn workload(&self, headroom: f64, standing: &[Fragment]) -> Workload {
         let mut points: BTreeMap<(&str, CutPoint), Vec<(f64, f64)>> = BTreeMap::new();
         for ((model, point, _), seen) in &self.classes {
-            let rate = seen.rates.values().sum::<f64>();
+            let rate = seen.rate();
             points
                 .entry((model, *point))
                 .or_default()
