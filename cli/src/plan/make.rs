@@ -161,7 +161,7 @@ fn describe(
         }
     ))?;
     line(format_args!(
-        "{} fragments routed, {} infeasible{}; {moves} moves in {:.1} s",
+        "{} fragments routed, {} infeasible{}; {moves} moves in {}",
         plan.routes.len(),
         plan.infeasible.len(),
         if plan.capacity_exhausted {
@@ -169,7 +169,17 @@ fn describe(
         } else {
             ""
         },
-        took.as_secs_f64()
+        spoken(took)
     ))?;
     certificate.map_or(Ok(()), |c| line(summary(c)))
+}
+
+/// A time in words, to three digits.
+fn spoken(time: Duration) -> String {
+    let s = time.as_secs_f64();
+    if s < 1.0 {
+        format!("{:.0} ms", s * 1e3)
+    } else {
+        format!("{s:.1} s")
+    }
 }

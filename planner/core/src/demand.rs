@@ -20,6 +20,8 @@ pub(crate) struct Analytic {
     pub deviations: f64,
     /// Capacity must exceed the rates by this fraction.
     pub headroom: f64,
+    /// Requests are taken one by one, rather than in full batches.
+    pub one_by_one: bool,
 }
 
 impl Analytic {
@@ -27,6 +29,7 @@ impl Analytic {
         Analytic {
             deviations: 2.65,
             headroom,
+            one_by_one: false,
         }
     }
 }
@@ -67,14 +70,15 @@ impl Analytic {
         };
         let task = |&s: &usize| {
             let stage = &draft.stages[s];
+            let at = if self.one_by_one { 0 } else { stage.batch };
             let run = costs.run(
                 stage.model,
                 stage.range,
-                stage.batch,
+                at,
                 partition.share,
                 partition.quantum_ms,
             );
-            let batch = f64::from(costs.profile.batches[stage.batch]);
+            let batch = f64::from(costs.profile.batches[at]);
             let rate = stage.rate_rps * (1.0 + self.headroom) / instances(s) as f64 / batch / 1e3;
             Task {
                 deadline: stage.deadline_ms,

@@ -75,6 +75,11 @@ pub(crate) struct Ground<'a> {
 
 /// Most copies of a cell; what needs more is not served.
 pub(crate) const MOST_COPIES: usize = 4096;
+/// Part of what is left of a cell's size that is likely to take those that can wait.
+const LIKELY_MORE: f64 = 0.25;
+/// First stride from a guess, and the difference that is not looked into, as parts of a cell's size.
+const FIRST_STRIDE: f64 = 0.04;
+const FINE: f64 = 0.01;
 /// A quantum is at least so many overheads.
 const LEAST_QUANTUM_OVERHEADS: f64 = 10.0;
 
@@ -165,7 +170,8 @@ impl<'a> Ground<'a> {
         })
     }
 
-    /// Fills a cell: `first`, and as long a run of the recipe's order over `left` as is accepted.
+    /// Fills a cell: `first`, and as long a run of the recipe's order over `left` as is accepted. `likely`: the part of
+    /// its size that is tried first.
     pub fn fill(
         &self,
         first: usize,
@@ -173,12 +179,13 @@ impl<'a> Ground<'a> {
         (share, copies): (usize, usize),
         recipe: Recipe,
         shape: Shape,
+        likely: f64,
         judge: &dyn Judge,
     ) -> Option<Placed> {
         let mut ordered: Vec<usize> = left.iter().copied().filter(|&u| u != first).collect();
         self.order(&mut ordered, first, recipe);
         ordered.insert(0, first);
-        let near = self.longest(vec![], &ordered, (share, copies), shape, judge)?;
+        let near = self.longest(vec![], &ordered, (share, copies), shape, likely, judge)?;
         // What is left of the cell's time is for those that can wait.
         let taken: Vec<usize> = near.cell.units().collect();
         ordered.retain(|u| !taken.contains(u));
@@ -189,7 +196,7 @@ impl<'a> Ground<'a> {
                 .then(a.cmp(&b))
         });
         Some(
-            self.longest(taken, &ordered, (share, copies), shape, judge)
+            self.longest(taken, &ordered, (share, copies), shape, likely, judge)
                 .unwrap_or(near),
         )
     }
@@ -201,6 +208,7 @@ impl<'a> Ground<'a> {
         ordered: &[usize],
         (share, copies): (usize, usize),
         shape: Shape,
+        likely: f64,
         judge: &dyn Judge,
     ) -> Option<Placed> {
         let size = f64::from(self.costs.share(share).0) * copies as f64;
@@ -222,31 +230,40 @@ impl<'a> Ground<'a> {
         let mut below = 0;
         let mut best: Option<Placed> = None;
         let likely = if base.is_empty() {
-            size * 0.88
+            size * likely
         } else {
-            held + (size - held) * 0.25
+            held + (size - held) * LIKELY_MORE
         };
-        let mut guess = sums
-            .iter()
-            .position(|&w| w > likely)
-            .unwrap_or(ordered.len())
-            .max(1);
+        let upto = |work: f64| sums.iter().position(|&w| w > work).unwrap_or(ordered.len());
+        let reached = |below: usize| if below > 0 { sums[below - 1] } else { held };
+        let mut guess = upto(likely).max(1);
+        let mut stride = size * FIRST_STRIDE;
+        let (mut before, mut by_halves) = (None, false);
         while below + 1 < above {
             guess = guess.clamp(below + 1, above - 1);
             let mut units = base.clone();
             units.extend(&ordered[..guess]);
-            match self.judged(self.cell(&units, share, copies, shape), shape.batches, judge) {
+            let judged = self.judged(self.cell(&units, share, copies, shape), shape.batches, judge);
+            let accepted = judged.is_some();
+            match judged {
                 Some(placed) => {
                     best = Some(placed);
                     below = guess;
                 }
                 None => above = guess,
             }
-            let reached = if below > 0 { sums[below - 1] } else { held };
-            if above <= ordered.len() && sums[above - 1] - reached < size * 0.01 {
+            if above <= ordered.len() && sums[above - 1] - reached(below) < size * FINE {
                 break;
             }
-            guess = (below + above) / 2;
+            // In growing strides from the first guess, until both sides are known; then by halves.
+            by_halves |= before.is_some_and(|b| b != accepted);
+            before = Some(accepted);
+            guess = match accepted {
+                _ if by_halves => (below + above) / 2,
+                true => upto(reached(below) + stride),
+                false => upto((sums[above - 1] - stride).max(held)),
+            };
+            stride *= 2.0;
         }
         best
     }

@@ -7,7 +7,7 @@ use crate::costs::Costs;
 use crate::demand::Analytic;
 use crate::draft::Draft;
 use crate::fill::{Ground, Placed};
-use crate::judge::Simulated;
+use crate::judge::{Judge, Simulated};
 use crate::merge::{MergeOptions, Sorted, merge};
 use crate::problem::Problem;
 use crate::running::Running;
@@ -202,13 +202,6 @@ pub(crate) fn plan_all(
         late: LATE_CELL,
         ..strict.clone()
     };
-    let by_analysis = Judges {
-        quick: &analytic,
-        fair: &analytic,
-        thorough: &analytic,
-        strict: &analytic,
-        late: 1.0,
-    };
     let order = if options.edf { Order::Edf } else { Order::Cycle };
     let space = Space::new(&ground, options.realign, options.cuts && options.edf, order);
     let give_out = |cells: Vec<Placed>, hopeless: &[usize]| {
@@ -217,10 +210,20 @@ pub(crate) fn plan_all(
         (plan, needed)
     };
     let judges = match options.test {
-        Test::Analytic => by_analysis,
+        Test::Analytic => all_by(&analytic),
         Test::Simulation => {
-            // A plan at once: valid, and nearly right.
-            let mut search = Search::new(&ground, space.clone(), by_analysis, crew);
+            // A plan at once: valid, and nearly right. Of equal copies the first takes what comes while others have
+            // nothing, which the analytic test does not see: it gets none.
+            let one_by_one = Analytic {
+                one_by_one: true,
+                ..analytic
+            };
+            let at_once = all_by(&one_by_one);
+            let at_once_space = Space {
+                copies: 1,
+                ..space.clone()
+            };
+            let mut search = Search::new(&ground, at_once_space, at_once, crew);
             search.tries = TRIES_AT_ONCE;
             let (cells, hopeless) = search.go_on_from(&running);
             let cost = search.cost(&cells);
@@ -243,6 +246,7 @@ pub(crate) fn plan_all(
     };
     let mut search = Search::new(&ground, space, judges, crew);
     search.change_costs = options.change_costs;
+    let tt: usize = std::env::var("TT").ok().and_then(|v| v.parse().ok()).unwrap_or(6); search.tries = tt;
     let (cells, mut hopeless) = search.go_on_from(&running);
     let mut best = search.made_sound(cells, &mut hopeless);
     let mut cells = best.clone();
@@ -268,6 +272,17 @@ pub(crate) fn plan_all(
         }
     }
     give_out(best, &hopeless)
+}
+
+/// One judge for everything.
+fn all_by(judge: &dyn Judge) -> Judges<'_> {
+    Judges {
+        quick: judge,
+        fair: judge,
+        thorough: judge,
+        strict: judge,
+        late: 1.0,
+    }
 }
 
 fn finished(

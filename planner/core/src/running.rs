@@ -1,6 +1,6 @@
 //! The running plan as cells again, so that planning can go on from it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use graft_model::CutPoint;
 use graft_plan::{Order, Partition, Plan, Stage};
@@ -23,11 +23,16 @@ struct RunningCell<'p> {
     share: usize,
     order: Order,
     quantum_ms: f64,
+    /// Its copies, those on devices that are gone included.
+    copies: usize,
     /// Devices of its copies.
     devices: Vec<&'p str>,
     stages: Vec<&'p Stage>,
     groups: Vec<(ModelIndex, Vec<CutPoint>)>,
 }
+
+/// A merged fragment with at least this part of the time that its stage was planned for stays where it is.
+const STILL: f64 = 0.9;
 
 /// The running plan.
 #[derive(Debug, Default)]
@@ -73,6 +78,7 @@ impl<'p> Running<'p> {
                 share: problem.profile.share_index(first.share)?,
                 order: first.order,
                 quantum_ms: first.quantum_ms,
+                copies: copies.len(),
                 devices: copies
                     .iter()
                     .filter(|p| known(p))
@@ -86,6 +92,8 @@ impl<'p> Running<'p> {
                 groups: vec![],
             });
         }
+        let several = plan.routes.iter().filter(|r| r.stages.len() > 1);
+        let joined: HashSet<&str> = several.filter_map(|r| r.stages.last()).map(String::as_str).collect();
         let mut groups: HashMap<(usize, GroupKey<'p>), u32> = HashMap::new();
         for route in &plan.routes {
             let (Some(first), Some(last)) = (route.stages.first(), route.stages.last()) else {
@@ -106,11 +114,7 @@ impl<'p> Running<'p> {
                 .collect::<Option<_>>()?;
             let in_cell = &mut running.cells[cell];
             let ends = stages.get(last.as_str())?;
-            let shared = plan
-                .routes
-                .iter()
-                .any(|r| r.stages.len() > 1 && r.stages.last() == Some(last));
-            let key = if shared {
+            let key = if joined.contains(last.as_str()) {
                 GroupKey::Joined(last)
             } else {
                 let twins = in_cell
@@ -180,6 +184,40 @@ impl<'p> Running<'p> {
             })
         });
         with_groups.collect()
+    }
+
+    /// The load of one copy of a cell as it runs, headroom included.
+    pub fn load(&self, at: usize, costs: &Costs<'_>, headroom: f64) -> f64 {
+        let cell = &self.cells[at];
+        let of_stage = |stage: &&Stage| {
+            let model = costs.model(&stage.model)?;
+            let batch = costs.profile.batch_index(stage.batch)?;
+            let run = costs.run(model, stage.range()?, batch, cell.share, cell.quantum_ms);
+            Some(stage.rate_rps * run.total_ms / f64::from(costs.profile.batches[batch]) / 1e3)
+        };
+        let work: f64 = cell.stages.iter().filter_map(of_stage).sum();
+        work * (1.0 + headroom) / cell.copies as f64
+    }
+
+    /// Those of a cell's content that have less time now than their stages were planned for.
+    pub fn tighter(&self, at: usize, cell: &Cell, merged: &[Merged], costs: &Costs<'_>) -> Vec<usize> {
+        let stages = &self.cells[at].stages;
+        let mut tighter = vec![];
+        for group in &cell.groups {
+            for &unit in &group.units {
+                let m = &merged[unit];
+                // Of the stages that begin where it hands over, the tightest that it may have been in.
+                let time = stages
+                    .iter()
+                    .filter(|s| costs.model(&s.model) == Some(m.model) && s.from == m.point)
+                    .map(|s| s.deadline_ms)
+                    .fold(f64::INFINITY, f64::min);
+                if m.budget_ms < time * STILL {
+                    tighter.push(unit);
+                }
+            }
+        }
+        tighter
     }
 
     /// Whether a cell runs the same stages, for the same rates, as it does now.

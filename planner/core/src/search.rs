@@ -1,9 +1,11 @@
 //! The search for cheap cells: fill one after the other, then break some open and fill them again.
 
+use std::collections::BTreeSet;
+
 use crate::cell::{Cell, lay};
 use crate::dice::Dice;
 use crate::draft::Draft;
-use crate::fill::{Ground, MOST_COPIES, Placed, Shape};
+use crate::fill::{Ground, MOST_COPIES, Placed};
 use crate::judge::Judge;
 use crate::running::Running;
 use crate::space::{FEW, Space};
@@ -42,20 +44,34 @@ pub(crate) struct Search<'a> {
     pub dice: Dice,
     /// By merged fragment: the share that it is reckoned to cost.
     prices: Vec<f64>,
+    /// Part of a cell's size that is filled, as a rule.
+    usual: f64,
     /// How often a recipe, and a shape, was the best.
     won: (Vec<u32>, Vec<u32>),
 }
 
 /// How much a merged fragment is dearer than its work when its budget is `TIGHT_MS`. Learnt from what cells cost.
 const TIGHT_MS: f64 = 10.0;
-/// Part of a new price that is taken over.
+/// Part of a cell's size that is filled, before it is learnt.
+const FIRST_FILLED: f64 = 0.8;
+/// Part of a new price, and of a new filling, that is taken over.
 const LEARN: f64 = 0.3;
 /// One in so many moves that cost the same is taken though it fills no better.
 const WANDER: usize = 4;
+/// A running cell's load may grow by this factor before some of its content has to go.
+const GROWTH: f64 = 1.01;
 /// Shares that are tried from the smallest that serves a merged fragment.
 const JUST_ENOUGH: usize = 3;
 /// Cells that one move hands the content of another to, at most.
 const RECEIVERS: usize = 4;
+
+/// Takes merged fragments out of a cell.
+fn leave_out(cell: &mut Cell, out: impl Fn(usize) -> bool) {
+    for group in &mut cell.groups {
+        group.units.retain(|&u| !out(u));
+    }
+    cell.groups.retain(|g| !g.units.is_empty());
+}
 
 impl<'a> Search<'a> {
     pub fn new(ground: &'a Ground<'a>, space: Space, judges: Judges<'a>, crew: &'a dyn Crew) -> Self {
@@ -66,6 +82,7 @@ impl<'a> Search<'a> {
                 .iter()
                 .map(|m| m.work * (1.0 + TIGHT_MS / m.budget_ms))
                 .collect(),
+            usual: FIRST_FILLED,
             won: (vec![2; space.recipes.len()], vec![2; space.shapes.len()]),
             ground,
             space,
@@ -161,7 +178,7 @@ impl<'a> Search<'a> {
                 ways.push(way);
             }
         }
-        let (ground, space, quick) = (self.ground, &self.space, self.judges.quick);
+        let (ground, space, quick, usual) = (self.ground, &self.space, self.judges.quick, self.usual);
         let filled = gathered(self.crew, ways.len(), |i| {
             let Way {
                 share,
@@ -170,7 +187,8 @@ impl<'a> Search<'a> {
                 shape,
             } = ways[i];
             let shape = space.shapes[shape];
-            let placed = ground.fill(first, left, (share, copies), space.recipes[recipe], shape, quick)?;
+            let recipe = space.recipes[recipe];
+            let placed = ground.fill(first, left, (share, copies), recipe, shape, usual, quick)?;
             Some(ground.shrunk(placed, shape, quick))
         });
         let mut best: Option<(f64, Placed, Way)> = None;
@@ -185,6 +203,7 @@ impl<'a> Search<'a> {
         let (_, placed, way) = best?;
         self.won.0[way.recipe] += 1;
         self.won.1[way.shape] += 1;
+        self.usual += LEARN * (self.density(&placed) - self.usual);
         Some(placed)
     }
 
@@ -341,6 +360,7 @@ impl<'a> Search<'a> {
             left,
             (share, copies),
             shape,
+            self.usual,
             self.judges.quick,
         )?;
         left.retain(|u| placed.cell.units().all(|x| x != *u));
@@ -386,48 +406,43 @@ impl<'a> Search<'a> {
         (self.construct(can).unwrap_or_default(), cannot)
     }
 
+    /// A cell of the running plan with as much of its content as is no harder to serve than what it serves now. It
+    /// stood the tests then; those that have become too many, or have too little time, are left out.
+    fn kept(&self, running: &Running<'_>, at: usize, mut cell: Cell) -> Option<Placed> {
+        let ground = self.ground;
+        let work = |u: usize| ground.merged[u].work;
+        let batches = self.space.shapes[0].batches;
+        let slower = running.tighter(at, &cell, ground.merged, ground.costs);
+        leave_out(&mut cell, |u| slower.contains(&u));
+        let most = running.load(at, ground.costs, ground.headroom) * GROWTH;
+        loop {
+            let laid = lay(&cell, ground.merged, ground.costs, ground.headroom, batches);
+            if let Some(laid) = laid.filter(|l| l.load <= most) {
+                return Some(Placed {
+                    sound: running.is_as_before(at, &laid, ground.costs),
+                    work: cell.units().map(work).sum(),
+                    late: 0.0,
+                    runs_as: Some(at),
+                    cell,
+                    laid,
+                });
+            }
+            // The one with the most work of those that are not the only ones.
+            let heaviest = cell.units().max_by(|&a, &b| work(a).total_cmp(&work(b)))?;
+            leave_out(&mut cell, |u| u == heaviest);
+        }
+    }
+
     /// Cells for everything, from those of the running plan: what did not change is kept as it is.
     pub fn go_on_from(&mut self, running: &Running<'_>) -> (Vec<Placed>, Vec<usize>) {
-        let (mut cells, mut hopeless) = (vec![], vec![]);
-        let (ground, quick) = (self.ground, self.judges.quick);
+        let mut cells = vec![];
+        let ground = self.ground;
         let mut homeless: Vec<usize> = (0..ground.merged.len()).collect();
         for (at, cell) in running.cells(ground.merged) {
-            let units: Vec<usize> = cell.units().collect();
-            homeless.retain(|u| !units.contains(u));
-            let shape = Shape {
-                order: cell.order,
-                ..self.space.shapes[0]
-            };
-            let laid = lay(&cell, ground.merged, ground.costs, ground.headroom, shape.batches);
-            let work = units.iter().map(|&u| ground.merged[u].work).sum();
-            match laid {
-                Some(laid) if running.is_as_before(at, &laid, ground.costs) => {
-                    cells.push(Placed {
-                        cell,
-                        laid,
-                        work,
-                        sound: true,
-                        late: 0.0,
-                        runs_as: Some(at),
-                    });
-                }
-                Some(laid) => {
-                    let late = quick.judge(&Draft::of_cells([&laid]), ground.merged, ground.costs);
-                    let placed = Placed {
-                        cell,
-                        laid,
-                        work,
-                        sound: false,
-                        late: late.late,
-                        runs_as: Some(at),
-                    };
-                    if late.accepted {
-                        cells.push(placed);
-                    } else {
-                        self.mend(placed, quick, &mut cells, &mut hopeless);
-                    }
-                }
-                None => homeless.extend(units),
+            if let Some(kept) = self.kept(running, at, cell) {
+                let units: BTreeSet<usize> = kept.cell.units().collect();
+                homeless.retain(|u| !units.contains(u));
+                cells.push(kept);
             }
         }
         for cell in &mut cells {
@@ -441,7 +456,6 @@ impl<'a> Search<'a> {
         }
         let (more, cannot) = self.start(homeless);
         cells.extend(more);
-        hopeless.extend(cannot);
-        (cells, hopeless)
+        (cells, cannot)
     }
 }
