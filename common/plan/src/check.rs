@@ -43,6 +43,7 @@ struct Check<'a> {
     profile: &'a Profile,
     devices: &'a Devices,
     stages: HashMap<&'a str, &'a Stage>,
+    fragments: HashMap<&'a str, &'a Fragment>,
     /// Partitions of each stage, in the plan's order.
     hosts: HashMap<&'a str, Vec<&'a Partition>>,
     broken: Vec<Broken>,
@@ -69,6 +70,7 @@ impl Plan {
             profile,
             devices,
             stages: self.stages_by_id(),
+            fragments: workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect(),
             hosts,
             broken: vec![],
         };
@@ -95,17 +97,11 @@ impl Check<'_> {
     }
 
     fn fragments(&mut self) {
-        let known: HashMap<&str, &Fragment> = self
-            .workload
-            .fragments
-            .iter()
-            .map(|f| (f.id.as_str(), f))
-            .collect();
         let mut seen: HashMap<&str, usize> = HashMap::new();
         let routed = self.plan.routes.iter().map(|r| r.fragment.as_str());
         for id in routed.chain(self.plan.infeasible.iter().map(String::as_str)) {
             *seen.entry(id).or_default() += 1;
-            if !known.contains_key(id) {
+            if !self.fragments.contains_key(id) {
                 self.broken(1, format!("fragment {id} is not in the workload"));
             }
         }
@@ -121,7 +117,7 @@ impl Check<'_> {
         }
         for id in &self.plan.infeasible {
             let owes_nothing = |f: &&&Fragment| self.last_cut(&f.model) == Some(f.partition_point);
-            if known.get(id.as_str()).filter(owes_nothing).is_some() {
+            if self.fragments.get(id.as_str()).filter(owes_nothing).is_some() {
                 self.broken(
                     1,
                     format!("fragment {id} is at the last cut point, where nothing is left to run"),
@@ -129,7 +125,7 @@ impl Check<'_> {
             } else if self.plan.capacity_exhausted {
                 continue;
             }
-            if let Some(fragment) = known.get(id.as_str())
+            if let Some(fragment) = self.fragments.get(id.as_str())
                 && let Some(share) = self.feasible_share(fragment)
             {
                 self.broken(
@@ -177,7 +173,7 @@ impl Check<'_> {
             }
         }
         for route in &self.plan.routes {
-            let Some(fragment) = self.workload.fragments.iter().find(|f| f.id == route.fragment) else {
+            let Some(&fragment) = self.fragments.get(route.fragment.as_str()) else {
                 continue;
             };
             let mut at = fragment.partition_point;

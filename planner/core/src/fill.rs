@@ -49,6 +49,17 @@ pub(crate) struct Shape {
     pub split: f64,
 }
 
+/// A cell before it is filled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Empty {
+    /// Place of its share in the profile.
+    pub share: usize,
+    pub copies: usize,
+    pub shape: Shape,
+    /// The part of its size that is tried first.
+    pub likely: f64,
+}
+
 /// A cell that was accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Placed {
@@ -170,22 +181,19 @@ impl<'a> Ground<'a> {
         })
     }
 
-    /// Fills a cell: `first`, and as long a run of the recipe's order over `left` as is accepted. `likely`: the part of
-    /// its size that is tried first.
+    /// Fills a cell: `first`, and as long a run of the recipe's order over `left` as is accepted.
     pub fn fill(
         &self,
         first: usize,
         left: &[usize],
-        (share, copies): (usize, usize),
+        empty: Empty,
         recipe: Recipe,
-        shape: Shape,
-        likely: f64,
         judge: &dyn Judge,
     ) -> Option<Placed> {
         let mut ordered: Vec<usize> = left.iter().copied().filter(|&u| u != first).collect();
         self.order(&mut ordered, first, recipe);
         ordered.insert(0, first);
-        let near = self.longest(vec![], &ordered, (share, copies), shape, likely, judge)?;
+        let near = self.longest(vec![], &ordered, empty, judge)?;
         // What is left of the cell's time is for those that can wait.
         let taken: Vec<usize> = near.cell.units().collect();
         ordered.retain(|u| !taken.contains(u));
@@ -195,10 +203,7 @@ impl<'a> Ground<'a> {
                 .total_cmp(&self.merged[a].budget_ms)
                 .then(a.cmp(&b))
         });
-        Some(
-            self.longest(taken, &ordered, (share, copies), shape, likely, judge)
-                .unwrap_or(near),
-        )
+        Some(self.longest(taken, &ordered, empty, judge).unwrap_or(near))
     }
 
     /// A cell with `base` and the longest run of `ordered` that is accepted, at least one.
@@ -206,11 +211,15 @@ impl<'a> Ground<'a> {
         &self,
         base: Vec<usize>,
         ordered: &[usize],
-        (share, copies): (usize, usize),
-        shape: Shape,
-        likely: f64,
+        empty: Empty,
         judge: &dyn Judge,
     ) -> Option<Placed> {
+        let Empty {
+            share,
+            copies,
+            shape,
+            likely,
+        } = empty;
         let size = f64::from(self.costs.share(share).0) * copies as f64;
         let held: f64 = base.iter().map(|&u| self.merged[u].work).sum();
         let mut sum = held;

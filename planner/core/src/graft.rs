@@ -246,7 +246,6 @@ pub(crate) fn plan_all(
     };
     let mut search = Search::new(&ground, space, judges, crew);
     search.change_costs = options.change_costs;
-    let tt: usize = std::env::var("TT").ok().and_then(|v| v.parse().ok()).unwrap_or(6); search.tries = tt;
     let (cells, mut hopeless) = search.go_on_from(&running);
     let mut best = search.made_sound(cells, &mut hopeless);
     let mut cells = best.clone();

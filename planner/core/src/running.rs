@@ -93,7 +93,10 @@ impl<'p> Running<'p> {
             });
         }
         let several = plan.routes.iter().filter(|r| r.stages.len() > 1);
-        let joined: HashSet<&str> = several.filter_map(|r| r.stages.last()).map(String::as_str).collect();
+        let joined: HashSet<&str> = several
+            .filter_map(|r| r.stages.last())
+            .map(String::as_str)
+            .collect();
         let mut groups: HashMap<(usize, GroupKey<'p>), u32> = HashMap::new();
         for route in &plan.routes {
             let (Some(first), Some(last)) = (route.stages.first(), route.stages.last()) else {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::cell::{Cell, lay};
 use crate::dice::Dice;
 use crate::draft::Draft;
-use crate::fill::{Ground, MOST_COPIES, Placed};
+use crate::fill::{Empty, Ground, MOST_COPIES, Placed};
 use crate::judge::Judge;
 use crate::running::Running;
 use crate::space::{FEW, Space};
@@ -178,18 +178,17 @@ impl<'a> Search<'a> {
                 ways.push(way);
             }
         }
-        let (ground, space, quick, usual) = (self.ground, &self.space, self.judges.quick, self.usual);
+        let (ground, space, quick, likely) = (self.ground, &self.space, self.judges.quick, self.usual);
         let filled = gathered(self.crew, ways.len(), |i| {
-            let Way {
-                share,
-                copies,
-                recipe,
-                shape,
-            } = ways[i];
-            let shape = space.shapes[shape];
-            let recipe = space.recipes[recipe];
-            let placed = ground.fill(first, left, (share, copies), recipe, shape, usual, quick)?;
-            Some(ground.shrunk(placed, shape, quick))
+            let way = ways[i];
+            let empty = Empty {
+                share: way.share,
+                copies: way.copies,
+                shape: space.shapes[way.shape],
+                likely,
+            };
+            let placed = ground.fill(first, left, empty, space.recipes[way.recipe], quick)?;
+            Some(ground.shrunk(placed, empty.shape, quick))
         });
         let mut best: Option<(f64, Placed, Way)> = None;
         for (way, placed) in ways.iter().zip(filled) {
@@ -355,14 +354,14 @@ impl<'a> Search<'a> {
         }
         let shape = self.space.shapes[self.dice.weighted(&self.won.1)];
         let Cell { share, copies, .. } = into.cell;
-        let placed = self.ground.longest(
-            into.cell.units().collect(),
-            left,
-            (share, copies),
+        let empty = Empty {
+            share,
+            copies,
             shape,
-            self.usual,
-            self.judges.quick,
-        )?;
+            likely: self.usual,
+        };
+        let base = into.cell.units().collect();
+        let placed = self.ground.longest(base, left, empty, self.judges.quick)?;
         left.retain(|u| placed.cell.units().all(|x| x != *u));
         Some(placed)
     }
