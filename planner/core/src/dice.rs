@@ -5,6 +5,12 @@
 pub(crate) struct Dice(pub u64);
 
 impl Dice {
+    /// Others, for something that is done beside.
+    pub fn another(&mut self) -> Dice {
+        self.roll(2);
+        Dice(self.0)
+    }
+
     /// A number below `sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -3,23 +3,56 @@
 use graft_certify::gathered;
 
 use crate::cell::Cell;
+use crate::dice::Dice;
 use crate::draft::Draft;
-use crate::fill::{Placed, Shape};
+use crate::fill::{Ground, Placed, Shape};
 use crate::judge::Judge;
 use crate::search::Search;
 
 /// Sizes that are tried to make a cell stand, at most.
 const ENLARGED: usize = 12;
 
+/// Times that what was taken out of cells is filled into new ones together, before each cell is mended by itself.
+const ROUNDS: usize = 3;
+
 impl Search<'_> {
     /// The same cells, each of which stands the thorough test; those that did not are made to. Hopeless ones go.
     pub fn made_sound(&mut self, cells: Vec<Placed>, hopeless: &mut Vec<usize>) -> Vec<Placed> {
+        let thorough = self.judges.thorough;
         let mut sound = vec![];
-        let (ground, thorough) = (self.ground, self.judges.thorough);
+        let mut broken = self.tested(cells, thorough, &mut sound);
+        // Those that don't stand with less in them either.
+        let mut stuck = vec![];
+        for _ in 0..ROUNDS {
+            let mut out = vec![];
+            stuck.extend(self.thinned_all(broken, thorough, &mut sound, &mut out));
+            // Those that were taken out of several cells may fill a few together.
+            let (new, cannot) = self.start(out);
+            hopeless.extend(cannot);
+            broken = self.tested(new, thorough, &mut sound);
+            if broken.is_empty() {
+                break;
+            }
+        }
+        stuck.extend(broken);
+        for cell in stuck {
+            self.mend(cell, thorough, &mut sound, hopeless);
+        }
+        // Some may be late more often than all may be, as long as others are less often.
+        while let Some(worst) = self.too_late(&sound) {
+            let cell = sound.swap_remove(worst);
+            self.mend(cell, self.judges.strict, &mut sound, hopeless);
+        }
+        sound
+    }
+
+    /// Tests cells; those that stand go to `sound`, the others come back.
+    fn tested(&self, cells: Vec<Placed>, judge: &dyn Judge, sound: &mut Vec<Placed>) -> Vec<Placed> {
+        let ground = self.ground;
         let verdicts = gathered(self.crew, cells.len(), |i| {
             let draft = || Draft::of_cells([&cells[i].laid]);
             let known = cells[i].sound.then_some(cells[i].late);
-            let judged = || Some(thorough.judge(&draft(), ground.merged, ground.costs));
+            let judged = || Some(judge.judge(&draft(), ground.merged, ground.costs));
             known.or_else(|| judged().filter(|v| v.accepted).map(|v| v.late))
         });
         let mut broken = vec![];
@@ -33,15 +66,40 @@ impl Search<'_> {
                 None => broken.push(cell),
             }
         }
-        for cell in broken {
-            self.mend(cell, thorough, &mut sound, hopeless);
+        broken
+    }
+
+    /// Takes some of the content out of each cell, so that it stands: into `out`. Those that don't even so come back.
+    fn thinned_all(
+        &mut self,
+        cells: Vec<Placed>,
+        judge: &dyn Judge,
+        sound: &mut Vec<Placed>,
+        out: &mut Vec<usize>,
+    ) -> Vec<Placed> {
+        let seeds: Vec<Dice> = cells.iter().map(|_| self.dice.another()).collect();
+        let (ground, shape) = (self.ground, self.space.shapes[0]);
+        let thinned = gathered(self.crew, cells.len(), |i| {
+            let order = cells[i].cell.order;
+            thinned(
+                &cells[i],
+                ground,
+                Shape { order, ..shape },
+                judge,
+                seeds[i].clone(),
+            )
+        });
+        let mut left = vec![];
+        for (cell, thinned) in cells.into_iter().zip(thinned) {
+            match thinned {
+                Some((keep, more)) => {
+                    sound.push(Placed { sound: true, ..keep });
+                    out.extend(more);
+                }
+                None => left.push(cell),
+            }
         }
-        // Some may be late more often than all may be, as long as others are less often.
-        while let Some(worst) = self.too_late(&sound) {
-            let cell = sound.swap_remove(worst);
-            self.mend(cell, self.judges.strict, &mut sound, hopeless);
-        }
-        sound
+        left
     }
 
     /// The cell with the most late requests for its size, if there are too many in all.
@@ -97,18 +155,24 @@ impl Search<'_> {
                 }
                 continue;
             }
-            let (keep, out) = self.thinned(units, &cell, shape, judge);
-            if keep.is_none()
-                && let Some(p) = self.enlarged(&cell, shape, judge)
-            {
-                sound.push(Placed { sound: true, ..p });
-                continue;
-            }
-            let constructed = keep.is_some().then(|| self.construct(out.clone())).flatten();
-            sound.extend(keep.map(|p| Placed { sound: true, ..p }));
-            match constructed {
-                Some(more) => queue.extend(more),
+            let dice = self.dice.another();
+            let Some((keep, out)) = thinned(&cell, self.ground, shape, judge, dice) else {
+                if let Some(p) = self.enlarged(&cell, shape, judge) {
+                    sound.push(Placed { sound: true, ..p });
+                    continue;
+                }
                 // Nothing was gained by taking some out: each for itself.
+                for unit in units {
+                    match self.alone(unit) {
+                        Some(placed) => queue.push(placed),
+                        None => hopeless.push(unit),
+                    }
+                }
+                continue;
+            };
+            sound.push(Placed { sound: true, ..keep });
+            match self.construct(out.clone()) {
+                Some(more) => queue.extend(more),
                 None => {
                     for unit in out {
                         match self.alone(unit) {
@@ -119,29 +183,6 @@ impl Search<'_> {
                 }
             }
         }
-    }
-
-    /// The cell with a part of its content taken out, until it stands; and what was taken out.
-    fn thinned(
-        &mut self,
-        mut units: Vec<usize>,
-        cell: &Placed,
-        shape: Shape,
-        judge: &dyn Judge,
-    ) -> (Option<Placed>, Vec<usize>) {
-        let mut out = vec![];
-        let all = units.len();
-        while units.len() > all * 2 / 3 && units.len() > 1 {
-            for _ in 0..(all / 12).clamp(1, units.len() - 1) {
-                let at = self.dice.roll(units.len());
-                out.push(units.remove(at));
-            }
-            let smaller = self.ground.cell(&units, cell.cell.share, cell.cell.copies, shape);
-            if let Some(p) = self.ground.judged(smaller, shape.batches, judge) {
-                return (Some(p), out);
-            }
-        }
-        (None, [out, units].concat())
     }
 
     /// More share, or more copies, until a cell stands.
@@ -164,4 +205,28 @@ impl Search<'_> {
             self.ground.judged(cell, shape.batches, judge)
         })
     }
+}
+
+/// The cell with a part of its content taken out, until it stands; and what was taken out. `None`: it does not.
+fn thinned(
+    cell: &Placed,
+    ground: &Ground<'_>,
+    shape: Shape,
+    judge: &dyn Judge,
+    mut dice: Dice,
+) -> Option<(Placed, Vec<usize>)> {
+    let mut units: Vec<usize> = cell.cell.units().collect();
+    let mut out = vec![];
+    let all = units.len();
+    while units.len() > all * 2 / 3 && units.len() > 1 {
+        for _ in 0..(all / 12).clamp(1, units.len() - 1) {
+            let at = dice.roll(units.len());
+            out.push(units.remove(at));
+        }
+        let smaller = ground.cell(&units, cell.cell.share, cell.cell.copies, shape);
+        if let Some(p) = ground.judged(smaller, shape.batches, judge) {
+            return Some((p, out));
+        }
+    }
+    None
 }
