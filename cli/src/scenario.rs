@@ -40,6 +40,16 @@ pub(crate) struct Stage {
 }
 
 impl Files {
+    /// A scenario on its own profile and devices.
+    pub(crate) fn of(scenario: &Path, traces: Option<&Path>) -> Self {
+        Files {
+            scenario: scenario.to_owned(),
+            profiles: None,
+            devices: None,
+            traces: traces.map(Path::to_owned),
+        }
+    }
+
     pub(crate) fn read(&self) -> anyhow::Result<Stage> {
         let mut scenario = Scenario::read(&self.scenario)?;
         if scenario.name.is_empty() {

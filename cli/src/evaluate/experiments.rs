@@ -9,6 +9,7 @@ use graft_planner_core::{GraftOptions, Problem, lower_bound};
 use serde::Serialize;
 
 use super::Site;
+use super::scenarios::{Burst, Lived, bursts};
 use crate::plan::Algorithm;
 
 /// Everything that was measured.
@@ -20,6 +21,10 @@ pub(super) struct Results {
     pub equal_share: Vec<Row>,
     /// Share when one thing changes.
     pub sensitivity: Vec<Varied>,
+    /// Share when requests come in bursts.
+    pub bursts: Vec<Burst>,
+    /// Sites whose plans follow the phones.
+    pub lived: Vec<Lived>,
     /// Gaps to the optimum, under the analytic test, of random small workloads.
     pub gaps: Vec<Gap>,
 }
@@ -74,7 +79,7 @@ const ALL: [Algorithm; 9] = [
     Algorithm::Static,
 ];
 const OF_LARGE: [Algorithm; 2] = [Algorithm::Graft, Algorithm::GslicePlus];
-const VARIED: [Algorithm; 4] = [
+pub(super) const VARIED: [Algorithm; 4] = [
     Algorithm::Graft,
     Algorithm::Nexus,
     Algorithm::Paper,
@@ -129,6 +134,7 @@ pub(super) fn all(sites: &[Site], effort: Duration, small: usize) -> anyhow::Res
             .find(|(_, w)| w.fragments.len() == VARIED_PHONES)
         {
             varied(site, workload, effort, &mut results)?;
+            results.bursts.extend(bursts(site, workload, effort / 2)?);
         }
         if let Some((_, workload)) = site.workloads.last() {
             gaps(site, workload, small / sites.len().max(1), effort, &mut results)?;
@@ -154,7 +160,7 @@ fn devices_of(share: u64, problem: &Problem) -> Devices {
     }
 }
 
-fn made(problem: &Problem, algorithm: Algorithm, effort: Duration) -> anyhow::Result<(Plan, f64)> {
+pub(super) fn made(problem: &Problem, algorithm: Algorithm, effort: Duration) -> anyhow::Result<(Plan, f64)> {
     let start = Instant::now();
     let go_on = &mut |_| start.elapsed() < effort;
     let plan = algorithm.plan(problem, Epoch(1), None, GraftOptions::default(), go_on)?;

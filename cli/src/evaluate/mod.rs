@@ -2,6 +2,7 @@
 
 mod experiments;
 mod report;
+mod scenarios;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use graft_planner_core::{Lacks, Problem};
 
 use crate::Verdict;
 use crate::output::line;
+use crate::scenario::{Files, Stage};
 
 /// Measure the planner: share at full attainment, attainment at equal share, sensitivity, planning time, gaps.
 #[derive(Debug, Args)]
@@ -29,6 +31,12 @@ pub(crate) struct Arguments {
     /// Names of workloads to use, instead of all
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     workloads: Vec<String>,
+    /// Scenarios to play under each algorithm, beside the workloads
+    #[arg(long, value_name = "FILE")]
+    scenario: Vec<PathBuf>,
+    /// Folder of bandwidth traces for them
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
     /// How long Graft looks for cheaper plans, in milliseconds for a hundred phones; ten times as many take three
     /// times as long
     #[arg(long, value_name = "MS", default_value_t = 5000)]
@@ -61,7 +69,15 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     let sites = sites(&arguments)?;
     std::fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
     let effort = Duration::from_millis(arguments.effort);
-    let results = experiments::all(&sites, effort, arguments.small)?;
+    let stages: Vec<Stage> = arguments
+        .scenario
+        .iter()
+        .map(|file| Files::of(file, arguments.traces.as_deref()).read())
+        .collect::<anyhow::Result<_>>()?;
+    let mut results = experiments::all(&sites, effort, arguments.small)?;
+    for stage in &stages {
+        results.lived.extend(scenarios::lived(stage)?);
+    }
     let write = |name: &str, text: &str| {
         let path = arguments.out.join(name);
         std::fs::write(&path, text).with_context(|| path.display().to_string())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::experiments::{Results, Row, Varied};
+use super::scenarios::Burst;
 use crate::plot::{Series, bars, lines};
 
 /// Values in the order of their first appearance.
@@ -82,6 +83,34 @@ pub(super) fn plots(results: &Results) -> Vec<(String, String)> {
             lines(&title, &what, "share", &places, &all),
         ));
     }
+    for profile in seen(&results.bursts, |b| &b.profile) {
+        let list: Vec<&Burst> = results.bursts.iter().filter(|b| b.profile == profile).collect();
+        let mut sizes: Vec<f64> = list.iter().map(|b| b.size).collect();
+        sizes.sort_by(f64::total_cmp);
+        sizes.dedup();
+        let series = |algorithm: String| {
+            let at = |size: &f64| list.iter().find(|b| b.size == *size && b.algorithm == algorithm);
+            Series {
+                values: sizes.iter().map(|s| Some(at(s)?.share? as f64)).collect(),
+                name: algorithm,
+            }
+        };
+        let all: Vec<Series> = seen(&results.bursts, |b| &b.algorithm)
+            .into_iter()
+            .map(series)
+            .collect();
+        let places: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+        plots.push((
+            format!("bursts-{profile}.svg"),
+            lines(
+                &format!("Share, bursts of …, {profile}"),
+                "requests of a burst, in the mean",
+                "share",
+                &places,
+                &all,
+            ),
+        ));
+    }
     plots
 }
 
@@ -107,9 +136,11 @@ pub(super) fn markdown(results: &Results) -> String {
     shares(&mut text, results);
     equal_share(&mut text, results);
     sensitivity(&mut text, results);
+    bursts(&mut text, results);
+    lived(&mut text, results);
     times(&mut text, results);
     gaps(&mut text, results);
-    text.push_str("\n## What can't be concluded\n\n- Arrivals are Poisson and profiles are taken as they are: how plans fare under bursts, and under latencies that vary, is for\n  scenarios and load tests to say.\n- Where a whole workload fits the smallest share or two, algorithms can't differ by less than one such share.\n- The optimum is one over a stated grid, under the analytic test; small inputs say little of large ones.\n- Baselines keep to the structure of the systems they are named after; they are not those systems.\n");
+    text.push_str("\n## What can't be concluded\n\n- But for the bursts, arrivals are Poisson, and chunks take exactly what profiles say: how plans fare under latencies that\n  vary is for load tests to say.\n- Where a whole workload fits the smallest share or two, algorithms can't differ by less than one such share.\n- The optimum is one over a stated grid, under the analytic test; small inputs say little of large ones.\n- Baselines keep to the structure of the systems they are named after; they are not those systems.\n");
     text
 }
 
@@ -191,6 +222,51 @@ fn sensitivity(text: &mut String, results: &Results) {
     text.push_str("\n## When one thing changes\n\nThe workload of 100 phones, with its budgets or rates multiplied, or its partition points moved to the nearest of so many.\nWhat is not certified is left out of the plots.\n\n");
     for (profile, what) in varied(results) {
         let _infallible = writeln!(text, "![]({}-{profile}.svg)", file_name(&what));
+    }
+}
+
+fn bursts(text: &mut String, results: &Results) {
+    if results.bursts.is_empty() {
+        return;
+    }
+    text.push_str("\n## When requests come in bursts\n\nThe workload of 100 phones, each of which sends bursts with a geometric number of requests, 2 ms apart, in a Poisson process of the same rate. Plans are made for\nPoisson arrivals of the rates times 1, 1.25, 1.6, 2, 3 or 5; the cheapest that keeps 99.9% of all and 99% of each in time counts. In brackets: times the rates, and what the plan for the real rates attains.\n\n| profile | requests of a burst | algorithm | share |\n|---|---|---|---|\n");
+    for b in &results.bursts {
+        let share = b.share.map_or("none".to_owned(), |s| s.to_string());
+        let times = b.planned_for.map_or("–".to_owned(), |t| t.to_string());
+        let _infallible = writeln!(
+            text,
+            "| {} | {} | {} | {share} ({times}; {:.2}%) |",
+            b.profile,
+            b.size,
+            b.algorithm,
+            b.unprepared * 100.0
+        );
+    }
+    text.push('\n');
+    for profile in seen(&results.bursts, |b| &b.profile) {
+        let _infallible = writeln!(text, "![](bursts-{profile}.svg)");
+    }
+}
+
+fn lived(text: &mut String, results: &Results) {
+    if results.lived.is_empty() {
+        return;
+    }
+    text.push_str("\n## Sites whose plans follow the phones\n\nScenarios played in virtual time (`graft simulate`), each algorithm planning again and again for what routers observe.\n\n| scenario | algorithm | share, mean | share, peak | in time at the server | of all inferences | plans | partitions kept | new or moved |\n|---|---|---|---|---|---|---|---|---|\n");
+    for l in &results.lived {
+        let _infallible = writeln!(
+            text,
+            "| {} | {} | {:.1} | {} | {:.2}% | {:.2}% | {} | {} | {} |",
+            l.scenario,
+            l.algorithm,
+            l.mean_share,
+            l.peak_share,
+            l.server_attainment * 100.0,
+            l.attainment * 100.0,
+            l.plans,
+            l.kept,
+            l.changed
+        );
     }
 }
 

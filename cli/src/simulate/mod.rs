@@ -43,9 +43,10 @@ pub(crate) struct Arguments {
 }
 
 /// An algorithm that plans whenever it is asked to.
-struct Living {
-    algorithm: Algorithm,
-    moves: u64,
+pub(crate) struct Living {
+    pub algorithm: Algorithm,
+    /// Of Graft's search, in each planning.
+    pub moves: u64,
 }
 
 impl Planning for Living {

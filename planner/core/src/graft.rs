@@ -313,6 +313,15 @@ pub(crate) fn leave_out(plan: &mut Plan, hopeless: &[usize], problem: &Problem, 
     plan.capacity_exhausted |= !hopeless.is_empty();
 }
 
+/// The thorough test in short.
+pub(crate) fn in_short(problem: &Problem) -> Simulated<'_> {
+    Simulated {
+        requests: QUICK_REQUESTS,
+        seeds: vec![QUICK_SEED],
+        ..thorough(problem)
+    }
+}
+
 /// The thorough test: fragments with their own budgets, for as long as a certificate takes.
 pub(crate) fn thorough(problem: &Problem) -> Simulated<'_> {
     Simulated {

@@ -11,7 +11,7 @@ use graft_plan::{Epoch, Plan};
 
 use crate::costs::Costs;
 use crate::draft::Draft;
-use crate::graft::thorough;
+use crate::graft::{in_short, thorough};
 use crate::judge::Simulated;
 use crate::merge::{MergeOptions, Sorted, merge};
 use crate::problem::Problem;
@@ -58,6 +58,8 @@ struct Ground<'a, 'p> {
     costs: &'a Costs<'p>,
     sorted: Sorted,
     judge: Simulated<'p>,
+    /// The same in short.
+    quick: Simulated<'p>,
     crew: &'a dyn Crew,
 }
 
@@ -83,6 +85,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
             &|_| None,
         ),
         judge: thorough(problem),
+        quick: in_short(problem),
         crew,
     };
     let apart = || Ground {
@@ -105,10 +108,18 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
             .map(|&r| with(merged(r), slices::each_alone))
             .collect(),
         Baseline::Paper => RATIOS.iter().map(|&r| with(merged(r), paper::groups)).collect(),
-        Baseline::Nexus => RATIOS
-            .iter()
-            .map(|&r| with(merged(r), nexus::duty_cycles))
-            .collect(),
+        Baseline::Nexus => {
+            // What costs more than the cheapest that serves all can't become the cheapest.
+            let mut enough = u64::MAX;
+            let cheapest = |&ratio: &f64| {
+                let way = with(merged(ratio), |ground| nexus::duty_cycles(ground, enough));
+                if way.1.hopeless.is_empty() {
+                    enough = enough.min(way.1.draft.cost(&costs));
+                }
+                way
+            };
+            RATIOS.iter().map(cheapest).collect()
+        }
     };
     let cheapest = ways
         .into_iter()

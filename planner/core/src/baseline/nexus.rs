@@ -18,7 +18,7 @@ const EXTRA: [f64; 3] = [0.0, 0.1, 0.3];
 const TIGHTER: f64 = 0.8;
 const MORE: f64 = 0.1;
 /// Times that a packing is made tighter where it does not stand.
-const REPAIRS: usize = 16;
+const REPAIRS: usize = 20;
 
 /// Packings that are tried, cheapest first, where there are more than `MANY` merged fragments; else all.
 const ATTEMPTS: usize = 3;
@@ -33,8 +33,9 @@ struct Terms {
     share: usize,
 }
 
-/// The cheapest packing into duty cycles that stands, over margins, headrooms and shares.
-pub(super) fn duty_cycles(ground: &Ground<'_, '_>) -> Drafted {
+/// The cheapest packing into duty cycles that stands, over margins, headrooms and shares. Those that cost `enough` or
+/// more are not looked into.
+pub(super) fn duty_cycles(ground: &Ground<'_, '_>, enough: u64) -> Drafted {
     let shares = ground.problem.profile.shares.len().min(SHARES);
     let terms = |i: usize| Terms {
         margin: MARGINS[i % MARGINS.len()],
@@ -58,7 +59,7 @@ pub(super) fn duty_cycles(ground: &Ground<'_, '_>) -> Drafted {
         if best.as_ref().is_some_and(|b| b.0 == 0 && before >= b.1) {
             break;
         }
-        let below = best.as_ref().map_or(u64::MAX, |b| b.1);
+        let below = best.as_ref().map_or(enough, |b| b.1);
         let Some((cells, hopeless)) = repaired(ground, terms(i), below) else {
             continue;
         };
@@ -100,15 +101,17 @@ fn repaired(ground: &Ground<'_, '_>, start: Terms, below: u64) -> Option<(Vec<La
     let merged = &ground.sorted.merged;
     let mut terms = vec![start; merged.len()];
     let mut stood: Vec<Laid> = vec![];
+    // Short runs find what does not stand at all; what stands those is run as long as a certificate takes.
+    let mut quick = true;
     for repair in 0..REPAIRS {
         let cells = pack(ground, &terms);
         if cost(&cells, ground) >= below {
             return None;
         }
+        let judge = if quick { &ground.quick } else { &ground.judge };
         let fresh: Vec<&Laid> = cells.iter().filter(|l| !stood.contains(l)).collect();
         let verdicts = gathered(ground.crew, fresh.len(), |i| {
-            ground
-                .judge
+            judge
                 .judge(&Draft::of_cells([fresh[i]]), merged, ground.costs)
                 .accepted
         });
@@ -130,7 +133,9 @@ fn repaired(ground: &Ground<'_, '_>, start: Terms, below: u64) -> Option<(Vec<La
             }
         }
         stood = now_stood;
-        if !failed {
+        if !failed && std::mem::take(&mut quick) {
+            stood.clear();
+        } else if !failed {
             let served: Vec<usize> = cells
                 .iter()
                 .flat_map(|l| l.routes.iter().map(|(u, _)| *u))
