@@ -311,3 +311,91 @@ fn phones_that_leave_come_back_and_traces_are_followed() {
         report.ends
     );
 }
+
+/// A site made by chance: phones and clients of all kinds, one or two devices, faults.
+fn by_chance(seed: u64) -> (Scenario, Devices) {
+    let mut dice = graft_certify::Generator::new(seed, "by chance");
+    let mut scenario = scenario(PHONES);
+    scenario.duration_s = 12.0;
+    scenario.warmup_s = 2.0;
+    scenario.routers = 1 + dice.bits() as u32 % 3;
+    let group = &mut scenario.phones[0];
+    group.count = 1 + dice.bits() as u32 % 40;
+    group.rate_rps = graft_plan::Range::Between([0.5, 1.0 + 30.0 * dice.part()]);
+    group.slo = graft_plan::Slo::Ms(graft_plan::Range::Between([5.0, 5.0 + 200.0 * dice.part()]));
+    if dice.bits() % 2 == 0 {
+        group.link.mbps = None;
+        group.link.trace = Some(graft_plan::OneOrMore::One("lte-*".to_owned()));
+    }
+    if dice.bits() % 2 == 0 {
+        group.stay_s = Some(graft_plan::Range::Between([0.5, 4.0]));
+        group.away_s = Some(graft_plan::Range::Between([0.1, 2.0]));
+    }
+    scenario.fragments = clients(Arrivals::Bursty {
+        size: 1.0 + 20.0 * dice.part(),
+        gap_ms: dice.part(),
+    });
+    scenario.fragments.truncate(dice.bits() as usize % 12);
+    for _ in 0..dice.bits() % 4 {
+        let at_s = 11.0 * dice.part();
+        let for_s = 0.01 + 3.0 * dice.part();
+        let worker = dice.bits() as u32 % 2;
+        scenario.faults.push(match dice.bits() % 4 {
+            0 => Fault::WorkerLost {
+                worker,
+                at_s,
+                for_s: (dice.bits() % 3 > 0).then_some(for_s),
+            },
+            1 => Fault::WorkerSlow {
+                worker,
+                at_s,
+                for_s,
+                times: 1.0 + 50.0 * dice.part(),
+            },
+            2 => Fault::PlannerAway { at_s, for_s },
+            _ => Fault::MessagesLate {
+                at_s,
+                for_s,
+                by_ms: 300.0 * dice.part(),
+            },
+        });
+    }
+    (scenario, devices(1 + dice.bits() as u32 % 2))
+}
+
+fn everything_is_accounted_for(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let (scenario, devices) = by_chance(seed);
+        let report = living(&scenario, &devices, seed);
+        let ends: u64 = report.ends.values().map(|e| e.count).sum();
+        assert_eq!(ends, report.inferences, "seed {seed}: {:?}", report.ends);
+        let s = &report.server;
+        let refused: u64 = s.refused.values().sum();
+        assert_eq!(
+            s.in_time + s.late + s.given_up + refused,
+            s.arrived,
+            "seed {seed}: {s:?}"
+        );
+        assert!(
+            s.arrived <= s.handed_over && !s.refused.contains_key("internal"),
+            "seed {seed}: {s:?}"
+        );
+        let broken = report
+            .decisions
+            .iter()
+            .find(|d| d.failed.as_ref().is_some_and(|f| f.contains("breaks a rule")));
+        assert!(broken.is_none(), "seed {seed}: {broken:?}");
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_every_request_is_accounted_for() {
+    everything_is_accounted_for(0..24);
+}
+
+/// `cargo test --release -p graft-simulator -- --ignored`
+#[test]
+#[ignore = "long: half an hour"]
+fn whatever_goes_wrong_every_request_is_accounted_for_in_thousands_of_sites() {
+    everything_is_accounted_for(24..5_000);
+}

@@ -4,24 +4,19 @@ use std::path::PathBuf;
 
 use clap::Args;
 use graft_certify::{Certificate, SEEDS, certify_each};
-use graft_plan::{Broken, Devices, FormatFile, Plan, Profile, Workload};
+use graft_plan::{Broken, FormatFile, Plan};
 use graft_planner::Threads;
+use graft_planner_core::Problem;
 use serde_json::json;
 
+use super::Files;
 use crate::Verdict;
 use crate::output::line;
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// What must be served (workload.json)
-    #[arg(long, value_name = "FILE")]
-    workload: PathBuf,
-    /// What stages cost (profiles.json)
-    #[arg(long, value_name = "FILE")]
-    profiles: PathBuf,
-    /// What there is to run on (devices.json)
-    #[arg(long, value_name = "FILE")]
-    devices: PathBuf,
+    #[command(flatten)]
+    files: Files,
     /// The plan (plan.json)
     #[arg(long, value_name = "FILE")]
     plan: PathBuf,
@@ -48,9 +43,12 @@ pub(super) fn summary(c: &Certificate) -> String {
 }
 
 pub(super) fn check(arguments: &Check) -> anyhow::Result<Verdict> {
-    let workload = Workload::read(&arguments.workload)?;
-    let profile = Profile::read(&arguments.profiles)?;
-    let devices = Devices::read(&arguments.devices)?;
+    let Problem {
+        workload,
+        profile,
+        devices,
+        ..
+    } = arguments.files.read()?;
     let plan = Plan::read(&arguments.plan)?;
     let broken = plan.check(&workload, &profile, &devices);
     // A plan that breaks the rules has nothing to be certified.

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use graft_certify::{Certificate, SEEDS, certify_each};
-use graft_plan::{Devices, Epoch, FormatFile, Plan, Profile, Workload};
+use graft_plan::{Epoch, FormatFile, Plan};
 use graft_planner::Threads;
 use graft_planner_core::{Changes, GraftOptions, Lacks, Problem, changes, explain, lower_bound};
 
+use super::Files;
 use super::algorithm::Algorithm;
 use super::check::summary;
 use crate::Verdict;
@@ -17,15 +18,8 @@ use crate::output::line;
 
 #[derive(Debug, Args)]
 pub(crate) struct Make {
-    /// What must be served (workload.json)
-    #[arg(long, value_name = "FILE")]
-    workload: PathBuf,
-    /// What stages cost (profiles.json)
-    #[arg(long, value_name = "FILE")]
-    profiles: PathBuf,
-    /// What there is to run on (devices.json)
-    #[arg(long, value_name = "FILE")]
-    devices: PathBuf,
+    #[command(flatten)]
+    files: Files,
     /// How to plan
     #[arg(long, value_enum, default_value_t = Algorithm::Graft)]
     algorithm: Algorithm,
@@ -56,12 +50,7 @@ pub(crate) struct Make {
 }
 
 pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
-    let problem = Problem {
-        workload: Workload::read(&arguments.workload)?,
-        profile: Profile::read(&arguments.profiles)?,
-        devices: Devices::read(&arguments.devices)?,
-        lacks: Lacks::new(),
-    };
+    let problem = arguments.files.read()?;
     let Problem {
         workload,
         profile,

@@ -4,7 +4,11 @@ mod algorithm;
 mod check;
 mod make;
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
+use graft_plan::{Devices, FormatFile, Profile, Workload};
+use graft_planner_core::{Lacks, Problem};
 
 pub(crate) use algorithm::Algorithm;
 
@@ -18,6 +22,31 @@ pub(crate) struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     make: Option<make::Make>,
+}
+
+/// What is planned for.
+#[derive(Debug, Args)]
+struct Files {
+    /// What must be served (workload.json)
+    #[arg(long, value_name = "FILE")]
+    workload: PathBuf,
+    /// What stages cost (profiles.json)
+    #[arg(long, value_name = "FILE")]
+    profiles: PathBuf,
+    /// What there is to run on (devices.json)
+    #[arg(long, value_name = "FILE")]
+    devices: PathBuf,
+}
+
+impl Files {
+    fn read(&self) -> anyhow::Result<Problem> {
+        Ok(Problem {
+            workload: Workload::read(&self.workload)?,
+            profile: Profile::read(&self.profiles)?,
+            devices: Devices::read(&self.devices)?,
+            lacks: Lacks::new(),
+        })
+    }
 }
 
 /// What to do.

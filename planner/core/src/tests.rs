@@ -391,6 +391,31 @@ fn a_plan_that_needs_deadlines_is_not_certified_without_them() {
     assert!(!certified(&faulty), "{faulty:?}");
 }
 
+#[test]
+fn a_small_change_leaves_most_of_a_plan_as_it_is_at_once() {
+    let fragments: Vec<Fragment> = (0..60)
+        .map(|i| fragment(i, ["a", "b"][i % 2], (i % 4) as u16, 25.0 + 4.0 * i as f64, 6.0))
+        .collect();
+    let mut problem = problem(fragments, 60);
+    let planned = |problem: &Problem, running: Option<&graft_plan::Plan>, go_on: bool| {
+        let options = GraftOptions::default();
+        let plan = plan_graft(problem, Epoch(1), running, options, &Alone, &mut |p| {
+            go_on && p.moves < 6
+        });
+        assert_eq!(broken(problem, &plan), Vec::<String>::new());
+        plan
+    };
+    let running = planned(&problem, None, true);
+    // One asks a little less often, another has half the time: the first stays, the second has to go.
+    problem.workload.fragments[7].rate_rps *= 0.9;
+    problem.workload.fragments[58].budget_ms *= 0.5;
+    let next = planned(&problem, Some(&running), false);
+    let smallest = u64::from(problem.profile.shares[0].0);
+    assert!(next.total_share <= running.total_share + smallest, "{next:?}");
+    let changed = changes(&running, &next);
+    assert!(changed.kept.len() * 2 >= running.partitions.len(), "{changed:?}");
+}
+
 fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
     let one = (any::<bool>(), 0u16..11, 0.2f64..300.0, 0.1f64..80.0);
     proptest::collection::vec(one, 0..25).prop_map(|list| {
