@@ -13,7 +13,6 @@ use crate::cast::Cast;
 use crate::context::Context;
 use crate::events::Event;
 use crate::requests::{Place, Request, Ticket};
-use crate::site::Site;
 
 /// Inferences whose head a phone runs or keeps waiting; one more is left out, as a camera leaves frames out.
 const MOST_HEADS: u32 = 2;
@@ -22,6 +21,12 @@ const PROBE_PATIENCE: Nanos = Nanos::from_millis(12_000);
 
 /// How the request of a client that has no layers ends without an answer.
 const REFUSED: &str = "refused";
+
+/// What routers say that the server needs.
+pub(crate) trait Words {
+    /// Milliseconds from each cut point on; empty: not known.
+    fn server_ms(&self, router: u32, model: &ModelId) -> &[f64];
+}
 
 /// All clients.
 pub(crate) struct Fleet {
@@ -164,7 +169,7 @@ impl Fleet {
         p.tried = Some(now);
     }
 
-    pub fn due(&mut self, now: Nanos, client: u32, site: &Site, cx: &mut Context) {
+    pub fn due(&mut self, now: Nanos, client: u32, words: &dyn Words, cx: &mut Context) {
         self.plan_next(client, cx);
         let phones = self.cast.phones.len();
         if client as usize >= phones {
@@ -186,7 +191,7 @@ impl Fleet {
         };
         if stale(p.described, DESCRIBE_EVERY) {
             p.server_ms.clear();
-            p.server_ms.extend_from_slice(site.server_ms(p.router, &p.model));
+            p.server_ms.extend_from_slice(words.server_ms(p.router, &p.model));
             p.described = Some(now);
         }
         let point = if p.tried.is_some() { p.choice() } else { p.last() };

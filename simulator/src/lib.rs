@@ -5,7 +5,7 @@
 //! go wrong; the [`Report`] says what came of it. Decisions are made by the code that the programs run: phones by
 //! `graft-client-core`, routers by `graft-router-core`, the planner by `graft-planner-core` and whatever algorithm a
 //! [`Planning`] brings, partitions by `graft-worker-core`. What is modelled is what lies between: links, messages,
-//! chunks that take what the profile says.
+//! chunks that take what the profile says. A [`Crowd`] is a scenario's clients before a real server.
 //!
 //! Discrete events in integer nanoseconds. It knows no clock, file or thread; the same input and seed give the same
 //! report.
@@ -14,6 +14,7 @@ mod arrivals;
 mod cast;
 mod context;
 mod control;
+mod crowd;
 mod events;
 mod fleet;
 mod names;
@@ -28,6 +29,7 @@ mod trace;
 
 pub use cast::CastError;
 pub use control::Planning;
+pub use crowd::{Crowd, Doing, Sending};
 pub use report::{BatchReport, Decision, Ended, Percentiles, Report, Second, ServerReport, ShareReport};
 pub use run::{Planner, RunError, run};
 pub use trace::{Trace, TraceError};

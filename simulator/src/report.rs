@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use graft_plan::{Nanos, ms_to_nanos};
+use graft_plan::{Nanos, Profile, Scenario, Source, ms_to_nanos};
 use graft_wire::Status;
 use graft_worker_core::Closed;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::cast::Cast;
 use crate::requests::Request;
 
 /// What a run showed. Requests that began in the warm-up are not counted, but for the seconds' figures.
@@ -55,6 +56,34 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl Report {
+    /// Of a run that has not begun.
+    pub(crate) fn of(scenario: &Scenario, profile: &Profile, cast: &Cast, seed: u64) -> Self {
+        Report {
+            scenario: scenario.name.clone(),
+            algorithm: String::new(),
+            seed,
+            device_kind: profile.device_kind.clone(),
+            modelled: profile.source == Source::Modelled,
+            clients: (cast.phones.len() + cast.streams.len()) as u64,
+            duration_s: scenario.duration_s,
+            warmup_s: scenario.warmup_s,
+            inferences: 0,
+            in_time: 0,
+            attainment: 1.0,
+            skipped: 0,
+            ends: BTreeMap::new(),
+            server: ServerReport::default(),
+            share: ShareReport::default(),
+            batches: BatchReport::default(),
+            decisions: vec![],
+            fragments: vec![],
+            seconds: vec![],
+            notes: cast.notes.clone(),
+        }
+    }
+}
+
 /// Inferences that ended in one way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Ended {
@@ -81,6 +110,10 @@ pub struct ServerReport {
     pub given_up: u64,
     /// Refused, by reason; `late` here: dropped from a queue or at the door, since it would have been.
     pub refused: BTreeMap<&'static str, u64>,
+    /// Neither answered nor refused at the end.
+    pub lost: u64,
+    /// Answers by the number of the plan.
+    pub epochs: BTreeMap<u64, u64>,
     /// Bytes that phones sent.
     pub bytes: u64,
     /// From a router's having a request to its having the answer, in milliseconds.
@@ -262,6 +295,12 @@ impl Ledger {
         if outcome.is_ok() {
             let took = request.answered - request.at_router;
             self.server_time.saturating_record((took.0 / 1000).max(1));
+        }
+    }
+
+    pub fn answered_by(&mut self, request: &Request, epoch: u64) {
+        if request.counted {
+            *self.report.server.epochs.entry(epoch).or_default() += 1;
         }
     }
 

@@ -125,6 +125,10 @@ impl Requests {
         slots.filter_map(with).collect()
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &Request> {
+        self.slots.iter().filter_map(|s| s.request.as_ref())
+    }
+
     pub fn under_way(&self) -> usize {
         self.slots.len() - self.free.len()
     }

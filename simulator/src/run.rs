@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use graft_plan::{
-    Devices, Epoch, Fault, Fragment, Nanos, Plan, Profile, Scenario, Source, Workload, ms_to_nanos,
-};
+use graft_plan::{Devices, Epoch, Fault, Fragment, Nanos, Plan, Profile, Scenario, Workload, ms_to_nanos};
 use graft_worker_core::SpecError;
 
 use crate::cast::{Cast, CastError};
@@ -13,7 +11,7 @@ use crate::control::{Control, Planning};
 use crate::events::{Event, Events};
 use crate::fleet::Fleet;
 use crate::names::{identity, plan_by_identity};
-use crate::report::{BatchReport, Ledger, Report, ServerReport, ShareReport};
+use crate::report::{Ledger, Report};
 use crate::requests::Requests;
 use crate::site::Site;
 use crate::trace::Trace;
@@ -87,26 +85,8 @@ pub fn run(
         Planner::Fixed(plan) => (plan.algorithm.clone(), None, Some(plan)),
     };
     let report = Report {
-        scenario: scenario.name.clone(),
         algorithm,
-        seed,
-        device_kind: profile.device_kind.clone(),
-        modelled: profile.source == Source::Modelled,
-        clients: (cast.phones.len() + cast.streams.len()) as u64,
-        duration_s: scenario.duration_s,
-        warmup_s: scenario.warmup_s,
-        inferences: 0,
-        in_time: 0,
-        attainment: 1.0,
-        skipped: 0,
-        ends: Default::default(),
-        server: ServerReport::default(),
-        share: ShareReport::default(),
-        batches: BatchReport::default(),
-        decisions: vec![],
-        fragments: vec![],
-        seconds: vec![],
-        notes: cast.notes.clone(),
+        ..Report::of(scenario, profile, &cast, seed)
     };
     let mut cx = Context {
         requests: Requests::default(),

@@ -15,7 +15,7 @@ use graft_worker_core::{
 
 use crate::context::Context;
 use crate::events::Event;
-use crate::fleet::Asker;
+use crate::fleet::{Asker, Words};
 use crate::requests::{Place, Ticket};
 
 /// One router.
@@ -77,6 +77,12 @@ pub(crate) struct Site {
     dropped: Vec<RequestId>,
 }
 
+impl Words for Site {
+    fn server_ms(&self, router: u32, model: &ModelId) -> &[f64] {
+        self.routers[router as usize].table.server_ms(model)
+    }
+}
+
 impl Site {
     pub fn new(devices: &Devices, routers: u32, hop_ms: f64) -> Self {
         let workers: Vec<Worker> = devices
@@ -117,10 +123,6 @@ impl Site {
 
     pub fn routers(&self) -> u32 {
         self.routers.len() as u32
-    }
-
-    pub fn server_ms(&self, router: u32, model: &ModelId) -> &[f64] {
-        self.routers[router as usize].table.server_ms(model)
     }
 
     /// Names of the workers that are there, and their places.
@@ -404,6 +406,7 @@ impl Site {
             request.place = Place::Hop;
             cx.events.at(now + self.hop, Event::AtStage(ticket));
         } else {
+            cx.ledger.answered_by(request, request.epoch.0);
             self.over(ticket, Ok(()), cx);
         }
     }

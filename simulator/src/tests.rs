@@ -323,11 +323,11 @@ fn by_chance(seed: u64) -> (Scenario, Devices) {
     group.count = 1 + dice.bits() as u32 % 40;
     group.rate_rps = graft_plan::Range::Between([0.5, 1.0 + 30.0 * dice.part()]);
     group.slo = graft_plan::Slo::Ms(graft_plan::Range::Between([5.0, 5.0 + 200.0 * dice.part()]));
-    if dice.bits() % 2 == 0 {
+    if dice.part() < 0.5 {
         group.link.mbps = None;
         group.link.trace = Some(graft_plan::OneOrMore::One("lte-*".to_owned()));
     }
-    if dice.bits() % 2 == 0 {
+    if dice.part() < 0.5 {
         group.stay_s = Some(graft_plan::Range::Between([0.5, 4.0]));
         group.away_s = Some(graft_plan::Range::Between([0.1, 2.0]));
     }
@@ -344,7 +344,7 @@ fn by_chance(seed: u64) -> (Scenario, Devices) {
             0 => Fault::WorkerLost {
                 worker,
                 at_s,
-                for_s: (dice.bits() % 3 > 0).then_some(for_s),
+                for_s: (dice.part() < 0.7).then_some(for_s),
             },
             1 => Fault::WorkerSlow {
                 worker,

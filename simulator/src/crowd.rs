@@ -1,0 +1,201 @@
+//! The clients of a scenario before a real server: what to send when, decided as in a simulation.
+//!
+//! Whoever drives it has a clock and connections: it asks [`Crowd::next_at`] when something is due, calls
+//! [`Crowd::advance`] then, does what it says, and reports what came back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use graft_model::{CutPoint, ModelId};
+use graft_plan::{Nanos, Profile, Scenario, ms_to_nanos};
+use graft_wire::Status;
+use graft_worker_core::RequestId;
+
+use crate::cast::{Cast, CastError};
+use crate::context::Context;
+use crate::events::{Event, Events};
+use crate::fleet::{Fleet, Words};
+use crate::names::identity;
+use crate::report::{Ledger, Report};
+use crate::requests::{Place, Request, Requests, Ticket};
+use crate::trace::Trace;
+
+/// A request that is to be sent now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sending {
+    /// Its number, for what comes back.
+    pub id: RequestId,
+    /// The router that its client uses, from 0.
+    pub router: u32,
+    /// The profile's name of the model.
+    pub model: String,
+    /// Where it is handed over.
+    pub point: CutPoint,
+    /// What the server has.
+    pub budget: Nanos,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doing {
+    /// Send a request.
+    Send(Sending),
+    /// The client waits no longer for a request that was sent.
+    GiveUp(RequestId),
+}
+
+/// What routers said the server needs.
+#[derive(Default)]
+struct Heard(HashMap<ModelId, Vec<f64>>);
+
+impl Words for Heard {
+    fn server_ms(&self, _router: u32, model: &ModelId) -> &[f64] {
+        self.0.get(model).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The clients of a scenario.
+pub struct Crowd {
+    fleet: Fleet,
+    cx: Context,
+    heard: Heard,
+    names: HashMap<ModelId, String>,
+    end: Nanos,
+}
+
+impl Crowd {
+    /// The clients of a scenario, as a simulation with the same seed has them. Its faults are not theirs.
+    pub fn new(
+        scenario: &Scenario,
+        profile: &Profile,
+        traces: &[Arc<Trace>],
+        seed: u64,
+    ) -> Result<Self, CastError> {
+        let cast = Cast::new(scenario, profile, traces, seed)?;
+        let report = Report::of(scenario, profile, &cast, seed);
+        let mut cx = Context {
+            requests: Requests::default(),
+            events: Events::default(),
+            ledger: Ledger::new(report),
+        };
+        let end = ms_to_nanos(scenario.duration_s * 1e3);
+        let fleet = Fleet::new(cast, ms_to_nanos(scenario.warmup_s * 1e3), end, &mut cx);
+        cx.events.at(Nanos::from_millis(1000), Event::Second);
+        let names = profile.models.keys().map(|name| (identity(name), name.clone()));
+        Ok(Crowd {
+            fleet,
+            cx,
+            heard: Heard::default(),
+            names: names.collect(),
+            end,
+        })
+    }
+
+    /// A router says what the server needs of a model from each cut point on, in milliseconds.
+    pub fn hears(&mut self, model: &str, server_ms: Vec<f64>) {
+        self.heard.0.insert(identity(model), server_ms);
+    }
+
+    /// When something is due next. `None`: nothing any more, but for what comes back.
+    pub fn next_at(&self) -> Option<Nanos> {
+        self.cx.events.next_at()
+    }
+
+    /// All requests have begun and ended.
+    pub fn is_over(&self, now: Nanos) -> bool {
+        now >= self.end && self.cx.requests.under_way() == 0
+    }
+
+    /// What has been seen so far: inferences that began, that ended in time, requests that were sent, that the server
+    /// answered in time.
+    pub fn seen(&self) -> (u64, u64, u64, u64) {
+        let r = &self.cx.ledger.report;
+        (r.inferences, r.in_time, r.server.arrived, r.server.in_time)
+    }
+
+    /// All that is due by now happens; what is to be done is added to `doings`.
+    pub fn advance(&mut self, now: Nanos, doings: &mut Vec<Doing>) {
+        while let Some(at) = self.cx.events.next_at().filter(|at| *at <= now) {
+            while let Some(event) = self.cx.events.pop(at) {
+                // Links and heads take what they take; what was late in being looked at is sent late.
+                self.happens(at.max(now), at, event, doings);
+            }
+        }
+    }
+
+    fn happens(&mut self, now: Nanos, at: Nanos, event: Event, doings: &mut Vec<Doing>) {
+        let (fleet, cx) = (&mut self.fleet, &mut self.cx);
+        match event {
+            // Due when it was to be: latencies count from there.
+            Event::Due(client) => fleet.due(at, client, &self.heard, cx),
+            Event::Joins(phone) => fleet.joins(at, phone, cx),
+            Event::Leaves(phone) => fleet.leaves(at, phone, cx),
+            Event::Probed {
+                phone,
+                empty_ms,
+                full_ms,
+            } => fleet.probed(at, phone, empty_ms, full_ms),
+            Event::HeadDone(ticket) => fleet.head_done(at, ticket, cx),
+            Event::LocalDone(ticket) => fleet.local_done(at, ticket, cx),
+            Event::Answered(ticket) => fleet.answered(at, ticket, cx),
+            Event::Refused(ticket) => fleet.refused(at, ticket, cx),
+            Event::GivenUp(ticket) => {
+                if cx.requests.get(ticket).is_some_and(|r| r.place == Place::Hop) {
+                    doings.push(Doing::GiveUp(ticket.id()));
+                }
+                fleet.given_up(now, ticket, cx);
+            }
+            Event::AtRouter(ticket) => {
+                let Some(request) = cx.requests.get(ticket) else {
+                    return;
+                };
+                // What this generator is late by is the server's no less than its own.
+                request.at_router = at;
+                request.server_deadline = at + request.budget;
+                request.place = Place::Hop;
+                let left = request.server_deadline - now;
+                let (client, point) = (request.client, request.point);
+                cx.ledger.arrived(request);
+                let asker = fleet.asker(client);
+                doings.push(Doing::Send(Sending {
+                    id: ticket.id(),
+                    router: asker.router,
+                    model: self.names.get(&asker.model).cloned().unwrap_or_default(),
+                    point,
+                    budget: left,
+                }));
+            }
+            Event::Second => {
+                let (phones, points) = fleet.second_over();
+                let second = cx.ledger.second(at - Nanos(1));
+                (second.phones, second.points) = (phones, points);
+                if at < self.end {
+                    cx.events.at(at + Nanos::from_millis(1000), Event::Second);
+                }
+            }
+            // The server's own doings.
+            _ => {}
+        }
+    }
+
+    /// A request came back: the plan that answered it, or why there is no answer.
+    pub fn comes_back(&mut self, now: Nanos, id: RequestId, outcome: Result<u64, Status>) {
+        let ticket = Ticket::of(id);
+        if let Some(request) = self.cx.requests.get(ticket) {
+            if let Ok(epoch) = outcome {
+                self.cx.ledger.answered_by(request, epoch);
+            }
+            self.fleet
+                .comes_back(now, ticket, outcome.map(|_| ()), &mut self.cx);
+        }
+    }
+
+    /// What came of it. Requests that have not come back are counted as lost.
+    pub fn finish(mut self) -> Report {
+        self.cx.ledger.report.fragments = self.fleet.streams();
+        let at_server = |r: &&Request| r.counted && r.place != Place::Outside;
+        let lost = self.cx.requests.all().filter(at_server).count();
+        self.cx.ledger.report.server.lost = lost as u64;
+        self.cx.ledger.finish()
+    }
+}
