@@ -13,7 +13,7 @@ use graft_planner::Planner;
 use graft_router::{Backend, BackendFailure, BackendReply, Router};
 use graft_transport::{Authority, Role};
 use graft_wire::RunHeader;
-use graft_worker::{Handle, Worker};
+use graft_worker::{EngineChoice, Handle, Worker};
 
 /// How a site is made.
 pub(crate) struct SiteSettings {
@@ -24,6 +24,7 @@ pub(crate) struct SiteSettings {
     pub listen: SocketAddr,
     pub http: SocketAddr,
     pub cores: Vec<usize>,
+    pub engine: EngineChoice,
     pub batches: Vec<u32>,
     pub authority: Authority,
     /// Names and addresses that clients use for the router.
@@ -76,6 +77,7 @@ impl Site {
             batches: settings.batches,
             queue_bytes: 1 << 30,
             drain,
+            engine: settings.engine,
             identity: authority.issue(Role::Worker, &[])?,
         })
         .await?;

@@ -118,6 +118,7 @@ impl Config {
             authority: authority(&self.state)?,
             state: self.state,
             cores,
+            engine: graft_worker::EngineChoice::Cpu,
             batches: self.batches,
             names: self.names,
             headroom: self.headroom,

@@ -328,6 +328,7 @@ impl PlannerActor {
     ) {
         self.rolling = true;
         let seats = self.seats();
+        let emulated = self.workers.values().any(|w| w.info.emulated);
         let update = routes(
             &made,
             made.capacity_exhausted || limited,
@@ -335,6 +336,7 @@ impl PlannerActor {
             &problem.profile,
             &seats.iter().map(WorkerSeat::endpoint).collect(),
         );
+        let update = RoutesUpdate { emulated, ..update };
         let rollout = Rollout {
             plan: made.clone(),
             routes: update.clone(),
@@ -572,6 +574,7 @@ impl PlannerActor {
         let update = RoutesUpdate {
             epoch,
             limited: false,
+            emulated: false,
             workers: BTreeMap::new(),
             routes: vec![],
             server_ms: self

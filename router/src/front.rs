@@ -80,6 +80,7 @@ impl Front {
         Ok(Description {
             name: entry.manifest.name.clone(),
             server_ms: self.routing.load().table.server_ms(model).to_vec(),
+            emulated: self.routing.load().table.is_emulated(),
             wire: entry.manifest.wire.clone(),
         })
     }

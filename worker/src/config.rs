@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use graft_engine::usable_cores;
 use graft_model::Catalog;
+use graft_plan::{FormatFile, Profile};
 use graft_service::{ConfigError, TlsConfig, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;
+
+use crate::device::{Emulated, EngineChoice};
 
 /// The configuration file. `graft-worker --help` describes the keys.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,8 +44,47 @@ pub struct Config {
     /// Longest wait for running requests at the end.
     #[serde(default = "default_drain_ms")]
     pub drain_ms: u64,
+    /// Layers run there.
+    #[serde(default)]
+    pub engine: EngineName,
+    /// The device that `engine = "emulated"` emulates.
+    #[serde(default)]
+    pub emulated: Option<EmulatedConfig>,
     /// Who it is.
     pub tls: TlsConfig,
+}
+
+/// Names of engines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    /// The cores of this machine.
+    #[default]
+    Cpu,
+    /// A device that there is not: layers take the time that a profile says.
+    Emulated,
+}
+
+/// A device that there is not.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmulatedConfig {
+    /// What stages cost there (profiles.json), models by their names.
+    pub profiles: PathBuf,
+    /// Everything takes so many times as long.
+    #[serde(default = "one")]
+    pub stretch: f64,
+    /// For weights.
+    #[serde(default = "default_memory_bytes")]
+    pub memory_bytes: u64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn default_memory_bytes() -> u64 {
+    80_000_000_000
 }
 
 fn default_batches() -> Vec<u32> {
@@ -82,6 +124,8 @@ pub struct Settings {
     pub queue_bytes: u64,
     /// Longest wait for running requests at the end.
     pub drain: Duration,
+    /// Layers run there.
+    pub engine: EngineChoice,
     /// Who it is.
     pub identity: Identity,
 }
@@ -114,6 +158,28 @@ impl Config {
         if let Some(advertise) = &self.advertise {
             resolve("advertise", advertise)?;
         }
+        let engine = match (self.engine, &self.emulated) {
+            (EngineName::Cpu, None) => EngineChoice::Cpu,
+            (EngineName::Cpu, Some(_)) => {
+                let cause = "is given, but `engine` is not \"emulated\"";
+                return Err(wrong("emulated", String::new(), cause).into());
+            }
+            (EngineName::Emulated, None) => {
+                let cause = "expected a table [emulated] with `profiles`";
+                return Err(wrong("engine", "emulated".to_owned(), cause).into());
+            }
+            (EngineName::Emulated, Some(emulated)) => {
+                if !(emulated.stretch.is_finite() && emulated.stretch > 0.0) {
+                    let value = emulated.stretch.to_string();
+                    return Err(wrong("emulated.stretch", value, "expected a number above 0").into());
+                }
+                EngineChoice::Emulated(Emulated {
+                    profile: Profile::read(&emulated.profiles)?,
+                    stretch: emulated.stretch,
+                    memory_bytes: emulated.memory_bytes,
+                })
+            }
+        };
         std::fs::create_dir_all(&self.state)
             .map_err(|e| wrong("state", self.state.display().to_string(), &e.to_string()))?;
         Ok(Settings {
@@ -129,6 +195,7 @@ impl Config {
             batches: self.batches,
             queue_bytes: self.queue_bytes,
             drain: Duration::from_millis(self.drain_ms),
+            engine,
         })
     }
 }

@@ -9,6 +9,7 @@
 mod cancel;
 mod compute;
 mod config;
+mod device;
 mod epochs;
 mod handle;
 mod job;
@@ -17,5 +18,6 @@ mod profiles;
 mod worker;
 
 pub use config::{Config, Settings};
+pub use device::{Emulated, EngineChoice};
 pub use handle::{Handle, WorkAnswer};
 pub use worker::Worker;

@@ -22,6 +22,13 @@ use graft_worker::{Config, Worker};
 ///   queue_bytes = 1073741824        tensors held for requests; more are refused
 ///   drain_ms = 5000                 longest wait for running requests at the end
 ///
+///   engine = "cpu"                  or "emulated": layers take the time that a profile says, and answers mean nothing
+///
+///   [emulated]                      with engine = "emulated" alone, for load tests
+///   profiles = "h200.json"          what stages cost there, models by their names
+///   stretch = 1.0                   everything takes so many times as long
+///   memory_bytes = 80000000000      for weights
+///
 ///   [tls]                           as written by `graft ca issue --role worker`
 ///   certificate = "worker.pem"
 ///   key = "worker.key"

@@ -13,7 +13,7 @@ const REPEATS: usize = 5;
 /// Time that one (batch, share) may take.
 const PATIENCE: Duration = Duration::from_millis(900);
 /// From a stage to the next on one host: a message and a copy, in milliseconds.
-const HOP_MS: f64 = 0.2;
+pub(crate) const HOP_MS: f64 = 0.2;
 
 /// What a profile on this machine is made with; profiles of different makes are not mixed.
 pub(crate) struct Bench<'a> {

@@ -10,10 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use graft_engine::{CpuEngine, Engine, cpu_kind};
 use graft_plan::{Epoch, FormatFile, Plan};
 use graft_service::Clock;
 use graft_telemetry::health::{self, Readiness};
@@ -25,10 +23,10 @@ use graft_wire::{
 use tokio::sync::oneshot;
 
 use crate::config::Settings;
+use crate::device::Opening;
 use crate::epochs::{Epochs, Workshop};
 use crate::handle::Handle;
 use crate::job::Budget;
-use crate::profiles::{Bench, join};
 
 /// Time for a request to come in whole, and for control messages to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -137,34 +135,14 @@ impl Worker {
         )?;
         let address = endpoint.local_addr()?;
 
-        let engine: Arc<dyn Engine> = Arc::new(CpuEngine::new());
-        let loading = Arc::clone(&engine);
-        let (catalog, cores, batches, state) = (
-            settings.catalog.clone(),
-            settings.cores.clone(),
-            settings.batches.clone(),
-            settings.state.clone(),
-        );
-        let profile = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-            let bench = Bench {
-                engine: &*loading,
-                cores: &cores,
-                batches: &batches,
-                state: &state,
-            };
-            let mut profiles = vec![];
-            for entry in catalog.entries() {
-                let model = entry.load()?;
-                loading.load(&model)?;
-                profiles.push(
-                    bench
-                        .profile(entry, &model)
-                        .with_context(|| entry.manifest.name.clone())?,
-                );
-            }
-            join(profiles).context("there are no models")
-        })
-        .await??;
+        let opening = Opening {
+            choice: settings.engine,
+            catalog: settings.catalog.clone(),
+            cores: settings.cores,
+            batches: settings.batches,
+            state: settings.state,
+        };
+        let device = tokio::task::spawn_blocking(move || opening.open()).await??;
 
         let clock = Clock::start();
         let epochs: Arc<ArcSwap<Epochs>> = Arc::default();
@@ -179,10 +157,11 @@ impl Worker {
         let info = WorkerInfo {
             name: settings.name.clone(),
             address: settings.advertise.clone().unwrap_or_else(|| address.to_string()),
-            device_kind: cpu_kind(),
-            share_total: u32::try_from(settings.cores.len()).unwrap_or(u32::MAX),
-            memory_bytes: memory_bytes(),
-            profile: profile.clone(),
+            device_kind: device.kind,
+            share_total: u32::try_from(device.units.len()).unwrap_or(u32::MAX),
+            memory_bytes: device.memory_bytes,
+            emulated: device.emulated,
+            profile: device.profile.clone(),
             models: settings
                 .catalog
                 .entries()
@@ -197,9 +176,9 @@ impl Worker {
         let keeper = PlanKeeper {
             workshop: Workshop {
                 name: settings.name.clone(),
-                engine,
-                profile,
-                cores: settings.cores.clone(),
+                engine: device.engine,
+                profile: device.profile,
+                cores: device.units,
                 clock,
                 shares: BTreeMap::new(),
             },
@@ -306,17 +285,6 @@ impl Worker {
             server.stop(false).await;
         }
     }
-}
-
-/// For weights: all memory of the machine but a quarter.
-fn memory_bytes() -> u64 {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = info
-        .lines()
-        .find_map(|l| l.strip_prefix("MemTotal:"))
-        .and_then(|v| v.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .unwrap_or(4 << 20);
-    total * 1024 / 4 * 3
 }
 
 async fn serve_router(connection: Connection, handle: Handle) {

@@ -134,6 +134,7 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
         listen: any,
         http: any,
         cores: worker_core,
+        engine: graft_worker::EngineChoice::Cpu,
         batches: vec![1, 2, 4],
         authority,
         names: vec![],

@@ -125,6 +125,9 @@ pub struct Description {
     pub server_ms: Vec<f64>,
     /// Element types in which tensors may travel.
     pub wire: Vec<DType>,
+    /// Devices are emulated: answers take the time of real ones, and mean nothing.
+    #[serde(default)]
+    pub emulated: bool,
 }
 
 /// From a router to a worker.
@@ -217,6 +220,9 @@ pub struct WorkerInfo {
     pub models: Vec<WorkerModel>,
     /// Latest plan that it has prepared.
     pub epoch: Epoch,
+    /// Its device is emulated.
+    #[serde(default)]
+    pub emulated: bool,
 }
 
 /// A model that a worker has.
@@ -267,6 +273,9 @@ pub struct RoutesUpdate {
     /// There is more load than devices: routes carry no more than their planned rates.
     #[serde(default)]
     pub limited: bool,
+    /// Some worker's device is emulated.
+    #[serde(default)]
+    pub emulated: bool,
     /// Workers by name.
     pub workers: BTreeMap<String, WorkerEndpoint>,
     /// The routes.

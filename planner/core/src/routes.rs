@@ -58,6 +58,7 @@ pub fn routes(
     RoutesUpdate {
         epoch: plan.epoch,
         limited,
+        emulated: false,
         workers: workers
             .iter()
             .filter(|(name, _)| used(name))

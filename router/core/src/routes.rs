@@ -16,6 +16,7 @@ pub struct RouteTable {
     /// Routes of a (model, partition point), by ascending budget.
     routes: HashMap<(ModelId, CutPoint), Vec<Entry>>,
     server_ms: BTreeMap<ModelId, Vec<f64>>,
+    emulated: bool,
 }
 
 /// One route of a plan.
@@ -67,12 +68,18 @@ impl RouteTable {
             epoch: update.epoch,
             routes,
             server_ms: update.server_ms,
+            emulated: update.emulated,
         }
     }
 
     /// The plan it belongs to.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Devices are emulated.
+    pub fn is_emulated(&self) -> bool {
+        self.emulated
     }
 
     /// Number of routes.
@@ -162,6 +169,7 @@ mod tests {
         RouteTable::new(RoutesUpdate {
             epoch: Epoch(3),
             limited: false,
+            emulated: false,
             workers: BTreeMap::new(),
             routes: vec![
                 target(0, 5, 80.0, 10.0),
@@ -195,6 +203,7 @@ mod tests {
         RouteTable::new(RoutesUpdate {
             epoch: Epoch(3),
             limited,
+            emulated: false,
             workers: BTreeMap::new(),
             routes: vec![target(2, 7, 50.0, 5.0), twin],
             server_ms: BTreeMap::new(),

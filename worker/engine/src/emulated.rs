@@ -1,0 +1,243 @@
+//! An engine that takes the time that a profile says instead of computing.
+//!
+//! For load tests of routers, planners and workers beyond what the machine could compute: what it gives back has the
+//! right shape and means nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use graft_model::{DType, Elements, Model, ModelId, ModelInfo, StageRange, Tensor};
+use graft_plan::{Profile, Share};
+
+use crate::engine::{Engine, EngineError, MemoryUse, PartitionId};
+
+/// Takes the time that a profile says.
+pub struct EmulatedEngine {
+    /// With models by their identity.
+    profile: Profile,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    models: HashMap<ModelId, Arc<ModelInfo>>,
+    partitions: HashMap<PartitionId, Device>,
+    next: u32,
+}
+
+/// A partition, and how far its sleeps went over what they should have been.
+struct Device {
+    share: usize,
+    over: Duration,
+}
+
+impl EmulatedEngine {
+    /// `profile`: with models called by their identity, and times as they are to be taken.
+    pub fn new(profile: Profile) -> Self {
+        EmulatedEngine {
+            profile,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Engine for EmulatedEngine {
+    fn name(&self) -> &'static str {
+        "emulated"
+    }
+
+    fn load(&self, model: &Model) -> Result<(), EngineError> {
+        let info = model.info();
+        let fail = |cause: String| EngineError::Load {
+            engine: "emulated",
+            file: format!("{:?}", info.id),
+            cause,
+        };
+        let known = self.profile.models.get(&info.id.to_string());
+        let known = known.ok_or_else(|| fail("the profile does not know it".to_owned()))?;
+        if known.segments.len() != info.last().index() {
+            return Err(fail(format!(
+                "the profile has {} segments of it, it has {}",
+                known.segments.len(),
+                info.last()
+            )));
+        }
+        self.state().models.insert(info.id, Arc::clone(info));
+        Ok(())
+    }
+
+    fn unload(&self, model: ModelId) -> Result<(), EngineError> {
+        let gone = self.state().models.remove(&model);
+        gone.map(|_| ()).ok_or(EngineError::NotLoaded(model))
+    }
+
+    fn info(&self, model: ModelId) -> Result<Arc<ModelInfo>, EngineError> {
+        let found = self.state().models.get(&model).cloned();
+        found.ok_or(EngineError::NotLoaded(model))
+    }
+
+    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
+        let listed = u32::try_from(cores.len()).is_ok_and(|n| self.profile.share_index(Share(n)).is_some());
+        if !listed {
+            return Err(EngineError::Partition {
+                cores: cores.to_vec(),
+                cause: format!("the profile lists no share of {}", cores.len()),
+            });
+        }
+        let mut state = self.state();
+        let id = PartitionId(state.next);
+        state.next += 1;
+        state.partitions.insert(
+            id,
+            Device {
+                share: cores.len(),
+                over: Duration::ZERO,
+            },
+        );
+        Ok(id)
+    }
+
+    fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError> {
+        let gone = self.state().partitions.remove(&partition);
+        gone.map(|_| ()).ok_or(EngineError::NoPartition(partition))
+    }
+
+    fn run(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let start = Instant::now();
+        let info = self.info(model)?;
+        let beyond = || EngineError::BeyondLastCut {
+            range,
+            last: info.last().index(),
+        };
+        let (from, to) = (info.cut(range.from()), info.cut(range.to()));
+        let (from, to) = (from.ok_or_else(beyond)?, to.ok_or_else(beyond)?);
+        if batch.shape() != from.shape {
+            return Err(EngineError::Input {
+                at: range.from(),
+                got: batch.shape().to_vec(),
+                want: from.shape.clone(),
+            });
+        }
+        let (share, over) = {
+            let state = self.state();
+            let device = state.partitions.get(&partition);
+            let device = device.ok_or(EngineError::NoPartition(partition))?;
+            (device.share, device.over)
+        };
+        let requests = batch.requests();
+        let largest = self.profile.batches.last().copied().unwrap_or(1);
+        let rows = u32::try_from(requests).unwrap_or(u32::MAX).min(largest);
+        let time = self
+            .profile
+            .latency(&model.to_string(), range, rows, Share(share as u32), 0.0)
+            .map_err(|e| EngineError::Run {
+                range,
+                cause: e.to_string(),
+            })?
+            .duration();
+        let elements = to.elements * requests;
+        let elements = match to.dtype {
+            DType::F32 | DType::F16 | DType::F64 => Elements::F32(vec![0.0; elements]),
+            _ => Elements::I32(vec![0; elements]),
+        };
+        let output = Tensor::new(requests, to.shape.clone(), elements)?;
+        // The machine sleeps longer than it is asked to; the next time it is asked for less.
+        std::thread::sleep(time.saturating_sub(over + start.elapsed()));
+        let gone = start.elapsed();
+        if let Some(device) = self.state().partitions.get_mut(&partition) {
+            device.over = (over + gone).saturating_sub(time).min(time);
+        }
+        Ok(output)
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let state = self.state();
+        let weights = |info: &Arc<ModelInfo>| info.segments.iter().map(|s| s.weights_bytes).sum::<u64>();
+        MemoryUse {
+            models: state.models.len(),
+            weights_bytes: state.models.values().map(weights).sum(),
+        }
+    }
+
+    fn threads(&self, partition: PartitionId) -> Result<usize, EngineError> {
+        let state = self.state();
+        let device = state.partitions.get(&partition);
+        device.map(|_| 1).ok_or(EngineError::NoPartition(partition))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use graft_model::CutPoint;
+    use graft_plan::{ModelProfile, SegmentProfile, Source};
+
+    /// A sample network, and an engine that takes `ms` for each of its segments on the smaller of two shares.
+    fn sample(ms: f64) -> (Model, EmulatedEngine) {
+        let (name, bytes) = graft_model::samples::all().remove(0);
+        let model = Model::parse(name.as_ref(), &bytes, &graft_model::ReadOptions::default()).unwrap();
+        let segment = SegmentProfile {
+            weights_bytes: 0,
+            flops: None,
+            ms: [1.0, 1.5]
+                .map(|batch| [1.0, 0.5].map(|share| ms * batch * share).to_vec())
+                .to_vec(),
+        };
+        let count = model.info().last().index();
+        let known = ModelProfile {
+            cut_bytes: vec![0; count + 1],
+            segments: vec![segment; count],
+        };
+        let engine = EmulatedEngine::new(Profile {
+            version: 1,
+            device_kind: "test".to_owned(),
+            source: Source::Modelled,
+            share_total: Share(4),
+            shares: vec![Share(1), Share(2)],
+            batches: vec![1, 2],
+            stage_overhead_ms: 0.0,
+            hop_ms: 0.0,
+            models: [(model.info().id.to_string(), known)].into(),
+        });
+        (model, engine)
+    }
+
+    #[test]
+    fn it_conforms() {
+        let (model, engine) = sample(0.0);
+        let failures = crate::conformance::check(&engine, &model, &[0]).unwrap();
+        assert!(failures.is_empty(), "{failures:#?}");
+    }
+
+    #[test]
+    fn it_takes_as_long_as_the_profile_says_and_gives_the_right_shape() {
+        let (model, engine) = sample(2.0);
+        let info = Arc::clone(model.info());
+        let count = info.last().index();
+        engine.load(&model).unwrap();
+        assert!(engine.open_partition(&[0, 1, 2]).is_err());
+        let partition = engine.open_partition(&[0]).unwrap();
+        let range = StageRange::new(CutPoint(0), info.last()).unwrap();
+        let input = Tensor::pseudo_random(&info.cuts[0], 2, 1);
+        let start = Instant::now();
+        for _ in 0..10 {
+            let output = engine.run(partition, info.id, range, input.clone()).unwrap();
+            assert_eq!(output.requests(), 2);
+            assert_eq!(output.shape(), info.cuts[count].shape);
+        }
+        let want = 10.0 * 3.0 * count as f64 / 1e3;
+        let took = start.elapsed().as_secs_f64();
+        assert!(took > want * 0.98, "{took} s instead of {want} s");
+    }
+}

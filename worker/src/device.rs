@@ -1,0 +1,132 @@
+//! What a worker runs on: an engine, what it costs, and how much of it there is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use graft_engine::{CpuEngine, EmulatedEngine, Engine, cpu_kind};
+use graft_model::Catalog;
+use graft_plan::Profile;
+
+use crate::profiles::{Bench, join};
+
+/// Which engine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EngineChoice {
+    /// The cores of this machine.
+    Cpu,
+    /// None: layers take the time that a profile says.
+    Emulated(Emulated),
+}
+
+/// A device that there is not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Emulated {
+    /// What stages cost; models by their name in the catalog.
+    pub profile: Profile,
+    /// Everything takes so many times as long.
+    pub stretch: f64,
+    /// For weights.
+    pub memory_bytes: u64,
+}
+
+/// A device, and what is known of it.
+pub(crate) struct Device {
+    pub engine: Arc<dyn Engine>,
+    /// Models by their identity.
+    pub profile: Profile,
+    pub kind: String,
+    /// Units of share: cores, or what the emulated device counts in.
+    pub units: Vec<usize>,
+    pub memory_bytes: u64,
+    pub emulated: bool,
+}
+
+/// What opening a device needs.
+pub(crate) struct Opening {
+    pub choice: EngineChoice,
+    pub catalog: Catalog,
+    pub cores: Vec<usize>,
+    pub batches: Vec<u32>,
+    pub state: PathBuf,
+}
+
+impl Opening {
+    /// Loads the models, and measures them if need be. Blocks.
+    pub fn open(self) -> anyhow::Result<Device> {
+        match &self.choice {
+            EngineChoice::Cpu => self.cpu(),
+            EngineChoice::Emulated(emulated) => self.emulated(emulated),
+        }
+    }
+
+    fn cpu(&self) -> anyhow::Result<Device> {
+        let engine: Arc<dyn Engine> = Arc::new(CpuEngine::new());
+        let bench = Bench {
+            engine: &*engine,
+            cores: &self.cores,
+            batches: &self.batches,
+            state: &self.state,
+        };
+        let mut profiles = vec![];
+        for entry in self.catalog.entries() {
+            let model = entry.load()?;
+            engine.load(&model)?;
+            let profile = bench
+                .profile(entry, &model)
+                .with_context(|| entry.manifest.name.clone())?;
+            profiles.push(profile);
+        }
+        Ok(Device {
+            profile: join(profiles).context("there are no models")?,
+            kind: cpu_kind(),
+            units: self.cores.clone(),
+            memory_bytes: memory_bytes(),
+            emulated: false,
+            engine,
+        })
+    }
+
+    fn emulated(&self, emulated: &Emulated) -> anyhow::Result<Device> {
+        tracing::warn!("the device is emulated: answers take the time of a real one, and mean nothing");
+        let mut profile = emulated.profile.clone();
+        profile.stage_overhead_ms *= emulated.stretch;
+        let all = profile.models.values_mut().flat_map(|m| &mut m.segments);
+        all.flat_map(|s| s.ms.iter_mut().flatten())
+            .for_each(|ms| *ms *= emulated.stretch);
+        let mut known = std::collections::BTreeMap::new();
+        for entry in self.catalog.entries() {
+            let name = &entry.manifest.name;
+            let model = profile.models.remove(name).with_context(|| {
+                format!("the emulated device's profile has no model {name}, which is in the models' folder")
+            })?;
+            known.insert(entry.info.id.to_string(), model);
+        }
+        profile.models = known;
+        // From a stage to the next this machine takes what it takes.
+        profile.hop_ms = crate::profiles::HOP_MS;
+        let engine = EmulatedEngine::new(profile.clone());
+        for entry in self.catalog.entries() {
+            engine.load(&entry.load()?)?;
+        }
+        Ok(Device {
+            engine: Arc::new(engine),
+            kind: profile.device_kind.clone(),
+            units: (0..profile.share_total.0 as usize).collect(),
+            memory_bytes: emulated.memory_bytes,
+            emulated: true,
+            profile,
+        })
+    }
+}
+
+/// For weights: all memory of the machine but a quarter.
+fn memory_bytes() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .and_then(|v| v.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .unwrap_or(4 << 20);
+    total * 1024 / 4 * 3
+}
