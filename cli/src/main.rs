@@ -6,6 +6,7 @@ mod ca;
 mod demo;
 mod evaluate;
 mod infer;
+mod load;
 mod model;
 mod output;
 mod plan;
@@ -45,6 +46,8 @@ enum Command {
     Profile(profile::Arguments),
     /// Play a scenario in virtual time: phones that move, plans that follow them, faults
     Simulate(simulate::Arguments),
+    /// Let the clients of a scenario ask real routers, open-loop
+    Load(load::Arguments),
     /// Measure the planner against others, and draw what comes out
     Evaluate(evaluate::Arguments),
     /// Make certificates for routers, planners and workers
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(arguments),
         Command::Profile(arguments) => profile::run(arguments),
         Command::Simulate(arguments) => simulate::run(arguments),
+        Command::Load(arguments) => load::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Ca(command) => ca::run(command),
     };

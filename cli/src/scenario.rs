@@ -51,21 +51,9 @@ impl Files {
     }
 
     pub(crate) fn read(&self) -> anyhow::Result<Stage> {
-        let mut scenario = Scenario::read(&self.scenario)?;
-        if scenario.name.is_empty() {
-            let stem = self.scenario.file_stem().unwrap_or_default();
-            scenario.name = stem.to_string_lossy().into_owned();
-        }
-        let folder = self.scenario.parent().unwrap_or(Path::new("."));
-        let profile = match (&self.profiles, &scenario.profiles) {
-            (Some(path), _) => Profile::read(path)?,
-            (None, Some(path)) => Profile::read(&folder.join(path))?,
-            (None, None) => anyhow::bail!(
-                "{}: profiles: is not there; name a profile in the scenario, or give --profiles FILE",
-                self.scenario.display()
-            ),
-        };
-        let devices = match (&self.devices, &scenario.devices) {
+        let mut stage = self.read_for_clients()?;
+        let folder = self.folder();
+        stage.devices = match (&self.devices, &stage.scenario.devices) {
             (Some(path), _) => Devices::read(path)?,
             (None, Some(DeviceSource::File(path))) => Devices::read(&folder.join(path))?,
             (None, Some(DeviceSource::Count(count))) => {
@@ -74,10 +62,28 @@ impl Files {
                     "{}: devices: is {count}; expected 1 to {MOST_DEVICES}, or a file",
                     self.scenario.display()
                 );
-                counted(*count, &profile)
+                counted(*count, &stage.profile)
             }
             (None, None) => anyhow::bail!(
                 "{}: devices: is not there; give a number or a file in the scenario, or --devices FILE",
+                self.scenario.display()
+            ),
+        };
+        Ok(stage)
+    }
+
+    /// Without devices: what clients need.
+    pub(crate) fn read_for_clients(&self) -> anyhow::Result<Stage> {
+        let mut scenario = Scenario::read(&self.scenario)?;
+        if scenario.name.is_empty() {
+            let stem = self.scenario.file_stem().unwrap_or_default();
+            scenario.name = stem.to_string_lossy().into_owned();
+        }
+        let profile = match (&self.profiles, &scenario.profiles) {
+            (Some(path), _) => Profile::read(path)?,
+            (None, Some(path)) => Profile::read(&self.folder().join(path))?,
+            (None, None) => anyhow::bail!(
+                "{}: profiles: is not there; name a profile in the scenario, or give --profiles FILE",
                 self.scenario.display()
             ),
         };
@@ -85,8 +91,15 @@ impl Files {
             traces: self.traces.as_deref().map_or(Ok(vec![]), traces)?,
             scenario,
             profile,
-            devices,
+            devices: Devices {
+                version: 1,
+                devices: vec![],
+            },
         })
+    }
+
+    fn folder(&self) -> &Path {
+        self.scenario.parent().unwrap_or(Path::new("."))
     }
 }
 

@@ -31,8 +31,10 @@ pub struct Sending {
     pub model: String,
     /// Where it is handed over.
     pub point: CutPoint,
-    /// What the server has.
+    /// What the server has, from now on.
     pub budget: Nanos,
+    /// When it was to be sent.
+    pub due: Nanos,
 }
 
 /// What is to be done now.
@@ -163,6 +165,7 @@ impl Crowd {
                     model: self.names.get(&asker.model).cloned().unwrap_or_default(),
                     point,
                     budget: left,
+                    due: at,
                 }));
             }
             Event::Second => {
@@ -190,12 +193,17 @@ impl Crowd {
         }
     }
 
+    /// A request's connection is gone, or it was not answered however long one waited.
+    pub fn lost(&mut self, now: Nanos, id: RequestId) {
+        self.fleet.lost(now, Ticket::of(id), &mut self.cx);
+    }
+
     /// What came of it. Requests that have not come back are counted as lost.
     pub fn finish(mut self) -> Report {
         self.cx.ledger.report.fragments = self.fleet.streams();
         let at_server = |r: &&Request| r.counted && r.place != Place::Outside;
         let lost = self.cx.requests.all().filter(at_server).count();
-        self.cx.ledger.report.server.lost = lost as u64;
+        self.cx.ledger.report.server.lost += lost as u64;
         self.cx.ledger.finish()
     }
 }

@@ -292,6 +292,21 @@ impl Fleet {
         }
     }
 
+    /// A request is lost: its client hears nothing of it, but that the connection is gone.
+    pub fn lost(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        request.place = Place::Outside;
+        request.answered = now;
+        cx.ledger.lost(request);
+        if (request.client as usize) < self.cast.phones.len() {
+            self.fall_back(now, ticket, "local, the connection was lost", cx);
+        } else {
+            self.ended(now, ticket, REFUSED, cx);
+        }
+    }
+
     pub fn answered(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
         let Some(request) = cx.requests.get(ticket) else {
             return;

@@ -110,7 +110,7 @@ pub struct ServerReport {
     pub given_up: u64,
     /// Refused, by reason; `late` here: dropped from a queue or at the door, since it would have been.
     pub refused: BTreeMap<&'static str, u64>,
-    /// Neither answered nor refused at the end.
+    /// Neither answered nor refused.
     pub lost: u64,
     /// Answers by the number of the plan.
     pub epochs: BTreeMap<u64, u64>,
@@ -296,6 +296,10 @@ impl Ledger {
             let took = request.answered - request.at_router;
             self.server_time.saturating_record((took.0 / 1000).max(1));
         }
+    }
+
+    pub fn lost(&mut self, request: &Request) {
+        self.report.server.lost += u64::from(request.counted);
     }
 
     pub fn answered_by(&mut self, request: &Request, epoch: u64) {

@@ -1,7 +1,7 @@
 //! `graft simulate`: plays a scenario in virtual time and says what came of it.
 
-mod page;
-mod text;
+pub(crate) mod page;
+pub(crate) mod text;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -104,7 +104,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     }
     let report = report?;
     if let Some(path) = &arguments.html {
-        std::fs::write(path, page::html(&report)).with_context(|| path.display().to_string())?;
+        std::fs::write(path, page::html(&report, &text::text(&report)))
+            .with_context(|| path.display().to_string())?;
     }
     if arguments.json {
         line(serde_json::to_string(&report)?)?;

@@ -4,13 +4,12 @@ use std::fmt::Write;
 
 use graft_simulator::{Report, Second};
 
-use super::text;
 use crate::plot::{Series, bars, escaped, over_time};
 
-/// The page, whole in itself.
-pub(super) fn html(report: &Report) -> String {
+/// The page, whole in itself, with the report in words at its top.
+pub(crate) fn html(report: &Report, words: &str) -> String {
     let mut page = String::from(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Graft simulation</title><style>\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Graft</title><style>\
         body{font-family:sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}\
         pre{background:#f6f6f6;padding:1em;overflow-x:auto}svg{width:100%;height:auto}\
         table{border-collapse:collapse;font-size:13px}td,th{padding:3px 8px;border-bottom:1px solid #ddd;text-align:left}\
@@ -20,12 +19,14 @@ pub(super) fn html(report: &Report) -> String {
         page,
         "<h1>{}</h1>\n<pre>{}</pre>",
         escaped(&report.scenario),
-        escaped(text::text(report).trim_end())
+        escaped(words.trim_end())
     );
     for svg in plots(report) {
         page.push_str(&svg);
     }
-    decisions(&mut page, report);
+    if !report.decisions.is_empty() {
+        decisions(&mut page, report);
+    }
     page.push_str("</body></html>\n");
     page
 }
@@ -61,8 +62,11 @@ fn plots(report: &Report) -> Vec<String> {
         .iter()
         .flat_map(|s| s.values.iter().flatten().copied())
         .fold(99.0, f64::min);
-    let mut plots = vec![
-        over(
+    let share = |of: fn(&Second) -> f64| seconds.iter().any(|s| of(s) > 0.0);
+    let mut plots = vec![];
+    // A load test does not see the plan.
+    if share(|s| s.share as f64) {
+        plots.push(over(
             "Share over time (dashed: switches of plans)",
             "share",
             0.0,
@@ -71,7 +75,9 @@ fn plots(report: &Report) -> Vec<String> {
                 series("held, with plans that overlap", seconds, |s| Some(s.held as f64)),
                 series("busy", seconds, |s| Some(s.busy)),
             ],
-        ),
+        ));
+    }
+    plots.extend([
         over(
             "In time, of what began in each second",
             "% in time",
@@ -99,17 +105,17 @@ fn plots(report: &Report) -> Vec<String> {
                 series("partition points", seconds, |s| Some(s.points as f64)),
             ],
         ),
-        over(
+    ]);
+    let b = &report.batches;
+    if b.count > 0 {
+        plots.push(over(
             "Requests of a batch, in the mean",
             "requests",
             0.0,
             &[series("batch", seconds, |s| {
                 (s.batches > 0).then(|| s.batched as f64 / s.batches as f64)
             })],
-        ),
-    ];
-    let b = &report.batches;
-    if b.count > 0 {
+        ));
         let names: Vec<String> = b.sizes.keys().map(u32::to_string).collect();
         let counts = b.sizes.values().map(|n| Some(*n as f64)).collect();
         let one = |name: &str, values| Series {

@@ -32,40 +32,8 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         r.algorithm,
         r.seed
     )?;
-    writeln!(
-        out,
-        "\n{} of {} inferences in time: {}; {} left out by busy phones",
-        r.in_time,
-        r.inferences,
-        percent(r.attainment),
-        r.skipped
-    )?;
-    for (how, ended) in &r.ends {
-        writeln!(out, "  {:>10} {how}, {} in time", ended.count, ended.in_time)?;
-    }
-    let s = &r.server;
-    writeln!(
-        out,
-        "\nserver: {} of {} requests in the time it had: {}; {} late, {} given up by phones; {} more did not arrive whole",
-        s.in_time,
-        s.arrived,
-        percent(s.attainment),
-        s.late,
-        s.given_up,
-        s.handed_over - s.arrived
-    )?;
-    for (why, count) in &s.refused {
-        writeln!(out, "  {count:>10} refused: {why}")?;
-    }
-    writeln!(
-        out,
-        "  {:.2} / {:.2} / {:.2} / {:.2} ms at the server (median, 90%, 99%, 99.9%); {:.1} MB sent by phones",
-        s.ms.p50,
-        s.ms.p90,
-        s.ms.p99,
-        s.ms.p999,
-        s.bytes as f64 / 1e6
-    )?;
+    clients(out, r)?;
+    server(out, r)?;
     writeln!(
         out,
         "\nshare: {:.1} in the mean, {} at most, {} held while plans overlapped; busy {:.0}% of it",
@@ -94,6 +62,53 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
     for note in &r.notes {
         writeln!(out, "note: {note}")?;
     }
+    Ok(())
+}
+
+/// What became of the clients' inferences.
+pub(crate) fn clients(out: &mut String, r: &Report) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n{} of {} inferences in time: {}; {} left out by busy phones",
+        r.in_time,
+        r.inferences,
+        percent(r.attainment),
+        r.skipped
+    )?;
+    for (how, ended) in &r.ends {
+        writeln!(out, "  {:>10} {how}, {} in time", ended.count, ended.in_time)?;
+    }
+    Ok(())
+}
+
+/// What the server did with what it received.
+pub(crate) fn server(out: &mut String, r: &Report) -> std::fmt::Result {
+    let s = &r.server;
+    writeln!(
+        out,
+        "\nserver: {} of {} requests in the time it had: {}; {} late, {} given up by phones; {} more did not arrive whole",
+        s.in_time,
+        s.arrived,
+        percent(s.attainment),
+        s.late,
+        s.given_up,
+        s.handed_over - s.arrived
+    )?;
+    if s.lost > 0 {
+        writeln!(out, "  {:>10} LOST: neither answered nor refused", s.lost)?;
+    }
+    for (why, count) in &s.refused {
+        writeln!(out, "  {count:>10} refused: {why}")?;
+    }
+    writeln!(
+        out,
+        "  {:.2} / {:.2} / {:.2} / {:.2} ms at the server (median, 90%, 99%, 99.9%); {:.1} MB sent by phones",
+        s.ms.p50,
+        s.ms.p90,
+        s.ms.p99,
+        s.ms.p999,
+        s.bytes as f64 / 1e6
+    )?;
     Ok(())
 }
 

@@ -1,0 +1,163 @@
+//! Connections to a router, and what is sent over them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use graft_model::{Catalog, CatalogEntry, DType};
+use graft_simulator::Sending;
+use graft_transport::{Connection, Endpoint, Protocol};
+use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Status, WireType};
+use graft_worker_core::RequestId;
+use tokio::sync::{Mutex, mpsc};
+
+/// What became of a request.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// By the plan of that number.
+    Answered(u64),
+    Refused(Status),
+    /// The connection was, or no answer came however long one waited.
+    Lost,
+}
+
+/// Time for small messages.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections to a router, which clients share. Clones share them too.
+#[derive(Clone)]
+pub(super) struct Line {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    name: Arc<str>,
+    connections: Arc<Vec<Mutex<Connection>>>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl Line {
+    pub async fn open(
+        endpoint: Endpoint,
+        address: SocketAddr,
+        name: &str,
+        connections: u32,
+    ) -> anyhow::Result<Self> {
+        let mut list = vec![];
+        for _ in 0..connections {
+            list.push(Mutex::new(
+                endpoint.connect(address, name, Protocol::Client).await?,
+            ));
+        }
+        Ok(Line {
+            endpoint,
+            address,
+            name: name.into(),
+            connections: Arc::new(list),
+            turn: Arc::default(),
+        })
+    }
+
+    /// A connection that is open; one that is gone is made anew. `None`: it can't be.
+    async fn connection(&self, at: usize) -> Option<Connection> {
+        let mut connection = self.connections[at % self.connections.len()].lock().await;
+        if connection.is_closed() {
+            let made = self.endpoint.connect(self.address, &self.name, Protocol::Client);
+            *connection = made.await.ok()?;
+        }
+        Some(connection.clone())
+    }
+
+    /// Sends a request and waits for what becomes of it. Dropping the future takes it back.
+    pub async fn infer(
+        self,
+        id: RequestId,
+        header: InferHeader,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Outcome {
+        let Some(connection) = self.connection(id.0 as usize).await else {
+            return Outcome::Lost;
+        };
+        let request = ClientRequest::Infer(header);
+        let reply = connection.call::<_, ClientReply>(&request, payload, Limits::default(), patience);
+        match reply.await {
+            Ok((ClientReply::Answer(header), _)) => Outcome::Answered(header.epoch),
+            Ok((ClientReply::Refused(refused), _)) => Outcome::Refused(refused.status),
+            Ok(_) | Err(_) => Outcome::Lost,
+        }
+    }
+
+    /// What the server needs for a model.
+    pub async fn describe(&self, model: [u8; 32]) -> anyhow::Result<Description> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let connection = self.connection(turn).await;
+        let connection = connection.ok_or_else(|| anyhow::anyhow!("the router is gone"))?;
+        let request = ClientRequest::Describe { model };
+        let call = connection.call(&request, Bytes::new(), Limits::default(), PATIENCE);
+        match call.await? {
+            (ClientReply::Described, json) => Ok(serde_json::from_slice(&json)?),
+            (ClientReply::Refused(refused), _) => anyhow::bail!("{refused}"),
+            (other, _) => anyhow::bail!("the router replied {other:?}"),
+        }
+    }
+
+    /// Asks again and again, until nobody listens.
+    pub async fn describe_again(
+        self,
+        models: Vec<(String, [u8; 32])>,
+        every: Duration,
+        to: mpsc::Sender<(String, Description)>,
+    ) {
+        loop {
+            tokio::time::sleep(every).await;
+            for (name, id) in &models {
+                match self.describe(*id).await {
+                    Ok(description) => {
+                        if to.send((name.clone(), description)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "the router did not say what it needs"),
+                }
+            }
+        }
+    }
+}
+
+/// Tensors of zeros, by model and cut point.
+pub(super) struct Payloads {
+    models: HashMap<String, CatalogEntry>,
+    made: HashMap<(String, u16), Bytes>,
+}
+
+impl Payloads {
+    pub fn new(catalog: &Catalog) -> Self {
+        let entries = catalog.entries().iter();
+        Payloads {
+            models: entries.map(|e| (e.manifest.name.clone(), e.clone())).collect(),
+            made: HashMap::new(),
+        }
+    }
+
+    /// A request with its tensor.
+    pub fn of(&mut self, sending: &Sending, budget: Duration) -> Option<(InferHeader, Bytes)> {
+        let info = &self.models.get(&sending.model)?.info;
+        let cut = info.cut(sending.point)?;
+        let dtype = match cut.dtype {
+            DType::F32 | DType::F16 => DType::F32,
+            other => other,
+        };
+        let key = (sending.model.clone(), sending.point.0);
+        let zeros = || Bytes::from(vec![0; cut.elements * dtype.bytes()]);
+        let payload = self.made.entry(key).or_insert_with(zeros).clone();
+        let header = InferHeader {
+            model: info.id.0,
+            partition_point: sending.point.0,
+            dtype: WireType::of(dtype)?,
+            time_left_ns: budget.as_nanos() as u64,
+        };
+        Some((header, payload))
+    }
+}
