@@ -54,8 +54,22 @@ pub struct Site {
 }
 
 impl Site {
-    /// Makes certificates and configuration files.
+    /// Makes certificates and configuration files, for a worker on this machine's cores.
     pub fn new() -> Self {
+        Self::with(&["batches = [1, 2]\n".to_owned()])
+    }
+
+    /// Makes certificates and configuration files, for so many workers (`worker`, `worker-2`, …) whose devices are
+    /// emulated by a profile, with time stretched.
+    pub fn emulated(workers: usize, profile: &Path, stretch: f64) -> Self {
+        let profile = profile.display();
+        let own =
+            format!("engine = \"emulated\"\n[emulated]\nprofiles = \"{profile}\"\nstretch = {stretch:?}\n");
+        Self::with(&vec![own; workers])
+    }
+
+    /// `workers`: what each one's configuration says besides what all have.
+    fn with(workers: &[String]) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let dir = folder.path().to_string_lossy().into_owned();
         let init = graft(["ca", "init", "--dir", &dir]);
@@ -64,7 +78,7 @@ impl Site {
             let issued = graft(["ca", "issue", "--role", role, "--dir", &dir]);
             assert!(issued.status.success(), "{issued:?}");
         }
-        let (quic, planner, worker) = (free_udp_port(), free_udp_port(), free_udp_port());
+        let (quic, planner) = (free_udp_port(), free_udp_port());
         let (http, worker_http, planner_http) = (free_tcp_port(), free_tcp_port(), free_tcp_port());
         let tls = |role: &str| {
             format!(
@@ -83,14 +97,19 @@ impl Site {
                 tls("planner")
             ),
         );
-        write(
-            "worker.toml",
-            format!(
-                "name = \"worker-1\"\nmodels = \"{models}\"\nlisten = \"{worker}\"\nplanner = \"{planner}\"\n\
-                 http = \"{worker_http}\"\nstate = \"{dir}/worker-state\"\nbatches = [1, 2]\n{}",
-                tls("worker")
-            ),
-        );
+        for (i, own) in workers.iter().enumerate() {
+            let (part, worker) = (worker_part(i), free_udp_port());
+            let health = if i == 0 { worker_http } else { free_tcp_port() };
+            write(
+                &format!("{part}.toml"),
+                format!(
+                    "name = \"worker-{}\"\nmodels = \"{models}\"\nlisten = \"{worker}\"\nplanner = \"{planner}\"\n\
+                     http = \"{health}\"\nstate = \"{dir}/{part}-state\"\n{own}{}",
+                    i + 1,
+                    tls("worker")
+                ),
+            );
+        }
         write(
             "router.toml",
             format!(
@@ -113,12 +132,12 @@ impl Site {
         self.folder.path().join(name)
     }
 
-    /// Starts `graft-PART`; its log goes to `PART.log`.
+    /// Starts `graft-PART`; its log goes to `PART.log`. Several workers are `worker`, `worker-2`, …
     pub fn start(&self, part: &str) -> Program {
         let name = match part {
             "router" => "graft-router",
             "planner" => "graft-planner",
-            "worker" => "graft-worker",
+            part if part.starts_with("worker") => "graft-worker",
             other => panic!("there is no part {other}"),
         };
         Program::start(
@@ -130,7 +149,7 @@ impl Site {
 
     /// All logs, for failures.
     pub fn logs(&self) -> String {
-        ["planner", "worker", "router"]
+        ["planner", "worker", "worker-2", "router"]
             .map(|part| {
                 let text = std::fs::read_to_string(self.file(&format!("{part}.log"))).unwrap_or_default();
                 format!("--- {part}\n{text}")
@@ -180,6 +199,14 @@ impl Site {
                 self.logs()
             );
         }
+    }
+}
+
+/// The n-th worker's part, from 0.
+pub fn worker_part(number: usize) -> String {
+    match number {
+        0 => "worker".to_owned(),
+        n => format!("worker-{}", n + 1),
     }
 }
 

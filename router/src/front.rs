@@ -10,7 +10,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use graft_model::{Catalog, CatalogEntry, CutPoint, DType, ModelId};
 use graft_plan::Nanos;
-use graft_router_core::{BudgetClass, ClassKey, RouteTable};
+use graft_router_core::{BudgetClass, ClassKey, InFlight, RouteTable};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{AnswerHeader, Description, InferHeader, Refused, RunHeader, Status};
@@ -221,48 +221,69 @@ impl Front {
     ) -> Answer {
         let deadline = start + Nanos(header.time_left_ns);
         let patience = tokio::time::Instant::now() + wait_for_route;
-        let (backend, run) = loop {
-            let switched = self.switched.notified();
-            let refused = {
-                let routing = self.routing.load();
-                let left = deadline - self.clock.now();
-                match routing.table.admit(self.clock.now(), model, point, left) {
-                    Ok(admitted) => {
-                        let run = RunHeader {
-                            epoch: admitted.epoch.0,
-                            route: admitted.target.route,
-                            dtype: header.dtype,
-                            time_left_ns: left.0,
-                        };
-                        match routing.backends.get(&admitted.target.worker) {
-                            Some(backend) => break (Arc::clone(backend), run),
-                            None => Refused::new(
-                                Status::WorkerLost,
-                                format!("worker {} is gone", admitted.target.worker),
-                            ),
-                        }
-                    }
+        // The worker that had it and is gone.
+        let mut lost: Option<String> = None;
+        loop {
+            let (backend, run, worker, _in_flight) = loop {
+                let switched = self.switched.notified();
+                let refused = match self.admitted(model, point, header, deadline, lost.as_deref()) {
+                    Ok(admitted) => break admitted,
                     Err(refused) => refused,
+                };
+                if refused.status == Status::NotReady {
+                    self.unserved.notify_one();
+                }
+                if !matches!(refused.status, Status::NotReady | Status::WorkerLost)
+                    || tokio::time::timeout_at(patience, switched).await.is_err()
+                {
+                    return Err(refused);
                 }
             };
-            if refused.status == Status::NotReady {
-                self.unserved.notify_one();
+            let limit = Nanos(run.time_left_ns).duration() + GRACE;
+            let failed = match backend.run(run, payload.clone(), limit).await {
+                Ok(answer) => return Ok(answer),
+                Err(BackendFailure::Refused(refused)) if refused.status == Status::NotReady => refused,
+                Err(BackendFailure::Refused(refused)) => return Err(refused),
+                Err(BackendFailure::Lost(why)) => Refused::new(Status::WorkerLost, why),
+                Err(BackendFailure::TimedOut) => {
+                    let what = "the worker did not answer before the deadline";
+                    return Err(Refused::new(Status::Late, what));
+                }
+            };
+            // Once more on another worker, if the deadline allows.
+            if lost.replace(worker).is_some() || self.clock.now() >= deadline {
+                return Err(failed);
             }
-            if !matches!(refused.status, Status::NotReady | Status::WorkerLost)
-                || tokio::time::timeout_at(patience, switched).await.is_err()
-            {
-                return Err(refused);
-            }
-        };
-        let limit = Nanos(run.time_left_ns).duration() + GRACE;
-        match backend.run(run, payload, limit).await {
-            Ok(answer) => Ok(answer),
-            Err(BackendFailure::Refused(refused)) => Err(refused),
-            Err(BackendFailure::Lost(why)) => Err(Refused::new(Status::WorkerLost, why)),
-            Err(BackendFailure::TimedOut) => Err(Refused::new(
-                Status::Late,
-                "the worker did not answer before the deadline",
-            )),
+            metrics::counter!(names::ROUTER_RETRIES).increment(1);
         }
+    }
+
+    /// Where a request may go now: the backend, what to tell it, its worker's name.
+    fn admitted(
+        &self,
+        model: ModelId,
+        point: CutPoint,
+        header: &InferHeader,
+        deadline: Nanos,
+        lost: Option<&str>,
+    ) -> Result<(Arc<dyn Backend>, RunHeader, String, InFlight), Refused> {
+        let routing = self.routing.load();
+        let now = self.clock.now();
+        let left = deadline - now;
+        let usable = |worker: &str| {
+            let backend = routing.backends.get(worker);
+            lost != Some(worker) && backend.is_some_and(|b| b.is_connected())
+        };
+        let admitted = routing.table.admit(now, model, point, left, &usable)?;
+        let worker = &admitted.target.worker;
+        let gone = || Refused::new(Status::WorkerLost, format!("worker {worker} is gone"));
+        let backend = routing.backends.get(worker).ok_or_else(gone)?;
+        let run = RunHeader {
+            epoch: admitted.epoch.0,
+            route: admitted.target.route,
+            dtype: header.dtype,
+            time_left_ns: left.0,
+        };
+        Ok((Arc::clone(backend), run, worker.clone(), admitted.in_flight))
     }
 }

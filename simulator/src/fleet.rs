@@ -39,6 +39,7 @@ pub(crate) struct Fleet {
 }
 
 /// A client that goes through a router.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker {
     pub router: u32,
     pub model: ModelId,
@@ -392,6 +393,8 @@ fn begun(client: u32, now: Nanos, counted: bool) -> Request {
         worker: 0,
         step: 0,
         place: Place::Outside,
+        in_flight: None,
+        retried: false,
         why: "",
     }
 }

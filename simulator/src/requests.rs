@@ -2,6 +2,7 @@
 
 use graft_model::CutPoint;
 use graft_plan::{Epoch, Nanos};
+use graft_router_core::InFlight;
 use graft_worker_core::RequestId;
 
 /// A request under way; it outlives the request, so that late events find nothing.
@@ -39,7 +40,7 @@ pub(crate) enum Place {
 }
 
 /// A request under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Request {
     pub client: u32,
     /// When it began.
@@ -65,6 +66,10 @@ pub(crate) struct Request {
     pub worker: u32,
     pub step: u32,
     pub place: Place,
+    /// Its place among those that its worker has.
+    pub in_flight: Option<InFlight>,
+    /// It was sent to another worker already.
+    pub retried: bool,
     /// Why its rest runs on the phone.
     pub why: &'static str,
 }

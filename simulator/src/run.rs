@@ -260,7 +260,7 @@ impl World<'_, '_> {
             Event::Switched { router, epoch } => control.switched(now, router, epoch, cx),
             Event::Retires(epoch) => site.retire(epoch),
             Event::Noticed { worker } => {
-                site.noticed(worker, cx);
+                site.noticed(now, worker, &|client| fleet.asker(client), cx);
                 control.member(now, worker, false, site, cx);
             }
             Event::Forgets => control.forgets(),

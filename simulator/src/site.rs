@@ -248,10 +248,24 @@ impl Site {
             budget: BudgetClass::of(request.budget),
         };
         *router.counts.entry(key).or_default() += 1;
-        let admitted = match router
-            .table
-            .admit(now, asker.model, request.point, request.budget)
-        {
+        self.send_on(now, ticket, asker, cx);
+    }
+
+    /// The router looks for a worker.
+    fn send_on(&mut self, now: Nanos, ticket: Ticket, asker: &Asker, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        let router = &mut self.routers[asker.router as usize];
+        let (workers, by_name) = (&self.workers, &self.by_name);
+        let lost = request.retried.then_some(request.worker);
+        let usable = |name: &str| {
+            let known = |w: u32| workers[w as usize].alive || !workers[w as usize].noticed;
+            let worker = by_name.get(name).copied();
+            worker.is_some_and(|w| known(w) && lost != Some(w))
+        };
+        let left = request.server_deadline - now;
+        let admitted = match router.table.admit(now, asker.model, request.point, left, &usable) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 if refused.status == Status::NotReady && now >= router.urgent_at {
@@ -270,8 +284,8 @@ impl Site {
         };
         let worker = self.by_name.get(&admitted.target.worker).copied().unwrap_or(0);
         let there = &self.workers[worker as usize];
-        let status = match self.plans.get_mut(&admitted.epoch) {
-            _ if !there.alive && there.noticed => Status::WorkerLost,
+        match self.plans.get_mut(&admitted.epoch) {
+            // A worker that is gone, and not yet known to be, is sent to all the same.
             Some(plan) if there.prepared.contains(&admitted.epoch) || !there.alive => {
                 plan.under_way += 1;
                 request.epoch = admitted.epoch;
@@ -279,12 +293,11 @@ impl Site {
                 request.worker = worker;
                 request.step = 0;
                 request.place = Place::Hop;
+                request.in_flight = Some(admitted.in_flight);
                 cx.events.at(now + self.hop + self.late, Event::AtStage(ticket));
-                return;
             }
-            _ => Status::NotReady,
-        };
-        self.done.push((ticket, Err(status)));
+            _ => self.done.push((ticket, Err(Status::NotReady))),
+        }
     }
 
     pub fn at_stage(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
@@ -349,6 +362,7 @@ impl Site {
         let Some(plan) = self.plans.get_mut(&epoch) else {
             return;
         };
+        request.in_flight = None;
         if let Place::Partition(number) = place {
             plan.partitions[number as usize].scheduler.cancel(ticket.id());
             self.touched.push((epoch, number));
@@ -359,6 +373,7 @@ impl Site {
     /// A request of a plan is over.
     fn over(&mut self, ticket: Ticket, outcome: Result<(), Status>, cx: &mut Context) {
         if let Some(request) = cx.requests.get(ticket) {
+            request.in_flight = None;
             self.leave(request.epoch);
             self.done.push((ticket, outcome));
         }
@@ -476,11 +491,21 @@ impl Site {
         }
     }
 
-    /// Routers notice that a worker is gone: those who wait are told.
-    pub fn noticed(&mut self, worker: u32, cx: &mut Context) {
+    /// Routers notice that a worker is gone: what it had goes to another, once, if the deadline allows.
+    pub fn noticed(&mut self, now: Nanos, worker: u32, asker: &dyn Fn(u32) -> Asker, cx: &mut Context) {
         self.workers[worker as usize].noticed = true;
         for ticket in cx.requests.of_worker(worker) {
-            if cx.requests.get(ticket).is_some_and(|r| r.place == Place::Lost) {
+            let Some(request) = cx.requests.get(ticket).filter(|r| r.place == Place::Lost) else {
+                continue;
+            };
+            let again = !std::mem::replace(&mut request.retried, true) && now < request.server_deadline;
+            let asker = asker(request.client);
+            if again {
+                (request.in_flight, request.place) = (None, Place::Outside);
+                let epoch = request.epoch;
+                self.leave(epoch);
+                self.send_on(now, ticket, &asker, cx);
+            } else {
                 self.over(ticket, Err(Status::WorkerLost), cx);
             }
         }

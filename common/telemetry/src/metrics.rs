@@ -13,6 +13,8 @@ pub const ROUTER_REQUESTS: &str = "graft_router_requests_total";
 pub const ROUTER_SECONDS: &str = "graft_router_request_seconds";
 /// Gauge: requests that a router is waiting for.
 pub const ROUTER_IN_FLIGHT: &str = "graft_router_in_flight";
+/// Counter: requests that a router sent to another worker, since the first was gone.
+pub const ROUTER_RETRIES: &str = "graft_router_retries_total";
 /// Gauge: the plan that a program works by.
 pub const EPOCH: &str = "graft_plan_epoch";
 /// Counter: requests at a worker, by `status`.
@@ -80,6 +82,7 @@ fn describe() {
         "From having a request whole to having its answer"
     );
     describe_gauge!(ROUTER_IN_FLIGHT, "Requests that are waited for");
+    describe_counter!(ROUTER_RETRIES, "Requests sent to another worker");
     describe_gauge!(EPOCH, "The plan that is worked by");
     describe_counter!(WORKER_REQUESTS, "Requests at a worker, by status");
     describe_histogram!(

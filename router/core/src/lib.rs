@@ -10,4 +10,4 @@ mod mix;
 mod routes;
 
 pub use mix::{BudgetClass, ClassKey, MixWindow, REPORT_EVERY, URGENT_EVERY};
-pub use routes::{Admitted, RouteTable};
+pub use routes::{Admitted, InFlight, RouteTable};

@@ -1,6 +1,7 @@
 //! Which route a request takes, and whether it may.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use graft_model::{CutPoint, ModelId};
@@ -22,47 +23,101 @@ pub struct RouteTable {
 /// One route of a plan.
 #[derive(Debug)]
 struct Entry {
-    /// The partitions that run it, equal but for their places; at least one.
-    targets: Vec<RouteTarget>,
-    /// Counts requests: the partitions take turns.
+    /// The workers that run it; at least one.
+    targets: Vec<Target>,
+    /// Counts requests: workers with as little to do take turns.
     turn: AtomicUsize,
     /// Where there is more load than devices.
     gate: Option<Gate>,
 }
 
+/// A worker that runs a route.
+#[derive(Debug)]
+struct Target {
+    target: RouteTarget,
+    /// On so many of its partitions.
+    partitions: usize,
+    /// Requests of this route that it has.
+    in_flight: Arc<AtomicUsize>,
+}
+
 impl Entry {
     fn budget(&self) -> Nanos {
-        ms_to_nanos(self.targets[0].budget_ms)
+        ms_to_nanos(self.targets[0].target.budget_ms)
+    }
+
+    /// The usable worker with the fewest requests for each of its partitions; of equals, one after the other.
+    fn choose(&self, usable: &dyn Fn(&str) -> bool) -> Option<&Target> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.targets.len();
+        let in_turn = (0..count).map(|i| &self.targets[(turn + i) % count]);
+        in_turn
+            .filter(|t| usable(&t.target.worker))
+            .min_by(|a, b| a.pressure().total_cmp(&b.pressure()))
+    }
+}
+
+impl Target {
+    fn pressure(&self) -> f64 {
+        self.in_flight.load(Ordering::Relaxed) as f64 / self.partitions as f64
+    }
+}
+
+/// A request's place among those that a worker has of a route; given back when dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    fn take(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A request that may go, and where.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug)]
 pub struct Admitted<'a> {
     /// The plan.
     pub epoch: Epoch,
-    /// The route.
+    /// The route, and the worker.
     pub target: &'a RouteTarget,
+    /// To be kept until the worker has answered.
+    pub in_flight: InFlight,
 }
 
 impl RouteTable {
     /// From what the planner sends.
     pub fn new(update: RoutesUpdate) -> Self {
-        let mut by_route: BTreeMap<u32, Vec<RouteTarget>> = BTreeMap::new();
+        let mut by_route: BTreeMap<u32, Vec<Target>> = BTreeMap::new();
         for target in update.routes {
-            by_route.entry(target.route).or_default().push(target);
+            let list = by_route.entry(target.route).or_default();
+            match list.iter_mut().find(|t| t.target.worker == target.worker) {
+                Some(known) => known.partitions += 1,
+                None => list.push(Target {
+                    target,
+                    partitions: 1,
+                    in_flight: Arc::default(),
+                }),
+            }
         }
         let mut routes: HashMap<(ModelId, CutPoint), Vec<Entry>> = HashMap::new();
         for targets in by_route.into_values() {
-            let key = (targets[0].model, targets[0].partition_point);
+            let first = &targets[0].target;
+            let key = (first.model, first.partition_point);
             routes.entry(key).or_default().push(Entry {
-                gate: update.limited.then(|| Gate::new(targets[0].rate_rps)),
+                gate: update.limited.then(|| Gate::new(first.rate_rps)),
                 targets,
                 turn: AtomicUsize::new(0),
             });
         }
         for list in routes.values_mut() {
-            list.sort_by_key(|e| (e.budget(), e.targets[0].route));
+            list.sort_by_key(|e| (e.budget(), e.targets[0].target.route));
         }
         RouteTable {
             epoch: update.epoch,
@@ -101,13 +156,16 @@ impl RouteTable {
     ///
     /// Of the routes for its model and partition point it takes the one with the largest budget that is not
     /// above what it has; below all budgets the tightest, as long as the layers alone can be run in time.
-    /// Where devices ran out, a route lets no more through than it was planned for.
+    /// Where devices ran out, a route lets no more through than it was planned for. Of the workers that run the route
+    /// and are `usable`, the one with the fewest requests of it for each of its partitions gets it, so that one that
+    /// does not answer gets no more.
     pub fn admit(
         &self,
         now: Nanos,
         model: ModelId,
         point: CutPoint,
         time_left: Nanos,
+        usable: &dyn Fn(&str) -> bool,
     ) -> Result<Admitted<'_>, Refused> {
         let Some(list) = self.routes.get(&(model, point)) else {
             let what = format!(
@@ -123,7 +181,7 @@ impl RouteTable {
                 "the plan has no route for this model",
             ));
         };
-        let first = &entry.targets[0];
+        let first = &entry.targets[0].target;
         if time_left < ms_to_nanos(first.least_ms) {
             let what = format!(
                 "{:.3} ms are left, the layers after cut point {point} alone take {:.3} ms",
@@ -132,6 +190,10 @@ impl RouteTable {
             );
             return Err(Refused::new(Status::Late, what));
         }
+        let Some(chosen) = entry.choose(usable) else {
+            let what = format!("no worker that runs cut point {point} of this model can be reached");
+            return Err(Refused::new(Status::WorkerLost, what));
+        };
         if entry.gate.as_ref().is_some_and(|g| !g.pass(now)) {
             let what = format!(
                 "the devices carry {:.1} requests/s at cut point {point}, and more come",
@@ -139,10 +201,10 @@ impl RouteTable {
             );
             return Err(Refused::new(Status::Overloaded, what));
         }
-        let turn = entry.turn.fetch_add(1, Ordering::Relaxed) % entry.targets.len();
         Ok(Admitted {
             epoch: self.epoch,
-            target: &entry.targets[turn],
+            target: &chosen.target,
+            in_flight: InFlight::take(&chosen.in_flight),
         })
     }
 }
@@ -189,7 +251,7 @@ mod tests {
         let table = table();
         let route = |left| {
             table
-                .admit(ms(0), MODEL, CutPoint(5), ms(left))
+                .admit(ms(0), MODEL, CutPoint(5), ms(left), &|_| true)
                 .map(|a| a.target.route)
         };
         assert_eq!(route(100), Ok(0));
@@ -211,17 +273,31 @@ mod tests {
     }
 
     #[test]
-    fn partitions_that_run_the_same_route_take_turns() {
+    fn workers_that_have_as_little_to_do_take_turns_and_one_that_does_not_answer_gets_no_more() {
         let table = twins(false);
-        let worker = || {
-            table
-                .admit(ms(0), MODEL, CutPoint(7), ms(90))
-                .unwrap()
-                .target
-                .worker
-                .clone()
+        let admit = || table.admit(ms(0), MODEL, CutPoint(7), ms(90), &|_| true).unwrap();
+        let name = |a: &Admitted<'_>| a.target.worker.clone();
+        // Answered at once.
+        let order = [name(&admit()), name(&admit()), name(&admit())];
+        assert_eq!(order, ["w", "v", "w"]);
+        // One keeps what it gets.
+        let held = admit();
+        assert_eq!(name(&held), "v");
+        assert!((0..5).all(|_| name(&admit()) == "w"));
+        drop(held);
+        assert!((0..2).any(|_| name(&admit()) == "v"));
+    }
+
+    #[test]
+    fn workers_that_are_gone_are_passed_over() {
+        let table = twins(false);
+        let admit = |gone: &[&str]| {
+            let usable = |worker: &str| !gone.contains(&worker);
+            let admitted = table.admit(ms(0), MODEL, CutPoint(7), ms(90), &usable);
+            admitted.map(|a| a.target.worker.clone()).map_err(|r| r.status)
         };
-        assert_eq!([worker(), worker(), worker()], ["w", "v", "w"]);
+        assert!((0..3).all(|_| admit(&["w"]) == Ok("v".to_owned())));
+        assert_eq!(admit(&["w", "v"]), Err(Status::WorkerLost));
     }
 
     #[test]
@@ -229,7 +305,11 @@ mod tests {
         let count = |limited| {
             let table = twins(limited);
             let outcomes: Vec<_> = (0..20)
-                .map(|i| table.admit(ms(i * 100), MODEL, CutPoint(7), ms(90)).map(|_| ()))
+                .map(|i| {
+                    table
+                        .admit(ms(i * 100), MODEL, CutPoint(7), ms(90), &|_| true)
+                        .map(|_| ())
+                })
                 .collect();
             outcomes
                 .iter()
@@ -246,7 +326,7 @@ mod tests {
         let table = table();
         let status = |point, left| {
             table
-                .admit(ms(0), MODEL, CutPoint(point), ms(left))
+                .admit(ms(0), MODEL, CutPoint(point), ms(left), &|_| true)
                 .unwrap_err()
                 .status
         };
@@ -254,7 +334,7 @@ mod tests {
         assert_eq!(status(6, 1000), Status::NotReady);
         assert_eq!(
             table
-                .admit(ms(0), ModelId([2; 32]), CutPoint(5), ms(1000))
+                .admit(ms(0), ModelId([2; 32]), CutPoint(5), ms(1000), &|_| true)
                 .unwrap_err()
                 .status,
             Status::NotReady
