@@ -3,23 +3,23 @@
 //! What survives a restart: the last plan, what it was made for, and the highest epoch. Members join again
 //! by themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Device, Devices, Epoch, Fragment, ModelProfile, Nanos, Plan, Profile, Share, Workload};
 use graft_planner_core::{
-    Carried, Cause, GraftOptions, LOOK_EVERY, Lacks, Observation, ObservedMix, Problem, Replanner, SETTLE,
-    plan_what_fits, routes, share_alone,
+    Carried, Cause, GraftOptions, LOOK_EVERY, Lacks, Notice, Observation, ObservedMix, Problem, Replanner,
+    Rollouts, SETTLE, plan_what_fits, routes, share_alone,
 };
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
 use graft_transport::Connection;
-use graft_wire::{ControlRequest, Join, MixReport, RoutesUpdate, WorkerInfo};
+use graft_wire::{Join, MixReport, RoutesUpdate, WorkerEndpoint, WorkerInfo};
 
-use crate::rollout::{Outcome, Rollout, WorkerSeat, retire, tell};
+use crate::rollout::OnItsWay;
 use crate::store::{Kept, Store};
 use crate::threads::Threads;
 
@@ -112,10 +112,15 @@ pub(crate) struct PlannerActor {
     routers: BTreeMap<String, RouterMember>,
     mix: ObservedMix,
     replanner: Replanner,
-    current: Option<(Kept, Profile, RoutesUpdate)>,
+    /// What is in use: the plan with what it was made for, its costs, its routes.
+    pub(crate) current: Option<(Kept, Profile, RoutesUpdate)>,
     /// Highest epoch that any member has reported.
     seen: Epoch,
-    rolling: bool,
+    /// A plan is being made.
+    planning: bool,
+    pub(crate) rollouts: Rollouts,
+    /// What rolls out, by number: the plan that is on its way, and those that it overtook.
+    pub(crate) ways: BTreeMap<Epoch, OnItsWay>,
     rolled_out: u64,
 }
 
@@ -153,20 +158,11 @@ impl PlannerActor {
             replanner: Replanner::default(),
             current: None,
             seen: Epoch(0),
-            rolling: false,
+            planning: false,
+            rollouts: Rollouts::default(),
+            ways: BTreeMap::new(),
             rolled_out: 0,
         }
-    }
-
-    fn seats(&self) -> Vec<WorkerSeat> {
-        self.workers
-            .values()
-            .map(|w| WorkerSeat {
-                name: w.info.name.clone(),
-                address: w.info.address.clone(),
-                connection: w.connection.clone(),
-            })
-            .collect()
     }
 
     /// What there is to plan on: the kind of device that most workers have, what it costs, and who lacks which
@@ -245,8 +241,8 @@ impl PlannerActor {
     }
 
     /// Makes and rolls out another plan, if there is a reason to.
-    fn consider(&mut self, context: &mut Context<Self>) {
-        if self.rolling {
+    pub(crate) fn consider(&mut self, context: &mut Context<Self>) {
+        if self.planning {
             return;
         }
         let now = self.clock.now();
@@ -267,7 +263,7 @@ impl PlannerActor {
             }
         };
         self.replanner.planned(now, &workload);
-        self.rolling = true;
+        self.planning = true;
         let problem = Problem {
             workload,
             profile,
@@ -280,7 +276,7 @@ impl PlannerActor {
             (problem, made)
         });
         context.spawn(planning.into_actor(self).map(move |done, this, context| {
-            this.rolling = false;
+            this.planning = false;
             match done {
                 Ok((problem, made)) => this.made(made, problem, cause, context),
                 Err(error) => {
@@ -326,105 +322,74 @@ impl PlannerActor {
         cause: Cause,
         context: &mut Context<Self>,
     ) {
-        self.rolling = true;
-        let seats = self.seats();
         let emulated = self.workers.values().any(|w| w.info.emulated);
+        let limited = made.capacity_exhausted || limited;
         let update = routes(
             &made,
-            made.capacity_exhausted || limited,
+            limited,
             &problem.workload,
             &problem.profile,
-            &seats.iter().map(WorkerSeat::endpoint).collect(),
+            &self.endpoints(),
         );
-        let update = RoutesUpdate { emulated, ..update };
-        let rollout = Rollout {
-            plan: made.clone(),
-            routes: update.clone(),
-            workers: seats,
-            routers: self
-                .routers
-                .iter()
-                .map(|(n, r)| (n.clone(), r.connection.clone()))
-                .collect(),
+        let way = OnItsWay {
+            update: RoutesUpdate { emulated, ..update },
+            kept: Kept {
+                plan: made,
+                workload: problem.workload,
+            },
+            profile: problem.profile,
+            keep: true,
+            cause: cause.to_string(),
         };
-        let told: BTreeSet<u64> = self.routers.values().map(|r| r.number).collect();
-        let done = rollout.run().into_actor(self).map(move |outcome, this, context| {
-            this.rolling = false;
-            match outcome {
-                Outcome::Done { failed_routers } => {
-                    for (router, reason) in failed_routers {
-                        tracing::warn!(router, reason, "a router did not switch; it is to join again");
-                        if let Some(member) = this.routers.get(&router) {
-                            member.connection.close("you did not switch: join again");
-                        }
-                    }
-                    this.rolled(made, problem, update, &told, context);
-                }
-                Outcome::Failed { worker, reason } => {
-                    tracing::warn!(worker, reason, %cause, "a worker can't prepare; planning without it");
-                    metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
-                    let until = this.clock.now() + SULK;
-                    if let Some(member) = this.workers.get_mut(&worker) {
-                        member.sulks_until = until;
-                    }
-                    this.replanner.members_changed();
-                    context.run_later(SULK.duration(), |this, context| {
-                        this.replanner.members_changed();
-                        this.consider(context);
-                    });
-                }
+        self.begin(way, context);
+    }
+
+    /// All routers use a plan.
+    pub(crate) fn rolled(&mut self, way: OnItsWay) {
+        let epoch = way.update.epoch;
+        metrics::gauge!(names::EPOCH).set(epoch.0 as f64);
+        if way.keep {
+            self.rolled_out += 1;
+            metrics::counter!(names::PLANNER_PLANS, "outcome" => "rolled_out").increment(1);
+            metrics::gauge!(names::PLANNER_SHARE).set(way.kept.plan.total_share as f64);
+            if let Err(error) = self.store.keep(&way.kept) {
+                tracing::error!(%error, "the plan is in use, but not kept");
             }
+            self.readiness.ready();
+        }
+        self.current = Some((way.kept, way.profile, way.update));
+    }
+
+    /// A worker can't prepare: it is left out for a while.
+    pub(crate) fn left_out(&mut self, worker: &str, context: &mut Context<Self>) {
+        metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
+        let until = self.clock.now() + SULK;
+        if let Some(member) = self.workers.get_mut(worker) {
+            member.sulks_until = until;
+        }
+        self.replanner.members_changed();
+        context.run_later(SULK.duration(), |this, context| {
+            this.replanner.members_changed();
             this.consider(context);
         });
-        context.spawn(done);
+        self.consider(context);
     }
 
-    fn rolled(
-        &mut self,
-        made: Plan,
-        problem: Problem,
-        update: RoutesUpdate,
-        told: &BTreeSet<u64>,
-        context: &mut Context<Self>,
-    ) {
-        let epoch = made.epoch;
-        self.rolled_out += 1;
-        metrics::counter!(names::PLANNER_PLANS, "outcome" => "rolled_out").increment(1);
-        metrics::gauge!(names::PLANNER_SHARE).set(made.total_share as f64);
-        metrics::gauge!(names::EPOCH).set(epoch.0 as f64);
-        let kept = Kept {
-            plan: made,
-            workload: problem.workload,
+    /// Workers as routers are told them.
+    fn endpoints(&self) -> BTreeMap<String, WorkerEndpoint> {
+        let endpoint = |w: &WorkerMember| {
+            let address = w.info.address.clone();
+            (w.info.name.clone(), WorkerEndpoint { address })
         };
-        if let Err(error) = self.store.keep(&kept) {
-            tracing::error!(%error, "the plan is in use, but not kept");
-        }
-        self.current = Some((kept, problem.profile, update));
-        self.readiness.ready();
-        let late: Vec<Connection> = self
-            .routers
-            .values()
-            .filter(|r| !told.contains(&r.number))
-            .map(|r| r.connection.clone())
-            .collect();
-        for router in late {
-            self.send_routes(router, context);
-        }
-        context.run_later(self.retire_after, move |this, context| {
-            context.spawn(retire(this.seats(), epoch).into_actor(this));
-        });
+        self.workers.values().map(endpoint).collect()
     }
 
-    fn send_routes(&self, router: Connection, context: &mut Context<Self>) {
-        let Some((_, _, update)) = self.current.clone() else {
-            return;
-        };
-        let sending = async move {
-            if let Err(reason) = tell(&router, ControlRequest::Switch, Some(&update)).await {
-                tracing::warn!(reason, "a router did not take the present routes");
-            }
-        };
-        context.spawn(sending.into_actor(self));
+    pub(crate) fn worker(&self, name: &str) -> Option<Connection> {
+        self.workers.get(name).map(|w| w.connection.clone())
+    }
+
+    pub(crate) fn router(&self, name: &str) -> Option<Connection> {
+        self.routers.get(name).map(|r| r.connection.clone())
     }
 
     fn count_members(&self) {
@@ -432,7 +397,13 @@ impl PlannerActor {
         metrics::gauge!(names::PLANNER_MEMBERS, "role" => "router").set(self.routers.len() as f64);
     }
 
-    fn admit_worker(&mut self, info: WorkerInfo, connection: Connection, number: u64) -> Result<(), String> {
+    fn admit_worker(
+        &mut self,
+        info: WorkerInfo,
+        connection: Connection,
+        number: u64,
+        context: &mut Context<Self>,
+    ) -> Result<(), String> {
         use graft_plan::FormatFile;
         if self.workers.len() >= MAX_MEMBERS && !self.workers.contains_key(&info.name) {
             return Err(format!("there are {MAX_MEMBERS} workers, as many as are allowed"));
@@ -449,9 +420,11 @@ impl PlannerActor {
             // A restart that was quicker than the loss was noticed; or two workers of one name.
             tracing::warn!(worker = %info.name, "another worker of this name joined; the one before is let go");
             before.connection.close("another worker of your name joined");
+            self.notice(Notice::WorkerLeft(info.name.clone()), context);
         }
+        let name = info.name.clone();
         self.workers.insert(
-            info.name.clone(),
+            name.clone(),
             WorkerMember {
                 info,
                 connection,
@@ -459,6 +432,7 @@ impl PlannerActor {
                 sulks_until: Nanos::ZERO,
             },
         );
+        self.notice(Notice::WorkerJoined(name), context);
         self.replanner.members_changed();
         Ok(())
     }
@@ -500,7 +474,7 @@ impl Handler<Joined> for PlannerActor {
         }
         match join {
             Join::Worker(info) => {
-                self.admit_worker(*info, connection, number)?;
+                self.admit_worker(*info, connection, number, context)?;
                 context.run_later(SETTLE.duration(), |this, context| this.consider(context));
             }
             Join::Router { name, epoch } => {
@@ -509,21 +483,17 @@ impl Handler<Joined> for PlannerActor {
                 }
                 tracing::info!(router = %name, %epoch, "a router joined");
                 self.seen = self.seen.max(epoch);
-                let member = RouterMember {
-                    connection: connection.clone(),
-                    number,
-                };
-                if let Some(before) = self.routers.insert(name, member) {
+                let member = RouterMember { connection, number };
+                if let Some(before) = self.routers.insert(name.clone(), member) {
                     before.connection.close("another router of your name joined");
                 }
-                let current = self.current.as_ref().map(|(_, _, update)| update.epoch);
+                let current = self.rollouts.current();
                 if current.is_some_and(|current| current < epoch) {
                     // It has routes of a plan that this planner does not know: it needs later ones.
                     self.replanner.members_changed();
                     context.run_later(SETTLE.duration(), |this, context| this.consider(context));
-                } else if !self.rolling {
-                    self.send_routes(connection, context);
                 }
+                self.notice(Notice::RouterJoined(name, epoch), context);
             }
         }
         self.count_members();
@@ -535,26 +505,23 @@ impl Handler<Left> for PlannerActor {
     type Result = ();
 
     fn handle(&mut self, Left { number }: Left, context: &mut Self::Context) {
-        let workers = self.workers.len();
-        self.workers.retain(|name, w| {
-            if w.number == number {
-                tracing::warn!(worker = %name, "a worker left");
-            }
-            w.number != number
-        });
-        let gone: Vec<String> = self
-            .routers
-            .iter()
-            .filter(|(_, r)| r.number == number)
-            .map(|(n, _)| n.clone())
-            .collect();
-        for name in gone {
+        let gone = |(name, of): (&String, u64)| (of == number).then(|| name.clone());
+        let workers = self.workers.iter().map(|(n, w)| (n, w.number));
+        let lost: Vec<String> = workers.filter_map(gone).collect();
+        let routers = self.routers.iter().map(|(n, r)| (n, r.number));
+        for name in routers.filter_map(gone).collect::<Vec<String>>() {
             tracing::warn!(router = %name, "a router left");
             self.routers.remove(&name);
             self.mix.router_left(&name);
+            self.notice(Notice::RouterLeft(name), context);
+        }
+        for name in &lost {
+            tracing::warn!(worker = %name, "a worker left");
+            self.workers.remove(name);
+            self.notice(Notice::WorkerLeft(name.clone()), context);
         }
         self.count_members();
-        if self.workers.len() < workers {
+        if !lost.is_empty() {
             self.replanner.members_changed();
             if self.workers.is_empty() {
                 self.nobody_left(context);
@@ -571,25 +538,25 @@ impl PlannerActor {
             Ok(epoch) => epoch,
             Err(error) => return tracing::error!(%error, "routers can't be told that no worker is left"),
         };
+        let Some((kept, profile, routes)) = self.current.clone() else {
+            return;
+        };
         let update = RoutesUpdate {
             epoch,
             limited: false,
-            emulated: false,
+            emulated: routes.emulated,
             workers: BTreeMap::new(),
             routes: vec![],
-            server_ms: self
-                .current
-                .as_ref()
-                .map(|(_, _, u)| u.server_ms.clone())
-                .unwrap_or_default(),
+            server_ms: routes.server_ms,
         };
-        if let Some((_, _, routes)) = &mut self.current {
-            *routes = update;
-        }
-        let routers: Vec<Connection> = self.routers.values().map(|r| r.connection.clone()).collect();
-        for router in routers {
-            self.send_routes(router, context);
-        }
+        let way = OnItsWay {
+            kept,
+            profile,
+            update,
+            keep: false,
+            cause: "no worker is left".to_owned(),
+        };
+        self.begin(way, context);
     }
 }
 

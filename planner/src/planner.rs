@@ -152,9 +152,10 @@ async fn obey(
             Err(e) => Err(unreadable(e)),
             Ok(report) => flat(actor.send(Report { number, report }).await),
         },
-        ControlRequest::Prepare | ControlRequest::Retire { .. } | ControlRequest::Switch => {
-            Err("a planner does not do that".to_owned())
-        }
+        ControlRequest::Prepare
+        | ControlRequest::Retire { .. }
+        | ControlRequest::Abandon { .. }
+        | ControlRequest::Switch => Err("a planner does not do that".to_owned()),
     };
     match outcome {
         Ok(()) => ControlReply::Done,

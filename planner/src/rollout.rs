@@ -1,56 +1,44 @@
-//! Rolling a plan out: prepare on workers, then switch routers.
+//! Carries out what the roll-outs' state machine orders: messages to workers and routers, and their replies.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use actix::prelude::*;
 use bytes::Bytes;
-use futures_util::future::join_all;
-use graft_plan::{Epoch, Plan};
+use graft_plan::Profile;
+use graft_planner_core::{Notice, Order};
 use graft_transport::Connection;
-use graft_wire::{ControlReply, ControlRequest, Limits, RoutesUpdate, WorkerEndpoint, WorkerPlan};
+use graft_wire::{ControlReply, ControlRequest, Limits, RoutesUpdate, WorkerPlan};
 use serde::Serialize;
+
+use crate::actor::PlannerActor;
+use crate::store::Kept;
 
 /// Time for a worker to prepare, or a router to switch.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Plans that are remembered while they roll out, or while others that overtook them do.
+const MOST_WAYS: usize = 8;
 
-/// A worker as a roll-out sees it.
+/// A plan that rolls out.
 #[derive(Clone)]
-pub(crate) struct WorkerSeat {
-    pub name: String,
-    pub address: String,
-    pub connection: Connection,
-}
-
-impl WorkerSeat {
-    /// As routers are told it.
-    pub fn endpoint(&self) -> (String, WorkerEndpoint) {
-        let address = self.address.clone();
-        (self.name.clone(), WorkerEndpoint { address })
-    }
-}
-
-/// All that a roll-out needs.
-pub(crate) struct Rollout {
-    pub plan: Plan,
-    pub routes: RoutesUpdate,
-    pub workers: Vec<WorkerSeat>,
-    pub routers: Vec<(String, Connection)>,
-}
-
-/// How it ended.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// Every worker of the plan is ready; the routers that did not switch are listed with the reason.
-    Done { failed_routers: Vec<(String, String)> },
-    /// A worker can't do its part; no router was switched.
-    Failed { worker: String, reason: String },
+pub(crate) struct OnItsWay {
+    pub kept: Kept,
+    pub profile: Profile,
+    /// Its number is the roll-out's.
+    pub update: RoutesUpdate,
+    /// It is one to go on from; else routers are only told that nothing is served.
+    pub keep: bool,
+    /// Why it was made.
+    pub cause: String,
 }
 
 /// One control message and its reply.
-pub(crate) async fn tell<T: Serialize>(
-    connection: &Connection,
+async fn tell<T: Serialize>(
+    connection: Option<Connection>,
     request: ControlRequest,
     body: Option<&T>,
 ) -> Result<(), String> {
+    let connection = connection.ok_or("it is not there")?;
     let payload = match body {
         None => Bytes::new(),
         Some(body) => Bytes::from(serde_json::to_vec(body).map_err(|e| e.to_string())?),
@@ -65,41 +53,120 @@ pub(crate) async fn tell<T: Serialize>(
     }
 }
 
-impl Rollout {
-    /// Prepares all workers of the plan, then switches all routers.
-    pub async fn run(self) -> Outcome {
-        let body = WorkerPlan { plan: self.plan };
-        let devices: Vec<&str> = body.plan.partitions.iter().map(|p| p.device.as_str()).collect();
-        let seats = self.workers.iter().filter(|w| devices.contains(&w.name.as_str()));
-        let preparing = seats.map(|seat| async {
-            let done = tell(&seat.connection, ControlRequest::Prepare, Some(&body)).await;
-            done.map_err(|reason| (seat.name.clone(), reason))
-        });
-        for prepared in join_all(preparing).await {
-            if let Err((worker, reason)) = prepared {
-                return Outcome::Failed { worker, reason };
+impl PlannerActor {
+    /// Begins to roll a plan out.
+    pub(crate) fn begin(&mut self, way: OnItsWay, context: &mut Context<Self>) {
+        let epoch = way.update.epoch;
+        let workers: BTreeSet<String> = if way.keep {
+            way.kept
+                .plan
+                .partitions
+                .iter()
+                .map(|p| p.device.clone())
+                .collect()
+        } else {
+            BTreeSet::new()
+        };
+        self.ways.insert(epoch, way);
+        while self.ways.len() > MOST_WAYS {
+            self.ways.pop_first();
+        }
+        self.notice(Notice::Begins(epoch, workers), context);
+    }
+
+    /// Something happened that a roll-out may wait for.
+    pub(crate) fn notice(&mut self, notice: Notice, context: &mut Context<Self>) {
+        let mut orders = vec![];
+        self.rollouts.notice(notice, &mut orders);
+        for order in orders {
+            self.carry_out(order, context);
+        }
+    }
+
+    fn carry_out(&mut self, order: Order, context: &mut Context<Self>) {
+        match order {
+            Order::Prepare(worker, epoch) => {
+                let plan = self.ways.get(&epoch).map(|w| w.kept.plan.clone());
+                let connection = self.worker(&worker);
+                let preparing = async move {
+                    let plan = plan.ok_or("the plan is forgotten")?;
+                    tell(connection, ControlRequest::Prepare, Some(&WorkerPlan { plan })).await
+                };
+                self.then(preparing, context, move |done| match done {
+                    Ok(()) => Notice::Prepared(worker, epoch),
+                    Err(reason) => Notice::Refused(worker, epoch, reason),
+                });
+            }
+            Order::Switch(router, epoch) => {
+                let known = self.ways.get(&epoch).map(|w| w.update.clone());
+                let current = self.current.as_ref().map(|(_, _, update)| update.clone());
+                let update = known.or(current.filter(|u| u.epoch == epoch));
+                let connection = self.router(&router);
+                let switching = async move {
+                    let update = update.ok_or("the routes are forgotten")?;
+                    tell(connection, ControlRequest::Switch, Some(&update)).await
+                };
+                self.then(switching, context, move |done| match done {
+                    Ok(()) => Notice::Switched(router, epoch),
+                    Err(reason) => {
+                        tracing::warn!(router, reason, "a router did not switch");
+                        Notice::NotSwitched(router, epoch)
+                    }
+                });
+            }
+            Order::Abandon(worker, epoch) => {
+                self.send(&worker, ControlRequest::Abandon { epoch: epoch.0 }, context);
+            }
+            Order::Retire(worker, epoch) => {
+                self.send(&worker, ControlRequest::Retire { before: epoch.0 }, context);
+            }
+            Order::RetireLater(epoch) => {
+                context.run_later(self.retire_after, move |this, context| {
+                    this.notice(Notice::RetireDue(epoch), context);
+                });
+            }
+            Order::Done(epoch) => {
+                if let Some(way) = self.ways.remove(&epoch) {
+                    tracing::info!(%epoch, cause = %way.cause, "all routers use the plan");
+                    self.rolled(way);
+                }
+                self.ways = self.ways.split_off(&epoch);
+                self.consider(context);
+            }
+            Order::Failed(epoch, worker, reason) => {
+                let way = self.ways.remove(&epoch);
+                let cause = way.map(|w| w.cause).unwrap_or_default();
+                tracing::warn!(%epoch, worker, reason, cause, "a worker can't prepare; planning without it");
+                self.left_out(&worker, context);
+            }
+            Order::Overtaken(epoch) => tracing::info!(%epoch, "a newer plan overtakes this one"),
+            Order::LetGo(router) => {
+                if let Some(connection) = self.router(&router) {
+                    connection.close("you did not switch: join again");
+                }
             }
         }
-        let switching = self.routers.iter().map(|(name, connection)| async {
-            let done = tell(connection, ControlRequest::Switch, Some(&self.routes)).await;
-            done.map_err(|reason| (name.clone(), reason))
-        });
-        let failed_routers = join_all(switching)
-            .await
-            .into_iter()
-            .filter_map(Result::err)
-            .collect();
-        Outcome::Done { failed_routers }
     }
-}
 
-/// Workers drop all plans before an epoch.
-pub(crate) async fn retire(workers: Vec<WorkerSeat>, before: Epoch) {
-    let request = ControlRequest::Retire { before: before.0 };
-    join_all(workers.iter().map(|seat| async move {
-        if let Err(reason) = tell::<()>(&seat.connection, request, None).await {
-            tracing::debug!(worker = %seat.name, reason, "did not retire old plans");
-        }
-    }))
-    .await;
+    /// Does something beside, and notices how it ended.
+    fn then(
+        &self,
+        doing: impl Future<Output = Result<(), String>> + 'static,
+        context: &mut Context<Self>,
+        notice: impl FnOnce(Result<(), String>) -> Notice + 'static,
+    ) {
+        let done = doing.into_actor(self);
+        context.spawn(done.map(move |done, this, context| this.notice(notice(done), context)));
+    }
+
+    /// Tells a worker something that needs no answer: what does not come through is made good by the next plan.
+    fn send(&self, worker: &str, request: ControlRequest, context: &mut Context<Self>) {
+        let (connection, worker) = (self.worker(worker), worker.to_owned());
+        let telling = async move {
+            if let Err(reason) = tell::<()>(connection, request, None).await {
+                tracing::debug!(worker, reason, ?request, "a worker was not told");
+            }
+        };
+        context.spawn(telling.into_actor(self));
+    }
 }

@@ -1,10 +1,11 @@
 //! The planner: observes, decides by `graft-planner-core` when to plan, and rolls out: prepare, switch, retire.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use graft_plan::{ControlTimes, Devices, Epoch, Nanos, Plan, Profile, Workload, ms_to_nanos};
 use graft_planner_core::{
-    Carried, Cause, LOOK_EVERY, Lacks, Observation, ObservedMix, Problem, Replanner, SETTLE, changes,
+    Carried, Cause, LOOK_EVERY, Lacks, Notice, Observation, ObservedMix, Order, Problem, Replanner, Rollouts,
+    SETTLE, changes,
 };
 use graft_router_core::REPORT_EVERY;
 
@@ -20,13 +21,10 @@ pub trait Planning {
     fn plan(&mut self, problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried;
 }
 
-/// A plan on its way to workers and routers.
-struct Rolling {
+/// A plan that rolls out, and its decision's place in the report.
+struct Way {
     carried: Carried,
     decision: usize,
-    /// Workers that have not prepared yet, then routers that have not switched yet.
-    workers: BTreeSet<u32>,
-    routers: BTreeSet<u32>,
 }
 
 /// The planner.
@@ -45,8 +43,10 @@ pub(crate) struct Control<'a> {
     members: BTreeSet<u32>,
     current: Option<(Plan, Workload)>,
     made: Option<(Carried, usize)>,
-    rolling: Option<Rolling>,
-    busy: bool,
+    /// A plan is being made.
+    planning_now: bool,
+    rollouts: Rollouts,
+    ways: BTreeMap<Epoch, Way>,
     epoch: u64,
     pub away: bool,
     /// Tells what this planner does from what one before it did.
@@ -87,8 +87,9 @@ impl<'a> Control<'a> {
             members,
             current: None,
             made: None,
-            rolling: None,
-            busy: false,
+            planning_now: false,
+            rollouts: Rollouts::default(),
+            ways: BTreeMap::new(),
             epoch: 0,
             away: false,
             life: 0,
@@ -166,7 +167,7 @@ impl<'a> Control<'a> {
     }
 
     fn consider(&mut self, now: Nanos, cx: &mut Context) {
-        if self.away || self.busy || self.members.is_empty() {
+        if self.away || self.planning_now || self.members.is_empty() {
             return;
         }
         let Some(planning) = self.planning.as_mut() else {
@@ -181,7 +182,7 @@ impl<'a> Control<'a> {
             return;
         };
         self.replanner.planned(now, &workload);
-        self.busy = true;
+        self.planning_now = true;
         self.epoch += 1;
         let epoch = Epoch(self.epoch);
         let devices = self.devices.devices.iter().zip(0..);
@@ -232,7 +233,7 @@ impl<'a> Control<'a> {
         if life != self.life {
             return;
         }
-        self.busy = false;
+        self.planning_now = false;
         let Some((carried, decision)) = self.made.take() else {
             return;
         };
@@ -243,29 +244,67 @@ impl<'a> Control<'a> {
             cx.ledger.report.decisions[decision].failed = Some(error.to_string());
             return;
         }
-        let names: BTreeSet<&str> = carried
-            .plan
-            .partitions
-            .iter()
-            .map(|p| p.device.as_str())
-            .collect();
-        let devices = self.devices.devices.iter().zip(0..);
-        let workers: BTreeSet<u32> = devices
-            .filter(|(d, _)| names.contains(d.id.as_str()))
-            .map(|(_, i)| i)
-            .collect();
+        let workers = carried.plan.partitions.iter().map(|p| p.device.clone()).collect();
+        self.ways.insert(epoch, Way { carried, decision });
+        self.notice(now, Notice::Begins(epoch, workers), site, cx);
+    }
+
+    fn number(&self, worker: &str) -> u32 {
+        let place = self.devices.devices.iter().position(|d| d.id == worker);
+        place.unwrap_or(0) as u32
+    }
+
+    fn name(&self, worker: u32) -> String {
+        self.devices.devices[worker as usize].id.clone()
+    }
+
+    /// Something happened that a roll-out may wait for.
+    fn notice(&mut self, now: Nanos, notice: Notice, site: &mut Site, cx: &mut Context) {
+        let mut orders = vec![];
+        self.rollouts.notice(notice, &mut orders);
         let there = now + self.message(site);
-        for &worker in &workers {
-            cx.events.at(there, Event::Prepares { worker, epoch });
+        for order in orders {
+            match order {
+                Order::Prepare(worker, epoch) => {
+                    let worker = self.number(&worker);
+                    cx.events.at(there, Event::Prepares { worker, epoch });
+                }
+                Order::Switch(router, epoch) => {
+                    let router = router.parse().unwrap_or(0);
+                    cx.events.at(there, Event::Switches { router, epoch });
+                }
+                // What is abandoned is not in use: its share is free when the message is there.
+                Order::Abandon(_, epoch) => site.drop_plan(epoch),
+                Order::RetireLater(epoch) => {
+                    let due = now + ms_to_nanos(self.times.retire_after_ms);
+                    cx.events.at(due, Event::RetireDue(epoch));
+                }
+                Order::Retire(_, epoch) => cx.events.at(there, Event::Retires(epoch)),
+                Order::Done(epoch) => {
+                    if let Some(way) = self.ways.remove(&epoch) {
+                        cx.ledger.report.decisions[way.decision].switched_s = Some(now.as_secs());
+                        self.current = Some((way.carried.plan, way.carried.workload));
+                    }
+                    self.ways = self.ways.split_off(&epoch);
+                    self.consider(now, cx);
+                }
+                Order::Failed(epoch, worker, why) => {
+                    self.ended(epoch, format!("worker {worker} can't prepare: {why}"), cx);
+                    self.replanner.members_changed();
+                    self.consider(now, cx);
+                }
+                Order::Overtaken(epoch) => self.ended(epoch, "a newer plan overtook it".to_owned(), cx),
+                // Routers of a simulation do as they are told.
+                Order::LetGo(_) => {}
+            }
         }
-        self.busy = true;
-        self.rolling = Some(Rolling {
-            carried,
-            decision,
-            workers,
-            routers: (0..site.routers()).collect(),
-        });
-        self.prepared_all(now, site, cx);
+    }
+
+    /// A plan is not rolled out.
+    fn ended(&mut self, epoch: Epoch, why: String, cx: &mut Context) {
+        if let Some(way) = self.ways.remove(&epoch) {
+            cx.ledger.report.decisions[way.decision].failed = Some(why);
+        }
     }
 
     pub fn prepares(&mut self, now: Nanos, worker: u32, epoch: Epoch, site: &mut Site, cx: &mut Context) {
@@ -279,14 +318,6 @@ impl<'a> Control<'a> {
         cx.events.at(now + time, Event::Prepared { worker, epoch, done });
     }
 
-    fn is_rolling(&self, epoch: Epoch) -> bool {
-        !self.away
-            && self
-                .rolling
-                .as_ref()
-                .is_some_and(|r| r.carried.plan.epoch == epoch)
-    }
-
     pub fn prepared(
         &mut self,
         now: Nanos,
@@ -296,66 +327,49 @@ impl<'a> Control<'a> {
         site: &mut Site,
         cx: &mut Context,
     ) {
-        if !self.is_rolling(epoch) {
+        if self.away {
             return;
         }
-        if !done {
-            self.fail(now, worker, site, cx);
-            return;
-        }
-        if let Some(rolling) = &mut self.rolling {
-            rolling.workers.remove(&worker);
-        }
-        self.prepared_all(now, site, cx);
-    }
-
-    /// Once all workers are ready, routers switch.
-    fn prepared_all(&mut self, now: Nanos, site: &Site, cx: &mut Context) {
-        let Some(rolling) = self.rolling.as_ref().filter(|r| r.workers.is_empty()) else {
-            return;
+        let name = self.name(worker);
+        let notice = if done {
+            Notice::Prepared(name, epoch)
+        } else {
+            Notice::Refused(name, epoch, "no reply".to_owned())
         };
-        let (there, epoch) = (now + self.message(site), rolling.carried.plan.epoch);
-        for &router in &rolling.routers {
-            cx.events.at(there, Event::Switches { router, epoch });
-        }
-    }
-
-    fn fail(&mut self, now: Nanos, worker: u32, site: &mut Site, cx: &mut Context) {
-        let Some(rolling) = self.rolling.take() else {
-            return;
-        };
-        let name = &self.devices.devices[worker as usize].id;
-        cx.ledger.report.decisions[rolling.decision].failed = Some(format!("worker {name} did not prepare"));
-        site.drop_plan(rolling.carried.plan.epoch);
-        self.busy = false;
-        self.replanner.members_changed();
-        self.consider(now, cx);
+        self.notice(now, notice, site, cx);
     }
 
     pub fn switches(&mut self, now: Nanos, router: u32, epoch: Epoch, site: &mut Site, cx: &mut Context) {
-        site.switch(router, epoch);
-        let known = now + self.message(site);
-        cx.events.at(known, Event::Switched { router, epoch });
+        let done = site.switch(router, epoch);
+        cx.events
+            .at(now + self.message(site), Event::Switched { router, epoch, done });
     }
 
-    pub fn switched(&mut self, now: Nanos, router: u32, epoch: Epoch, cx: &mut Context) {
-        if !self.is_rolling(epoch) {
+    pub fn switched(
+        &mut self,
+        now: Nanos,
+        router: u32,
+        epoch: Epoch,
+        done: bool,
+        site: &mut Site,
+        cx: &mut Context,
+    ) {
+        if self.away {
             return;
         }
-        let Some(mut rolling) = self.rolling.take() else {
-            return;
+        let name = router.to_string();
+        let notice = if done {
+            Notice::Switched(name, epoch)
+        } else {
+            Notice::NotSwitched(name, epoch)
         };
-        rolling.routers.remove(&router);
-        if !rolling.routers.is_empty() {
-            self.rolling = Some(rolling);
-            return;
+        self.notice(now, notice, site, cx);
+    }
+
+    pub fn retire_due(&mut self, now: Nanos, epoch: Epoch, site: &mut Site, cx: &mut Context) {
+        if !self.away {
+            self.notice(now, Notice::RetireDue(epoch), site, cx);
         }
-        cx.ledger.report.decisions[rolling.decision].switched_s = Some(now.as_secs());
-        self.current = Some((rolling.carried.plan, rolling.carried.workload));
-        self.busy = false;
-        let retired = now + ms_to_nanos(self.times.retire_after_ms);
-        cx.events.at(retired, Event::Retires(epoch));
-        self.consider(now, cx);
     }
 
     // Members and faults.
@@ -371,12 +385,15 @@ impl<'a> Control<'a> {
             return;
         }
         self.replanner.members_changed();
-        let waiting = self.rolling.as_ref().is_some_and(|r| r.workers.contains(&worker));
-        if !there && waiting {
-            self.fail(now, worker, site, cx);
+        let name = self.name(worker);
+        if there {
+            // A restart that was quicker than the loss was noticed.
+            self.notice(now, Notice::WorkerLeft(name.clone()), site, cx);
+            self.notice(now, Notice::WorkerJoined(name), site, cx);
+            cx.events.at(now + SETTLE, Event::Looks { again: false });
         } else {
-            let settle = if there { SETTLE } else { Nanos::ZERO };
-            cx.events.at(now + settle, Event::Looks { again: false });
+            self.notice(now, Notice::WorkerLeft(name), site, cx);
+            self.consider(now, cx);
         }
     }
 
@@ -385,13 +402,15 @@ impl<'a> Control<'a> {
         self.away = true;
         self.life += 1;
         self.made = None;
-        self.rolling = None;
-        self.busy = false;
+        self.planning_now = false;
+        self.rollouts = Rollouts::default();
+        self.ways.clear();
     }
 
     /// It starts anew, from the plan and the mix that it kept.
-    pub fn starts(&mut self, now: Nanos, cx: &mut Context) {
+    pub fn starts(&mut self, now: Nanos, site: &mut Site, cx: &mut Context) {
         self.away = false;
+        self.all_join(now, site, cx);
         self.mix = ObservedMix::default();
         self.replanner = Replanner::default();
         if let Some((_, workload)) = &self.current {
@@ -399,6 +418,18 @@ impl<'a> Control<'a> {
             cx.events.at(now + REMEMBERED, Event::Forgets);
         }
         cx.events.at(now + SETTLE, Event::Looks { again: false });
+    }
+
+    /// Workers and routers join.
+    pub fn all_join(&mut self, now: Nanos, site: &mut Site, cx: &mut Context) {
+        let members: Vec<String> = self.members.iter().map(|w| self.name(*w)).collect();
+        for name in members {
+            self.notice(now, Notice::WorkerJoined(name), site, cx);
+        }
+        for router in 0..site.routers() {
+            let notice = Notice::RouterJoined(router.to_string(), site.epoch_of(router));
+            self.notice(now, notice, site, cx);
+        }
     }
 
     pub fn forgets(&mut self) {

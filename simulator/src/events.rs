@@ -53,8 +53,10 @@ pub(crate) enum Event {
     Prepared { worker: u32, epoch: Epoch, done: bool },
     /// A router is told to switch.
     Switches { router: u32, epoch: Epoch },
-    /// The planner knows that a router has switched.
-    Switched { router: u32, epoch: Epoch },
+    /// The planner knows that a router has switched, or can't.
+    Switched { router: u32, epoch: Epoch, done: bool },
+    /// The time that plans before this one go on is over.
+    RetireDue(Epoch),
     /// Plans before this one are retired.
     Retires(Epoch),
     /// Planner and routers notice that a worker is gone.

@@ -107,6 +107,7 @@ pub fn run(
     if let Some(plan) = fixed {
         install(plan, scenario, &mut site, &mut control)?;
     } else {
+        control.all_join(Nanos::ZERO, &mut site, &mut cx);
         for router in 0..site.routers() {
             cx.events.at(
                 Nanos::ZERO,
@@ -257,7 +258,8 @@ impl World<'_, '_> {
             Event::Prepares { worker, epoch } => control.prepares(now, worker, epoch, site, cx),
             Event::Prepared { worker, epoch, done } => control.prepared(now, worker, epoch, done, site, cx),
             Event::Switches { router, epoch } => control.switches(now, router, epoch, site, cx),
-            Event::Switched { router, epoch } => control.switched(now, router, epoch, cx),
+            Event::Switched { router, epoch, done } => control.switched(now, router, epoch, done, site, cx),
+            Event::RetireDue(epoch) => control.retire_due(now, epoch, site, cx),
             Event::Retires(epoch) => site.retire(epoch),
             Event::Noticed { worker } => {
                 site.noticed(now, worker, &|client| fleet.asker(client), cx);
@@ -307,7 +309,7 @@ impl World<'_, '_> {
                 site.slow(worker, if begins { *times } else { 1.0 });
             }
             (Fault::PlannerAway { .. }, _) if begins => control.dies(),
-            (Fault::PlannerAway { .. }, _) => control.starts(now, cx),
+            (Fault::PlannerAway { .. }, _) => control.starts(now, site, cx),
             (Fault::MessagesLate { by_ms, .. }, _) => {
                 site.late = if begins { ms_to_nanos(*by_ms) } else { Nanos::ZERO };
             }

@@ -204,13 +204,19 @@ impl Site {
         w.alive
     }
 
-    pub fn switch(&mut self, router: u32, epoch: Epoch) {
+    /// A router switches. `false`: it uses a later plan.
+    pub fn switch(&mut self, router: u32, epoch: Epoch) -> bool {
         let r = &mut self.routers[router as usize];
-        if let Some(plan) = self.plans.get(&epoch)
-            && r.table.epoch() <= epoch
-        {
+        let newer = r.table.epoch() <= epoch;
+        if let Some(plan) = self.plans.get(&epoch).filter(|_| newer) {
             r.table = RouteTable::new(plan.routes.clone());
         }
+        newer
+    }
+
+    /// The plan that a router uses.
+    pub fn epoch_of(&self, router: u32) -> Epoch {
+        self.routers[router as usize].table.epoch()
     }
 
     /// Plans before this one end when their requests have.

@@ -45,6 +45,11 @@ struct Retire {
     before: Epoch,
 }
 
+/// Drop a plan that no router will use.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Abandon(Epoch);
+
 /// Owns the prepared plans.
 struct PlanKeeper {
     workshop: Workshop,
@@ -96,6 +101,19 @@ impl Handler<Retire> for PlanKeeper {
         self.epochs.store(Arc::new(kept));
         for (epoch, plan) in old {
             tracing::info!(%epoch, "draining a plan");
+            plan.drain(self.drain);
+        }
+    }
+}
+
+impl Handler<Abandon> for PlanKeeper {
+    type Result = ();
+
+    fn handle(&mut self, Abandon(epoch): Abandon, _: &mut Self::Context) {
+        let mut epochs = (**self.epochs.load()).clone();
+        if let Some(plan) = epochs.remove(&epoch) {
+            tracing::info!(%epoch, "a plan was abandoned");
+            self.epochs.store(Arc::new(epochs));
             plan.drain(self.drain);
         }
     }
@@ -369,6 +387,10 @@ async fn obey(request: ControlRequest, payload: &[u8], keeper: &Addr<PlanKeeper>
             })
             .await
         {
+            Ok(()) => ControlReply::Done,
+            Err(e) => gone(e),
+        },
+        ControlRequest::Abandon { epoch } => match keeper.send(Abandon(Epoch(epoch))).await {
             Ok(()) => ControlReply::Done,
             Err(e) => gone(e),
         },

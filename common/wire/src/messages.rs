@@ -175,6 +175,11 @@ pub enum ControlRequest {
     },
     /// To a router: from now on these routes. Payload: [`RoutesUpdate`].
     Switch,
+    /// To a worker: free this plan, which no router will use.
+    Abandon {
+        /// The plan.
+        epoch: u64,
+    },
 }
 
 /// The answer to a [`ControlRequest`].

@@ -3,7 +3,8 @@
 //! [`plan_graft`] turns a [`Problem`] into a plan and makes it cheaper for as long as it is let; [`plan_baseline`]
 //! makes the plans that it is compared with, [`lower_bound`] says how far down any plan could go, [`changes`] what a
 //! plan changes about a running one. [`plan_what_fits`] plans for as much of the load as there are devices for.
-//! [`ObservedMix`] is what has been asked for lately; [`Replanner`] says when it has moved far enough for another plan.
+//! [`ObservedMix`] is what has been asked for lately; [`Replanner`] says when it has moved far enough for another plan;
+//! [`Rollouts`] how that comes to workers and routers.
 //!
 //! Plain functions and state machines: time comes in as a value, nothing is sent or stored from here.
 
@@ -27,6 +28,9 @@ mod merge;
 mod mix;
 mod problem;
 mod replan;
+mod rollout;
+#[cfg(test)]
+mod rollout_model;
 mod roofline;
 mod routes;
 mod running;
@@ -46,5 +50,6 @@ pub use graft::{GraftOptions, Progress, Test, plan_graft};
 pub use mix::{Observation, ObservedMix};
 pub use problem::{Lacks, Problem};
 pub use replan::{Cause, LOOK_EVERY, Replanner, SETTLE};
+pub use rollout::{Notice, Order, Rollouts};
 pub use roofline::{GPUS, Gpu};
 pub use routes::routes;

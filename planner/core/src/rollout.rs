@@ -1,0 +1,279 @@
+//! Rolling plans out: workers prepare, routers switch, the plan before is retired. Make before break.
+//!
+//! [`Rollouts`] is told what happens and says what to do. It keeps:
+//!
+//! - no router is told to use a plan before every worker of the plan is ready for it;
+//! - no plan is retired while a router that is known uses it;
+//! - a newer plan overtakes one that is on its way: what workers made ready for that is freed, unless a router may use it;
+//! - a worker that can't prepare ends the roll-out, and all that others made ready is freed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use graft_plan::Epoch;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Notice {
+    /// A plan is to be rolled out, to these workers. Its number is above those of all plans before.
+    Begins(Epoch, BTreeSet<String>),
+    /// A worker is ready for a plan.
+    Prepared(String, Epoch),
+    /// A worker can't prepare, and why.
+    Refused(String, Epoch, String),
+    /// A router uses a plan.
+    Switched(String, Epoch),
+    /// A router did not switch.
+    NotSwitched(String, Epoch),
+    /// A worker is there.
+    WorkerJoined(String),
+    /// A worker is gone.
+    WorkerLeft(String),
+    /// A router is there, and uses a plan.
+    RouterJoined(String, Epoch),
+    /// A router is gone.
+    RouterLeft(String),
+    /// The time that a plan before this one goes on is over.
+    RetireDue(Epoch),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Order {
+    /// Tell a worker to prepare; then [`Notice::Prepared`] or [`Notice::Refused`].
+    Prepare(String, Epoch),
+    /// Tell a router to switch; then [`Notice::Switched`] or [`Notice::NotSwitched`].
+    Switch(String, Epoch),
+    /// Tell a worker to free what it prepared: no router will use it.
+    Abandon(String, Epoch),
+    /// After a while, [`Notice::RetireDue`].
+    RetireLater(Epoch),
+    /// Tell a worker to end all plans before this one.
+    Retire(String, Epoch),
+    /// All routers use the plan.
+    Done(Epoch),
+    /// The plan is not rolled out, since this worker can't prepare.
+    Failed(Epoch, String, String),
+    /// The plan is not rolled out any more: a newer one is.
+    Overtaken(Epoch),
+    /// A router did not do as it was told: it has to join again.
+    LetGo(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Phase {
+    /// These workers are not ready yet.
+    Preparing(BTreeSet<String>),
+    /// These routers have not switched yet.
+    Switching(BTreeSet<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Way {
+    epoch: Epoch,
+    workers: BTreeSet<String>,
+    phase: Phase,
+}
+
+/// The roll-outs of a planner. See the module's page.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Rollouts {
+    /// The plan that all routers switched to last.
+    current: Option<Epoch>,
+    way: Option<Way>,
+    workers: BTreeSet<String>,
+    /// Routers, and the plan that each is known to use.
+    routers: BTreeMap<String, Epoch>,
+    /// Plans that routers were told to use, from the current one on.
+    told: BTreeSet<Epoch>,
+}
+
+impl Rollouts {
+    /// The plan that all routers switched to last.
+    pub fn current(&self) -> Option<Epoch> {
+        self.current
+    }
+
+    /// The plan that is on its way.
+    pub fn on_its_way(&self) -> Option<Epoch> {
+        self.way.as_ref().map(|w| w.epoch)
+    }
+
+    /// Something happened: what to do is added to `orders`.
+    pub fn notice(&mut self, notice: Notice, orders: &mut Vec<Order>) {
+        match notice {
+            Notice::Begins(epoch, workers) => self.begin(epoch, workers, orders),
+            Notice::Prepared(worker, epoch) => self.prepared(worker, epoch, orders),
+            Notice::Refused(worker, epoch, why) => self.refused(worker, epoch, why, orders),
+            Notice::Switched(router, epoch) => self.switched(&router, epoch, orders),
+            Notice::NotSwitched(router, epoch) => self.not_switched(router, epoch, orders),
+            Notice::WorkerJoined(worker) => {
+                self.workers.insert(worker);
+            }
+            Notice::WorkerLeft(worker) => self.worker_left(&worker, orders),
+            Notice::RouterJoined(router, epoch) => self.router_joined(router, epoch, orders),
+            Notice::RouterLeft(router) => {
+                self.routers.remove(&router);
+                self.without_router(&router, orders);
+            }
+            Notice::RetireDue(epoch) => self.retire_due(epoch, orders),
+        }
+    }
+
+    fn begin(&mut self, epoch: Epoch, workers: BTreeSet<String>, orders: &mut Vec<Order>) {
+        if let Some(before) = self.way.take() {
+            if let Phase::Preparing(_) = before.phase {
+                self.abandon(&before, None, orders);
+            }
+            // Of one that routers switch to already, nothing is freed: they may use it until they use this one.
+            orders.push(Order::Overtaken(before.epoch));
+        }
+        if let Some(missing) = workers.iter().find(|w| !self.workers.contains(*w)) {
+            let why = "it is not there".to_owned();
+            orders.push(Order::Failed(epoch, missing.clone(), why));
+            return;
+        }
+        let prepare = |w: &String| Order::Prepare(w.clone(), epoch);
+        orders.extend(workers.iter().map(prepare));
+        self.way = Some(Way {
+            epoch,
+            phase: Phase::Preparing(workers.clone()),
+            workers,
+        });
+        self.all_ready(orders);
+    }
+
+    fn prepared(&mut self, worker: String, epoch: Epoch, orders: &mut Vec<Order>) {
+        match self.way.as_mut().filter(|w| w.epoch == epoch) {
+            Some(Way {
+                phase: Phase::Preparing(waiting),
+                ..
+            }) => {
+                waiting.remove(&worker);
+                self.all_ready(orders);
+            }
+            Some(_) => {}
+            // Too late: it was overtaken, or failed.
+            None if !self.told.contains(&epoch) => orders.push(Order::Abandon(worker, epoch)),
+            None => {}
+        }
+    }
+
+    fn all_ready(&mut self, orders: &mut Vec<Order>) {
+        let Some(way) = &mut self.way else { return };
+        if !matches!(&way.phase, Phase::Preparing(waiting) if waiting.is_empty()) {
+            return;
+        }
+        let routers: BTreeSet<String> = self.routers.keys().cloned().collect();
+        let switch = |r: &String| Order::Switch(r.clone(), way.epoch);
+        orders.extend(routers.iter().map(switch));
+        self.told.insert(way.epoch);
+        way.phase = Phase::Switching(routers);
+        self.all_switched(orders);
+    }
+
+    fn refused(&mut self, worker: String, epoch: Epoch, why: String, orders: &mut Vec<Order>) {
+        let preparing = |w: &Way| w.epoch == epoch && matches!(w.phase, Phase::Preparing(_));
+        if self.way.as_ref().is_some_and(preparing)
+            && let Some(way) = self.way.take()
+        {
+            self.abandon(&way, Some(&worker), orders);
+            orders.push(Order::Failed(epoch, worker, why));
+        }
+    }
+
+    /// Frees what workers prepared, or are about to.
+    fn abandon(&self, way: &Way, but: Option<&str>, orders: &mut Vec<Order>) {
+        let others = way.workers.iter().filter(|w| Some(w.as_str()) != but);
+        let there = others.filter(|w| self.workers.contains(*w));
+        orders.extend(there.map(|w| Order::Abandon(w.clone(), way.epoch)));
+    }
+
+    fn switched(&mut self, router: &str, epoch: Epoch, orders: &mut Vec<Order>) {
+        if let Some(at) = self.routers.get_mut(router) {
+            *at = epoch.max(*at);
+        }
+        if let Some(way) = self.way.as_mut().filter(|w| w.epoch == epoch) {
+            if let Phase::Switching(waiting) = &mut way.phase {
+                waiting.remove(router);
+            }
+            self.all_switched(orders);
+        }
+    }
+
+    fn not_switched(&mut self, router: String, epoch: Epoch, orders: &mut Vec<Order>) {
+        if self.on_its_way() != Some(epoch) && self.current != Some(epoch) {
+            return;
+        }
+        self.routers.remove(&router);
+        self.without_router(&router, orders);
+        orders.push(Order::LetGo(router));
+    }
+
+    fn without_router(&mut self, router: &str, orders: &mut Vec<Order>) {
+        if let Some(Way {
+            phase: Phase::Switching(waiting),
+            ..
+        }) = &mut self.way
+        {
+            waiting.remove(router);
+            self.all_switched(orders);
+        }
+    }
+
+    fn all_switched(&mut self, orders: &mut Vec<Order>) {
+        let done = |w: &Way| matches!(&w.phase, Phase::Switching(waiting) if waiting.is_empty());
+        if self.way.as_ref().is_some_and(done)
+            && let Some(way) = self.way.take()
+        {
+            self.current = Some(way.epoch);
+            self.told = self.told.split_off(&way.epoch);
+            orders.push(Order::Done(way.epoch));
+            orders.push(Order::RetireLater(way.epoch));
+        }
+    }
+
+    fn worker_left(&mut self, worker: &str, orders: &mut Vec<Order>) {
+        self.workers.remove(worker);
+        // One that is not ready yet never will be; one that was is not any more.
+        let needed = |w: &Way| w.workers.contains(worker) && matches!(w.phase, Phase::Preparing(_));
+        if self.way.as_ref().is_some_and(needed)
+            && let Some(way) = self.way.take()
+        {
+            self.abandon(&way, None, orders);
+            let why = "it left".to_owned();
+            orders.push(Order::Failed(way.epoch, worker.to_owned(), why));
+        }
+    }
+
+    fn router_joined(&mut self, router: String, epoch: Epoch, orders: &mut Vec<Order>) {
+        self.routers.insert(router.clone(), epoch);
+        let latest = match &mut self.way {
+            Some(Way {
+                epoch,
+                phase: Phase::Switching(waiting),
+                ..
+            }) => {
+                waiting.insert(router.clone());
+                Some(*epoch)
+            }
+            _ => self.current,
+        };
+        // One with routes of a later plan, of another planner's life, waits for the next.
+        if let Some(latest) = latest.filter(|l| *l >= epoch) {
+            orders.push(Order::Switch(router, latest));
+        }
+    }
+
+    fn retire_due(&mut self, epoch: Epoch, orders: &mut Vec<Order>) {
+        if self.current != Some(epoch) {
+            // A later plan's time comes, and covers this one.
+            return;
+        }
+        if self.routers.values().any(|at| *at < epoch) {
+            orders.push(Order::RetireLater(epoch));
+            return;
+        }
+        let retire = |w: &String| Order::Retire(w.clone(), epoch);
+        orders.extend(self.workers.iter().map(retire));
+    }
+}
