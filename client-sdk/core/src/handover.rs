@@ -5,8 +5,8 @@ use std::time::Duration;
 /// The server is asked anew what it needs after so long.
 pub const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
 
-/// An answer that takes so many times what the server said is given up for running the rest here.
-const SLOW_SERVER: f64 = 3.0;
+/// Time to run the rest here after all is only kept if the server still has so many times what it needs.
+const LOOSE: f64 = 10.0;
 /// Kept back from the server's budget for what estimates miss, in milliseconds and as a part of the budget.
 const RESERVE: (f64, f64) = (2.0, 0.05);
 
@@ -24,22 +24,19 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// What the server has; not above zero: too little to hand over.
-    pub fn budget_ms(&self) -> f64 {
-        let budget = self.left_ms - self.network_ms;
-        budget - RESERVE.0 - RESERVE.1 * budget.max(0.0)
+    /// How long to wait for an answer. Where the server has time enough all the same, until the rest can just be run
+    /// here; else as long as there is time.
+    pub fn patience_ms(&self) -> f64 {
+        let spare = self.left_ms - self.rest_here_ms;
+        let kept = spare - self.network_ms >= self.server_ms * LOOSE && spare > 0.0;
+        (if kept { spare } else { self.left_ms }).max(1.0)
     }
 
-    /// How long to wait for an answer: until the rest can just be run here in time, but no less than an answer is
-    /// expected to take, and never longer than there is time. Where the rest can't be run here in time anyway, all of it.
-    pub fn patience_ms(&self) -> f64 {
-        let left = self.left_ms.max(0.0);
-        let spare = left - self.rest_here_ms;
-        if spare <= 0.0 {
-            return left.max(1.0);
-        }
-        let expected = (left - self.budget_ms()).max(0.0) + self.server_ms * SLOW_SERVER;
-        spare.max(expected).min(left).max(1.0)
+    /// What the server has: as long as it is waited for, less the way there and back. Not above zero: too little to
+    /// hand over.
+    pub fn budget_ms(&self) -> f64 {
+        let budget = self.patience_ms().min(self.left_ms) - self.network_ms;
+        budget - RESERVE.0 - RESERVE.1 * budget.max(0.0)
     }
 }
 
@@ -56,32 +53,27 @@ mod tests {
 
     #[test]
     fn the_server_gets_what_the_network_leaves_less_a_reserve() {
+        assert!((HANDOVER.patience_ms() - 100.0).abs() < 1e-9);
         assert!((HANDOVER.budget_ms() - (70.0 - 2.0 - 3.5)).abs() < 1e-9);
         let late = Handover {
             left_ms: 10.0,
             ..HANDOVER
         };
         assert!(late.budget_ms() < 0.0);
-    }
-
-    #[test]
-    fn an_answer_is_waited_for_until_the_rest_can_just_be_run_here() {
-        let quick = Handover {
-            rest_here_ms: 20.0,
-            ..HANDOVER
-        };
-        assert!((quick.patience_ms() - 80.0).abs() < 1e-9);
-        // No less than an answer may take.
-        assert!((HANDOVER.patience_ms() - (35.5 + 15.0)).abs() < 1e-9);
-        let slow = Handover {
-            rest_here_ms: 120.0,
-            ..HANDOVER
-        };
-        assert!((slow.patience_ms() - 100.0).abs() < 1e-9);
         let hopeless = Handover {
             left_ms: -5.0,
             ..HANDOVER
         };
-        assert!((hopeless.patience_ms() - 1.0).abs() < 1e-9);
+        assert!((hopeless.patience_ms() - 1.0).abs() < 1e-9 && hopeless.budget_ms() < 0.0);
+    }
+
+    #[test]
+    fn a_quick_phone_keeps_time_to_run_the_rest_itself_and_the_server_is_told() {
+        let quick = Handover {
+            rest_here_ms: 15.0,
+            ..HANDOVER
+        };
+        assert!((quick.patience_ms() - 85.0).abs() < 1e-9);
+        assert!((quick.budget_ms() - (55.0 - 2.0 - 2.75)).abs() < 1e-9);
     }
 }

@@ -1,0 +1,159 @@
+//! `graft load` against real routers, planners and workers, on emulated devices.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use graft_integration_tests::{Site, graft, until, worker_part};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Time is stretched so many times: what this machine takes for itself counts for little then.
+const STRETCH: f64 = 20.0;
+
+fn profile() -> PathBuf {
+    PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../docs/scenarios/efficientnet-lite0-t4.json"
+    ))
+}
+
+/// Phones on links on which they hand over small tensors.
+fn phones(count: usize, seconds: f64, warm_up: f64) -> Value {
+    json!({
+        "version": 1, "name": "phones", "devices": 1, "duration_s": seconds, "warmup_s": warm_up, "headroom": 0.2,
+        "phones": [{
+            "count": count, "model": "efficientnet-lite0", "device": {"gflops": [4, 12]}, "slo": {"ms": [250, 400]},
+            "rate_rps": [4, 6], "link": {"mbps": [4, 15], "rtt_ms": [5, 30]}, "element_bytes": 1,
+        }],
+    })
+}
+
+/// A site, with what runs, and the scenario's file.
+struct Stage {
+    site: Site,
+    scenario: String,
+}
+
+impl Stage {
+    fn new(workers: usize, mut scenario: Value) -> Self {
+        let site = Site::emulated(workers, &profile(), STRETCH);
+        scenario["profiles"] = profile().to_string_lossy().into_owned().into();
+        let file = site.file("scenario.json");
+        std::fs::write(&file, scenario.to_string()).expect("a scenario can be written");
+        Stage {
+            site,
+            scenario: path(&file),
+        }
+    }
+
+    fn until_ready(&self) {
+        until("the router is ready", PATIENCE, || {
+            self.site.is_ready(self.site.http)
+        });
+    }
+
+    fn load(&self) -> Value {
+        let (router, ca) = (self.site.quic.to_string(), path(&self.site.file("ca.pem")));
+        let output = graft([
+            "load",
+            "--json",
+            "--router",
+            &router,
+            "--ca",
+            &ca,
+            "--scenario",
+            &self.scenario,
+            "--stretch",
+            &STRETCH.to_string(),
+        ]);
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+            panic!(
+                "graft load printed no JSON ({e}): {output:?}\n{}",
+                self.site.logs()
+            )
+        });
+        println!("{}", figures(&report));
+        report
+    }
+
+    fn simulate(&self) -> Value {
+        let output = graft(["simulate", "--json", "--scenario", &self.scenario]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    }
+}
+
+fn path(file: &Path) -> String {
+    file.to_string_lossy().into_owned()
+}
+
+fn figures(report: &Value) -> String {
+    let server = &report["server"];
+    format!(
+        "{} of {} inferences in time; server: {} of {} ({:.3}%), lost {}, refused {}, plans {}, lag {}",
+        report["in_time"],
+        report["inferences"],
+        server["in_time"],
+        server["arrived"],
+        attainment(report) * 100.0,
+        server["lost"],
+        server["refused"],
+        server["epochs"],
+        report["load"]["lag"]
+    )
+}
+
+fn attainment(report: &Value) -> f64 {
+    report["server"]["attainment"].as_f64().expect("a number")
+}
+
+fn count(report: &Value, what: &str) -> u64 {
+    report["server"][what].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn a_site_on_emulated_devices_does_what_the_simulator_says() {
+    let stage = Stage::new(1, phones(100, 1.6, 0.6));
+    let _programs = ["planner", "worker", "router"].map(|part| stage.site.start(part));
+    stage.until_ready();
+    let measured = stage.load();
+    assert_eq!(measured["load"]["emulated"], true);
+    assert_eq!(count(&measured, "lost"), 0, "{}", stage.site.logs());
+    assert!(count(&measured, "arrived") > 200, "{measured}");
+    assert!(attainment(&measured) >= 0.97, "{}", figures(&measured));
+    let predicted = stage.simulate();
+    assert!(count(&predicted, "arrived") > 100);
+}
+
+#[test]
+fn the_death_of_the_planner_changes_nothing_for_those_who_are_served() {
+    let stage = Stage::new(1, phones(60, 1.6, 0.8));
+    let planner = stage.site.start("planner");
+    let _programs = ["worker", "router"].map(|part| stage.site.start(part));
+    stage.until_ready();
+    let killing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(18));
+        planner.kill();
+    });
+    let measured = stage.load();
+    killing.join().expect("the planner was killed");
+    assert_eq!(count(&measured, "lost"), 0, "{}", stage.site.logs());
+    assert!(attainment(&measured) >= 0.97, "{}", figures(&measured));
+}
+
+#[test]
+fn the_death_of_a_worker_of_two_loses_nothing() {
+    let stage = Stage::new(2, phones(60, 1.8, 0.6));
+    let workers: Vec<_> = (0..2).map(|w| stage.site.start(&worker_part(w))).collect();
+    let _programs = ["planner", "router"].map(|part| stage.site.start(part));
+    stage.until_ready();
+    let mut workers = workers.into_iter();
+    let first = workers.next().expect("two workers");
+    let killing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(20));
+        first.kill();
+    });
+    let measured = stage.load();
+    killing.join().expect("the worker was killed");
+    assert_eq!(count(&measured, "lost"), 0, "{}", stage.site.logs());
+    assert!(attainment(&measured) >= 0.9, "{}", figures(&measured));
+}
