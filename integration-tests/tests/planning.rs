@@ -142,6 +142,15 @@ fn a_running_plan_is_gone_on_from_and_explained() {
     let (code, text, _) = data.plan(&["--moves", "0", "--running", &running, "--explain"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("0 moved, 0 new, 0 gone"), "{text}");
+    let other = path(&data.folder.path().join("other.json"));
+    data.plan(&["--algorithm", "gslice+", "--out", &other]);
+    let output = graft(["plan", "diff", &running, &other]);
+    let diff = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{diff}");
+    assert!(
+        diff.contains("(graft, cost") && diff.contains("\n+ ") && diff.contains("\n- "),
+        "{diff}"
+    );
     for word in [
         "requests/s",
         "re-partition point",

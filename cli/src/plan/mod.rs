@@ -2,6 +2,7 @@
 
 mod algorithm;
 mod check;
+mod diff;
 mod make;
 
 use std::path::PathBuf;
@@ -54,11 +55,14 @@ impl Files {
 pub(crate) enum Command {
     /// Hold a plan against the rules, and simulate it if asked to
     Check(check::Check),
+    /// Say what a plan changes about another
+    Diff(diff::Diff),
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     match (arguments.command, arguments.make) {
         (Some(Command::Check(arguments)), _) => check::check(&arguments),
+        (Some(Command::Diff(arguments)), _) => diff::diff(&arguments),
         (None, Some(arguments)) => make::make(&arguments),
         (None, None) => {
             anyhow::bail!("give --workload, --profiles and --devices, or a subcommand: see --help")
