@@ -262,7 +262,7 @@ impl PlannerActor {
                 return;
             }
         };
-        self.replanner.planned(now, &workload);
+        self.replanner.tried(now);
         self.planning = true;
         let problem = Problem {
             workload,
@@ -300,6 +300,17 @@ impl PlannerActor {
             metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
             return;
         }
+        let now = self.clock.now();
+        let running = self.current.as_ref().map(|(kept, _, _)| kept.plan.total_share);
+        if let Some(running) = running
+            && !Replanner::is_worth(&cause, made.total_share, running)
+        {
+            tracing::info!(%cause, share = made.total_share, running, "another plan would save too little");
+            metrics::counter!(names::PLANNER_PLANS, "outcome" => "not_worth").increment(1);
+            self.replanner.kept(now);
+            return;
+        }
+        self.replanner.planned(now, &problem.workload, &cause);
         tracing::info!(
             epoch = %made.epoch, %cause, fragments = problem.workload.fragments.len(), share = made.total_share,
             infeasible = made.infeasible.len(), exhausted = made.capacity_exhausted, "rolling out a plan"

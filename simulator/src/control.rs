@@ -181,7 +181,7 @@ impl<'a> Control<'a> {
         let Some(cause) = self.replanner.decide(now, &workload) else {
             return;
         };
-        self.replanner.planned(now, &workload);
+        self.replanner.tried(now);
         self.planning_now = true;
         self.epoch += 1;
         let epoch = Epoch(self.epoch);
@@ -205,10 +205,16 @@ impl<'a> Control<'a> {
             .check(&carried.workload, &problem.profile, &problem.devices);
         let mut decision = decided(now, self.named(&cause), running, &carried);
         decision.failed = broken.first().map(|b| format!("the plan breaks a rule: {b}"));
+        let (share, before) = (carried.plan.total_share, running.map(|p| p.total_share));
+        if before.is_some_and(|before| !Replanner::is_worth(&cause, share, before)) {
+            decision.failed = Some("it would save too little".to_owned());
+            self.replanner.kept(now);
+        } else {
+            self.replanner.planned(now, &problem.workload, &cause);
+        }
+        let goes = decision.failed.is_none();
         cx.ledger.report.decisions.push(decision);
-        self.made = broken
-            .is_empty()
-            .then_some((carried, cx.ledger.report.decisions.len() - 1));
+        self.made = goes.then_some((carried, cx.ledger.report.decisions.len() - 1));
         cx.events.at(
             now + ms_to_nanos(self.times.planning_ms),
             Event::Made { life: self.life },

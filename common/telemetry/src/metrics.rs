@@ -33,7 +33,7 @@ pub const WORKER_GAVE_WAY: &str = "graft_worker_gave_way_total";
 pub const WORKER_HELD_BYTES: &str = "graft_worker_held_bytes";
 /// Histogram, seconds: making a plan.
 pub const PLANNER_SECONDS: &str = "graft_planner_plan_seconds";
-/// Counter: plans, by `outcome` (`rolled_out`, `failed`).
+/// Counter: plans, by `outcome` (`rolled_out`, `failed`, `not_worth`: it would have saved too little).
 pub const PLANNER_PLANS: &str = "graft_planner_plans_total";
 /// Gauge: the plan's total share.
 pub const PLANNER_SHARE: &str = "graft_planner_total_share";

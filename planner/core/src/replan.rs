@@ -1,4 +1,8 @@
 //! When to make another plan.
+//!
+//! At once when deadlines are in danger: somebody is not served, more comes than was planned for, or with less time.
+//! Later when it would only save something: after a while that doubles whenever the saving was not worth a change, or
+//! had to be taken back soon. So under a mix that swings the plan settles on what the peaks need.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +17,7 @@ pub enum Cause {
     Members,
     /// A partition point has no route.
     Unserved(String),
-    /// A model's rate moved so far: from, to.
+    /// The rate of a model, or at one of its points, moved so far: from, to.
     Rate(String, f64, f64),
     /// The tightest budget at a partition point moved so far, in milliseconds: from, to.
     Budget(String, f64, f64),
@@ -21,13 +25,25 @@ pub enum Cause {
     Gone(usize),
 }
 
+impl Cause {
+    /// Nothing is in danger: another plan could only be cheaper.
+    pub fn saves(&self) -> bool {
+        match self {
+            Cause::Members | Cause::Unserved(_) => false,
+            Cause::Rate(_, from, to) => to < from,
+            Cause::Budget(_, from, to) => to > from,
+            Cause::Gone(_) => true,
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Members => f.write_str("workers came or went"),
             Cause::Unserved(id) => write!(f, "{id} has no route"),
-            Cause::Rate(model, from, to) => {
-                write!(f, "the rate of {model} went from {from:.1} to {to:.1} requests/s")
+            Cause::Rate(what, from, to) => {
+                write!(f, "the rate of {what} went from {from:.1} to {to:.1} requests/s")
             }
             Cause::Budget(point, from, to) => {
                 write!(f, "the budget at {point} went from {from:.1} to {to:.1} ms")
@@ -42,25 +58,56 @@ pub const SETTLE: Nanos = Nanos::from_millis(100);
 /// The planner looks at the mix this often, besides at every report that is urgent.
 pub const LOOK_EVERY: Nanos = Nanos::from_millis(500);
 
-/// A rate that moved by less than this part is not worth a plan.
-const RATE_MOVE: f64 = 0.3;
-/// A budget that moved by less than this factor is not worth a plan: 1.25 is one class.
+/// More than planned for by this part, of a model or at one point, is dangerous.
+const MORE: (f64, f64) = (0.15, 0.5);
+/// Less than planned for by this part may be worth another plan.
+const LESS: f64 = 0.3;
+/// A budget that moved by less than this factor is nothing: 1.25 is one class.
 const BUDGET_MOVE: f64 = 1.4;
-/// Rates below are noise, in requests per second.
-const RATE_NOISE: f64 = 1.0;
-/// Least time between plans when somebody is not served.
+/// So large a part of a model's requests with less time than planned for is dangerous.
+const TIGHTER: f64 = 0.05;
+/// Rates are observed over about so many seconds; so many standard deviations of a count are noise.
+const WINDOW_S: f64 = 10.0;
+const DEVIATIONS: f64 = 3.0;
+/// Least time between plans when somebody is not served, and when deadlines are in danger otherwise.
 const URGENT_AFTER: Nanos = Nanos::from_millis(150);
-/// Least life of a plan otherwise.
-const LEAST_LIFE: Nanos = Nanos::from_millis(3_000);
+const DANGER_AFTER: Nanos = Nanos::from_millis(1_000);
+/// Least life of a plan before a cheaper one is looked for, at first and at most.
+const SAVE_AFTER: Nanos = Nanos::from_millis(10_000);
+const SAVE_AFTER_MOST: Nanos = Nanos::from_millis(600_000);
+/// A plan that is in danger so soon after it saved something was a mistake.
+const REGRET: Nanos = Nanos::from_millis(60_000);
+/// Part of the share that a change must save.
+const WORTH: f64 = 0.1;
 
 /// What is planned for at one partition point: rate, and tightest budget in milliseconds.
 type Points = BTreeMap<(String, CutPoint), (f64, f64)>;
 
 /// Says when to make another plan.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replanner {
     planned: Option<(Nanos, Points)>,
     members_changed: bool,
+    tried: Option<Nanos>,
+    /// A plan was made to save something then.
+    saved: Option<Nanos>,
+    /// Nothing is to be saved before that.
+    save_at: Nanos,
+    /// How long a plan lives before a cheaper one is looked for.
+    save_after: Nanos,
+}
+
+impl Default for Replanner {
+    fn default() -> Self {
+        Replanner {
+            planned: None,
+            members_changed: false,
+            tried: None,
+            saved: None,
+            save_at: Nanos::ZERO,
+            save_after: SAVE_AFTER,
+        }
+    }
 }
 
 fn points(workload: &Workload) -> Points {
@@ -83,16 +130,50 @@ fn rates(points: &Points) -> BTreeMap<&str, f64> {
     rates
 }
 
+fn noise(rate: f64) -> f64 {
+    DEVIATIONS * (rate / WINDOW_S).sqrt()
+}
+
+fn short(model: &str) -> &str {
+    model.get(..12).unwrap_or(model)
+}
+
 impl Replanner {
     /// Workers came or went.
     pub fn members_changed(&mut self) {
         self.members_changed = true;
     }
 
-    /// A plan was made for this.
-    pub fn planned(&mut self, now: Nanos, workload: &Workload) {
-        self.planned = Some((now, points(workload)));
+    /// A plan is being made.
+    pub fn tried(&mut self, now: Nanos) {
+        self.tried = Some(now);
         self.members_changed = false;
+    }
+
+    /// A plan was made for this, and is rolled out.
+    pub fn planned(&mut self, now: Nanos, workload: &Workload, cause: &Cause) {
+        self.planned = Some((now, points(workload)));
+        if cause.saves() {
+            self.saved = Some(now);
+        } else if self.saved.take().is_some_and(|saved| now < saved + REGRET) {
+            self.later();
+        }
+        self.save_at = now + self.save_after;
+    }
+
+    /// A plan was made to save something, and saves too little: the running one is kept.
+    pub fn kept(&mut self, now: Nanos) {
+        self.later();
+        self.save_at = now + self.save_after;
+    }
+
+    fn later(&mut self) {
+        self.save_after = Nanos(self.save_after.0 * 2).min(SAVE_AFTER_MOST);
+    }
+
+    /// Whether a plan that was made for a cause is worth a change, by its share and the running plan's.
+    pub fn is_worth(cause: &Cause, share: u64, running: u64) -> bool {
+        !cause.saves() || share as f64 <= running as f64 * (1.0 - WORTH)
     }
 
     /// Whether to make another plan for `workload` now, and why.
@@ -100,38 +181,174 @@ impl Replanner {
         if self.members_changed {
             return Some(Cause::Members);
         }
-        let Some((at, planned)) = &self.planned else {
-            return Some(Cause::Members);
+        let (at, planned) = match &self.planned {
+            None if self.tried.is_some_and(|at| now < at + DANGER_AFTER) => return None,
+            None => return Some(Cause::Members),
+            Some((at, planned)) => (self.tried.map_or(*at, |tried| tried.max(*at)), planned),
         };
         let wanted = points(workload);
         let unserved = wanted.keys().find(|k| !planned.contains_key(*k));
-        if let Some((model, point)) = unserved
-            && now >= *at + URGENT_AFTER
-        {
-            let model = model.get(..12).unwrap_or(model);
-            return Some(Cause::Unserved(format!("{model}/{point}")));
+        if let Some((model, point)) = unserved {
+            let cause = || Cause::Unserved(format!("{}/{point}", short(model)));
+            return (now >= at + URGENT_AFTER).then(cause);
         }
-        if now < *at + LEAST_LIFE {
+        if now < at + DANGER_AFTER {
             return None;
         }
-        let (before, after) = (rates(planned), rates(&wanted));
-        for (model, rate) in &after {
-            let old = before.get(model).copied().unwrap_or(0.0);
-            if (rate - old).abs() > RATE_MOVE * old + RATE_NOISE {
-                return Some(Cause::Rate((*model).to_owned(), old, *rate));
+        let danger = more(planned, &wanted).or_else(|| tighter(planned, workload));
+        danger.or_else(|| (now >= self.save_at).then(|| less(planned, &wanted)).flatten())
+    }
+}
+
+/// More comes than was planned for.
+fn more(planned: &Points, wanted: &Points) -> Option<Cause> {
+    let (before, after) = (rates(planned), rates(wanted));
+    for (model, &rate) in &after {
+        let old = before.get(model).copied().unwrap_or(0.0);
+        if rate > old * (1.0 + MORE.0) + noise(rate) {
+            return Some(Cause::Rate((*model).to_owned(), old, rate));
+        }
+    }
+    wanted.iter().find_map(|(key, &(rate, _))| {
+        let old = planned.get(key).map_or(0.0, |p| p.0);
+        let more = rate > old * (1.0 + MORE.1) + noise(rate);
+        more.then(|| Cause::Rate(format!("{}/{}", short(&key.0), key.1), old, rate))
+    })
+}
+
+/// Too many have less time than was planned for at their point.
+fn tighter(planned: &Points, workload: &Workload) -> Option<Cause> {
+    let mut of_models: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    let mut tightest: BTreeMap<&str, Cause> = BTreeMap::new();
+    for f in &workload.fragments {
+        let sums = of_models.entry(&f.model).or_default();
+        sums.1 += f.rate_rps;
+        let old = planned
+            .get(&(f.model.clone(), f.partition_point))
+            .map_or(0.0, |p| p.1);
+        if f.budget_ms < old / BUDGET_MOVE {
+            sums.0 += f.rate_rps;
+            let point = format!("{}/{}", short(&f.model), f.partition_point);
+            tightest
+                .entry(&f.model)
+                .or_insert(Cause::Budget(point, old, f.budget_ms));
+        }
+    }
+    let too_many = of_models
+        .iter()
+        .find(|(_, (tight, all))| *tight > TIGHTER * all && *tight > noise(*tight));
+    too_many.and_then(|(model, _)| tightest.remove(model))
+}
+
+/// Less is needed than was planned for.
+fn less(planned: &Points, wanted: &Points) -> Option<Cause> {
+    let (before, after) = (rates(planned), rates(wanted));
+    for (model, &old) in &before {
+        let rate = after.get(model).copied().unwrap_or(0.0);
+        if rate < old * (1.0 - LESS) - noise(old) {
+            return Some(Cause::Rate((*model).to_owned(), old, rate));
+        }
+    }
+    for (key, (_, budget)) in wanted {
+        let old = planned.get(key).map_or(f64::INFINITY, |p| p.1);
+        if *budget > old * BUDGET_MOVE {
+            let point = format!("{}/{}", short(&key.0), key.1);
+            return Some(Cause::Budget(point, old, *budget));
+        }
+    }
+    let gone = planned.keys().filter(|k| !wanted.contains_key(*k)).count();
+    (gone > 0).then_some(Cause::Gone(gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use graft_plan::Fragment;
+
+    fn workload(fragments: &[(u16, f64, f64)]) -> Workload {
+        let fragment = |(i, &(point, budget_ms, rate_rps)): (usize, &(u16, f64, f64))| Fragment {
+            id: format!("f{i}"),
+            model: "a".to_owned(),
+            partition_point: CutPoint(point),
+            budget_ms,
+            rate_rps,
+        };
+        Workload {
+            version: 1,
+            headroom: 0.1,
+            fragments: fragments.iter().enumerate().map(fragment).collect(),
+        }
+    }
+
+    const fn at(ms: u64) -> Nanos {
+        Nanos::from_millis(ms)
+    }
+
+    fn begun(fragments: &[(u16, f64, f64)]) -> Replanner {
+        let mut replanner = Replanner::default();
+        let workload = workload(fragments);
+        assert_eq!(replanner.decide(at(0), &workload), Some(Cause::Members));
+        replanner.tried(at(0));
+        replanner.planned(at(0), &workload, &Cause::Members);
+        assert_eq!(replanner.decide(at(60_000), &workload), None);
+        replanner
+    }
+
+    #[test]
+    fn danger_is_met_soon_and_the_unserved_at_once() {
+        let mut replanner = begun(&[(0, 50.0, 100.0)]);
+        let more = workload(&[(0, 50.0, 150.0)]);
+        assert_eq!(replanner.decide(at(500), &more), None);
+        assert!(matches!(replanner.decide(at(1000), &more), Some(Cause::Rate(..))));
+        let other = workload(&[(0, 50.0, 100.0), (2, 50.0, 1.0)]);
+        assert!(matches!(
+            replanner.decide(at(200), &other),
+            Some(Cause::Unserved(_))
+        ));
+        let tight = workload(&[(0, 50.0, 90.0), (0, 20.0, 10.0)]);
+        assert!(matches!(
+            replanner.decide(at(2000), &tight),
+            Some(Cause::Budget(..))
+        ));
+        // A few strays are no danger, and neither is noise.
+        let strays = workload(&[(0, 50.0, 98.0), (0, 20.0, 2.0)]);
+        assert_eq!(replanner.decide(at(2000), &strays), None);
+        assert_eq!(replanner.decide(at(2000), &workload(&[(0, 50.0, 120.0)])), None);
+        replanner.members_changed();
+        assert_eq!(replanner.decide(at(1), &other), Some(Cause::Members));
+    }
+
+    #[test]
+    fn a_cheaper_plan_is_looked_for_later_and_later_where_it_was_not_worth_it() {
+        let mut replanner = begun(&[(0, 50.0, 100.0), (3, 50.0, 5.0)]);
+        let less = workload(&[(0, 50.0, 40.0)]);
+        assert_eq!(replanner.decide(at(9_000), &less), None);
+        let cause = replanner.decide(at(10_000), &less).unwrap();
+        assert!(cause.saves());
+        assert!(Replanner::is_worth(&cause, 8, 16) && !Replanner::is_worth(&cause, 15, 16));
+        replanner.tried(at(10_000));
+        replanner.kept(at(10_000));
+        assert_eq!(replanner.decide(at(29_000), &less), None);
+        assert!(replanner.decide(at(30_000), &less).is_some());
+    }
+
+    #[test]
+    fn under_a_mix_that_swings_the_plan_settles_on_the_peaks() {
+        let (low, high) = (workload(&[(0, 50.0, 100.0)]), workload(&[(0, 50.0, 300.0)]));
+        let mut replanner = begun(&[(0, 50.0, 100.0)]);
+        let mut plans = vec![];
+        // An hour; fifteen seconds each.
+        for half in 0..7200u64 {
+            let now = at(1000 + half * 500);
+            let swings = if half / 30 % 2 == 0 { &low } else { &high };
+            if let Some(cause) = replanner.decide(now, swings) {
+                replanner.tried(now);
+                replanner.planned(now, swings, &cause);
+                plans.push(half);
             }
         }
-        for (key, (_, budget)) in &wanted {
-            let old = planned.get(key).map_or(0.0, |p| p.1);
-            if *budget < old / BUDGET_MOVE || *budget > old * BUDGET_MOVE {
-                return Some(Cause::Budget(
-                    format!("{}/{}", key.0.get(..12).unwrap_or(&key.0), key.1),
-                    old,
-                    *budget,
-                ));
-            }
-        }
-        let gone = planned.keys().filter(|k| !wanted.contains_key(*k)).count();
-        (gone > 0).then_some(Cause::Gone(gone))
+        assert!(plans.len() < 30, "{} plans", plans.len());
+        // In the second half hour hardly any.
+        assert!(plans.iter().filter(|p| **p > 3600).count() <= 6, "{plans:?}");
     }
 }

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use graft_certify::Alone;
 
 use crate::{
-    Baseline, Cause, GraftOptions, Observation, ObservedMix, Problem, Replanner, Test, changes, lower_bound,
-    plan_baseline, plan_exact, plan_graft, plan_what_fits, share_alone,
+    Baseline, GraftOptions, Observation, ObservedMix, Problem, Test, changes, lower_bound, plan_baseline,
+    plan_exact, plan_graft, plan_what_fits, share_alone,
 };
 
 fn analytic() -> GraftOptions {
@@ -257,34 +257,6 @@ fn a_class_that_stops_is_remembered_for_a_while() {
     assert_eq!(mix.workload(0.1, &[]).fragments.len(), 1);
     mix.report(Nanos::from_millis(40_000), "r", &[]);
     assert!(mix.workload(0.1, &[]).fragments.is_empty());
-}
-
-#[test]
-fn a_plan_is_made_for_the_unserved_at_once_and_for_rates_later() {
-    let mut replanner = Replanner::default();
-    let workload = |fragments| Workload {
-        version: 1,
-        headroom: 0.1,
-        fragments,
-    };
-    let first = workload(vec![fragment(0, "a", 0, 50.0, 10.0)]);
-    let at = Nanos::from_millis;
-    assert_eq!(replanner.decide(at(0), &first), Some(Cause::Members));
-    replanner.planned(at(0), &first);
-    assert_eq!(replanner.decide(at(5000), &first), None);
-    let more = workload(vec![fragment(0, "a", 0, 50.0, 30.0)]);
-    assert_eq!(replanner.decide(at(1000), &more), None);
-    assert!(matches!(replanner.decide(at(5000), &more), Some(Cause::Rate(..))));
-    let other = workload(vec![
-        fragment(0, "a", 0, 50.0, 10.0),
-        fragment(1, "a", 2, 50.0, 1.0),
-    ]);
-    assert!(matches!(
-        replanner.decide(at(200), &other),
-        Some(Cause::Unserved(_))
-    ));
-    replanner.members_changed();
-    assert_eq!(replanner.decide(at(1), &first), Some(Cause::Members));
 }
 
 #[test]
