@@ -52,7 +52,7 @@ async fn answer(front: &Front, request: ClientRequest, payload: Bytes) -> (Clien
         }),
         ClientRequest::Probe => Ok((ClientReply::Probed, Bytes::new())),
         ClientRequest::Infer(header) => front
-            .infer(header, payload, Duration::ZERO)
+            .infer(header, payload)
             .await
             .map(|(answer, bytes)| (ClientReply::Answer(answer), bytes)),
     };

@@ -95,9 +95,8 @@ impl Front {
     }
 
     /// Runs the rest of one request. Dropping the future takes the request back.
-    ///
-    /// `wait_for_route`: how long a request that no route serves waits for a plan that does.
-    pub async fn infer(&self, header: InferHeader, payload: Bytes, wait_for_route: Duration) -> Answer {
+    /// One that no route serves waits for a plan that does, as long as it can afford.
+    pub async fn infer(&self, header: InferHeader, payload: Bytes) -> Answer {
         let start = self.clock.now();
         let model = ModelId(header.model);
         let name = self
@@ -105,7 +104,7 @@ impl Front {
             .get(&model)
             .map_or("unknown", |e| e.manifest.name.as_str())
             .to_owned();
-        let mut outcome = self.route(model, &header, payload, start, wait_for_route).await;
+        let mut outcome = self.route(model, &header, payload, start).await;
         let took = self.clock.now() - start;
         if let Ok((answer, _)) = &mut outcome {
             answer.timing.router_ns = took.0;
@@ -116,14 +115,7 @@ impl Front {
         outcome
     }
 
-    async fn route(
-        &self,
-        model: ModelId,
-        header: &InferHeader,
-        payload: Bytes,
-        start: Nanos,
-        wait_for_route: Duration,
-    ) -> Answer {
+    async fn route(&self, model: ModelId, header: &InferHeader, payload: Bytes, start: Nanos) -> Answer {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::new(Status::NotReady, "the router is draining"));
         }
@@ -136,9 +128,7 @@ impl Front {
             partition_point: point,
             budget: BudgetClass::of(budget),
         });
-        let answer = self
-            .send_on(model, point, header, payload, start, wait_for_route)
-            .await;
+        let answer = self.send_on(model, point, header, payload, start).await;
         drop(place);
         answer
     }
@@ -217,10 +207,10 @@ impl Front {
         header: &InferHeader,
         payload: Bytes,
         start: Nanos,
-        wait_for_route: Duration,
     ) -> Answer {
         let deadline = start + Nanos(header.time_left_ns);
-        let patience = tokio::time::Instant::now() + wait_for_route;
+        // Until then it waits for another plan.
+        let mut until: Option<tokio::time::Instant> = None;
         // The worker that had it and is gone.
         let mut lost: Option<String> = None;
         loop {
@@ -233,9 +223,15 @@ impl Front {
                 if refused.status == Status::NotReady {
                     self.unserved.notify_one();
                 }
-                if !matches!(refused.status, Status::NotReady | Status::WorkerLost)
-                    || tokio::time::timeout_at(patience, switched).await.is_err()
-                {
+                if !matches!(refused.status, Status::NotReady | Status::WorkerLost) {
+                    return Err(refused);
+                }
+                let until = *until.get_or_insert_with(|| {
+                    let left = deadline - self.clock.now();
+                    let patience = self.routing.load().table.patience(&model, point, left);
+                    tokio::time::Instant::now() + patience.duration()
+                });
+                if tokio::time::timeout_at(until, switched).await.is_err() {
                     return Err(refused);
                 }
             };

@@ -19,6 +19,9 @@ use crate::membership::{Connected, Membership};
 /// Clients may be silent for so long.
 const CLIENT_IDLE: Duration = Duration::from_secs(30);
 
+/// A worker, or the planner, that is silent for so long is gone: what it had goes to others.
+const MEMBER_IDLE: Duration = Duration::from_millis(1500);
+
 /// A running router.
 pub struct Router {
     front: Arc<Front>,
@@ -56,7 +59,12 @@ impl Router {
             readiness.clone(),
             settings.http_budget,
         )?;
-        let workers = Endpoint::client(&settings.identity, EndpointOptions::default())?;
+        let options = EndpointOptions {
+            idle: MEMBER_IDLE,
+            keep_alive: MEMBER_IDLE / 4,
+            ..EndpointOptions::default()
+        };
+        let workers = Endpoint::client(&settings.identity, options)?;
         let membership = Membership::new(
             settings.name.clone(),
             Arc::clone(&front),

@@ -346,7 +346,7 @@ impl<'a> Control<'a> {
     }
 
     pub fn switches(&mut self, now: Nanos, router: u32, epoch: Epoch, site: &mut Site, cx: &mut Context) {
-        let done = site.switch(router, epoch);
+        let done = site.switch(now, router, epoch, cx);
         cx.events
             .at(now + self.message(site), Event::Switched { router, epoch, done });
     }

@@ -25,6 +25,8 @@ pub(crate) enum Event {
     LocalDone(Ticket),
     /// A router has the request's last byte.
     AtRouter(Ticket),
+    /// A router waits no longer for a plan that serves the request.
+    NoRoute(Ticket),
     /// The request enters its stage's queue.
     AtStage(Ticket),
     /// A partition has run a chunk; `life` tells it from one before it died.

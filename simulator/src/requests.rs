@@ -3,6 +3,7 @@
 use graft_model::CutPoint;
 use graft_plan::{Epoch, Nanos};
 use graft_router_core::InFlight;
+use graft_wire::Status;
 use graft_worker_core::RequestId;
 
 /// A request under way; it outlives the request, so that late events find nothing.
@@ -37,6 +38,8 @@ pub(crate) enum Place {
     Partition(u32),
     /// It was in a worker that died.
     Lost,
+    /// At its router, which waits for a plan that serves it.
+    Waiting(Status),
 }
 
 /// A request under way.
@@ -121,7 +124,8 @@ impl Requests {
         let slots = self.slots.iter().zip(0..);
         let with = |(slot, number): (&Slot, u32)| {
             let request = slot.request.as_ref()?;
-            let there = request.place != Place::Outside && request.worker == worker;
+            let elsewhere = matches!(request.place, Place::Outside | Place::Waiting(_));
+            let there = !elsewhere && request.worker == worker;
             there.then_some(Ticket {
                 slot: number,
                 life: slot.life,

@@ -105,7 +105,7 @@ pub fn run(
         &mut cx,
     );
     if let Some(plan) = fixed {
-        install(plan, scenario, &mut site, &mut control)?;
+        install(plan, scenario, &mut site, &mut control, &mut cx)?;
     } else {
         control.all_join(Nanos::ZERO, &mut site, &mut cx);
         for router in 0..site.routers() {
@@ -150,6 +150,7 @@ fn install(
     scenario: &Scenario,
     site: &mut Site,
     control: &mut Control<'_>,
+    cx: &mut Context,
 ) -> Result<(), RunError> {
     let plan = Plan {
         epoch: Epoch(plan.epoch.0.max(1)),
@@ -176,7 +177,7 @@ fn install(
         site.prepare(worker, plan.epoch);
     }
     for router in 0..site.routers() {
-        site.switch(router, plan.epoch);
+        site.switch(Nanos::ZERO, router, plan.epoch, cx);
     }
     control.begin_with(plan, workload);
     Ok(())
@@ -245,6 +246,7 @@ impl World<'_, '_> {
                     site.at_router(now, ticket, &asker, cx);
                 }
             }
+            Event::NoRoute(ticket) => site.no_route(ticket, cx),
             Event::AtStage(ticket) => site.at_stage(now, ticket, cx),
             Event::ChunkDone {
                 epoch,

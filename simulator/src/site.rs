@@ -25,6 +25,8 @@ struct Router {
     counts: BTreeMap<ClassKey, u64>,
     /// No urgent report before that.
     urgent_at: Nanos,
+    /// Requests that wait for a plan that serves them.
+    waiting: Vec<(Ticket, Asker)>,
 }
 
 /// One worker, with its device.
@@ -103,6 +105,7 @@ impl Site {
             window: MixWindow::of_router(Nanos::ZERO),
             counts: BTreeMap::new(),
             urgent_at: Nanos::ZERO,
+            waiting: vec![],
         };
         Site {
             hop: ms_to_nanos(hop_ms),
@@ -205,13 +208,32 @@ impl Site {
     }
 
     /// A router switches. `false`: it uses a later plan.
-    pub fn switch(&mut self, router: u32, epoch: Epoch) -> bool {
+    pub fn switch(&mut self, now: Nanos, router: u32, epoch: Epoch, cx: &mut Context) -> bool {
         let r = &mut self.routers[router as usize];
         let newer = r.table.epoch() <= epoch;
         if let Some(plan) = self.plans.get(&epoch).filter(|_| newer) {
             r.table = RouteTable::new(plan.routes.clone());
+            for (ticket, asker) in std::mem::take(&mut r.waiting) {
+                let place = cx.requests.get(ticket).map(|r| r.place);
+                if matches!(place, Some(Place::Waiting(_))) {
+                    self.send_on(now, ticket, &asker, cx);
+                    if matches!(cx.requests.get(ticket).map(|r| r.place), Some(Place::Waiting(_))) {
+                        self.routers[router as usize].waiting.push((ticket, asker));
+                    }
+                }
+            }
         }
         newer
+    }
+
+    /// A request has waited long enough.
+    pub fn no_route(&mut self, ticket: Ticket, cx: &mut Context) {
+        if let Some(request) = cx.requests.get(ticket)
+            && let Place::Waiting(status) = request.place
+        {
+            request.place = Place::Outside;
+            self.done.push((ticket, Err(status)));
+        }
     }
 
     /// The plan that a router uses.
@@ -284,7 +306,15 @@ impl Site {
                         },
                     );
                 }
-                self.done.push((ticket, Err(refused.status)));
+                let patience = router.table.patience(&asker.model, request.point, left);
+                let waits = matches!(refused.status, Status::NotReady | Status::WorkerLost);
+                if waits && patience > Nanos::ZERO && request.place == Place::Outside {
+                    request.place = Place::Waiting(refused.status);
+                    router.waiting.push((ticket, *asker));
+                    cx.events.at(now + patience, Event::NoRoute(ticket));
+                } else if !matches!(request.place, Place::Waiting(_)) {
+                    self.done.push((ticket, Err(refused.status)));
+                }
                 return;
             }
         };
@@ -362,7 +392,8 @@ impl Site {
             return;
         };
         let (epoch, place) = (request.epoch, request.place);
-        if place == Place::Outside {
+        if matches!(place, Place::Outside | Place::Waiting(_)) {
+            request.place = Place::Outside;
             return;
         }
         let Some(plan) = self.plans.get_mut(&epoch) else {

@@ -10,6 +10,11 @@ use graft_wire::{Refused, RouteTarget, RoutesUpdate, Status};
 
 use crate::gate::Gate;
 
+/// Longest wait for a plan that serves a request.
+const WAIT_AT_MOST: Nanos = Nanos::from_millis(2_000);
+/// A request that waited still needs so many times what its layers take.
+const RUN_AFTER_WAITING: f64 = 2.0;
+
 /// All routes of one plan. It is replaced as a whole.
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -150,6 +155,13 @@ impl RouteTable {
     /// Milliseconds that the server needs from each cut point on; empty: not known.
     pub fn server_ms(&self, model: &ModelId) -> &[f64] {
         self.server_ms.get(model).map_or(&[], Vec::as_slice)
+    }
+
+    /// How long a request without a route, or whose worker is gone, may wait for another plan: as long as it could still
+    /// be run then, and not for ever.
+    pub fn patience(&self, model: &ModelId, point: CutPoint, time_left: Nanos) -> Nanos {
+        let needed = self.server_ms(model).get(point.index()).copied().unwrap_or(0.0);
+        (time_left - ms_to_nanos(needed * RUN_AFTER_WAITING)).min(WAIT_AT_MOST)
     }
 
     /// Finds the route for a request that has `time_left`, or says why there is none.
@@ -319,6 +331,23 @@ mod tests {
         assert_eq!(count(false), 0);
         // Two seconds at one request a second, and a burst of one more.
         assert_eq!(count(true), 17);
+    }
+
+    #[test]
+    fn a_request_waits_for_a_plan_as_long_as_it_can_afford() {
+        let mut update = RoutesUpdate {
+            epoch: Epoch(3),
+            limited: false,
+            emulated: false,
+            workers: BTreeMap::new(),
+            routes: vec![],
+            server_ms: BTreeMap::new(),
+        };
+        update.server_ms.insert(MODEL, vec![20.0, 10.0, 0.0]);
+        let table = RouteTable::new(update);
+        assert_eq!(table.patience(&MODEL, CutPoint(1), ms(100)), ms(80));
+        assert_eq!(table.patience(&MODEL, CutPoint(0), ms(30)), ms(0));
+        assert_eq!(table.patience(&MODEL, CutPoint(1), ms(60_000)), WAIT_AT_MOST);
     }
 
     #[test]

@@ -17,8 +17,6 @@ use super::{BODIES_KIB, JSON_GROWTH, MAX_BODY_BYTES, Shared, find, refusal};
 
 /// Requests in one call; each is admitted and batched by itself.
 const MAX_BATCH: usize = 64;
-/// Longest wait for a plan that serves a model that nobody asked for yet.
-const WAIT_FOR_ROUTE: Duration = Duration::from_secs(2);
 /// Longest wait for a body.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 /// Where the protocol says how long the JSON part of a body is.
@@ -58,7 +56,6 @@ struct Call {
     id: Option<String>,
     header: InferHeader,
     rows: Vec<Bytes>,
-    budget: Duration,
     binary_output: bool,
 }
 
@@ -130,12 +127,11 @@ async fn answer(
     let parsed: Body = serde_json::from_slice(&json_part)
         .map_err(|e| bad(format!("the body is no inference request: {e}")))?;
     let call = understand(parsed, binary, entry, shared.default_budget)?;
-    let wait = call.budget.min(WAIT_FOR_ROUTE);
     let rows = call.rows.len();
     let pending: Vec<_> = call
         .rows
         .into_iter()
-        .map(|row| shared.front.infer(call.header.clone(), row, wait))
+        .map(|row| shared.front.infer(call.header.clone(), row))
         .collect();
     let mut outputs = Vec::with_capacity(rows);
     for outcome in join_all(pending).await {
@@ -286,7 +282,6 @@ fn understand(
         rows: (0..rows)
             .map(|r| bytes.slice(r * width..(r + 1) * width))
             .collect(),
-        budget,
         binary_output,
     })
 }
