@@ -18,6 +18,9 @@ use crate::store::Store;
 /// Time for a message to come in whole.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A worker or router that is silent for so long is gone.
+const MEMBER_IDLE: Duration = Duration::from_millis(1500);
+
 /// A running planner.
 pub struct Planner {
     actor: Addr<PlannerActor>,
@@ -36,7 +39,11 @@ impl Planner {
             .http
             .map(|address| health::serve(address, readiness.clone()))
             .transpose()?;
-        let options = EndpointOptions::default();
+        let options = EndpointOptions {
+            idle: MEMBER_IDLE,
+            keep_alive: MEMBER_IDLE / 4,
+            ..EndpointOptions::default()
+        };
         let endpoint = Endpoint::server(
             settings.listen,
             &settings.identity,
