@@ -6,14 +6,14 @@ use graft_certify::certify;
 use graft_plan::{Device, Devices, Epoch, Fragment, Plan, Share, Workload};
 use graft_planner::Threads;
 use graft_planner_core::{GraftOptions, Problem, lower_bound};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Site;
 use super::scenarios::{Burst, Lived, bursts};
 use crate::plan::Algorithm;
 
 /// Everything that was measured.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Results {
     /// Share at full attainment.
     pub shares: Vec<Row>,
@@ -29,8 +29,29 @@ pub(super) struct Results {
     pub gaps: Vec<Gap>,
 }
 
+impl Results {
+    /// What was measured before, of other profiles and scenarios than these, goes first.
+    pub fn beside(self, before: Results, profiles: &[String]) -> Results {
+        let other = |profile: &String| !profiles.contains(profile);
+        let again: Vec<&String> = self.lived.iter().map(|l| &l.scenario).collect();
+        let lived = before.lived.into_iter().filter(|l| !again.contains(&&l.scenario));
+        let lived = lived.chain(self.lived.clone()).collect();
+        fn joined<T>(before: Vec<T>, now: Vec<T>, keep: impl Fn(&T) -> bool) -> Vec<T> {
+            before.into_iter().filter(|t| keep(t)).chain(now).collect()
+        }
+        Results {
+            shares: joined(before.shares, self.shares, |r| other(&r.profile)),
+            equal_share: joined(before.equal_share, self.equal_share, |r| other(&r.profile)),
+            sensitivity: joined(before.sensitivity, self.sensitivity, |v| other(&v.profile)),
+            bursts: joined(before.bursts, self.bursts, |b| other(&b.profile)),
+            gaps: joined(before.gaps, self.gaps, |g| other(&g.profile)),
+            lived,
+        }
+    }
+}
+
 /// One plan.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Row {
     pub profile: String,
     pub workload: String,
@@ -46,7 +67,7 @@ pub(super) struct Row {
 }
 
 /// One plan of a workload that was changed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Varied {
     pub profile: String,
     pub what: String,
@@ -58,7 +79,7 @@ pub(super) struct Varied {
 }
 
 /// One small workload.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Gap {
     pub profile: String,
     pub exact: u64,

@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// Scenarios to play under each algorithm, beside the workloads
     #[arg(long, value_name = "FILE")]
     scenario: Vec<PathBuf>,
+    /// Keep what results.json there has of other profiles and scenarios: an hour's campaign in parts
+    #[arg(long)]
+    keep: bool,
     /// Folder of bandwidth traces for them
     #[arg(long, value_name = "DIR")]
     traces: Option<PathBuf>,
@@ -77,6 +80,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     let mut results = experiments::all(&sites, effort, arguments.small)?;
     for stage in &stages {
         results.lived.extend(scenarios::lived(stage)?);
+    }
+    let before = arguments.out.join("results.json");
+    if arguments.keep && before.is_file() {
+        let text = std::fs::read(&before).with_context(|| before.display().to_string())?;
+        let kept = serde_json::from_slice(&text).with_context(|| before.display().to_string())?;
+        let profiles: Vec<String> = sites.iter().map(|s| s.name.clone()).collect();
+        results = results.beside(kept, &profiles);
     }
     let write = |name: &str, text: &str| {
         let path = arguments.out.join(name);
@@ -139,7 +149,7 @@ fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
         });
     }
     anyhow::ensure!(
-        sites.iter().any(|s| !s.workloads.is_empty()),
+        sites.iter().any(|s| !s.workloads.is_empty()) || !arguments.scenario.is_empty(),
         "{} has no profile with a workload whose models it knows",
         arguments.data.display()
     );

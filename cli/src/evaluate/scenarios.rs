@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use graft_plan::{Arrivals, FragmentClient, Plan, Scenario, Workload};
 use graft_simulator::{Planner, Report, run as play};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Site;
 use super::experiments::{VARIED, made};
@@ -13,7 +13,7 @@ use crate::scenario::Stage;
 use crate::simulate::Living;
 
 /// A workload whose requests come in bursts.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Burst {
     pub profile: String,
     pub algorithm: String,
@@ -28,7 +28,7 @@ pub(super) struct Burst {
 }
 
 /// A scenario under one algorithm.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Lived {
     pub scenario: String,
     pub algorithm: String,

@@ -18,8 +18,6 @@ use crate::output::line;
 
 #[derive(Debug, Args)]
 pub(crate) struct Make {
-    #[command(flatten)]
-    files: Files,
     /// How to plan
     #[arg(long, value_enum, default_value_t = Algorithm::Graft)]
     algorithm: Algorithm,
@@ -49,8 +47,8 @@ pub(crate) struct Make {
     out: Option<PathBuf>,
 }
 
-pub(super) fn make(arguments: &Make) -> anyhow::Result<Verdict> {
-    let problem = arguments.files.read()?;
+pub(super) fn make(files: &Files, arguments: &Make) -> anyhow::Result<Verdict> {
+    let problem = files.read()?;
     let Problem {
         workload,
         profile,

@@ -22,7 +22,9 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    make: Option<make::Make>,
+    files: Option<Files>,
+    #[command(flatten)]
+    make: make::Make,
 }
 
 /// What is planned for.
@@ -60,10 +62,10 @@ pub(crate) enum Command {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
-    match (arguments.command, arguments.make) {
+    match (arguments.command, arguments.files) {
         (Some(Command::Check(arguments)), _) => check::check(&arguments),
         (Some(Command::Diff(arguments)), _) => diff::diff(&arguments),
-        (None, Some(arguments)) => make::make(&arguments),
+        (None, Some(files)) => make::make(&files, &arguments.make),
         (None, None) => {
             anyhow::bail!("give --workload, --profiles and --devices, or a subcommand: see --help")
         }

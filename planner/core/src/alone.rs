@@ -15,6 +15,7 @@ pub fn share_alone(workload: &Workload, profile: &Profile) -> u64 {
     let all = MergeOptions {
         budget_ratio: f64::INFINITY,
         most_work: f64::INFINITY,
+        most_part: 0.0,
     };
     let sorted = merge(workload, &costs, all, &|_| None);
     let each = sorted

@@ -179,6 +179,7 @@ impl Context<'_> {
         let all = MergeOptions {
             budget_ratio: f64::INFINITY,
             most_work: f64::INFINITY,
+            most_part: 0.0,
         };
         let merged = merge(own, self.costs, all, &|_| None).merged;
         let group = Group {

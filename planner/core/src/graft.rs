@@ -64,6 +64,8 @@ pub struct Progress {
     pub sound: bool,
 }
 
+/// Part of all work that a merged fragment is at most, if that is more.
+const MOST_PART: f64 = 1.0 / 400.0;
 /// Ways that are tried for each cell of the first plan.
 const TRIES_AT_ONCE: usize = 2;
 
@@ -167,6 +169,7 @@ pub(crate) fn merging(costs: &Costs<'_>) -> MergeOptions {
     MergeOptions {
         budget_ratio: BUDGET_RATIO,
         most_work: f64::from(costs.share(0).0) * MOST_WORK,
+        most_part: MOST_PART,
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct MergeOptions {
     pub budget_ratio: f64,
     /// Share that one merged fragment fills at most, unless one of its fragments alone does.
     pub most_work: f64,
+    /// Or so large a part of what all fill: the search should not drown in small ones.
+    pub most_part: f64,
 }
 
 /// What a workload is made of.
@@ -78,20 +80,29 @@ pub(crate) fn merge(
             .then_with(|| a.id.cmp(&b.id))
     });
     let mut known: HashMap<(ModelIndex, CutPoint), Vec<f64>> = HashMap::new();
-    for (model, i, least_share, home) in owed {
+    let mut work_of = |model: ModelIndex, i: usize, least_share: usize| {
         let fragment = &workload.fragments[i];
         let from = fragment.partition_point;
         let least = known
             .entry((model, from))
             .or_insert_with(|| costs.least_work_from(model, from));
-        let least_work = least[least_share] / 1e3;
-        let work = least_work * fragment.rate_rps * (1.0 + workload.headroom);
+        least[least_share] / 1e3 * fragment.rate_rps * (1.0 + workload.headroom)
+    };
+    let works: Vec<f64> = owed
+        .iter()
+        .map(|&(model, i, least_share, _)| work_of(model, i, least_share))
+        .collect();
+    let most_work = options
+        .most_work
+        .max(options.most_part * works.iter().sum::<f64>());
+    for ((model, i, least_share, home), work) in owed.into_iter().zip(works) {
+        let fragment = &workload.fragments[i];
         let like = sorted.merged.last_mut().filter(|m| {
             m.model == model
                 && m.point == fragment.partition_point
                 && m.home == home
                 && fragment.budget_ms <= m.budget_ms * options.budget_ratio
-                && m.work + work <= options.most_work
+                && m.work + work <= most_work
         });
         match like {
             Some(merged) => {

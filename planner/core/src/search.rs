@@ -60,6 +60,8 @@ const LEARN: f64 = 0.3;
 const WANDER: usize = 4;
 /// A running cell's load may grow by this factor before some of its content has to go.
 const GROWTH: f64 = 1.01;
+/// One in so many refills opens more cells than two or three.
+const MANY_OPENED: usize = 4;
 /// Shares that are tried from the smallest that serves a merged fragment.
 const JUST_ENOUGH: usize = 3;
 /// Cells that one move hands the content of another to, at most.
@@ -276,10 +278,17 @@ impl<'a> Search<'a> {
         order
     }
 
-    /// Breaks two or three cells open and fills their content again.
+    /// Breaks two or three cells open, seldom more, and fills their content again.
     fn refill(&mut self, cells: &mut Vec<Placed>) -> bool {
         let order = self.by_density(cells);
-        let count = (2 + self.dice.roll(2)).min(cells.len());
+        // Now and then many at a time: what few can't leave, a fresh start may.
+        let few = 2 + self.dice.roll(2);
+        let count = if self.dice.roll(MANY_OPENED) == 0 {
+            few + self.dice.roll(cells.len())
+        } else {
+            few
+        };
+        let count = count.min(cells.len());
         let mut chosen = vec![];
         while chosen.len() < count {
             let at = order[self.dice.low(order.len())];

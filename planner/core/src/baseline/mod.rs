@@ -81,6 +81,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
             MergeOptions {
                 budget_ratio,
                 most_work: f64::INFINITY,
+                most_part: 0.0,
             },
             &|_| None,
         ),
@@ -95,6 +96,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
             MergeOptions {
                 budget_ratio: 1.0,
                 most_work: 0.0,
+                most_part: 0.0,
             },
             &|_| None,
         ),
