@@ -39,6 +39,16 @@ pub fn plan_exact(problem: &Problem, epoch: Epoch, crew: &dyn Crew) -> Result<Pl
         return Err(TooMany(count));
     }
     let ground = Ground::new(&costs, &sorted.merged, problem);
+    let (chosen, hopeless) = optimum(&ground, crew);
+    let mut plan =
+        Draft::of_cells(chosen.iter().map(|c| &c.laid)).placed("exact", epoch, problem, &costs, &sorted);
+    crate::graft::leave_out(&mut plan, &hopeless, problem, &sorted);
+    Ok(plan)
+}
+
+/// The cheapest cells for all merged fragments, [`EXACT_MOST`] at most, over the grid; and those that can't be served.
+pub(crate) fn optimum(ground: &Ground<'_>, crew: &dyn Crew) -> (Vec<Placed>, Vec<usize>) {
+    let (count, costs) = (ground.merged.len(), ground.costs);
     let all = (1usize << count) - 1;
     let mut cells: Vec<Option<Placed>> = vec![None; all + 1];
     // By set: cost of the cheapest division, and the set of one of its cells.
@@ -48,12 +58,12 @@ pub fn plan_exact(problem: &Problem, epoch: Epoch, crew: &dyn Crew) -> Result<Pl
         let sets: Vec<usize> = (1..=all).filter(|s| s.count_ones() == size).collect();
         // What divisions into smaller sets cost; a single cell must cost less.
         for &set in &sets {
-            best[set] = divided(set, &best, &cells, &costs);
+            best[set] = divided(set, &best, &cells, costs);
         }
-        let found = gathered(crew, sets.len(), |i| cheapest(sets[i], best[sets[i]].0, &ground));
+        let found = gathered(crew, sets.len(), |i| cheapest(sets[i], best[sets[i]].0, ground));
         for (set, cell) in sets.into_iter().zip(found) {
             if let Some(placed) = cell {
-                best[set] = (placed.cell.cost(&costs), set);
+                best[set] = (placed.cell.cost(costs), set);
                 cells[set] = Some(placed);
             }
         }
@@ -72,13 +82,10 @@ pub fn plan_exact(problem: &Problem, epoch: Epoch, crew: &dyn Crew) -> Result<Pl
     }
     while left != 0 {
         let part = best[left].1;
-        chosen.extend(cells[part].as_ref());
+        chosen.extend(cells[part].clone());
         left &= !part;
     }
-    let mut plan =
-        Draft::of_cells(chosen.iter().map(|c| &c.laid)).placed("exact", epoch, problem, &costs, &sorted);
-    crate::graft::leave_out(&mut plan, &hopeless, problem, &sorted);
-    Ok(plan)
+    (chosen, hopeless)
 }
 
 /// The cheapest division of a set into a cell with its first member and a rest.

@@ -6,6 +6,7 @@ use crate::bound::bound_of;
 use crate::costs::Costs;
 use crate::demand::Analytic;
 use crate::draft::Draft;
+use crate::exact::{EXACT_MOST, optimum};
 use crate::fill::{Ground, Placed};
 use crate::judge::{Judge, Simulated};
 use crate::merge::{MergeOptions, Sorted, merge};
@@ -251,8 +252,24 @@ pub(crate) fn plan_all(
     search.change_costs = options.change_costs;
     let (cells, mut hopeless) = search.go_on_from(&running);
     let mut best = search.made_sound(cells, &mut hopeless);
-    let mut cells = best.clone();
     let mut moves = 0;
+    // Few can be tried in every division, by the analytic test; a running plan is not thrown over for that.
+    let everything = options.realign && options.cuts && options.edf && !running.is_any();
+    let progress = Progress {
+        moves,
+        cost: search.cost(&best),
+        bound,
+        sound: true,
+    };
+    if everything && sorted.merged.len() <= EXACT_MOST && search.cost(&best) > bound && go_on(progress) {
+        moves += 1;
+        let (others, mut lost) = optimum(&ground, crew);
+        let others = search.made_sound(others, &mut lost);
+        if lost.is_empty() && search.cost(&others) < search.cost(&best) {
+            best = others;
+        }
+    }
+    let mut cells = best.clone();
     while go_on(Progress {
         moves,
         cost: search.cost(&best),

@@ -146,6 +146,11 @@ impl<'p> Running<'p> {
         Some(running)
     }
 
+    /// There is a running plan.
+    pub fn is_any(&self) -> bool {
+        !self.cells.is_empty()
+    }
+
     pub fn home(&self, fragment: &str) -> Option<Home> {
         self.homes.get(fragment).copied()
     }
