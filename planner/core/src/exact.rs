@@ -33,7 +33,12 @@ pub struct TooMany(pub usize);
 /// The cheapest plan over the grid that the analytic test accepts.
 pub fn plan_exact(problem: &Problem, epoch: Epoch, crew: &dyn Crew) -> Result<Plan, TooMany> {
     let costs = Costs::new(&problem.profile);
-    let sorted = merge(&problem.workload, &costs, merging(&costs), &|_| None);
+    let sorted = merge(
+        &problem.workload,
+        &costs,
+        merging(&costs, problem.workload.fragments.len()),
+        &|_| None,
+    );
     let count = sorted.merged.len();
     if count > EXACT_MOST {
         return Err(TooMany(count));

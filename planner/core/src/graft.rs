@@ -65,8 +65,9 @@ pub struct Progress {
     pub sound: bool,
 }
 
-/// Part of all work that a merged fragment is at most, if that is more.
+/// Part of all work that a merged fragment is at most, if that is more and there are many fragments.
 const MOST_PART: f64 = 1.0 / 400.0;
+const MANY_FRAGMENTS: usize = 2000;
 /// Ways that are tried for each cell of the first plan.
 const TRIES_AT_ONCE: usize = 2;
 
@@ -166,11 +167,15 @@ fn give_back_nothing_owed(plan: &mut Plan, problem: &Problem) {
 }
 
 /// How far fragments are merged.
-pub(crate) fn merging(costs: &Costs<'_>) -> MergeOptions {
+pub(crate) fn merging(costs: &Costs<'_>, fragments: usize) -> MergeOptions {
     MergeOptions {
         budget_ratio: BUDGET_RATIO,
         most_work: f64::from(costs.share(0).0) * MOST_WORK,
-        most_part: MOST_PART,
+        most_part: if fragments > MANY_FRAGMENTS {
+            MOST_PART
+        } else {
+            0.0
+        },
     }
 }
 
@@ -187,7 +192,12 @@ pub(crate) fn plan_all(
     let running = running
         .and_then(|plan| Running::of(plan, problem, &costs))
         .unwrap_or_default();
-    let sorted = merge(&problem.workload, &costs, merging(&costs), &|id| running.home(id));
+    let sorted = merge(
+        &problem.workload,
+        &costs,
+        merging(&costs, problem.workload.fragments.len()),
+        &|id| running.home(id),
+    );
     let bound = bound_of(&problem.workload, &costs);
     let ground = Ground::new(&costs, &sorted.merged, problem);
     let analytic = Analytic::new(problem.workload.headroom);
