@@ -335,4 +335,10 @@ fn a_scenario_is_drawn_and_a_wrong_one_is_named() {
     wrong("\"load\"", "\"laod\"", &["wrong.json", "laod"]);
     wrong("efficientnet-lite0-t4.json", "nowhere.json", &["nowhere.json"]);
     wrong("\"duration_s\": 90", "\"duration_s\": 1e99", &["duration_s"]);
+    wrong(
+        "\"rate_rps\": 60",
+        "\"rate_rps\": 1e300",
+        &["rate_rps", "at most"],
+    );
+    wrong("[[30, 3], [60, 1]]", "[[30, 1e300]]", &["load[0][1]", "at most"]);
 }

@@ -281,6 +281,7 @@ impl PlannerActor {
                 Ok((problem, made)) => this.made(made, problem, cause, context),
                 Err(error) => {
                     tracing::error!(%error, "planning failed");
+                    this.replanner.members_changed();
                     metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
                 }
             }
@@ -297,7 +298,16 @@ impl PlannerActor {
         let broken = made.check(&workload, &problem.profile, &problem.devices);
         if let Some(first) = broken.first() {
             tracing::error!(%first, count = broken.len(), "the plan is not valid, and is not rolled out");
+            if cause == Cause::Members {
+                self.replanner.members_changed();
+            }
             metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
+            return;
+        }
+        let begun = self.rollouts.on_its_way().max(self.rollouts.current());
+        if begun.is_some_and(|begun| made.epoch <= begun) {
+            // Routers were told of a later one while this was made.
+            self.replanner.members_changed();
             return;
         }
         let now = self.clock.now();
@@ -375,14 +385,14 @@ impl PlannerActor {
     pub(crate) fn left_out(&mut self, worker: &str, context: &mut Context<Self>) {
         metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
         let until = self.clock.now() + SULK;
+        self.replanner.members_changed();
         if let Some(member) = self.workers.get_mut(worker) {
             member.sulks_until = until;
+            context.run_later(SULK.duration(), |this, context| {
+                this.replanner.members_changed();
+                this.consider(context);
+            });
         }
-        self.replanner.members_changed();
-        context.run_later(SULK.duration(), |this, context| {
-            this.replanner.members_changed();
-            this.consider(context);
-        });
         self.consider(context);
     }
 
@@ -399,8 +409,9 @@ impl PlannerActor {
         self.workers.get(name).map(|w| w.connection.clone())
     }
 
-    pub(crate) fn router(&self, name: &str) -> Option<Connection> {
-        self.routers.get(name).map(|r| r.connection.clone())
+    /// A router's connection, and its number.
+    pub(crate) fn router(&self, name: &str) -> Option<(Connection, u64)> {
+        self.routers.get(name).map(|r| (r.connection.clone(), r.number))
     }
 
     fn count_members(&self) {
@@ -498,7 +509,7 @@ impl Handler<Joined> for PlannerActor {
                 if let Some(before) = self.routers.insert(name.clone(), member) {
                     before.connection.close("another router of your name joined");
                 }
-                let current = self.rollouts.current();
+                let current = self.rollouts.on_its_way().or(self.rollouts.current());
                 if current.is_some_and(|current| current < epoch) {
                     // It has routes of a plan that this planner does not know: it needs later ones.
                     self.replanner.members_changed();
@@ -526,6 +537,9 @@ impl Handler<Left> for PlannerActor {
             self.mix.router_left(&name);
             self.notice(Notice::RouterLeft(name), context);
         }
+        if !lost.is_empty() {
+            self.replanner.members_changed();
+        }
         for name in &lost {
             tracing::warn!(worker = %name, "a worker left");
             self.workers.remove(name);
@@ -533,7 +547,6 @@ impl Handler<Left> for PlannerActor {
         }
         self.count_members();
         if !lost.is_empty() {
-            self.replanner.members_changed();
             if self.workers.is_empty() {
                 self.nobody_left(context);
             }

@@ -101,18 +101,26 @@ impl PlannerActor {
                 let known = self.ways.get(&epoch).map(|w| w.update.clone());
                 let current = self.current.as_ref().map(|(_, _, update)| update.clone());
                 let update = known.or(current.filter(|u| u.epoch == epoch));
-                let connection = self.router(&router);
+                let (connection, number) = self.router(&router).unzip();
                 let switching = async move {
                     let update = update.ok_or("the routes are forgotten")?;
                     tell(connection, ControlRequest::Switch, Some(&update)).await
                 };
-                self.then(switching, context, move |done| match done {
-                    Ok(()) => Notice::Switched(router, epoch),
-                    Err(reason) => {
-                        tracing::warn!(router, reason, "a router did not switch");
-                        Notice::NotSwitched(router, epoch)
+                let switching = switching.into_actor(self);
+                context.spawn(switching.map(move |done, this, context| {
+                    // One that joined again meanwhile was told again: this is the end of its old connection.
+                    if this.router(&router).unzip().1 != number {
+                        return;
                     }
-                });
+                    let notice = match done {
+                        Ok(()) => Notice::Switched(router, epoch),
+                        Err(reason) => {
+                            tracing::warn!(router, reason, "a router did not switch");
+                            Notice::NotSwitched(router, epoch)
+                        }
+                    };
+                    this.notice(notice, context);
+                }));
             }
             Order::Abandon(worker, epoch) => {
                 self.send(&worker, ControlRequest::Abandon { epoch: epoch.0 }, context);
@@ -141,7 +149,7 @@ impl PlannerActor {
             }
             Order::Overtaken(epoch) => tracing::info!(%epoch, "a newer plan overtakes this one"),
             Order::LetGo(router) => {
-                if let Some(connection) = self.router(&router) {
+                if let Some((connection, _)) = self.router(&router) {
                     connection.close("you did not switch: join again");
                 }
             }

@@ -40,6 +40,8 @@ pub(crate) struct Front {
     pub routing: ArcSwap<Routing>,
     pub max_in_flight: usize,
     pub in_flight: AtomicUsize,
+    /// Of those, requests that wait for a plan that serves them.
+    pub waiting: AtomicUsize,
     pub draining: AtomicBool,
     /// Requests since the last report.
     pub counts: DashMap<ClassKey, u64>,
@@ -59,6 +61,26 @@ impl Drop for Place<'_> {
     }
 }
 
+/// One in so many places in flight may be taken by a request that waits for a plan.
+const WAITING_PART: usize = 4;
+
+/// A place among those who wait; given back when dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    /// `None`: as many wait as may.
+    fn take(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let place = Waiting(waiting);
+        (waiting.fetch_add(1, Ordering::Relaxed) < most.max(1)).then_some(place)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Front {
     pub fn new(catalog: Catalog, max_in_flight: usize) -> Self {
         Front {
@@ -67,6 +89,7 @@ impl Front {
             routing: ArcSwap::default(),
             max_in_flight,
             in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             counts: DashMap::new(),
             unserved: Notify::new(),
@@ -211,12 +234,12 @@ impl Front {
         let deadline = start + Nanos(header.time_left_ns);
         // Until then it waits for another plan.
         let mut until: Option<tokio::time::Instant> = None;
-        // The worker that had it and is gone.
-        let mut lost: Option<String> = None;
+        // The worker that had it and is gone, and the plan of then.
+        let mut lost: Option<(String, u64)> = None;
         loop {
             let (backend, run, worker, _in_flight) = loop {
                 let switched = self.switched.notified();
-                let refused = match self.admitted(model, point, header, deadline, lost.as_deref()) {
+                let refused = match self.admitted(model, point, header, deadline, lost.as_ref()) {
                     Ok(admitted) => break admitted,
                     Err(refused) => refused,
                 };
@@ -231,11 +254,16 @@ impl Front {
                     let patience = self.routing.load().table.patience(&model, point, left);
                     tokio::time::Instant::now() + patience.duration()
                 });
+                // Those who wait keep their places, but for a part of them only: others are served meanwhile.
+                let Some(_waiting) = Waiting::take(&self.waiting, self.max_in_flight / WAITING_PART) else {
+                    return Err(refused);
+                };
                 if tokio::time::timeout_at(until, switched).await.is_err() {
                     return Err(refused);
                 }
             };
             let limit = Nanos(run.time_left_ns).duration() + GRACE;
+            let epoch = run.epoch;
             let failed = match backend.run(run, payload.clone(), limit).await {
                 Ok(answer) => return Ok(answer),
                 Err(BackendFailure::Refused(refused)) if refused.status == Status::NotReady => refused,
@@ -247,7 +275,7 @@ impl Front {
                 }
             };
             // Once more on another worker, if the deadline allows.
-            if lost.replace(worker).is_some() || self.clock.now() >= deadline {
+            if lost.replace((worker, epoch)).is_some() || self.clock.now() >= deadline {
                 return Err(failed);
             }
             metrics::counter!(names::ROUTER_RETRIES).increment(1);
@@ -261,14 +289,15 @@ impl Front {
         point: CutPoint,
         header: &InferHeader,
         deadline: Nanos,
-        lost: Option<&str>,
+        lost: Option<&(String, u64)>,
     ) -> Result<(Arc<dyn Backend>, RunHeader, String, InFlight), Refused> {
         let routing = self.routing.load();
         let now = self.clock.now();
         let left = deadline - now;
         let usable = |worker: &str| {
             let backend = routing.backends.get(worker);
-            lost != Some(worker) && backend.is_some_and(|b| b.is_connected())
+            let was_lost = lost.is_some_and(|(w, epoch)| w == worker && *epoch == routing.table.epoch().0);
+            !was_lost && backend.is_some_and(|b| b.is_connected())
         };
         let admitted = routing.table.admit(now, model, point, left, &usable)?;
         let worker = &admitted.target.worker;

@@ -40,6 +40,14 @@ pub enum CastError {
         /// The last there is.
         last: usize,
     },
+    /// At the last cut point nothing is left to be run.
+    #[error("{place}: its partition point is {model}'s last cut point, where nothing is left to be run")]
+    NothingLeft {
+        /// Where in the scenario.
+        place: String,
+        /// The model.
+        model: String,
+    },
     /// Speeds in GFLOP/s need the layers' operations.
     #[error(
         "{place}.device: the profile does not say how many operations {model}'s segments are (flops); give a slowdown"
@@ -165,6 +173,12 @@ impl Cast {
             let place = format!("fragments[{i}]");
             let of = model(profile, &client.model, &place)?;
             check_point(of, &client.model, client.partition_point, &place)?;
+            if client.partition_point.index() == of.segments.len() {
+                return Err(CastError::NothingLeft {
+                    place,
+                    model: client.model.clone(),
+                });
+            }
             cast.streams.push(stream(client, seed, i as u32 % routers));
         }
         cast.notes = library.notes;

@@ -106,6 +106,11 @@ impl<'a> Control<'a> {
         self.current = Some((plan, workload));
     }
 
+    /// There is one plan from the start to the end.
+    pub fn is_fixed(&self) -> bool {
+        self.planning.is_none()
+    }
+
     /// The plan in use.
     pub fn current(&self) -> Option<&Plan> {
         self.current.as_ref().map(|(plan, _)| plan)
@@ -209,8 +214,10 @@ impl<'a> Control<'a> {
         if before.is_some_and(|before| !Replanner::is_worth(&cause, share, before)) {
             decision.failed = Some("it would save too little".to_owned());
             self.replanner.kept(now);
-        } else {
+        } else if decision.failed.is_none() {
             self.replanner.planned(now, &problem.workload, &cause);
+        } else if cause == Cause::Members {
+            self.replanner.members_changed();
         }
         let goes = decision.failed.is_none();
         cx.ledger.report.decisions.push(decision);

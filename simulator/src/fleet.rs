@@ -258,7 +258,8 @@ impl Fleet {
         }
         request.budget = ms_to_nanos(budget);
         request.sent = now;
-        let there = p.send(now, bytes);
+        let (sending, there) = p.send(now, bytes);
+        request.sending = sending;
         self.points.insert((p.model, request.point));
         cx.ledger.handed_over(request, bytes);
         cx.events.at(there, Event::AtRouter(ticket));
@@ -342,8 +343,10 @@ impl Fleet {
         }
         let phone = &mut self.cast.phones[request.client as usize];
         if !arrived {
-            // It was still being sent: the uplink is free for the next.
-            phone.link_free = phone.link_free.min(now);
+            // It was still being sent, or to be: if none is behind it, the uplink is free for the next.
+            if phone.link_free == request.sending.1 {
+                phone.link_free = phone.link_free.min(now.max(request.sending.0));
+            }
         }
         self.fall_back(now, ticket, "local, no answer", cx);
     }
@@ -384,6 +387,7 @@ fn begun(client: u32, now: Nanos, counted: bool) -> Request {
         deadline: now,
         point: CutPoint(0),
         sent: Nanos::ZERO,
+        sending: (Nanos::ZERO, Nanos::ZERO),
         budget: Nanos::ZERO,
         at_router: Nanos::ZERO,
         server_deadline: Nanos::ZERO,

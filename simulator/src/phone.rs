@@ -112,10 +112,11 @@ impl Phone {
         self.device_free
     }
 
-    /// Its uplink sends bytes after what it has; when they are there.
-    pub fn send(&mut self, now: Nanos, bytes: u64) -> Nanos {
+    /// Its uplink sends bytes after what it has: from when to when, and when they are there.
+    pub fn send(&mut self, now: Nanos, bytes: u64) -> ((Nanos, Nanos), Nanos) {
         let start = self.link_free.max(now);
         self.link_free = start + self.way.sending(start, bytes);
-        self.link_free + self.way.half_trip(start)
+        let there = self.link_free + self.way.half_trip(start);
+        ((start, self.link_free), there)
     }
 }

@@ -56,6 +56,8 @@ pub(crate) struct Request {
     pub point: CutPoint,
     /// When handing over began.
     pub sent: Nanos,
+    /// When the uplink begins to send it, and when it has.
+    pub sending: (Nanos, Nanos),
     /// What the server has.
     pub budget: Nanos,
     /// When the router had it.

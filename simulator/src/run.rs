@@ -38,6 +38,11 @@ pub enum RunError {
     /// The plan can't be run on the profile.
     #[error(transparent)]
     Plan(#[from] SpecError),
+    /// The plan breaks a rule, for the scenario's fragments on these devices.
+    #[error(
+        "the plan does not fit the scenario's fragments, or the devices: {0}; `graft plan check` says more"
+    )]
+    Broken(String),
     /// There is no device of the profile's kind.
     #[error("there is no device of kind {0}, which the profile is of")]
     NoDevice(String),
@@ -171,6 +176,24 @@ fn install(
             })
             .collect(),
     };
+    let asks =
+        |r: &graft_plan::Route| r.stages.is_empty() || scenario.fragments.iter().any(|f| f.id == r.fragment);
+    if let Some(stray) = plan.routes.iter().find(|r| !asks(r)) {
+        let what = format!("it has a route for {}, which is not there", stray.fragment);
+        return Err(RunError::Broken(what));
+    }
+    let there: Vec<&str> = site.workers().map(|(_, name)| name).collect();
+    if let Some(stray) = plan
+        .partitions
+        .iter()
+        .find(|p| !there.contains(&p.device.as_str()))
+    {
+        let what = format!(
+            "partition {} is on device {}, which is not there",
+            stray.id, stray.device
+        );
+        return Err(RunError::Broken(what));
+    }
     site.add_plan(plan.clone(), false, &workload, control.profile())?;
     let workers: Vec<u32> = site.workers().map(|(i, _)| i).collect();
     for worker in workers {
@@ -186,7 +209,8 @@ fn install(
 impl World<'_, '_> {
     fn play(&mut self, progress: &mut dyn FnMut(u64)) {
         while let Some(now) = self.cx.events.next_at() {
-            let over = now >= self.end && self.cx.requests.under_way() == 0;
+            // The last second's own event is among those at the end.
+            let over = now > self.end && self.cx.requests.under_way() == 0;
             if over || now > self.end + PATIENCE {
                 break;
             }
@@ -265,7 +289,10 @@ impl World<'_, '_> {
             Event::Retires(epoch) => site.retire(epoch),
             Event::Noticed { worker } => {
                 site.noticed(now, worker, &|client| fleet.asker(client), cx);
-                control.member(now, worker, false, site, cx);
+                // One that is back already was told to the planner as it came.
+                if !site.is_alive(worker) {
+                    control.member(now, worker, false, site, cx);
+                }
             }
             Event::Forgets => control.forgets(),
             Event::Fault { number, begins } => self.fault(now, number as usize, begins),
@@ -305,6 +332,9 @@ impl World<'_, '_> {
             }
             (Fault::WorkerLost { .. }, Some(worker)) => {
                 site.revive(worker);
+                if let Some(plan) = control.current().filter(|_| control.is_fixed()) {
+                    site.prepare(worker, plan.epoch);
+                }
                 control.member(now, worker, true, site, cx);
             }
             (Fault::WorkerSlow { times, .. }, Some(worker)) => {

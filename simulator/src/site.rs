@@ -51,6 +51,8 @@ struct Partition {
     life: u32,
     /// The batch that a chunk was run of last, while it is not done.
     open: Option<u64>,
+    /// It runs a chunk.
+    busy: bool,
 }
 
 /// A plan that workers have prepared.
@@ -61,6 +63,13 @@ struct InUse {
     partitions: Vec<Partition>,
     under_way: usize,
     retired: bool,
+}
+
+impl InUse {
+    /// It is retired, and nothing of it is under way or runs.
+    fn is_over(&self) -> bool {
+        self.retired && self.under_way == 0 && !self.partitions.iter().any(|p| p.busy)
+    }
 }
 
 /// Routers and workers.
@@ -171,6 +180,7 @@ impl Site {
                 share: partition.share.0,
                 life: 0,
                 open: None,
+                busy: false,
             });
         }
         let steps = plan.routes.iter().map(|r| index.steps(r).unwrap_or_default());
@@ -246,7 +256,7 @@ impl Site {
         for plan in self.plans.range_mut(..before).map(|(_, p)| p) {
             plan.retired = true;
         }
-        self.plans.retain(|_, p| !p.retired || p.under_way > 0);
+        self.plans.retain(|_, p| !p.is_over());
     }
 
     // Observation.
@@ -286,7 +296,9 @@ impl Site {
         };
         let router = &mut self.routers[asker.router as usize];
         let (workers, by_name) = (&self.workers, &self.by_name);
-        let lost = request.retried.then_some(request.worker);
+        // The worker that had it is passed over, in the plan of then.
+        let same = router.table.epoch() == request.epoch;
+        let lost = (request.retried && same).then_some(request.worker);
         let usable = |name: &str| {
             let known = |w: u32| workers[w as usize].alive || !workers[w as usize].noticed;
             let worker = by_name.get(name).copied();
@@ -312,7 +324,8 @@ impl Site {
                     request.place = Place::Waiting(refused.status);
                     router.waiting.push((ticket, *asker));
                     cx.events.at(now + patience, Event::NoRoute(ticket));
-                } else if !matches!(request.place, Place::Waiting(_)) {
+                } else if !waits || !matches!(request.place, Place::Waiting(_)) {
+                    request.place = Place::Outside;
                     self.done.push((ticket, Err(refused.status)));
                 }
                 return;
@@ -332,7 +345,17 @@ impl Site {
                 request.in_flight = Some(admitted.in_flight);
                 cx.events.at(now + self.hop + self.late, Event::AtStage(ticket));
             }
-            _ => self.done.push((ticket, Err(Status::NotReady))),
+            // It says that it is not ready: once more, elsewhere.
+            _ if !std::mem::replace(&mut request.retried, true) => {
+                request.worker = worker;
+                request.epoch = admitted.epoch;
+                drop(admitted);
+                self.send_on(now, ticket, asker, cx);
+            }
+            _ => {
+                request.place = Place::Outside;
+                self.done.push((ticket, Err(Status::NotReady)));
+            }
         }
     }
 
@@ -419,7 +442,7 @@ impl Site {
     fn leave(&mut self, epoch: Epoch) {
         if let Some(plan) = self.plans.get_mut(&epoch) {
             plan.under_way -= 1;
-            if plan.retired && plan.under_way == 0 {
+            if plan.is_over() {
                 self.plans.remove(&epoch);
             }
         }
@@ -434,6 +457,7 @@ impl Site {
             return;
         }
         self.workers[partition.worker as usize].running -= partition.share;
+        partition.busy = false;
         self.touched.push((epoch, number));
         match partition.scheduler.finished() {
             Some(Finished::Done(done)) => {
@@ -444,6 +468,9 @@ impl Site {
             }
             Some(Finished::Abandoned) => partition.open = None,
             Some(Finished::SetAside) | None => {}
+        }
+        if self.plans.get(&epoch).is_some_and(InUse::is_over) {
+            self.plans.remove(&epoch);
         }
     }
 
@@ -478,6 +505,7 @@ impl Site {
             partition.scheduler.take_abandoned();
             if let Some(run) = partition.scheduler.next(now, &mut self.dropped) {
                 worker.running += partition.share;
+                partition.busy = true;
                 // Plans that overlap may want more than the device has: all get less.
                 let crowded = f64::from(worker.running) / f64::from(worker.share_total);
                 let times = worker.slow * crowded.max(1.0);
@@ -517,7 +545,7 @@ impl Site {
         for partition in self.plans.values_mut().flat_map(|p| &mut p.partitions) {
             if partition.worker == worker {
                 partition.life += 1;
-                partition.open = None;
+                (partition.open, partition.busy) = (None, false);
                 partition.scheduler = Scheduler::new(partition.scheduler.spec().clone());
             }
         }
@@ -546,6 +574,10 @@ impl Site {
                 self.over(ticket, Err(Status::WorkerLost), cx);
             }
         }
+    }
+
+    pub fn is_alive(&self, worker: u32) -> bool {
+        self.workers[worker as usize].alive
     }
 
     pub fn revive(&mut self, worker: u32) {

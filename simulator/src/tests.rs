@@ -206,6 +206,50 @@ fn a_lost_worker_is_planned_around() {
 }
 
 #[test]
+fn a_worker_that_is_back_before_it_is_missed_goes_on() {
+    let mut scenario = scenario(PHONES);
+    scenario.faults.push(Fault::WorkerLost {
+        worker: 0,
+        at_s: 20.0,
+        for_s: Some(0.3),
+    });
+    let report = living(&scenario, &devices(1), 1);
+    let last = &report.seconds[35];
+    assert!(last.server_in_time * 100 >= last.arrived * 98, "{last:?}");
+    assert!(
+        report
+            .decisions
+            .iter()
+            .any(|d| d.at_s > 20.0 && d.switched_s.is_some())
+    );
+}
+
+#[test]
+fn under_a_fixed_plan_a_worker_that_comes_back_serves_again() {
+    let clients = clients(Arrivals::Poisson);
+    let (plan, _) = planned(&clients);
+    let mut scenario = scenario(PHONES);
+    scenario.phones.clear();
+    scenario.fragments = clients;
+    scenario.faults.push(Fault::WorkerLost {
+        worker: 0,
+        at_s: 15.0,
+        for_s: Some(5.0),
+    });
+    let play = |plan: &Plan| {
+        let planner = Planner::Fixed(plan);
+        run(&scenario, &profile(), &devices(4), &[], planner, 1, &mut |_| {})
+    };
+    let report = play(&plan).unwrap();
+    let last = &report.seconds[30];
+    assert!(last.server_in_time * 100 >= last.arrived * 95, "{last:?}");
+    // A plan for other devices is not played.
+    let mut other = plan;
+    other.partitions[0].device = "elsewhere".to_owned();
+    assert!(play(&other).unwrap_err().to_string().contains("elsewhere"));
+}
+
+#[test]
 fn a_slow_worker_makes_requests_late_only_while_it_is_slow() {
     let report = with_fault(Fault::WorkerSlow {
         worker: 0,

@@ -113,6 +113,9 @@ impl Handler<Abandon> for PlanKeeper {
         let mut epochs = (**self.epochs.load()).clone();
         if let Some(plan) = epochs.remove(&epoch) {
             tracing::info!(%epoch, "a plan was abandoned");
+            if epochs.is_empty() {
+                self.readiness.not_ready("the only plan was abandoned");
+            }
             self.epochs.store(Arc::new(epochs));
             plan.drain(self.drain);
         }

@@ -55,7 +55,12 @@ const EACH: f64 = 0.99;
 const LENGTH_S: f64 = 120.0;
 const ENOUGH: u64 = 300;
 
-fn bursty(workload: &Workload, size: f64) -> Scenario {
+fn bursty(site: &Site, workload: &Workload, size: f64) -> Scenario {
+    // At the last cut point nothing is asked for.
+    let owes = |f: &&graft_plan::Fragment| {
+        let model = site.profile.models.get(&f.model);
+        model.is_some_and(|m| f.partition_point.index() < m.segments.len())
+    };
     let client = |f: &graft_plan::Fragment| FragmentClient {
         id: f.id.clone(),
         model: f.model.clone(),
@@ -75,7 +80,7 @@ fn bursty(workload: &Workload, size: f64) -> Scenario {
         headroom: workload.headroom,
         routers: 1,
         phones: vec![],
-        fragments: workload.fragments.iter().map(client).collect(),
+        fragments: workload.fragments.iter().filter(owes).map(client).collect(),
         faults: vec![],
         control: graft_plan::ControlTimes::default(),
     }
@@ -117,7 +122,7 @@ pub(super) fn bursts(site: &Site, workload: &Workload, effort: Duration) -> anyh
     for algorithm in VARIED {
         let mut plans: Vec<(f64, Plan)> = vec![];
         for size in SIZES {
-            let scenario = bursty(workload, size);
+            let scenario = bursty(site, workload, size);
             let (mut found, mut unprepared) = (None, 1.0);
             for (i, &times) in PLANNED_FOR.iter().enumerate() {
                 if plans.len() <= i {

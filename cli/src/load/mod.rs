@@ -125,7 +125,17 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
         found.with_context(|| format!("{} has no model {name}", arguments.models.display()))
     };
     for model in &models {
-        entry(model)?;
+        let last = entry(model)?.info.last().index();
+        let segments = stage
+            .profile
+            .models
+            .get(*model)
+            .map_or(last, |m| m.segments.len());
+        anyhow::ensure!(
+            segments == last,
+            "the scenario's profile has {segments} segments of {model}, the model in {} has {last}",
+            arguments.models.display()
+        );
     }
     let mut crowd = Crowd::new(&scenario, &stage.profile, &stage.traces, arguments.seed)?;
 
@@ -169,7 +179,10 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
         for doing in doings.drain(..) {
             driver.does(doing, now, &outcomes);
         }
-        if crowd.is_over(now) || driver.start.elapsed().as_secs_f64() > end + PATIENCE.as_secs_f64() {
+        if crowd.is_over(now)
+            || driver.start.elapsed().as_secs_f64()
+                > end + PATIENCE.as_secs_f64() * arguments.stretch.max(1.0)
+        {
             break;
         }
         let next = crowd.next_at().map(|at| driver.real(at));

@@ -328,6 +328,11 @@ fn zero() -> Range {
 
 /// Phones and clients at most.
 const MAX_CLIENTS: u64 = 1_000_000;
+/// Requests per second of one client at most, and times its rate.
+const MOST_RATE: f64 = 100_000.0;
+const MOST_LOAD: f64 = 1_000.0;
+/// Requests that a scenario may have, about.
+const MOST_REQUESTS: f64 = 2e9;
 /// Routers at most.
 const MAX_ROUTERS: u32 = 1024;
 /// Longest scenario, in seconds: a day.
@@ -337,6 +342,7 @@ fn load(list: &[(f64, f64)], place: &str) -> Result<(), Wrong> {
     for (i, (at, times)) in list.iter().enumerate() {
         not_negative(|| format!("{place}.load[{i}][0]"), *at, "seconds")?;
         not_negative(|| format!("{place}.load[{i}][1]"), *times, "times the rate")?;
+        most(format!("{place}.load[{i}][1]"), *times, MOST_LOAD)?;
         if i > 0 && list[i - 1].0 >= *at {
             return wrong(
                 format!("{place}.load[{i}][0]"),
@@ -345,6 +351,18 @@ fn load(list: &[(f64, f64)], place: &str) -> Result<(), Wrong> {
         }
     }
     Ok(())
+}
+
+fn most(place: String, value: f64, most: f64) -> Result<(), Wrong> {
+    if value <= most {
+        return Ok(());
+    }
+    wrong(place, format!("is {value}; expected at most {most}"))
+}
+
+/// The largest factor of a rate.
+fn heaviest(load: &[(f64, f64)]) -> f64 {
+    load.iter().fold(1.0, |most, step| step.1.max(most))
 }
 
 impl Arrivals {
@@ -388,6 +406,7 @@ impl PhoneGroup {
         slo.verify(at("slo"), "times", 1e-6)?;
         self.rate_rps
             .verify(at("rate_rps"), "requests per second", 1e-6)?;
+        most(at("rate_rps"), self.rate_rps.ends().1, MOST_RATE)?;
         self.link.rtt_ms.verify(at("link.rtt_ms"), "milliseconds", 0.0)?;
         match (&self.link.trace, self.link.mbps) {
             (Some(names), None) if !names.list().is_empty() => {}
@@ -463,11 +482,23 @@ impl Checked for Scenario {
                 client.rate_rps,
                 "requests per second",
             )?;
+            most(format!("{place}.rate_rps"), client.rate_rps, MOST_RATE)?;
             client.arrivals.verify(&place)?;
             load(&client.load, &place)?;
         }
+        let phones = self.phones.iter();
+        let phones = phones.map(|g| f64::from(g.count) * g.rate_rps.ends().1 * heaviest(&g.load));
+        let others = self.fragments.iter().map(|c| c.rate_rps * heaviest(&c.load));
+        let requests = phones.chain(others).sum::<f64>() * self.duration_s;
+        most("duration_s, times all rates,".to_owned(), requests, MOST_REQUESTS)?;
         for (i, fault) in self.faults.iter().enumerate() {
             fault.verify(&format!("faults[{i}]"))?;
+            if let Some(other) = self.faults[..i].iter().position(|f| f.overlaps(fault)) {
+                return wrong(
+                    format!("faults[{i}]"),
+                    format!("overlaps faults[{other}], which is of the same kind"),
+                );
+            }
         }
         let c = &self.control;
         for (name, ms) in [
@@ -493,6 +524,18 @@ impl Fault {
             | Fault::MessagesLate { at_s, for_s, .. } => (at_s, Some(for_s)),
         };
         (at, length.map(|l| at + l))
+    }
+
+    /// Both of a kind, on the same worker, at the same time.
+    fn overlaps(&self, other: &Fault) -> bool {
+        let worker = |f: &Fault| match f {
+            Fault::WorkerLost { worker, .. } | Fault::WorkerSlow { worker, .. } => Some(*worker),
+            Fault::PlannerAway { .. } | Fault::MessagesLate { .. } => None,
+        };
+        let alike =
+            std::mem::discriminant(self) == std::mem::discriminant(other) && worker(self) == worker(other);
+        let ((a, a_end), (b, b_end)) = (self.time(), other.time());
+        alike && a_end.is_none_or(|end| b < end) && b_end.is_none_or(|end| a < end)
     }
 
     fn verify(&self, place: &str) -> Result<(), Wrong> {

@@ -201,7 +201,8 @@ impl Rollouts {
     }
 
     fn not_switched(&mut self, router: String, epoch: Epoch, orders: &mut Vec<Order>) {
-        if self.on_its_way() != Some(epoch) && self.current != Some(epoch) {
+        let later = self.routers.get(&router).is_some_and(|at| *at > epoch);
+        if later || (self.on_its_way() != Some(epoch) && self.current != Some(epoch)) {
             return;
         }
         self.routers.remove(&router);
@@ -249,12 +250,14 @@ impl Rollouts {
         self.routers.insert(router.clone(), epoch);
         let latest = match &mut self.way {
             Some(Way {
-                epoch,
+                epoch: next,
                 phase: Phase::Switching(waiting),
                 ..
             }) => {
-                waiting.insert(router.clone());
-                Some(*epoch)
+                if epoch <= *next {
+                    waiting.insert(router.clone());
+                }
+                Some(*next)
             }
             _ => self.current,
         };

@@ -158,10 +158,14 @@ impl RouteTable {
     }
 
     /// How long a request without a route, or whose worker is gone, may wait for another plan: as long as it could still
-    /// be run then, and not for ever.
+    /// be run then, no more than half of its time, and not for ever. Where nothing is served, not at all.
     pub fn patience(&self, model: &ModelId, point: CutPoint, time_left: Nanos) -> Nanos {
+        if self.is_empty() && self.epoch > Epoch(0) {
+            return Nanos::ZERO;
+        }
         let needed = self.server_ms(model).get(point.index()).copied().unwrap_or(0.0);
-        (time_left - ms_to_nanos(needed * RUN_AFTER_WAITING)).min(WAIT_AT_MOST)
+        let left = time_left - ms_to_nanos(needed * RUN_AFTER_WAITING);
+        left.min(Nanos(time_left.0 / 2)).min(WAIT_AT_MOST)
     }
 
     /// Finds the route for a request that has `time_left`, or says why there is none.
@@ -340,14 +344,18 @@ mod tests {
             limited: false,
             emulated: false,
             workers: BTreeMap::new(),
-            routes: vec![],
+            routes: vec![target(0, 0, 80.0, 10.0)],
             server_ms: BTreeMap::new(),
         };
         update.server_ms.insert(MODEL, vec![20.0, 10.0, 0.0]);
-        let table = RouteTable::new(update);
-        assert_eq!(table.patience(&MODEL, CutPoint(1), ms(100)), ms(80));
+        let table = RouteTable::new(update.clone());
+        assert_eq!(table.patience(&MODEL, CutPoint(1), ms(100)), ms(50));
+        assert_eq!(table.patience(&MODEL, CutPoint(1), ms(24)), ms(4));
         assert_eq!(table.patience(&MODEL, CutPoint(0), ms(30)), ms(0));
         assert_eq!(table.patience(&MODEL, CutPoint(1), ms(60_000)), WAIT_AT_MOST);
+        update.routes.clear();
+        let nothing = RouteTable::new(update);
+        assert_eq!(nothing.patience(&MODEL, CutPoint(1), ms(60_000)), ms(0));
     }
 
     #[test]
