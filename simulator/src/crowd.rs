@@ -13,11 +13,11 @@ use graft_worker_core::RequestId;
 
 use crate::cast::{Cast, CastError};
 use crate::context::Context;
-use crate::events::{Event, Events};
+use crate::events::Event;
 use crate::fleet::{Fleet, Words};
 use crate::names::identity;
-use crate::report::{Ledger, Report};
-use crate::requests::{Place, Request, Requests, Ticket};
+use crate::report::Report;
+use crate::requests::{Place, Request, Ticket};
 use crate::trace::Trace;
 
 /// A request that is to be sent now.
@@ -74,12 +74,7 @@ impl Crowd {
         seed: u64,
     ) -> Result<Self, CastError> {
         let cast = Cast::new(scenario, profile, traces, seed)?;
-        let report = Report::of(scenario, profile, &cast, seed);
-        let mut cx = Context {
-            requests: Requests::default(),
-            events: Events::default(),
-            ledger: Ledger::new(report),
-        };
+        let mut cx = Context::new(Report::of(scenario, profile, &cast, seed));
         let end = ms_to_nanos(scenario.duration_s * 1e3);
         let fleet = Fleet::new(cast, ms_to_nanos(scenario.warmup_s * 1e3), end, &mut cx);
         cx.events.at(Nanos::from_millis(1000), Event::Second);

@@ -8,11 +8,10 @@ use graft_worker_core::SpecError;
 use crate::cast::{Cast, CastError};
 use crate::context::Context;
 use crate::control::{Control, Planning};
-use crate::events::{Event, Events};
+use crate::events::Event;
 use crate::fleet::Fleet;
 use crate::names::{identity, plan_by_identity};
-use crate::report::{Ledger, Report};
-use crate::requests::Requests;
+use crate::report::Report;
 use crate::site::Site;
 use crate::trace::Trace;
 
@@ -89,15 +88,10 @@ pub fn run(
         Planner::Living { name, planning } => (name, Some(planning), None),
         Planner::Fixed(plan) => (plan.algorithm.clone(), None, Some(plan)),
     };
-    let report = Report {
+    let mut cx = Context::new(Report {
         algorithm,
         ..Report::of(scenario, profile, &cast, seed)
-    };
-    let mut cx = Context {
-        requests: Requests::default(),
-        events: Events::default(),
-        ledger: Ledger::new(report),
-    };
+    });
     let end = ms_to_nanos(scenario.duration_s * 1e3);
     let fleet = Fleet::new(cast, ms_to_nanos(scenario.warmup_s * 1e3), end, &mut cx);
     let mut site = Site::new(&devices, scenario.routers, profile.hop_ms);

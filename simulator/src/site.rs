@@ -286,6 +286,13 @@ impl Site {
             budget: BudgetClass::of(request.budget),
         };
         *router.counts.entry(key).or_default() += 1;
+        // Those that wait no longer go when there is no room for more.
+        if router.waiting.len() == router.waiting.capacity() {
+            router.waiting.retain(|(ticket, _)| {
+                let place = cx.requests.get(*ticket).map(|r| r.place);
+                matches!(place, Some(Place::Waiting(_)))
+            });
+        }
         self.send_on(now, ticket, asker, cx);
     }
 

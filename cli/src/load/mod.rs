@@ -64,6 +64,8 @@ pub(crate) struct Arguments {
 
 /// Outcomes that wait to be looked at, at most; who has one waits.
 const OUTCOMES: usize = 65_536;
+/// Requests that are waited for at most; one more is not sent, and is lost.
+const MOST_IN_FLIGHT: usize = 65_536;
 /// A request is waited for so much longer than it has: a refusal may be on its way.
 const GRACE: Duration = Duration::from_secs(2);
 /// After the last request has begun, what is under way is waited for so long.
@@ -177,7 +179,9 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
         let now = driver.now();
         crowd.advance(now, &mut doings);
         for doing in doings.drain(..) {
-            driver.does(doing, now, &outcomes);
+            if let Err(unsent) = driver.does(doing, now, &outcomes) {
+                crowd.lost(now, unsent);
+            }
         }
         if crowd.is_over(now)
             || driver.start.elapsed().as_secs_f64()
@@ -254,7 +258,13 @@ impl Driver {
         crowd.hears(name, server_ms.map(|ms| ms / self.stretch).collect());
     }
 
-    fn does(&mut self, doing: Doing, now: Nanos, outcomes: &mpsc::Sender<(RequestId, Outcome)>) {
+    /// An error: the request can't be sent; it counts as lost.
+    fn does(
+        &mut self,
+        doing: Doing,
+        now: Nanos,
+        outcomes: &mpsc::Sender<(RequestId, Outcome)>,
+    ) -> Result<(), RequestId> {
         match doing {
             Doing::GiveUp(id) => {
                 // Dropping a call takes the request back.
@@ -269,9 +279,10 @@ impl Driver {
                 let id = sending.id;
                 let budget = sending.budget.duration().mul_f64(self.stretch);
                 let line = &self.lines[sending.router as usize % self.lines.len()];
-                let Some((header, payload)) = self.payloads.of(&sending, budget) else {
-                    return;
-                };
+                if self.sent.len() >= MOST_IN_FLIGHT {
+                    return Err(id);
+                }
+                let (header, payload) = self.payloads.of(&sending, budget).ok_or(id)?;
                 let call = line.clone().infer(id, header, payload, budget + GRACE);
                 let outcomes = outcomes.clone();
                 let task = tokio::spawn(async move {
@@ -283,6 +294,7 @@ impl Driver {
                 self.most = self.most.max(self.sent.len());
             }
         }
+        Ok(())
     }
 
     fn came_back(&mut self, crowd: &mut Crowd, id: RequestId, outcome: Outcome) {
