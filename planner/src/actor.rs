@@ -226,6 +226,7 @@ impl PlannerActor {
                     partition_point: CutPoint(0),
                     budget_ms,
                     rate_rps,
+                    burstiness: 1.0,
                 })
             })
             .collect();
@@ -602,6 +603,7 @@ impl Handler<Report> for PlannerActor {
                 partition_point: e.partition_point,
                 budget_ms: e.budget_ms,
                 rate_rps: e.rate_rps,
+                burstiness: e.burstiness,
             })
             .collect();
         self.mix.report(self.clock.now(), &name, &seen);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use graft_model::{Catalog, CatalogEntry, CutPoint, DType, ModelId};
 use graft_plan::Nanos;
-use graft_router_core::{BudgetClass, ClassKey, InFlight, RouteTable};
+use graft_router_core::{Arrived, BudgetClass, ClassKey, InFlight, RouteTable};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{AnswerHeader, Description, InferHeader, Refused, RunHeader, Status};
@@ -44,7 +44,7 @@ pub(crate) struct Front {
     pub waiting: AtomicUsize,
     pub draining: AtomicBool,
     /// Requests since the last report.
-    pub counts: DashMap<ClassKey, u64>,
+    pub counts: DashMap<ClassKey, Arrived>,
     /// A request came that no route serves.
     pub unserved: Notify,
     /// The routes changed.
@@ -216,10 +216,11 @@ impl Front {
     }
 
     fn count(&self, key: ClassKey) {
+        let now = self.clock.now();
         if let Some(mut count) = self.counts.get_mut(&key) {
-            *count += 1;
+            count.add(now);
         } else if self.counts.len() < MAX_COUNTED {
-            *self.counts.entry(key).or_default() += 1;
+            self.counts.entry(key).or_default().add(now);
         }
     }
 

@@ -130,6 +130,7 @@ impl<'a> Control<'a> {
             partition_point: e.partition_point,
             budget_ms: e.budget_ms,
             rate_rps: e.rate_rps,
+            burstiness: e.burstiness,
         });
         let seen = seen.collect();
         cx.events

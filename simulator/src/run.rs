@@ -167,6 +167,7 @@ fn install(
                 partition_point: f.partition_point,
                 budget_ms: f.budget_ms,
                 rate_rps: f.rate_rps,
+                burstiness: 1.0,
             })
             .collect(),
     };

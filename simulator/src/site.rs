@@ -6,7 +6,7 @@ use std::sync::Arc;
 use graft_model::ModelId;
 use graft_plan::{Devices, Epoch, Nanos, Plan, Profile, Workload, ms_to_nanos};
 use graft_planner_core::routes;
-use graft_router_core::{BudgetClass, ClassKey, MixWindow, RouteTable, URGENT_EVERY};
+use graft_router_core::{Arrived, BudgetClass, ClassKey, MixWindow, RouteTable, URGENT_EVERY};
 use graft_wire::{MixEntry, RoutesUpdate, Status, WorkerEndpoint};
 use graft_worker_core::{
     Admission, Finished, Limits, PartitionSpec, Refusal, Request as Submitted, RequestId, RouteIndex,
@@ -22,7 +22,7 @@ use crate::requests::{Place, Ticket};
 struct Router {
     table: RouteTable,
     window: MixWindow,
-    counts: BTreeMap<ClassKey, u64>,
+    counts: BTreeMap<ClassKey, Arrived>,
     /// No urgent report before that.
     urgent_at: Nanos,
     /// Requests that wait for a plan that serves them.
@@ -285,7 +285,7 @@ impl Site {
             partition_point: request.point,
             budget: BudgetClass::of(request.budget),
         };
-        *router.counts.entry(key).or_default() += 1;
+        router.counts.entry(key).or_default().add(now);
         // Those that wait no longer go when there is no room for more.
         if router.waiting.len() == router.waiting.capacity() {
             router.waiting.retain(|(ticket, _)| {

@@ -118,6 +118,7 @@ fn planned(clients: &[FragmentClient]) -> (Plan, Workload) {
         partition_point: c.partition_point,
         budget_ms: c.budget_ms,
         rate_rps: c.rate_rps,
+        burstiness: 1.0,
     };
     let problem = Problem {
         workload: Workload {

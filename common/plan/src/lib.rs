@@ -28,4 +28,4 @@ pub use scenario::{
     Scenario, Slo, Speed,
 };
 pub use units::{Epoch, Nanos, Share, ms_to_nanos, nanos_to_ms};
-pub use workload::{Fragment, Workload};
+pub use workload::{BURST_WINDOW, Fragment, MOST_BURSTY, Workload};

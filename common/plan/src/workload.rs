@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use graft_model::CutPoint;
 use serde::{Deserialize, Serialize};
 
+use crate::Nanos;
 use crate::file::{Checked, Wrong, not_negative, positive, version, wrong};
 
 /// What must be served.
@@ -31,6 +32,22 @@ pub struct Fragment {
     pub budget_ms: f64,
     /// Requests per second.
     pub rate_rps: f64,
+    /// Index of dispersion: variance over mean of the requests in windows of [`BURST_WINDOW`]; 1: a Poisson process.
+    #[serde(default = "poisson", skip_serializing_if = "is_poisson")]
+    pub burstiness: f64,
+}
+
+/// The windows in which requests are counted to say how they come in bursts.
+pub const BURST_WINDOW: Nanos = Nanos::from_millis(50);
+/// The largest index of dispersion that is planned for.
+pub const MOST_BURSTY: f64 = 16.0;
+
+fn poisson() -> f64 {
+    1.0
+}
+
+fn is_poisson(burstiness: &f64) -> bool {
+    *burstiness == 1.0
 }
 
 impl Checked for Workload {
@@ -55,6 +72,11 @@ impl Checked for Workload {
                 f.rate_rps,
                 "requests per second",
             )?;
+            let place = || format!("fragments[{i}].burstiness");
+            positive(place, f.burstiness, "a variance over a mean")?;
+            if f.burstiness > MOST_BURSTY {
+                return wrong(place(), format!("is {}; expected {MOST_BURSTY} at most", f.burstiness));
+            }
         }
         Ok(())
     }

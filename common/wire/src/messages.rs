@@ -261,6 +261,8 @@ pub struct MixEntry {
     pub budget_ms: f64,
     /// Requests per second.
     pub rate_rps: f64,
+    /// Index of dispersion of the requests' counts in windows of [`graft_plan::BURST_WINDOW`].
+    pub burstiness: f64,
 }
 
 /// A plan for a worker: it finds its own partitions in it.

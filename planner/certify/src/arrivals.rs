@@ -1,5 +1,7 @@
 //! When requests arrive: a Poisson process for each fragment, with a generator of its own.
 
+use graft_plan::BURST_WINDOW;
+
 /// Numbers by chance, the same for the same seed.
 ///
 /// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
@@ -39,26 +41,50 @@ impl Generator {
     }
 }
 
-/// A fragment's arrivals.
+/// A fragment's arrivals: a Poisson process, of single requests or of bursts.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrivals {
     generator: Generator,
+    /// Between bursts.
     mean_ns: f64,
+    /// When the latest burst began.
+    burst_ns: f64,
     at_ns: f64,
+    /// Requests of a burst, in the mean: they are geometric.
+    size: f64,
+    /// Requests of the latest burst that are still to come.
+    left: u64,
 }
 
 impl Arrivals {
-    pub fn new(seed: u64, id: &str, rate_rps: f64) -> Self {
+    /// Bursts of m requests in the mean, geometric, have an index of dispersion of 2m - 1.
+    pub fn new(seed: u64, id: &str, rate_rps: f64, burstiness: f64) -> Self {
+        let size = ((burstiness + 1.0) / 2.0).max(1.0);
         Arrivals {
             generator: Generator::new(seed, id),
-            mean_ns: 1e9 / rate_rps,
+            mean_ns: 1e9 * size / rate_rps,
+            burst_ns: 0.0,
             at_ns: 0.0,
+            size,
+            left: 0,
         }
     }
 
     /// The next arrival, in nanoseconds from the start.
     pub fn next(&mut self) -> u64 {
-        self.at_ns += self.generator.exponential(self.mean_ns);
+        if self.left > 0 {
+            self.left -= 1;
+            // A burst is over within the window in which it was seen, as a rule.
+            let gap = BURST_WINDOW.0 as f64 / (4.0 * self.size);
+            self.at_ns += self.generator.exponential(gap);
+        } else {
+            self.burst_ns += self.generator.exponential(self.mean_ns);
+            self.at_ns = self.at_ns.max(self.burst_ns);
+            if self.size > 1.0 {
+                let more = self.generator.part().ln() / (1.0 - 1.0 / self.size).ln();
+                self.left = more as u64;
+            }
+        }
         self.at_ns.round() as u64
     }
 }

@@ -37,6 +37,8 @@ pub struct Journey {
     pub id: String,
     /// Requests per second.
     pub rate_rps: f64,
+    /// Index of dispersion of its arrivals.
+    pub burstiness: f64,
     /// From arrival to answer.
     pub budget: Nanos,
     /// Its stages, in order.
@@ -104,7 +106,7 @@ impl<'a> Run<'a> {
         let journeys = part
             .journeys
             .iter()
-            .map(|j| Arrivals::new(seed, &j.id, j.rate_rps));
+            .map(|j| Arrivals::new(seed, &j.id, j.rate_rps, j.burstiness));
         let rate = part.journeys.iter().map(|j| j.rate_rps).sum();
         Run {
             part,

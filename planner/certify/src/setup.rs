@@ -102,6 +102,7 @@ impl Setup {
             part.journeys.push(Journey {
                 id: route.fragment.clone(),
                 rate_rps: fragment.rate_rps,
+                burstiness: fragment.burstiness,
                 budget: ms_to_nanos(fragment.budget_ms),
                 steps,
             });

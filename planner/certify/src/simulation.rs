@@ -105,7 +105,7 @@ impl Setup {
 
 /// All requests of a fragment at the last cut point are in time.
 fn answered(seed: u64, id: &str, rate_rps: f64, length: Nanos) -> Tally {
-    let mut arrivals = Arrivals::new(seed, id, rate_rps);
+    let mut arrivals = Arrivals::new(seed, id, rate_rps, 1.0);
     let requests = std::iter::repeat_with(|| arrivals.next())
         .take_while(|&at| at < length.0)
         .count() as u64;

@@ -40,6 +40,7 @@ fn fragment(id: &str, point: u16, budget_ms: f64, rate_rps: f64) -> Fragment {
         partition_point: CutPoint(point),
         budget_ms,
         rate_rps,
+        burstiness: 1.0,
     }
 }
 

@@ -17,13 +17,15 @@ pub struct Carried {
     pub part: f64,
 }
 
+/// Steps from the observed bursts to none; each halves them.
+const BURST_STEPS: u32 = 4;
 /// Each step to a smaller load takes this part of the one before.
 const STEP: f64 = 0.85;
 /// Steps before fragments are left out altogether.
 const STEPS: usize = 20;
 
 /// Plans for as much of the load as the devices carry: when they run out, for smaller rates of everybody rather
-/// than for some fragments at their full rates. What comes beyond the carried rates is for routers to refuse.
+/// than for some fragments at their full rates; before that, for smaller bursts. What comes beyond the carried rates is for routers to refuse.
 pub fn plan_what_fits(
     problem: &Problem,
     epoch: Epoch,
@@ -42,6 +44,24 @@ pub fn plan_what_fits(
         return best;
     }
     let mut scaled = problem.clone();
+    // Bursts that no share absorbs in time are planned for as far as it goes: some requests of a burst will be late.
+    for halved in 1..=BURST_STEPS {
+        if scaled.workload.fragments.iter().all(|f| f.burstiness <= 1.0) {
+            break;
+        }
+        for fragment in &mut scaled.workload.fragments {
+            let over = (fragment.burstiness - 1.0).max(0.0);
+            fragment.burstiness = if halved < BURST_STEPS { 1.0 + over / 2.0 } else { 1.0 };
+        }
+        let (plan, _) = plan_all(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
+        if !plan.capacity_exhausted {
+            return Carried {
+                plan,
+                workload: scaled.workload,
+                part: 1.0,
+            };
+        }
+    }
     for step in 1..=STEPS {
         let part = STEP.powi(step as i32);
         let originals = &problem.workload.fragments;

@@ -42,13 +42,33 @@ struct Task {
     chunk: f64,
     /// Full batches per millisecond.
     rate: f64,
+    /// Index of dispersion of what comes.
+    burstiness: f64,
+}
+
+/// For each stage of a draft the index of dispersion of its requests; `None`: all come as in a Poisson process.
+fn burstiness(draft: &Draft, merged: &[Merged]) -> Option<Vec<f64>> {
+    let bursty = |m: &Merged| m.burstiness() > 1.0 + 1e-9;
+    if !draft.routes.iter().any(|(unit, _)| bursty(&merged[*unit])) {
+        return None;
+    }
+    let mut sums = vec![(0.0, 0.0); draft.stages.len()];
+    for (unit, stages) in &draft.routes {
+        for &stage in stages {
+            sums[stage].0 += merged[*unit].variance_rps;
+            sums[stage].1 += merged[*unit].rate_rps;
+        }
+    }
+    let index = |(variance, rate): &(f64, f64)| if *rate > 0.0 { (variance / rate).max(1.0) } else { 1.0 };
+    Some(sums.iter().map(index).collect())
 }
 
 impl Judge for Analytic {
-    fn judge(&self, draft: &Draft, _merged: &[Merged], costs: &Costs<'_>) -> Verdict {
+    fn judge(&self, draft: &Draft, merged: &[Merged], costs: &Costs<'_>) -> Verdict {
+        let bursts = burstiness(draft, merged);
         let mut accepted = true;
         for partition in &draft.partitions {
-            accepted &= self.keeps_deadlines(partition, draft, costs);
+            accepted &= self.keeps_deadlines(partition, draft, bursts.as_deref(), costs);
         }
         Verdict {
             accepted,
@@ -59,7 +79,13 @@ impl Judge for Analytic {
 
 impl Analytic {
     /// Whether a partition keeps its deadlines.
-    fn keeps_deadlines(&self, partition: &PartitionDraft, draft: &Draft, costs: &Costs<'_>) -> bool {
+    fn keeps_deadlines(
+        &self,
+        partition: &PartitionDraft,
+        draft: &Draft,
+        bursts: Option<&[f64]>,
+        costs: &Costs<'_>,
+    ) -> bool {
         let instances = |s: usize| {
             draft
                 .partitions
@@ -85,6 +111,7 @@ impl Analytic {
                 time: run.total_ms,
                 chunk: run.chunk_ms,
                 rate,
+                burstiness: bursts.map_or(1.0, |all| all[s]),
             }
         };
         let mut tasks: Vec<Task> = partition.stages.iter().map(task).collect();
@@ -109,7 +136,7 @@ impl Analytic {
         for task in tasks.iter().take_while(|k| k.deadline <= t) {
             let arrivals = (t - task.deadline) * task.rate;
             mean += arrivals * task.time;
-            variance += arrivals * task.time * task.time;
+            variance += arrivals * task.time * task.time * task.burstiness;
             own = own.max(task.time);
         }
         let later = tasks.iter().filter(|k| k.deadline > t);

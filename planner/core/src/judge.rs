@@ -234,6 +234,7 @@ fn part(draft: &Draft, merged: &[Merged], costs: &Costs<'_>, fragments: Option<&
                 Journey {
                     id: f.id.clone(),
                     rate_rps: f.rate_rps,
+                    burstiness: f.burstiness,
                     budget: ms_to_nanos(f.budget_ms),
                     steps: steps.clone(),
                 }
@@ -241,6 +242,7 @@ fn part(draft: &Draft, merged: &[Merged], costs: &Costs<'_>, fragments: Option<&
             None => journeys.push(Journey {
                 id: format!("merged {unit}"),
                 rate_rps: m.rate_rps,
+                burstiness: m.burstiness(),
                 budget: ms_to_nanos(m.budget_ms),
                 steps,
             }),

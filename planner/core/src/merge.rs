@@ -16,6 +16,8 @@ pub(crate) struct Merged {
     /// The tightest.
     pub budget_ms: f64,
     pub rate_rps: f64,
+    /// Rates times indices of dispersion.
+    pub variance_rps: f64,
     /// Places in the workload, by budget.
     pub fragments: Vec<usize>,
     /// Share that it fills at the best share and batch, headroom included: it can't be served with less.
@@ -24,6 +26,13 @@ pub(crate) struct Merged {
     pub least_share: usize,
     /// Where it is served by the running plan.
     pub home: Option<Home>,
+}
+
+impl Merged {
+    /// Index of dispersion of its arrivals: its fragments come independently of one another.
+    pub fn burstiness(&self) -> f64 {
+        self.variance_rps / self.rate_rps
+    }
 }
 
 /// How far fragments are merged.
@@ -107,6 +116,7 @@ pub(crate) fn merge(
         match like {
             Some(merged) => {
                 merged.rate_rps += fragment.rate_rps;
+                merged.variance_rps += fragment.rate_rps * fragment.burstiness;
                 merged.work += work;
                 merged.fragments.push(i);
             }
@@ -115,6 +125,7 @@ pub(crate) fn merge(
                 point: fragment.partition_point,
                 budget_ms: fragment.budget_ms,
                 rate_rps: fragment.rate_rps,
+                variance_rps: fragment.rate_rps * fragment.burstiness,
                 fragments: vec![i],
                 work,
                 least_share,

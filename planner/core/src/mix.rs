@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use graft_model::CutPoint;
-use graft_plan::{Fragment, Nanos, Workload};
+use graft_plan::{Fragment, MOST_BURSTY, Nanos, Workload};
 
 /// A class of clients as a router observed it.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,8 @@ pub struct Observation {
     pub budget_ms: f64,
     /// Requests per second.
     pub rate_rps: f64,
+    /// Index of dispersion of its arrivals.
+    pub burstiness: f64,
 }
 
 /// Classes that are remembered at most; the longest unseen goes first.
@@ -24,6 +26,9 @@ const MAX_CLASSES: usize = 16_384;
 const REMEMBER: Nanos = Nanos::from_millis(30_000);
 /// The least rate that is planned for, in requests per second.
 const LEAST_RATE: f64 = 0.1;
+
+/// An index of dispersion below may be chance: its standard deviation over ten seconds is a tenth to a half.
+const BURSTY: f64 = 1.75;
 
 /// Part of a partition point's requests that may be tighter than what is planned for.
 const STRAYS: f64 = 0.05;
@@ -34,15 +39,59 @@ type Key = (String, CutPoint, u64);
 struct Seen {
     budget_ms: f64,
     last: Nanos,
-    /// By router: its latest rate.
-    rates: BTreeMap<String, f64>,
+    /// By router: its latest rate, and that times its index of dispersion.
+    rates: BTreeMap<String, Flow>,
     /// From before a restart: counts as far as routers don't report as much.
-    remembered: f64,
+    remembered: Flow,
+}
+
+/// A rate, and the rate times its index of dispersion: both add up over independent flows.
+#[derive(Debug, Clone, Copy, Default)]
+struct Flow {
+    rate: f64,
+    variance: f64,
+}
+
+impl std::ops::AddAssign for Flow {
+    fn add_assign(&mut self, other: Self) {
+        self.rate += other.rate;
+        self.variance += other.variance;
+    }
+}
+
+impl Flow {
+    fn of(entry: &Observation) -> Self {
+        let sound = if entry.burstiness.is_finite() { entry.burstiness } else { 1.0 };
+        Flow {
+            rate: entry.rate_rps,
+            variance: entry.rate_rps * sound.clamp(1.0, MOST_BURSTY),
+        }
+    }
+
+    /// The index of dispersion, in steps; what may be chance is none.
+    fn burstiness(self) -> f64 {
+        let index = if self.rate > 0.0 { self.variance / self.rate } else { 1.0 };
+        if index < BURSTY {
+            1.0
+        } else {
+            (index * 2.0).round() / 2.0
+        }
+    }
 }
 
 impl Seen {
+    fn flow(&self) -> Flow {
+        let mut sum = Flow::default();
+        self.rates.values().for_each(|flow| sum += *flow);
+        if sum.rate < self.remembered.rate {
+            self.remembered
+        } else {
+            sum
+        }
+    }
+
     fn rate(&self) -> f64 {
-        self.rates.values().sum::<f64>().max(self.remembered)
+        self.flow().rate
     }
 }
 
@@ -60,7 +109,7 @@ impl ObservedMix {
         }
         for entry in entries {
             if let Some(seen) = self.class(now, entry) {
-                *seen.rates.entry(router.to_owned()).or_default() += entry.rate_rps;
+                *seen.rates.entry(router.to_owned()).or_default() += Flow::of(entry);
             }
         }
         self.forget(now);
@@ -82,7 +131,7 @@ impl ObservedMix {
             budget_ms: entry.budget_ms,
             last: now,
             rates: BTreeMap::new(),
-            remembered: 0.0,
+            remembered: Flow::default(),
         });
         seen.last = now;
         Some(seen)
@@ -97,9 +146,10 @@ impl ObservedMix {
                 partition_point: fragment.partition_point,
                 budget_ms: fragment.budget_ms,
                 rate_rps: fragment.rate_rps,
+                burstiness: fragment.burstiness,
             };
             if let Some(seen) = self.class(now, &entry) {
-                seen.remembered += entry.rate_rps;
+                seen.remembered += Flow::of(&entry);
             }
         }
     }
@@ -107,7 +157,7 @@ impl ObservedMix {
     /// What was observed before a restart counts no longer.
     pub fn forget_restart(&mut self) {
         for seen in self.classes.values_mut() {
-            seen.remembered = 0.0;
+            seen.remembered = Flow::default();
         }
     }
 
@@ -138,24 +188,24 @@ impl ObservedMix {
     /// counted with the next looser one: single requests that started late must not make everybody's stages
     /// dear. A class that is not seen any more counts only where its partition point has no other.
     pub fn workload(&self, headroom: f64, standing: &[Fragment]) -> Workload {
-        let mut points: BTreeMap<(&str, CutPoint), Vec<(f64, f64)>> = BTreeMap::new();
+        let mut points: BTreeMap<(&str, CutPoint), Vec<(f64, Flow)>> = BTreeMap::new();
         for ((model, point, _), seen) in &self.classes {
-            let rate = seen.rate();
+            let flow = seen.flow();
             points
                 .entry((model, *point))
                 .or_default()
-                .push((seen.budget_ms, rate));
+                .push((seen.budget_ms, flow));
         }
         let mut fragments = vec![];
         for ((model, point), mut classes) in points {
-            let total: f64 = classes.iter().map(|c| c.1).sum();
+            let total: f64 = classes.iter().map(|c| c.1.rate).sum();
             classes.sort_by(|a, b| a.0.total_cmp(&b.0));
             if total > 0.0 {
-                classes.retain(|c| c.1 > 0.0);
+                classes.retain(|c| c.1.rate > 0.0);
             }
-            let mut stray = 0.0;
+            let mut stray = Flow::default();
             while let [tightest, _, ..] = classes.as_slice()
-                && stray + tightest.1 < STRAYS * total
+                && stray.rate + tightest.1.rate < STRAYS * total
             {
                 stray += tightest.1;
                 classes.remove(0);
@@ -163,12 +213,13 @@ impl ObservedMix {
             if let Some(first) = classes.first_mut() {
                 first.1 += stray;
             }
-            fragments.extend(classes.into_iter().map(|(budget_ms, rate)| Fragment {
+            fragments.extend(classes.into_iter().map(|(budget_ms, flow)| Fragment {
                 id: format!("{}/{point}/{budget_ms:.3}ms", model.get(..12).unwrap_or(model)),
                 model: model.to_owned(),
                 partition_point: point,
                 budget_ms,
-                rate_rps: rate.max(LEAST_RATE),
+                rate_rps: flow.rate.max(LEAST_RATE),
+                burstiness: flow.burstiness(),
             }));
         }
         for fragment in standing {

@@ -21,6 +21,8 @@ pub enum Cause {
     Rate(String, f64, f64),
     /// The tightest budget at a partition point moved so far, in milliseconds: from, to.
     Budget(String, f64, f64),
+    /// The index of dispersion of a model's arrivals moved so far: from, to.
+    Bursts(String, f64, f64),
     /// Partition points are not used, and their stages not needed any more.
     Gone(usize),
 }
@@ -30,7 +32,7 @@ impl Cause {
     pub fn saves(&self) -> bool {
         match self {
             Cause::Members | Cause::Unserved(_) => false,
-            Cause::Rate(_, from, to) => to < from,
+            Cause::Rate(_, from, to) | Cause::Bursts(_, from, to) => to < from,
             Cause::Budget(_, from, to) => to > from,
             Cause::Gone(_) => true,
         }
@@ -48,6 +50,11 @@ impl fmt::Display for Cause {
             Cause::Budget(point, from, to) => {
                 write!(f, "the budget at {point} went from {from:.1} to {to:.1} ms")
             }
+            Cause::Bursts(model, from, to) => write!(
+                f,
+                "requests for {} come in bursts: their index of dispersion went from {from:.1} to {to:.1}",
+                short(model)
+            ),
             Cause::Gone(n) => write!(f, "{n} partition points are not used any more"),
         }
     }
@@ -64,6 +71,8 @@ const MORE: (f64, f64) = (0.15, 0.5);
 const LESS: f64 = 0.3;
 /// A budget that moved by less than this factor is nothing: 1.25 is one class.
 const BUDGET_MOVE: f64 = 1.4;
+/// An index of dispersion that moved by less than this factor is nothing.
+const BURSTS_MOVE: f64 = 1.6;
 /// So large a part of a model's requests with less time than planned for is dangerous.
 const TIGHTER: f64 = 0.05;
 /// Rates are observed over about so many seconds; so many standard deviations of a count are noise.
@@ -86,7 +95,7 @@ type Points = BTreeMap<(String, CutPoint), (f64, f64)>;
 /// Says when to make another plan.
 #[derive(Debug)]
 pub struct Replanner {
-    planned: Option<(Nanos, Points)>,
+    planned: Option<(Nanos, Points, Bursts)>,
     members_changed: bool,
     tried: Option<Nanos>,
     /// A plan was made to save something then.
@@ -122,6 +131,28 @@ fn points(workload: &Workload) -> Points {
     points
 }
 
+/// By model: the index of dispersion of its arrivals.
+type Bursts = BTreeMap<String, f64>;
+
+fn bursts(workload: &Workload) -> Bursts {
+    let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for f in &workload.fragments {
+        let sum = sums.entry(&f.model).or_default();
+        sum.0 += f.rate_rps * f.burstiness;
+        sum.1 += f.rate_rps;
+    }
+    let index = |(model, (variance, rate)): (&str, (f64, f64))| (model.to_owned(), variance / rate);
+    sums.into_iter().map(index).collect()
+}
+
+/// A model whose arrivals come in other bursts than planned for. One that was not planned for has a rate to tell of.
+fn in_other_bursts(planned: &Bursts, wanted: &Bursts, moved: fn(f64, f64) -> bool) -> Option<Cause> {
+    wanted.iter().find_map(|(model, &to)| {
+        let from = *planned.get(model)?;
+        moved(from, to).then(|| Cause::Bursts(model.clone(), from, to))
+    })
+}
+
 fn rates(points: &Points) -> BTreeMap<&str, f64> {
     let mut rates: BTreeMap<&str, f64> = BTreeMap::new();
     for ((model, _), (rate, _)) in points {
@@ -152,7 +183,7 @@ impl Replanner {
 
     /// A plan was made for this, and is rolled out.
     pub fn planned(&mut self, now: Nanos, workload: &Workload, cause: &Cause) {
-        self.planned = Some((now, points(workload)));
+        self.planned = Some((now, points(workload), bursts(workload)));
         if cause.saves() {
             self.saved = Some(now);
         } else if self.saved.take().is_some_and(|saved| now < saved + REGRET) {
@@ -181,10 +212,12 @@ impl Replanner {
         if self.members_changed {
             return Some(Cause::Members);
         }
-        let (at, planned) = match &self.planned {
+        let (at, planned, bursts_planned) = match &self.planned {
             None if self.tried.is_some_and(|at| now < at + DANGER_AFTER) => return None,
             None => return Some(Cause::Members),
-            Some((at, planned)) => (self.tried.map_or(*at, |tried| tried.max(*at)), planned),
+            Some((at, planned, bursts)) => {
+                (self.tried.map_or(*at, |tried| tried.max(*at)), planned, bursts)
+            }
         };
         let wanted = points(workload);
         let unserved = wanted.keys().find(|k| !planned.contains_key(*k));
@@ -195,8 +228,14 @@ impl Replanner {
         if now < at + DANGER_AFTER {
             return None;
         }
-        let danger = more(planned, &wanted).or_else(|| tighter(planned, workload));
-        danger.or_else(|| (now >= self.save_at).then(|| less(planned, &wanted)).flatten())
+        let in_bursts = bursts(workload);
+        let burstier = || in_other_bursts(bursts_planned, &in_bursts, |from, to| to > from * BURSTS_MOVE);
+        let smoother = || in_other_bursts(bursts_planned, &in_bursts, |from, to| to < from / BURSTS_MOVE);
+        let danger = more(planned, &wanted)
+            .or_else(|| tighter(planned, workload))
+            .or_else(burstier);
+        let saving = || less(planned, &wanted).or_else(smoother);
+        danger.or_else(|| (now >= self.save_at).then(saving).flatten())
     }
 }
 
@@ -272,6 +311,7 @@ mod tests {
             partition_point: CutPoint(point),
             budget_ms,
             rate_rps,
+            burstiness: 1.0,
         };
         Workload {
             version: 1,
@@ -330,6 +370,20 @@ mod tests {
         replanner.kept(at(10_000));
         assert_eq!(replanner.decide(at(29_000), &less), None);
         assert!(replanner.decide(at(30_000), &less).is_some());
+    }
+
+    #[test]
+    fn bursts_are_planned_for_and_forgotten_later() {
+        let mut bursty = workload(&[(0, 50.0, 100.0)]);
+        bursty.fragments[0].burstiness = 4.0;
+        let mut replanner = begun(&[(0, 50.0, 100.0)]);
+        let cause = replanner.decide(at(2000), &bursty).unwrap();
+        assert_eq!(cause, Cause::Bursts("a".to_owned(), 1.0, 4.0));
+        replanner.tried(at(2000));
+        replanner.planned(at(2000), &bursty, &cause);
+        let smooth = workload(&[(0, 50.0, 100.0)]);
+        assert_eq!(replanner.decide(at(11_000), &smooth), None);
+        assert!(replanner.decide(at(12_000), &smooth).is_some_and(|c| c.saves()));
     }
 
     #[test]

@@ -89,6 +89,7 @@ fn fragment(id: usize, model: &str, point: u16, budget_ms: f64, rate_rps: f64) -
         partition_point: CutPoint(point),
         budget_ms,
         rate_rps,
+        burstiness: 1.0,
     }
 }
 
@@ -250,6 +251,7 @@ fn a_class_that_stops_is_remembered_for_a_while() {
         partition_point: CutPoint(3),
         budget_ms: 50.0,
         rate_rps: 7.0,
+        burstiness: 1.0,
     };
     mix.report(Nanos::ZERO, "r", &[seen]);
     assert!((mix.workload(0.1, &[]).fragments[0].rate_rps - 7.0).abs() < 1e-9);
@@ -471,4 +473,26 @@ proptest! {
         let plan = plan_baseline(&problem, Epoch(1), list[which], &Alone);
         prop_assert_eq!(broken(&problem, &plan), Vec::<String>::new());
     }
+}
+
+#[test]
+fn bursts_cost_share_and_are_served_all_the_same() {
+    let plan_for = |burstiness: f64, budget_ms: f64| {
+        let fragments = (0..6).map(|i| Fragment {
+            burstiness,
+            ..fragment(i, "a", 0, budget_ms, 20.0)
+        });
+        let problem = problem(fragments.collect(), 8);
+        let options = GraftOptions::default();
+        let carried = plan_what_fits(&problem, Epoch(1), None, options, &Alone, &mut |p| p.moves < 4);
+        let broken = carried.plan.check(&problem.workload, &problem.profile, &problem.devices);
+        assert!(broken.is_empty(), "{broken:?}");
+        assert_eq!(carried.part, 1.0);
+        carried.plan
+    };
+    let (smooth, bursty) = (plan_for(1.0, 60.0), plan_for(8.0, 60.0));
+    assert!(bursty.total_share > smooth.total_share, "{} {}", bursty.total_share, smooth.total_share);
+    // Bursts that no share absorbs in so little time do not leave the fragments unserved.
+    let tight = plan_for(16.0, 12.0);
+    assert!(tight.infeasible.is_empty(), "{:?}", tight.infeasible);
 }

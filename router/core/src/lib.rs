@@ -9,5 +9,5 @@ mod gate;
 mod mix;
 mod routes;
 
-pub use mix::{BudgetClass, ClassKey, MixWindow, REPORT_EVERY, URGENT_EVERY};
+pub use mix::{Arrived, BudgetClass, ClassKey, MixWindow, REPORT_EVERY, URGENT_EVERY};
 pub use routes::{Admitted, InFlight, RouteTable};

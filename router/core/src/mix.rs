@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use graft_model::{CutPoint, ModelId};
-use graft_plan::{Nanos, nanos_to_ms};
+use graft_plan::{BURST_WINDOW, Nanos, nanos_to_ms};
 use graft_wire::MixEntry;
 
 /// Time between two reports of a router.
@@ -47,13 +47,66 @@ pub struct ClassKey {
     pub budget: BudgetClass,
 }
 
+/// Requests of a class that came in since they were last taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Arrived {
+    count: u64,
+    /// Sum of the squares of the counts in windows of [`BURST_WINDOW`].
+    squares: u64,
+    /// The present window, and its count.
+    window: u64,
+    in_window: u64,
+}
+
+impl Arrived {
+    /// One more.
+    pub fn add(&mut self, now: Nanos) {
+        let window = now.0 / BURST_WINDOW.0;
+        if window != self.window {
+            self.close();
+            self.window = window;
+        }
+        self.in_window += 1;
+        self.count += 1;
+    }
+
+    fn close(&mut self) {
+        self.squares += self.in_window * self.in_window;
+        self.in_window = 0;
+    }
+
+    /// All of them.
+    fn closed(mut self) -> Counted {
+        self.close();
+        Counted {
+            count: self.count,
+            squares: self.squares,
+        }
+    }
+}
+
+/// Requests of a class within a slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    count: u64,
+    squares: u64,
+}
+
+impl Counted {
+    /// Variance over mean of the counts in `windows` windows.
+    fn dispersion(self, windows: f64) -> f64 {
+        let (sum, squares) = (self.count as f64, self.squares as f64);
+        (squares / sum - sum / windows) * windows / (windows - 1.0)
+    }
+}
+
 /// Counts of the last seconds.
 #[derive(Debug)]
 pub struct MixWindow {
     slot: Nanos,
     slots: usize,
     /// Oldest first: when it began, and what came in.
-    history: VecDeque<(Nanos, BTreeMap<ClassKey, u64>)>,
+    history: VecDeque<(Nanos, BTreeMap<ClassKey, Counted>)>,
     started: Nanos,
 }
 
@@ -73,14 +126,16 @@ impl MixWindow {
         }
     }
 
-    /// `count` requests of a class came in at about `now`.
-    pub fn add(&mut self, now: Nanos, key: ClassKey, count: u64) {
+    /// Requests of a class came in until about `now`.
+    pub fn add(&mut self, now: Nanos, key: ClassKey, arrived: Arrived) {
         self.advance(now);
         let known = self.history.iter().map(|(_, m)| m.len()).max().unwrap_or(0);
         if let Some((_, newest)) = self.history.back_mut()
             && (known < MAX_CLASSES || newest.contains_key(&key))
         {
-            *newest.entry(key).or_default() += count;
+            let (sum, more) = (newest.entry(key).or_default(), arrived.closed());
+            sum.count += more.count;
+            sum.squares += more.squares;
         }
     }
 
@@ -108,17 +163,25 @@ impl MixWindow {
         let begin = self.history.front().map_or(now, |(at, _)| *at).max(self.started);
         // A window that has just begun would make a rate of a single request.
         let seconds = (now - begin).as_secs().max(self.slot.as_secs());
-        let mut sums: BTreeMap<ClassKey, u64> = BTreeMap::new();
-        for (key, count) in self.history.iter().flat_map(|(_, m)| m) {
-            *sums.entry(*key).or_default() += count;
+        // Within each slot by itself: a rate that moves is not a burst.
+        let ends = self.history.iter().skip(1).map(|(at, _)| *at).chain([now]);
+        let mut sums: BTreeMap<ClassKey, (u64, f64)> = BTreeMap::new();
+        for ((begin, classes), end) in self.history.iter().zip(ends) {
+            let windows = (end - *begin).as_secs().max(0.1) / BURST_WINDOW.as_secs();
+            for (key, counted) in classes {
+                let sum = sums.entry(*key).or_default();
+                sum.0 += counted.count;
+                sum.1 += counted.count as f64 * counted.dispersion(windows);
+            }
         }
         let entries = sums
             .into_iter()
-            .map(|(key, count)| MixEntry {
+            .map(|(key, (count, dispersion))| MixEntry {
                 model: key.model,
                 partition_point: key.partition_point,
                 budget_ms: key.budget.least_ms(),
                 rate_rps: count as f64 / seconds,
+                burstiness: (dispersion / count.max(1) as f64).max(0.0),
             })
             .collect();
         (seconds, entries)
@@ -138,11 +201,49 @@ mod tests {
         }
     }
 
+    fn arrived(at_ms: &[u64]) -> Arrived {
+        let mut arrived = Arrived::default();
+        at_ms.iter().for_each(|&ms| arrived.add(Nanos::from_millis(ms)));
+        arrived
+    }
+
+    #[test]
+    fn bursts_are_told_from_single_requests_and_from_a_rate_that_moves() {
+        let burstiness = |at_ms: &dyn Fn(u64) -> Vec<u64>| {
+            let mut window = MixWindow::new(Nanos::ZERO, Nanos::from_millis(1000), 10);
+            for half in 0..20u64 {
+                let within: Vec<u64> = at_ms(half).iter().map(|ms| half * 500 + ms).collect();
+                window.add(Nanos::from_millis(half * 500 + 499), key(3), arrived(&within));
+            }
+            window.rates(Nanos::from_millis(10_000)).1[0].burstiness
+        };
+        // Evenly: less than by chance.
+        assert!(burstiness(&|_| (0..50).map(|i| i * 10).collect()) < 0.1);
+        // Twice as many in every other second.
+        let swings = |half: u64| (0..50 * (1 + half / 2 % 2)).map(|i| i * 500 / 101).collect();
+        assert!(burstiness(&swings) < 1.2, "{}", burstiness(&swings));
+        // Eight at once, now and then: an index of about eight.
+        let bursts = burstiness(&|half| vec![half * 37 % 450; 8]);
+        assert!((5.0..9.0).contains(&bursts), "{bursts}");
+        // At random: about one.
+        let mut state = 7u64;
+        let (mut halves, mut at) = (vec![vec![]; 20], 0.0f64);
+        while at < 10_000.0 {
+            halves[at as usize / 500].push(at as u64 % 500);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            at -= 10.0 * (((state >> 11) + 1) as f64 / (1u64 << 53) as f64).ln();
+        }
+        let random = burstiness(&|half| halves[half as usize].clone());
+        assert!((0.7..1.3).contains(&random), "{random}");
+    }
+
     #[test]
     fn a_steady_stream_has_its_rate() {
         let mut window = MixWindow::new(Nanos::ZERO, Nanos::from_millis(1000), 10);
         for i in 0..2000u64 {
-            window.add(Nanos::from_millis(i * 10), key(3), 1);
+            window.add(Nanos::from_millis(i * 10), key(3), arrived(&[i * 10]));
         }
         let (_, entries) = window.rates(Nanos::from_millis(20_000));
         assert_eq!(entries.len(), 1);
@@ -152,7 +253,7 @@ mod tests {
     #[test]
     fn what_has_stopped_is_forgotten() {
         let mut window = MixWindow::new(Nanos::ZERO, Nanos::from_millis(1000), 10);
-        window.add(Nanos::from_millis(500), key(3), 100);
+        window.add(Nanos::from_millis(500), key(3), arrived(&[400; 100]));
         assert!(window.rates(Nanos::from_millis(12_500)).1.is_empty());
     }
 
@@ -160,7 +261,7 @@ mod tests {
     fn the_number_of_classes_is_bounded() {
         let mut window = MixWindow::new(Nanos::ZERO, Nanos::from_millis(1000), 10);
         for point in 0..u16::MAX {
-            window.add(Nanos::ZERO, key(point), 1);
+            window.add(Nanos::ZERO, key(point), arrived(&[0]));
         }
         assert_eq!(window.rates(Nanos::ZERO).1.len(), MAX_CLASSES);
     }
