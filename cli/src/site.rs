@@ -138,7 +138,8 @@ impl Backend for InMemory {
     ) -> Pin<Box<dyn Future<Output = BackendReply> + Send + '_>> {
         Box::pin(async move {
             match tokio::time::timeout(patience, self.0.run(header, payload)).await {
-                Ok(answer) => answer.map_err(BackendFailure::Refused),
+                Ok((Ok((header, bytes)), visits)) => Ok((header, bytes, visits)),
+                Ok((Err(refused), visits)) => Err(BackendFailure::Refused(refused, visits)),
                 Err(_) => Err(BackendFailure::TimedOut),
             }
         })

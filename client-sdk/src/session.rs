@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use graft_model::{CutPoint, DType, ModelInfo, StageRange, Tensor};
 use graft_transport::{CallError, Connection, Endpoint, Protocol};
-use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, WireType};
+use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, TraceContext, WireType};
 
 use tokio::sync::Notify;
 
@@ -124,6 +124,8 @@ pub struct Inference {
     pub server: Option<Timing>,
     /// The plan that served it.
     pub epoch: Option<u64>,
+    /// The id by which the router remembers the request, if one was sent.
+    pub request_id: Option<String>,
 }
 
 #[derive(Debug)]
@@ -441,6 +443,7 @@ impl Session {
             times,
             server: None,
             epoch: None,
+            request_id: None,
         };
         let why_local = if !reachable {
             Some(LocalReason::Unreachable)
@@ -495,11 +498,14 @@ impl Session {
         if budget <= 0.0 {
             return Ok(Err(LocalReason::NoTime));
         }
+        let trace = TraceContext::new(fastrand::u128(..), fastrand::u64(..));
+        result.request_id = Some(trace.request_id());
         let request = ClientRequest::Infer(InferHeader {
             model: self.info().id.0,
             partition_point: point.0,
             dtype: wire,
             time_left_ns: (budget * 1e6) as u64,
+            trace,
         });
         let patience = Duration::from_secs_f64(handover.patience_ms() / 1e3);
         let reply = self

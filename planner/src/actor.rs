@@ -10,14 +10,14 @@ use actix::prelude::*;
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Device, Devices, Epoch, Fragment, ModelProfile, Nanos, Plan, Profile, Share, Workload};
 use graft_planner_core::{
-    Carried, Cause, GraftOptions, LOOK_EVERY, Lacks, Notice, Observation, ObservedMix, Problem, Replanner,
-    Rollouts, SETTLE, plan_what_fits, routes, share_alone,
+    Carried, Cause, Corrections, DecisionLog, GraftOptions, LOOK_EVERY, Lacks, Notice, ObservedMix, Outcome,
+    Predicted, Problem, Recent, Replanner, Rollouts, SETTLE, plan_what_fits, routes,
 };
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
 use graft_transport::Connection;
-use graft_wire::{Join, MixReport, RoutesUpdate, WorkerEndpoint, WorkerInfo};
+use graft_wire::{Correction, Join, RoutesUpdate, WorkerEndpoint, WorkerInfo, WorkerReport};
 
 use crate::rollout::OnItsWay;
 use crate::store::{Kept, Store};
@@ -46,14 +46,6 @@ pub(crate) struct Left {
     pub number: u64,
 }
 
-/// A router's report.
-#[derive(Message)]
-#[rtype(result = "Result<(), String>")]
-pub(crate) struct Report {
-    pub number: u64,
-    pub report: MixReport,
-}
-
 /// What does the planner see?
 #[derive(Message)]
 #[rtype(result = "Snapshot")]
@@ -78,8 +70,8 @@ pub struct Snapshot {
     pub members: (usize, usize),
 }
 
-struct WorkerMember {
-    info: WorkerInfo,
+pub(crate) struct WorkerMember {
+    pub info: WorkerInfo,
     connection: Connection,
     number: u64,
     /// Left out of plans until then.
@@ -95,7 +87,7 @@ fn narrowed(model: &ModelProfile, shares: usize) -> ModelProfile {
     model
 }
 
-struct RouterMember {
+pub(crate) struct RouterMember {
     connection: Connection,
     number: u64,
 }
@@ -108,10 +100,15 @@ pub(crate) struct PlannerActor {
     pub standing: Option<(f64, f64)>,
     pub retire_after: Duration,
     pub readiness: Readiness,
-    workers: BTreeMap<String, WorkerMember>,
-    routers: BTreeMap<String, RouterMember>,
-    mix: ObservedMix,
-    replanner: Replanner,
+    pub(crate) workers: BTreeMap<String, WorkerMember>,
+    pub(crate) routers: BTreeMap<String, RouterMember>,
+    pub(crate) mix: ObservedMix,
+    pub(crate) replanner: Replanner,
+    pub(crate) corrections: Corrections,
+    pub(crate) decisions: DecisionLog,
+    pub(crate) recent: Recent,
+    /// Workers' latest reports.
+    pub(crate) worked: BTreeMap<String, WorkerReport>,
     /// What is in use: the plan with what it was made for, its costs, its routes.
     pub(crate) current: Option<(Kept, Profile, RoutesUpdate)>,
     /// Highest epoch that any member has reported.
@@ -121,7 +118,33 @@ pub(crate) struct PlannerActor {
     pub(crate) rollouts: Rollouts,
     /// What rolls out, by number: the plan that is on its way, and those that it overtook.
     pub(crate) ways: BTreeMap<Epoch, OnItsWay>,
-    rolled_out: u64,
+    pub(crate) rolled_out: u64,
+}
+
+/// A plan that was made, and for what.
+struct Made {
+    carried: Carried,
+    problem: Problem,
+    /// Of the problem's profile.
+    corrections: Vec<Correction>,
+    planning_ms: f64,
+}
+
+impl Made {
+    /// What is expected of it. `before`: the running plan's share.
+    fn predicted(&self, before: Option<u64>) -> Predicted {
+        let (plan, fragments) = (&self.carried.plan, &self.carried.workload.fragments);
+        Predicted {
+            share: plan.total_share,
+            share_before: before,
+            fragments: plan.routes.len(),
+            rate_rps: fragments.iter().map(|f| f.rate_rps).sum(),
+            part: self.carried.part,
+            infeasible: plan.infeasible.len(),
+            attainment: None,
+            planning_ms: self.planning_ms,
+        }
+    }
 }
 
 /// The longest search for cheaper plans.
@@ -156,6 +179,10 @@ impl PlannerActor {
             routers: BTreeMap::new(),
             mix: ObservedMix::default(),
             replanner: Replanner::default(),
+            corrections: Corrections::default(),
+            decisions: DecisionLog::default(),
+            recent: Recent::default(),
+            worked: BTreeMap::new(),
             current: None,
             seen: Epoch(0),
             planning: false,
@@ -212,6 +239,7 @@ impl PlannerActor {
                 .filter(|id| !info.profile.models.contains_key(*id));
             lacks.extend(missing.map(|id| (info.name.clone(), id.clone())));
         }
+        let profile = self.corrections.apply(&profile);
         Some((profile, Devices { version: 1, devices }, lacks))
     }
 
@@ -272,14 +300,23 @@ impl PlannerActor {
             lacks,
         };
         let running = self.current.as_ref().map(|(kept, _, _)| kept.plan.clone());
+        let corrections = self.corrections.of_profile(&problem.profile);
         let planning = tokio::task::spawn_blocking(move || {
+            let start = Instant::now();
             let made = planned(&problem, epoch, running.as_ref());
-            (problem, made)
+            let planning_ms = start.elapsed().as_secs_f64() * 1e3;
+            let made = Made {
+                carried: made,
+                problem,
+                corrections,
+                planning_ms,
+            };
+            (made, cause)
         });
         context.spawn(planning.into_actor(self).map(move |done, this, context| {
             this.planning = false;
             match done {
-                Ok((problem, made)) => this.made(made, problem, cause, context),
+                Ok((made, cause)) => this.made(made, cause, context),
                 Err(error) => {
                     tracing::error!(%error, "planning failed");
                     this.replanner.members_changed();
@@ -289,77 +326,69 @@ impl PlannerActor {
         }));
     }
 
-    /// A plan is made: it is rolled out, if it is valid.
-    fn made(&mut self, made: Carried, problem: Problem, cause: Cause, context: &mut Context<Self>) {
-        let Carried {
-            plan: made,
-            workload,
-            part,
-        } = made;
-        let broken = made.check(&workload, &problem.profile, &problem.devices);
+    /// A plan is made: it is rolled out, if it is valid and worth it.
+    fn made(&mut self, made: Made, cause: Cause, context: &mut Context<Self>) {
+        let (plan, problem) = (&made.carried.plan, &made.problem);
+        let (epoch, share) = (plan.epoch, plan.total_share);
+        let running = self.current.as_ref().map(|(kept, _, _)| kept.plan.total_share);
+        let predicted = made.predicted(running);
+        let broken = plan.check(&made.carried.workload, &problem.profile, &problem.devices);
         if let Some(first) = broken.first() {
             tracing::error!(%first, count = broken.len(), "the plan is not valid, and is not rolled out");
             if cause == Cause::Members {
                 self.replanner.members_changed();
             }
             metrics::counter!(names::PLANNER_PLANS, "outcome" => "failed").increment(1);
+            let why = format!("the plan breaks a rule: {first}");
+            self.decided(epoch, cause.to_string(), predicted, Outcome::Failed { why });
             return;
         }
         let begun = self.rollouts.on_its_way().max(self.rollouts.current());
-        if begun.is_some_and(|begun| made.epoch <= begun) {
+        if begun.is_some_and(|begun| epoch <= begun) {
             // Routers were told of a later one while this was made.
             self.replanner.members_changed();
             return;
         }
         let now = self.clock.now();
-        let running = self.current.as_ref().map(|(kept, _, _)| kept.plan.total_share);
         if let Some(running) = running
-            && !Replanner::is_worth(&cause, made.total_share, running)
+            && !Replanner::is_worth(&cause, share, running)
         {
-            tracing::info!(%cause, share = made.total_share, running, "another plan would save too little");
+            tracing::info!(%cause, share, running, "another plan would save too little");
             metrics::counter!(names::PLANNER_PLANS, "outcome" => "not_worth").increment(1);
             self.replanner.kept(now);
+            self.decided(epoch, cause.to_string(), predicted, Outcome::NotWorth);
             return;
         }
         self.replanner.planned(now, &problem.workload, &cause);
         tracing::info!(
-            epoch = %made.epoch, %cause, fragments = problem.workload.fragments.len(), share = made.total_share,
-            infeasible = made.infeasible.len(), exhausted = made.capacity_exhausted, "rolling out a plan"
+            %epoch, %cause, fragments = problem.workload.fragments.len(), share,
+            infeasible = plan.infeasible.len(), exhausted = plan.capacity_exhausted, "rolling out a plan"
         );
-        if part < 1.0 {
+        if made.carried.part < 1.0 {
             tracing::warn!(
-                part,
+                part = made.carried.part,
                 "there is more load than devices: planned for this part of it"
             );
         }
-        let problem = Problem { workload, ..problem };
-        self.roll_out(made, problem, part < 1.0, cause, context);
+        self.decided(epoch, cause.to_string(), predicted, Outcome::RollingOut);
+        self.roll_out(made, cause, context);
     }
 
-    fn roll_out(
-        &mut self,
-        made: Plan,
-        problem: Problem,
-        limited: bool,
-        cause: Cause,
-        context: &mut Context<Self>,
-    ) {
+    fn roll_out(&mut self, made: Made, cause: Cause, context: &mut Context<Self>) {
+        let Carried {
+            plan,
+            workload,
+            part,
+        } = made.carried;
+        let profile = made.problem.profile;
         let emulated = self.workers.values().any(|w| w.info.emulated);
-        let limited = made.capacity_exhausted || limited;
-        let update = routes(
-            &made,
-            limited,
-            &problem.workload,
-            &problem.profile,
-            &self.endpoints(),
-        );
+        let limited = plan.capacity_exhausted || part < 1.0;
+        let update = routes(&plan, limited, &workload, &profile, &self.endpoints());
         let way = OnItsWay {
             update: RoutesUpdate { emulated, ..update },
-            kept: Kept {
-                plan: made,
-                workload: problem.workload,
-            },
-            profile: problem.profile,
+            kept: Kept { plan, workload },
+            profile,
+            corrections: made.corrections,
             keep: true,
             cause: cause.to_string(),
         };
@@ -367,7 +396,7 @@ impl PlannerActor {
     }
 
     /// All routers use a plan.
-    pub(crate) fn rolled(&mut self, way: OnItsWay) {
+    pub(crate) fn rolled(&mut self, way: OnItsWay, context: &mut Context<Self>) {
         let epoch = way.update.epoch;
         metrics::gauge!(names::EPOCH).set(epoch.0 as f64);
         if way.keep {
@@ -378,6 +407,7 @@ impl PlannerActor {
                 tracing::error!(%error, "the plan is in use, but not kept");
             }
             self.readiness.ready();
+            self.decision_in_use(&way, context);
         }
         self.current = Some((way.kept, way.profile, way.update));
     }
@@ -398,7 +428,7 @@ impl PlannerActor {
     }
 
     /// Workers as routers are told them.
-    fn endpoints(&self) -> BTreeMap<String, WorkerEndpoint> {
+    pub(crate) fn endpoints(&self) -> BTreeMap<String, WorkerEndpoint> {
         let endpoint = |w: &WorkerMember| {
             let address = w.info.address.clone();
             (w.info.name.clone(), WorkerEndpoint { address })
@@ -413,6 +443,23 @@ impl PlannerActor {
     /// A router's connection, and its number.
     pub(crate) fn router(&self, name: &str) -> Option<(Connection, u64)> {
         self.routers.get(name).map(|r| (r.connection.clone(), r.number))
+    }
+
+    /// Who is at the other end of a connection.
+    pub(crate) fn router_of(&self, number: u64) -> Option<String> {
+        let mut routers = self.routers.iter();
+        routers.find(|(_, r)| r.number == number).map(|(n, _)| n.clone())
+    }
+
+    pub(crate) fn worker_of(&self, number: u64) -> Option<String> {
+        let mut workers = self.workers.iter();
+        workers.find(|(_, w)| w.number == number).map(|(n, _)| n.clone())
+    }
+
+    /// Names of models, by identity.
+    pub(crate) fn model_names(&self) -> BTreeMap<String, String> {
+        let models = self.workers.values().flat_map(|w| &w.info.models);
+        models.map(|m| (m.id.to_string(), m.name.clone())).collect()
     }
 
     fn count_members(&self) {
@@ -465,6 +512,10 @@ impl Actor for PlannerActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
+        match self.store.decisions() {
+            Ok(kept) => self.decisions = DecisionLog::go_on_from(kept),
+            Err(error) => tracing::error!(%error, "the decisions that were kept can't be read"),
+        }
         match self.store.last() {
             Ok(Some(kept)) => {
                 tracing::info!(epoch = %kept.plan.epoch, "going on from the plan that was kept");
@@ -544,6 +595,7 @@ impl Handler<Left> for PlannerActor {
         for name in &lost {
             tracing::warn!(worker = %name, "a worker left");
             self.workers.remove(name);
+            self.worked.remove(name);
             self.notice(Notice::WorkerLeft(name.clone()), context);
         }
         self.count_members();
@@ -573,76 +625,17 @@ impl PlannerActor {
             workers: BTreeMap::new(),
             routes: vec![],
             server_ms: routes.server_ms,
+            price: BTreeMap::new(),
+            left_out: vec![],
         };
         let way = OnItsWay {
             kept,
             profile,
             update,
+            corrections: vec![],
             keep: false,
             cause: "no worker is left".to_owned(),
         };
         self.begin(way, context);
-    }
-}
-
-impl Handler<Report> for PlannerActor {
-    type Result = Result<(), String>;
-
-    fn handle(&mut self, Report { number, report }: Report, context: &mut Self::Context) -> Self::Result {
-        let name = self
-            .routers
-            .iter()
-            .find(|(_, r)| r.number == number)
-            .map(|(n, _)| n.clone())
-            .ok_or("join first")?;
-        let seen: Vec<Observation> = report
-            .entries
-            .into_iter()
-            .map(|e| Observation {
-                model: e.model.to_string(),
-                partition_point: e.partition_point,
-                budget_ms: e.budget_ms,
-                rate_rps: e.rate_rps,
-                burstiness: e.burstiness,
-            })
-            .collect();
-        self.mix.report(self.clock.now(), &name, &seen);
-        if report.urgent {
-            self.consider(context);
-        }
-        Ok(())
-    }
-}
-
-impl Handler<View> for PlannerActor {
-    type Result = Snapshot;
-
-    fn handle(&mut self, _: View, _: &mut Self::Context) -> Snapshot {
-        let (kept, profile) = match &self.current {
-            Some((kept, profile, _)) => (Some(kept.clone()), Some(profile.clone())),
-            None => (None, None),
-        };
-        let workload = kept.as_ref().map_or_else(
-            || Workload {
-                version: 1,
-                headroom: self.headroom,
-                fragments: vec![],
-            },
-            |k| k.workload.clone(),
-        );
-        Snapshot {
-            share_alone: profile.as_ref().map_or(0, |p| share_alone(&workload, p)),
-            plan: kept.map(|k| k.plan),
-            workload,
-            profile,
-            rolled_out: self.rolled_out,
-            models: self
-                .workers
-                .values()
-                .flat_map(|w| &w.info.models)
-                .map(|m| (m.id.to_string(), m.name.clone()))
-                .collect(),
-            members: (self.workers.len(), self.routers.len()),
-        }
     }
 }

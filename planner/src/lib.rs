@@ -7,13 +7,17 @@
 
 mod actor;
 mod config;
+mod http;
+mod observe;
 mod planner;
 mod rollout;
+mod status;
 mod store;
 mod threads;
 
 pub use actor::{Snapshot, View};
 pub use config::{Config, Settings};
 pub use planner::Planner;
+pub use status::{PartitionStatus, PointStatus, Served, Status, WorkerStatus};
 pub use store::{Kept, Store, StoreError};
 pub use threads::Threads;

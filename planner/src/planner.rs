@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use graft_telemetry::health::{self, Readiness};
+use graft_telemetry::health::Readiness;
 use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
 use graft_wire::{ControlReply, ControlRequest, Join, Limits};
 
-use crate::actor::{Joined, Left, PlannerActor, Report, Snapshot, View};
+use crate::actor::{Joined, Left, PlannerActor, Snapshot, View};
 use crate::config::Settings;
+use crate::http;
+use crate::observe::{Report, Worked};
 use crate::store::Store;
 
 /// Time for a message to come in whole.
@@ -35,10 +37,6 @@ impl Planner {
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let readiness = Readiness::not_yet("no worker has joined");
         let store = Store::open(&settings.state.join("plan.redb"))?;
-        let http = settings
-            .http
-            .map(|address| health::serve(address, readiness.clone()))
-            .transpose()?;
         let options = EndpointOptions {
             idle: MEMBER_IDLE,
             keep_alive: MEMBER_IDLE / 4,
@@ -60,6 +58,10 @@ impl Planner {
             readiness.clone(),
         )
         .start();
+        let http = settings
+            .http
+            .map(|address| http::serve(address, readiness.clone(), actor.clone()))
+            .transpose()?;
         let listening = endpoint.clone();
         let members = actor.clone();
         let numbers = Arc::new(AtomicU64::new(0));
@@ -158,6 +160,10 @@ async fn obey(
         ControlRequest::Mix => match serde_json::from_slice(payload) {
             Err(e) => Err(unreadable(e)),
             Ok(report) => flat(actor.send(Report { number, report }).await),
+        },
+        ControlRequest::Work => match serde_json::from_slice(payload) {
+            Err(e) => Err(unreadable(e)),
+            Ok(report) => flat(actor.send(Worked { number, report }).await),
         },
         ControlRequest::Prepare
         | ControlRequest::Retire { .. }

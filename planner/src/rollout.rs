@@ -6,9 +6,9 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use graft_plan::Profile;
-use graft_planner_core::{Notice, Order};
+use graft_planner_core::{Notice, Order, Outcome};
 use graft_transport::Connection;
-use graft_wire::{ControlReply, ControlRequest, Limits, RoutesUpdate, WorkerPlan};
+use graft_wire::{ControlReply, ControlRequest, Correction, Limits, RoutesUpdate, WorkerPlan};
 use serde::Serialize;
 
 use crate::actor::PlannerActor;
@@ -24,6 +24,8 @@ const MOST_WAYS: usize = 8;
 pub(crate) struct OnItsWay {
     pub kept: Kept,
     pub profile: Profile,
+    /// Of the profile, for workers.
+    pub corrections: Vec<Correction>,
     /// Its number is the roll-out's.
     pub update: RoutesUpdate,
     /// It is one to go on from; else routers are only told that nothing is served.
@@ -86,11 +88,16 @@ impl PlannerActor {
     fn carry_out(&mut self, order: Order, context: &mut Context<Self>) {
         match order {
             Order::Prepare(worker, epoch) => {
-                let plan = self.ways.get(&epoch).map(|w| w.kept.plan.clone());
+                let workers = self.endpoints();
+                let work = self.ways.get(&epoch).map(|w| WorkerPlan {
+                    plan: w.kept.plan.clone(),
+                    workers,
+                    corrections: w.corrections.clone(),
+                });
                 let connection = self.worker(&worker);
                 let preparing = async move {
-                    let plan = plan.ok_or("the plan is forgotten")?;
-                    tell(connection, ControlRequest::Prepare, Some(&WorkerPlan { plan })).await
+                    let work = work.ok_or("the plan is forgotten")?;
+                    tell(connection, ControlRequest::Prepare, Some(&work)).await
                 };
                 self.then(preparing, context, move |done| match done {
                     Ok(()) => Notice::Prepared(worker, epoch),
@@ -136,7 +143,7 @@ impl PlannerActor {
             Order::Done(epoch) => {
                 if let Some(way) = self.ways.remove(&epoch) {
                     tracing::info!(%epoch, cause = %way.cause, "all routers use the plan");
-                    self.rolled(way);
+                    self.rolled(way, context);
                 }
                 self.ways = self.ways.split_off(&epoch);
                 self.consider(context);
@@ -145,9 +152,14 @@ impl PlannerActor {
                 let way = self.ways.remove(&epoch);
                 let cause = way.map(|w| w.cause).unwrap_or_default();
                 tracing::warn!(%epoch, worker, reason, cause, "a worker can't prepare; planning without it");
+                let why = format!("worker {worker} can't prepare: {reason}");
+                self.decision_ended(epoch, Outcome::Failed { why });
                 self.left_out(&worker, context);
             }
-            Order::Overtaken(epoch) => tracing::info!(%epoch, "a newer plan overtakes this one"),
+            Order::Overtaken(epoch) => {
+                tracing::info!(%epoch, "a newer plan overtakes this one");
+                self.decision_ended(epoch, Outcome::Overtaken);
+            }
             Order::LetGo(router) => {
                 if let Some((connection, _)) = self.router(&router) {
                     connection.close("you did not switch: join again");

@@ -1,11 +1,14 @@
-//! The last plan and the highest epoch, in an embedded database (redb).
+//! The last plan, the highest epoch and the latest decisions, in an embedded database (redb).
 
 use std::path::Path;
 
 use graft_plan::{Epoch, Plan, Workload};
-use redb::{Database, ReadableDatabase, TableDefinition};
+use graft_planner_core::Decision;
+use redb::{Database, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition};
 
 const TABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("planner");
+/// By epoch: JSON.
+const DECISIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("decisions");
 const EPOCH: &str = "epoch";
 const PLAN: &str = "plan";
 const WORKLOAD: &str = "workload";
@@ -94,6 +97,45 @@ impl Store {
         let plan = serde_json::to_vec(&kept.plan).map_err(|e| self.error(e))?;
         let workload = serde_json::to_vec(&kept.workload).map_err(|e| self.error(e))?;
         self.put(&[(PLAN, &plan), (WORKLOAD, &workload)])
+    }
+
+    /// Keeps a decision, in the place of what was kept of it before.
+    pub fn keep_decision(&self, decision: &Decision) -> Result<(), StoreError> {
+        let json = serde_json::to_vec(decision).map_err(|e| self.error(e))?;
+        self.change_decisions(|table| table.insert(decision.epoch.0, &*json).map(drop))
+    }
+
+    /// Forgets a decision.
+    pub fn forget_decision(&self, epoch: Epoch) -> Result<(), StoreError> {
+        self.change_decisions(|table| table.remove(epoch.0).map(drop))
+    }
+
+    fn change_decisions(
+        &self,
+        change: impl FnOnce(&mut Table<'_, u64, &'static [u8]>) -> Result<(), StorageError>,
+    ) -> Result<(), StoreError> {
+        let write = self.database.begin_write().map_err(|e| self.error(e))?;
+        {
+            let mut table = write.open_table(DECISIONS).map_err(|e| self.error(e))?;
+            change(&mut table).map_err(|e| self.error(e))?;
+        }
+        write.commit().map_err(|e| self.error(e))
+    }
+
+    /// The decisions that were kept, by epoch. One that an older version wrote is passed over.
+    pub fn decisions(&self) -> Result<Vec<Decision>, StoreError> {
+        let read = self.database.begin_read().map_err(|e| self.error(e))?;
+        let table = match read.open_table(DECISIONS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(vec![]),
+            Err(e) => return Err(self.error(e)),
+        };
+        let mut decisions = vec![];
+        for entry in table.iter().map_err(|e| self.error(e))? {
+            let (_, json) = entry.map_err(|e| self.error(e))?;
+            decisions.extend(serde_json::from_slice::<Decision>(json.value()).ok());
+        }
+        Ok(decisions)
     }
 
     /// The last plan that was kept.

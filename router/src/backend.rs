@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use graft_transport::{CallError, Endpoint, Link, Protocol, Role};
-use graft_wire::{AnswerHeader, Limits, Refused, RunHeader, WorkReply, WorkRequest};
+use graft_wire::{AnswerHeader, Limits, Refused, RunHeader, Visit, WorkReply, WorkRequest};
 
 /// Why a worker gave no answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum BackendFailure {
-    /// It refused.
-    Refused(Refused),
+    /// It refused; where the request was until then.
+    Refused(Refused, Vec<Visit>),
     /// It can't be reached, or was lost on the way.
     Lost(String),
     /// It did not answer in time.
@@ -21,7 +21,7 @@ pub enum BackendFailure {
 }
 
 /// What a worker replied.
-pub type BackendReply = Result<(AnswerHeader, Bytes), BackendFailure>;
+pub type BackendReply = Result<(AnswerHeader, Bytes, Vec<Visit>), BackendFailure>;
 
 /// The way to a worker. Dropping the future takes the request back.
 pub trait Backend: Send + Sync {
@@ -67,8 +67,8 @@ impl Backend for Remote {
                 .call::<_, WorkReply>(&request, payload, Limits::default(), patience)
                 .await
             {
-                Ok((WorkReply::Answer(header), bytes)) => Ok((header, Bytes::from(bytes))),
-                Ok((WorkReply::Refused(refused), _)) => Err(BackendFailure::Refused(refused)),
+                Ok((WorkReply::Answer(header, visits), bytes)) => Ok((header, Bytes::from(bytes), visits)),
+                Ok((WorkReply::Refused(refused, visits), _)) => Err(BackendFailure::Refused(refused, visits)),
                 Err(CallError::TimedOut(_)) => Err(BackendFailure::TimedOut),
                 Err(error) => Err(BackendFailure::Lost(error.to_string())),
             }

@@ -35,15 +35,20 @@ async fn serve(connection: Connection, front: Arc<Front>, limits: Limits) {
     let peer = connection.peer();
     tracing::debug!(%peer, "a client connected");
     let reason = connection
-        .serve(limits, PATIENCE, move |_, request, payload| {
+        .serve(limits, PATIENCE, move |caller, request, payload| {
             let front = Arc::clone(&front);
-            async move { answer(&front, request, payload).await }
+            async move { answer(&front, request, payload, caller.coming_in).await }
         })
         .await;
     tracing::debug!(%peer, reason, "a client left");
 }
 
-async fn answer(front: &Front, request: ClientRequest, payload: Bytes) -> (ClientReply, Bytes) {
+async fn answer(
+    front: &Front,
+    request: ClientRequest,
+    payload: Bytes,
+    coming_in: Duration,
+) -> (ClientReply, Bytes) {
     let outcome = match request {
         ClientRequest::Describe { model } => front.describe(&ModelId(model)).and_then(|description| {
             let json = serde_json::to_vec(&description)
@@ -52,7 +57,7 @@ async fn answer(front: &Front, request: ClientRequest, payload: Bytes) -> (Clien
         }),
         ClientRequest::Probe => Ok((ClientReply::Probed, Bytes::new())),
         ClientRequest::Infer(header) => front
-            .infer(header, payload)
+            .infer(header, payload, coming_in)
             .await
             .map(|(answer, bytes)| (ClientReply::Answer(answer), bytes)),
     };

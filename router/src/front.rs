@@ -1,22 +1,22 @@
 //! The life of a request in the router: check, admit, send on, answer. Shared by QUIC and HTTP.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dashmap::DashMap;
 use graft_model::{Catalog, CatalogEntry, CutPoint, DType, ModelId};
-use graft_plan::Nanos;
-use graft_router_core::{Arrived, BudgetClass, ClassKey, InFlight, RouteTable};
+use graft_plan::{Epoch, Nanos};
+use graft_router_core::{Arrived, Attempt, BudgetClass, ClassKey, InFlight, Life, Lives, RouteTable};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
-use graft_wire::{AnswerHeader, Description, InferHeader, Refused, RunHeader, Status};
+use graft_wire::{AnswerHeader, Description, InferHeader, OutcomeEntry, Outcomes, Refused, RunHeader, Status, Visit};
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, BackendFailure};
+use crate::backend::{Backend, BackendFailure, BackendReply};
 
 /// An answer, or why there is none.
 pub(crate) type Answer = Result<(AnswerHeader, Bytes), Refused>;
@@ -43,6 +43,10 @@ pub(crate) struct Front {
     /// Of those, requests that wait for a plan that serves them.
     pub waiting: AtomicUsize,
     pub draining: AtomicBool,
+    /// What became of requests since the last report.
+    pub outcomes: DashMap<OutcomeKey, Outcomes>,
+    /// Lives of the latest requests.
+    pub lives: Mutex<Lives>,
     /// Requests since the last report.
     pub counts: DashMap<ClassKey, Arrived>,
     /// A request came that no route serves.
@@ -51,6 +55,9 @@ pub(crate) struct Front {
     pub switched: Notify,
 }
 
+/// A plan, and where requests were handed over.
+pub(crate) type OutcomeKey = (u64, ModelId, CutPoint);
+
 /// A place among the requests in flight; given back when dropped.
 struct Place<'a>(&'a Front);
 
@@ -58,6 +65,47 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let before = self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         metrics::gauge!(names::ROUTER_IN_FLIGHT).set((before - 1) as f64);
+    }
+}
+
+/// A request that is being served. Dropped before it has ended, its client took it back.
+struct Living<'a> {
+    front: &'a Front,
+    start: Nanos,
+    /// Its model is one of this router's.
+    is_known: bool,
+    life: Option<Life>,
+    attempts: Vec<Attempt>,
+}
+
+impl Living<'_> {
+    fn end(&mut self, refused: Option<Refused>, in_time: bool) {
+        let Some(mut life) = self.life.take() else { return };
+        let took = self.front.clock.now() - self.start;
+        let status = refused.as_ref().map_or("ok", |r| r.status.name());
+        life.took_ms = took.0 as f64 / 1e6;
+        (life.in_time, life.refused) = (in_time, refused);
+        life.attempts = std::mem::take(&mut self.attempts);
+        metrics::counter!(names::ROUTER_REQUESTS, "model" => life.model_name.clone(), "status" => status)
+            .increment(1);
+        metrics::histogram!(names::ROUTER_SECONDS).record(took.as_secs());
+        tracing::debug!(request = %life.request_id, status, took_ms = life.took_ms, "a request ended");
+        if self.is_known {
+            self.front.ended(&life);
+        }
+        let mut lives = self.front.lives.lock().unwrap_or_else(|e| e.into_inner());
+        lives.add(life);
+    }
+}
+
+impl Drop for Living<'_> {
+    fn drop(&mut self) {
+        if self.life.is_some() {
+            self.end(
+                Some(Refused::new(Status::Late, "the client waited no longer")),
+                false,
+            );
+        }
     }
 }
 
@@ -91,6 +139,8 @@ impl Front {
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            outcomes: DashMap::new(),
+            lives: Mutex::default(),
             counts: DashMap::new(),
             unserved: Notify::new(),
             switched: Notify::new(),
@@ -100,10 +150,12 @@ impl Front {
     /// What is served of a model.
     pub fn describe(&self, model: &ModelId) -> Result<Description, Refused> {
         let entry = self.entry(model)?;
+        let routing = self.routing.load();
         Ok(Description {
             name: entry.manifest.name.clone(),
-            server_ms: self.routing.load().table.server_ms(model).to_vec(),
-            emulated: self.routing.load().table.is_emulated(),
+            server_ms: routing.table.server_ms(model).to_vec(),
+            price: routing.table.price(model).to_vec(),
+            emulated: routing.table.is_emulated(),
             wire: entry.manifest.wire.clone(),
         })
     }
@@ -117,28 +169,84 @@ impl Front {
         })
     }
 
-    /// Runs the rest of one request. Dropping the future takes the request back.
+    /// Runs the rest of one request, which took `coming_in` to come in. Dropping the future takes the request back.
     /// One that no route serves waits for a plan that does, as long as it can afford.
-    pub async fn infer(&self, header: InferHeader, payload: Bytes) -> Answer {
+    pub async fn infer(&self, header: InferHeader, payload: Bytes, coming_in: Duration) -> Answer {
         let start = self.clock.now();
         let model = ModelId(header.model);
-        let name = self
-            .catalog
-            .get(&model)
-            .map_or("unknown", |e| e.manifest.name.as_str())
-            .to_owned();
-        let mut outcome = self.route(model, &header, payload, start).await;
+        let known = self.catalog.get(&model);
+        let name = known.map_or("unknown", |e| e.manifest.name.as_str());
+        let life = Life {
+            request_id: header.trace.request_id(),
+            model,
+            model_name: name.to_owned(),
+            partition_point: CutPoint(header.partition_point),
+            budget_ms: header.time_left_ns as f64 / 1e6,
+            at_unix_ms: unix_ms(),
+            upload_ms: coming_in.as_secs_f64() * 1e3,
+            bytes: payload.len() as u64,
+            took_ms: 0.0,
+            in_time: false,
+            refused: None,
+            attempts: vec![],
+        };
+        let mut living = Living {
+            front: self,
+            start,
+            is_known: known.is_some(),
+            life: Some(life),
+            attempts: vec![],
+        };
+        let mut outcome = self
+            .route(&header, payload, start, &mut living.attempts)
+            .await;
         let took = self.clock.now() - start;
         if let Ok((answer, _)) = &mut outcome {
             answer.timing.router_ns = took.0;
         }
-        let status = outcome.as_ref().map_or_else(|r| r.status.name(), |_| "ok");
-        metrics::counter!(names::ROUTER_REQUESTS, "model" => name, "status" => status).increment(1);
-        metrics::histogram!(names::ROUTER_SECONDS).record(took.as_secs());
+        let in_time = outcome.is_ok() && took.0 <= header.time_left_ns;
+        living.end(outcome.as_ref().err().cloned(), in_time);
         outcome
     }
 
-    async fn route(&self, model: ModelId, header: &InferHeader, payload: Bytes, start: Nanos) -> Answer {
+    /// Counts what became of a request.
+    fn ended(&self, life: &Life) {
+        let epoch = match life.attempts.last() {
+            Some(attempt) => attempt.epoch,
+            None => self.routing.load().table.epoch(),
+        };
+        let key = (epoch.0, life.model, life.partition_point);
+        if self.outcomes.len() >= MAX_COUNTED && !self.outcomes.contains_key(&key) {
+            return;
+        }
+        let mut outcomes = self.outcomes.entry(key).or_default();
+        match &life.refused {
+            None => outcomes.answered(life.took_ms, life.in_time),
+            Some(refused) => outcomes.refused(refused.status),
+        }
+    }
+
+    /// What became of requests since this was last asked.
+    pub fn take_outcomes(&self) -> Vec<OutcomeEntry> {
+        let keys: Vec<OutcomeKey> = self.outcomes.iter().map(|e| *e.key()).collect();
+        let entries = keys.iter().filter_map(|key| self.outcomes.remove(key));
+        let entry = |((epoch, model, partition_point), outcomes)| OutcomeEntry {
+            epoch: Epoch(epoch),
+            model,
+            partition_point,
+            outcomes,
+        };
+        entries.map(entry).collect()
+    }
+
+    async fn route(
+        &self,
+        header: &InferHeader,
+        payload: Bytes,
+        start: Nanos,
+        attempts: &mut Vec<Attempt>,
+    ) -> Answer {
+        let model = ModelId(header.model);
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::new(Status::NotReady, "the router is draining"));
         }
@@ -151,7 +259,7 @@ impl Front {
             partition_point: point,
             budget: BudgetClass::of(budget),
         });
-        let answer = self.send_on(model, point, header, payload, start).await;
+        let answer = self.send_on(header, payload, start, attempts).await;
         drop(place);
         answer
     }
@@ -226,12 +334,12 @@ impl Front {
 
     async fn send_on(
         &self,
-        model: ModelId,
-        point: CutPoint,
         header: &InferHeader,
         payload: Bytes,
         start: Nanos,
+        attempts: &mut Vec<Attempt>,
     ) -> Answer {
+        let (model, point) = (ModelId(header.model), CutPoint(header.partition_point));
         let deadline = start + Nanos(header.time_left_ns);
         // Until then it waits for another plan.
         let mut until: Option<tokio::time::Instant> = None;
@@ -240,7 +348,7 @@ impl Front {
         loop {
             let (backend, run, worker, _in_flight) = loop {
                 let switched = self.switched.notified();
-                let refused = match self.admitted(model, point, header, deadline, lost.as_ref()) {
+                let refused = match self.admitted(header, deadline, lost.as_ref()) {
                     Ok(admitted) => break admitted,
                     Err(refused) => refused,
                 };
@@ -264,20 +372,26 @@ impl Front {
                 }
             };
             let limit = Nanos(run.time_left_ns).duration() + GRACE;
-            let epoch = run.epoch;
-            let failed = match backend.run(run, payload.clone(), limit).await {
-                Ok(answer) => return Ok(answer),
-                Err(BackendFailure::Refused(refused)) if refused.status == Status::NotReady => refused,
-                Err(BackendFailure::Refused(refused)) => return Err(refused),
-                Err(BackendFailure::Lost(why)) => Refused::new(Status::WorkerLost, why),
-                Err(BackendFailure::TimedOut) => {
-                    let what = "the worker did not answer before the deadline";
-                    return Err(Refused::new(Status::Late, what));
-                }
-            };
+            let (epoch, route, sent) = (run.epoch, run.route, self.clock.now());
+            attempts.push(Attempt {
+                worker: worker.clone(),
+                epoch: Epoch(epoch),
+                route,
+                sent_ms: (sent - start).0 as f64 / 1e6,
+                took_ms: 0.0,
+                failed: None,
+                visits: vec![],
+            });
+            let reply = backend.run(run, payload.clone(), limit).await;
+            let (outcome, visits, again) = sorted(reply);
+            if let Some(attempt) = attempts.last_mut() {
+                attempt.took_ms = (self.clock.now() - sent).0 as f64 / 1e6;
+                attempt.failed = outcome.as_ref().err().cloned();
+                attempt.visits = visits;
+            }
             // Once more on another worker, if the deadline allows.
-            if lost.replace((worker, epoch)).is_some() || self.clock.now() >= deadline {
-                return Err(failed);
+            if !again || lost.replace((worker, epoch)).is_some() || self.clock.now() >= deadline {
+                return outcome;
             }
             metrics::counter!(names::ROUTER_RETRIES).increment(1);
         }
@@ -286,12 +400,11 @@ impl Front {
     /// Where a request may go now: the backend, what to tell it, its worker's name.
     fn admitted(
         &self,
-        model: ModelId,
-        point: CutPoint,
         header: &InferHeader,
         deadline: Nanos,
         lost: Option<&(String, u64)>,
     ) -> Result<(Arc<dyn Backend>, RunHeader, String, InFlight), Refused> {
+        let (model, point) = (ModelId(header.model), CutPoint(header.partition_point));
         let routing = self.routing.load();
         let now = self.clock.now();
         let left = deadline - now;
@@ -307,9 +420,33 @@ impl Front {
         let run = RunHeader {
             epoch: admitted.epoch.0,
             route: admitted.target.route,
+            stage: 0,
             dtype: header.dtype,
             time_left_ns: left.0,
+            trace: header.trace.child(fastrand::u64(..)),
         };
         Ok((Arc::clone(backend), run, worker.clone(), admitted.in_flight))
     }
+}
+
+/// What a worker's reply means for a request: the outcome, where it was, and whether another worker may be asked.
+fn sorted(reply: BackendReply) -> (Answer, Vec<Visit>, bool) {
+    match reply {
+        Ok((header, bytes, visits)) => (Ok((header, bytes)), visits, false),
+        Err(BackendFailure::Refused(refused, visits)) => {
+            let again = matches!(refused.status, Status::NotReady | Status::WorkerLost);
+            (Err(refused), visits, again)
+        }
+        Err(BackendFailure::Lost(why)) => (Err(Refused::new(Status::WorkerLost, why)), vec![], true),
+        Err(BackendFailure::TimedOut) => {
+            let what = "the worker did not answer before the deadline";
+            (Err(Refused::new(Status::Late, what)), vec![], false)
+        }
+    }
+}
+
+/// Milliseconds since 1970, for people.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| d.as_millis() as u64)
 }

@@ -107,6 +107,7 @@ impl Membership {
             window_s,
             entries,
             urgent,
+            outcomes: self.front.take_outcomes(),
         };
         let json = match serde_json::to_vec(&report) {
             Ok(json) => Bytes::from(json),

@@ -9,7 +9,7 @@ use graft_planner_core::routes;
 use graft_router_core::{Arrived, BudgetClass, ClassKey, MixWindow, RouteTable, URGENT_EVERY};
 use graft_wire::{MixEntry, RoutesUpdate, Status, WorkerEndpoint};
 use graft_worker_core::{
-    Admission, Finished, Limits, PartitionSpec, Refusal, Request as Submitted, RequestId, RouteIndex,
+    Admission, Finished, Instance, Limits, PartitionSpec, Refusal, Request as Submitted, RequestId, RouteIndex,
     RouteStep, Scheduler, SpecError,
 };
 
@@ -385,15 +385,23 @@ impl Site {
         let step = plan.steps.get(route).and_then(|steps| steps.get(at));
         let partitions = &plan.partitions;
         let least = step.and_then(|step| {
-            let here = step.instances.iter();
-            let here = here.filter(|i| partitions[i.partition].worker == worker);
-            let least = here.min_by_key(|i| partitions[i.partition].scheduler.present(i.stage));
-            Some((step, least?))
+            let is_here = |i: &&Instance| partitions[i.partition].worker == worker;
+            let present = |i: &&Instance| partitions[i.partition].scheduler.present(i.stage);
+            let all = || step.instances.iter();
+            // In memory where the stage runs here, else over to another worker.
+            let least = all().filter(is_here).min_by_key(present);
+            Some((step, least.or_else(|| all().min_by_key(present))?))
         });
         let Some((step, instance)) = least else {
             self.over(ticket, Err(Status::Internal), cx);
             return;
         };
+        let there = plan.partitions[instance.partition].worker;
+        request.worker = there;
+        if !self.workers[there as usize].alive {
+            request.place = Place::Lost;
+            return;
+        }
         let submitted = Submitted {
             id: ticket.id(),
             key: step.key(request.server_deadline),

@@ -10,7 +10,7 @@ use graft_engine::{Engine, EngineError, PartitionId};
 use graft_model::{Cut, DType, ModelId, StageRange, Tensor};
 use graft_worker_core::BatchId;
 
-use crate::job::Input;
+use crate::job::Activation;
 use crate::partition::{PartitionActor, Ran};
 
 /// A chunk to run.
@@ -19,7 +19,7 @@ pub(crate) struct Chunk {
     pub model: ModelId,
     pub range: StageRange,
     /// The batch's rows, for its first chunk.
-    pub inputs: Option<Vec<Input>>,
+    pub inputs: Option<Vec<Activation>>,
     /// The batch's result is wanted: it is its last chunk.
     pub last: bool,
 }
@@ -118,13 +118,13 @@ fn run(
 }
 
 /// The rows of a batch as one tensor.
-fn gather(cut: &Cut, inputs: Vec<Input>, range: StageRange) -> Result<Tensor, EngineError> {
-    if inputs.iter().all(|i| matches!(i, Input::Bytes(..))) {
+fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Tensor, EngineError> {
+    if inputs.iter().all(|i| matches!(i, Activation::Bytes(..))) {
         let rows: Vec<(DType, &[u8])> = inputs
             .iter()
             .filter_map(|i| match i {
-                Input::Bytes(dtype, bytes) => Some((dtype.dtype(), &bytes[..])),
-                Input::Tensor(_) => None,
+                Activation::Bytes(dtype, bytes) => Some((dtype.dtype(), &bytes[..])),
+                Activation::Tensor(_) => None,
             })
             .collect();
         return Ok(Tensor::from_requests(cut, &rows)?);
@@ -132,8 +132,8 @@ fn gather(cut: &Cut, inputs: Vec<Input>, range: StageRange) -> Result<Tensor, En
     let rows: Vec<Tensor> = inputs
         .into_iter()
         .map(|input| match input {
-            Input::Tensor(tensor) => Ok(tensor),
-            Input::Bytes(dtype, bytes) => Tensor::from_requests(cut, &[(dtype.dtype(), &bytes)]),
+            Activation::Tensor(tensor) => Ok(tensor),
+            Activation::Bytes(dtype, bytes) => Tensor::from_requests(cut, &[(dtype.dtype(), &bytes)]),
         })
         .collect::<Result<_, _>>()?;
     Tensor::join(&rows).ok_or_else(|| EngineError::Run {

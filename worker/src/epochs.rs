@@ -6,19 +6,25 @@ use std::sync::atomic::AtomicUsize;
 
 use actix::prelude::*;
 use graft_engine::{Engine, PartitionId};
-use graft_model::ModelId;
-use graft_plan::{Epoch, Plan, Profile, Route};
-use graft_service::Clock;
+use graft_model::{Cut, ModelId};
+use graft_plan::{Epoch, Profile, Route};
+use graft_service::{Clock, resolve};
+use graft_transport::Link;
+use graft_wire::WorkerPlan;
 use graft_worker_core::{Admission, Limits, PartitionSpec, RouteIndex, RouteStep};
 
 use crate::job::{Hop, Instance, RoutePlan};
+use crate::observed::{Corrections, Observed, PartitionCounts};
 use crate::partition::{Drain, PartitionActor, PartitionParts};
+use crate::peers::{Peer, Peers};
 
 /// One prepared plan.
 pub(crate) struct PreparedPlan {
-    /// By place in the plan; `None`: another worker's.
+    /// By place in the plan; `None`: nothing of it runs here.
     pub routes: Vec<Option<Arc<RoutePlan>>>,
     pub partitions: Vec<Addr<PartitionActor>>,
+    /// By the plan's name of the partition: what it does.
+    pub counts: Vec<(String, Arc<PartitionCounts>)>,
     /// Its requests that are under way.
     pub under_way: Arc<AtomicUsize>,
 }
@@ -42,18 +48,23 @@ pub(crate) struct Workshop {
     pub clock: Clock,
     /// Fenced-off sets of cores: weights and threads are shared by all plans.
     pub shares: BTreeMap<Vec<usize>, PartitionId>,
+    pub peers: Peers,
+    pub observed: Arc<Observed>,
 }
 
 impl Workshop {
     /// Makes a plan's partitions. What it says is checked first; a plan that can't be run leaves nothing behind.
-    pub fn prepare(&mut self, plan: &Plan) -> Result<PreparedPlan, String> {
+    pub fn prepare(&mut self, work: &WorkerPlan) -> Result<PreparedPlan, String> {
+        let plan = &work.plan;
+        let corrections = Arc::new(Corrections::new(&work.corrections));
+        let profile = corrections.apply(&self.profile);
         let stages = plan.stages_by_id();
         let mut free = self.cores.as_slice();
         let mut parts = vec![];
         let own = plan.partitions.iter().enumerate();
         for (place, partition) in own.filter(|(_, p)| p.device == self.name) {
             let spec =
-                PartitionSpec::of_plan(plan, partition, &self.profile, Limits::default(), Admission::On)
+                PartitionSpec::of_plan(plan, partition, &profile, Limits::default(), Admission::On)
                     .map_err(|e| e.to_string())?;
             let models = partition
                 .stages
@@ -80,32 +91,49 @@ impl Workshop {
             free = rest;
             parts.push((place, partition, spec, models, cores.to_vec()));
         }
-        let mut partitions = vec![];
+        let (mut partitions, mut counted) = (vec![], vec![]);
         let mut here: BTreeMap<usize, Hosted> = BTreeMap::new();
         for (place, partition, spec, models, cores) in parts {
             let share = self.share(&cores)?;
+            let counts: Arc<PartitionCounts> = Arc::default();
+            counted.push((partition.id.clone(), Arc::clone(&counts)));
             let (actor, present) = PartitionActor::new(PartitionParts {
                 name: format!("{}/{}", plan.epoch, partition.id),
+                worker: self.name.clone(),
+                id: partition.id.clone(),
                 spec,
                 models,
                 engine: Arc::clone(&self.engine),
                 share,
                 clock: self.clock,
+                corrections: Arc::clone(&corrections),
+                observed: Arc::clone(&self.observed),
+                counts,
             });
             let partition = actor.start();
             partitions.push(partition.clone());
             here.insert(place, Hosted { partition, present });
         }
         let under_way: Arc<AtomicUsize> = Arc::default();
-        let index = RouteIndex::new(plan, &self.profile);
-        let routes = plan
-            .routes
-            .iter()
-            .map(|route| self.route(&index, route, &here, &under_way).map(Arc::new))
-            .collect();
+        let index = RouteIndex::new(plan, &profile);
+        let mut links = BTreeMap::new();
+        let mut routes = vec![];
+        for (number, route) in (0..).zip(&plan.routes) {
+            let made = self.route(&index, (number, route), work, &here, &mut links);
+            routes.push(made.map(|(hops, output)| {
+                Arc::new(RoutePlan {
+                    epoch: plan.epoch,
+                    number,
+                    output,
+                    under_way: Arc::clone(&under_way),
+                    hops,
+                })
+            }));
+        }
         Ok(PreparedPlan {
             routes,
             partitions,
+            counts: counted,
             under_way,
         })
     }
@@ -119,35 +147,67 @@ impl Workshop {
         Ok(share)
     }
 
-    /// A route, if all its stages run here. `here`: the partitions that do, by their places in the plan.
+    /// A route's stages and its output, if any of them runs here. `here`: the partitions that do, by their places in
+    /// the plan; `links`: connections to the workers that run others, by name.
     fn route(
-        &self,
+        &mut self,
         index: &RouteIndex<'_>,
-        route: &Route,
+        (number, route): (u32, &Route),
+        work: &WorkerPlan,
         here: &BTreeMap<usize, Hosted>,
-        under_way: &Arc<AtomicUsize>,
-    ) -> Option<RoutePlan> {
+        links: &mut BTreeMap<String, Arc<Link>>,
+    ) -> Option<(Vec<Hop>, Cut)> {
         let first = index.stage(route.stages.first()?)?;
         let info = self.engine.info(first.model.parse().ok()?).ok()?;
-        let hop = |step: RouteStep| {
-            let own = step.instances.iter().filter_map(|i| {
-                let hosted = here.get(&i.partition)?;
-                Some(Instance {
-                    partition: hosted.partition.clone(),
-                    stage: i.stage,
-                    present: Arc::clone(hosted.present.get(i.stage.index())?),
-                })
-            });
-            let instances: Vec<Instance> = own.collect();
-            (!instances.is_empty()).then_some(Hop { instances, step })
-        };
         let steps = index.steps(route).ok()?;
-        Some(RoutePlan {
-            input: info.cut(first.from)?.clone(),
-            output: info.cut(info.last())?.clone(),
-            under_way: Arc::clone(under_way),
-            hops: steps.into_iter().map(hop).collect::<Option<_>>()?,
-        })
+        let is_here = |step: &RouteStep| step.instances.iter().any(|i| here.contains_key(&i.partition));
+        if !steps.iter().any(is_here) {
+            return None;
+        }
+        let mut hops = vec![];
+        for (id, step) in route.stages.iter().zip(steps) {
+            let range = index.stage(id)?.range()?;
+            let mut elsewhere: BTreeMap<&str, usize> = BTreeMap::new();
+            let mut instances = vec![];
+            for i in &step.instances {
+                match here.get(&i.partition) {
+                    Some(hosted) => instances.push(Instance {
+                        partition: hosted.partition.clone(),
+                        stage: i.stage,
+                        present: Arc::clone(hosted.present.get(i.stage.index())?),
+                    }),
+                    None => *elsewhere.entry(&work.plan.partitions[i.partition].device).or_default() += 1,
+                }
+            }
+            let mut peers = vec![];
+            for (name, partitions) in elsewhere {
+                // Routers choose the worker of the first stage; one that runs here stays in memory.
+                if hops.is_empty() || !instances.is_empty() {
+                    continue;
+                }
+                let Some(address) = work.workers.get(name).map(|w| w.address.as_str()) else {
+                    tracing::warn!(route = number, worker = name, "the plan does not say where a stage's worker is");
+                    continue;
+                };
+                let link = match links.get(name) {
+                    Some(link) => Arc::clone(link),
+                    None => {
+                        let link = self.peers.link(name, resolve("address", address).ok()?);
+                        links.insert(name.to_owned(), Arc::clone(&link));
+                        link
+                    }
+                };
+                peers.push(Peer::new(link, name.to_owned(), partitions));
+            }
+            hops.push(Hop {
+                range,
+                input: info.cut(range.from())?.clone(),
+                instances,
+                peers,
+                step,
+            });
+        }
+        Some((hops, info.cut(info.last())?.clone()))
     }
 }
 

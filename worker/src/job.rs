@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use actix::Addr;
 use bytes::Bytes;
-use graft_model::{Cut, Tensor};
-use graft_plan::Nanos;
+use graft_model::{Cut, StageRange, Tensor};
+use graft_plan::{Epoch, Nanos};
+use graft_service::Clock;
 use graft_telemetry::metrics as names;
-use graft_wire::{Refused, WireType};
+use graft_wire::{Refused, Status, TraceContext, Visit, WireType};
 use graft_worker_core::{RequestId, RouteStep, StageIndex};
 use tokio::sync::oneshot;
 
 use crate::partition::PartitionActor;
+use crate::peers::Peer;
 
 /// One place where a stage runs.
 #[derive(Clone)]
@@ -26,18 +28,41 @@ pub(crate) struct Instance {
 /// One stage of a route.
 #[derive(Clone)]
 pub(crate) struct Hop {
-    /// Where it runs, in the plan's order.
+    /// Its layers.
+    pub range: StageRange,
+    /// The tensor that goes in.
+    pub input: Cut,
+    /// Where it runs here, in the plan's order.
     pub instances: Vec<Instance>,
+    /// Other workers that run it, where none here does.
+    pub peers: Vec<Peer>,
     /// What it leaves a request.
     pub step: RouteStep,
 }
 
+/// Where a request's next stage runs.
+pub(crate) enum Next<'h> {
+    Here(&'h Instance),
+    There(&'h Peer),
+}
+
 impl Hop {
-    /// The instance with the fewest requests; the first on a tie.
-    pub fn choose(&self) -> Option<&Instance> {
+    /// Of the places here, the one with the fewest requests; the first on a tie.
+    pub fn choose_here(&self) -> Option<&Instance> {
         self.instances
             .iter()
             .min_by_key(|i| i.present.load(Ordering::Relaxed))
+    }
+
+    /// Where a request goes: in memory where the stage runs here, else to the worker with the fewest requests that were
+    /// handed over to it from here.
+    pub fn choose(&self) -> Option<Next<'_>> {
+        if let Some(here) = self.choose_here() {
+            return Some(Next::Here(here));
+        }
+        let usable = self.peers.iter().filter(|p| p.is_connected());
+        let there = usable.min_by_key(|p| p.pressure());
+        there.or(self.peers.first()).map(Next::There)
     }
 }
 
@@ -51,8 +76,10 @@ impl Instance {
 
 /// What a plan does with one fragment.
 pub(crate) struct RoutePlan {
-    /// The tensor that comes in.
-    pub input: Cut,
+    /// The plan.
+    pub epoch: Epoch,
+    /// Its place in the plan.
+    pub number: u32,
     /// The tensor that goes out.
     pub output: Cut,
     /// Requests of the whole plan that are under way.
@@ -61,11 +88,38 @@ pub(crate) struct RoutePlan {
 }
 
 /// A request's tensor.
-pub(crate) enum Input {
+pub(crate) enum Activation {
     /// As it was sent.
     Bytes(WireType, Bytes),
-    /// As the stage before left it.
+    /// As a stage left it.
     Tensor(Tensor),
+}
+
+impl Activation {
+    /// Nothing, in the place of what was taken out.
+    pub fn taken() -> Self {
+        Activation::Bytes(WireType::F32, Bytes::new())
+    }
+
+    /// As bytes that travel: floats as they are held.
+    pub fn into_bytes(self) -> Result<(WireType, Bytes), Refused> {
+        match self {
+            Activation::Bytes(dtype, bytes) => Ok((dtype, bytes)),
+            Activation::Tensor(tensor) => {
+                let dtype = WireType::of(tensor.dtype()).unwrap_or(WireType::F32);
+                let bytes = tensor.to_bytes(dtype.dtype());
+                let bytes = bytes.map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
+                Ok((dtype, Bytes::from(bytes)))
+            }
+        }
+    }
+}
+
+/// How a request ended here.
+pub(crate) struct Ended {
+    pub outcome: Result<Activation, Refused>,
+    pub spent: Spent,
+    pub visits: Vec<Visit>,
 }
 
 /// Where a request's time went.
@@ -82,16 +136,56 @@ pub(crate) struct Job {
     pub route: Arc<RoutePlan>,
     /// Which of the route's hops it is at.
     pub at: usize,
-    pub input: Input,
+    pub activation: Activation,
+    /// The worker had it then.
+    pub began: Nanos,
     pub final_deadline: Nanos,
+    pub trace: TraceContext,
     /// When it entered the present queue.
     pub entered: Nanos,
     pub spent: Spent,
-    pub reply: oneshot::Sender<Result<(Tensor, Spent), Refused>>,
+    /// Where it was; the last is where it is.
+    pub visits: Vec<Visit>,
+    pub reply: oneshot::Sender<Ended>,
     /// Gives back the memory that it holds when it goes.
     pub _held: Held,
     /// Counts as under way until it goes.
     pub _under_way: UnderWay,
+}
+
+impl Job {
+    /// Whoever waits for it is told.
+    pub fn end(self, outcome: Result<Activation, Refused>) {
+        let Job {
+            reply, spent, visits, ..
+        } = self;
+        let ended = Ended {
+            outcome,
+            spent,
+            visits,
+        };
+        if reply.send(ended).is_err() {
+            tracing::trace!("nobody waits for this answer any more");
+        }
+    }
+
+    /// It goes on to its next stage, here or on another worker; after the last it is answered.
+    pub fn go_on(self, clock: Clock) {
+        let route = Arc::clone(&self.route);
+        let Some(hop) = route.hops.get(self.at) else {
+            let mut job = self;
+            let activation = std::mem::replace(&mut job.activation, Activation::taken());
+            return job.end(Ok(activation));
+        };
+        match hop.choose() {
+            Some(Next::Here(instance)) => instance.submit(self),
+            Some(Next::There(peer)) => peer.hand_over(self, clock),
+            None => self.end(Err(Refused::new(
+                Status::Internal,
+                "the route's next stage runs nowhere",
+            ))),
+        }
+    }
 }
 
 /// Counts a request of a plan.

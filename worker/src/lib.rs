@@ -13,7 +13,9 @@ mod device;
 mod epochs;
 mod handle;
 mod job;
+mod observed;
 mod partition;
+mod peers;
 mod profiles;
 mod worker;
 

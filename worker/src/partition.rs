@@ -11,15 +11,17 @@ use std::time::Duration;
 use actix::prelude::*;
 use graft_engine::{Engine, PartitionId};
 use graft_model::{ModelId, StageRange, Tensor};
+use graft_plan::Nanos;
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
-use graft_wire::{Refused, Status};
+use graft_wire::{BatchClosed, ChunkRun, Refused, Status, Visit};
 use graft_worker_core::{
-    BatchId, Cancelled, Finished, PartitionSpec, Refusal, Request, RequestId, Run, Scheduler, StageIndex,
+    BatchId, Cancelled, Closed, Finished, PartitionSpec, Refusal, Request, RequestId, Run, Scheduler, StageIndex,
 };
 
 use crate::compute::{Chunk, Command, Computer};
-use crate::job::{Input, Job};
+use crate::job::{Activation, Job};
+use crate::observed::{Corrections, Observed, PartitionCounts};
 
 /// A request enters the queue of one of the partition's stages.
 #[derive(Message)]
@@ -61,13 +63,21 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// What a partition is made of.
 pub(crate) struct PartitionParts {
+    /// With its plan, for people.
     pub name: String,
+    pub worker: String,
+    /// As the plan calls it.
+    pub id: String,
     pub spec: PartitionSpec,
     /// The model of each stage.
     pub models: Vec<ModelId>,
     pub engine: Arc<dyn Engine>,
     pub share: PartitionId,
     pub clock: Clock,
+    /// What the costs in `spec` are, as multiples of what was measured at first.
+    pub corrections: Arc<Corrections>,
+    pub observed: Arc<Observed>,
+    pub counts: Arc<PartitionCounts>,
 }
 
 /// A partition.
@@ -114,6 +124,7 @@ impl PartitionActor {
         for batch in self.scheduler.take_abandoned() {
             self.command(Command::Forget(batch));
         }
+        self.parts.counts.queued(self.scheduler.queued());
         for (stage, count) in self.present.iter().enumerate() {
             count.store(
                 self.scheduler.present(StageIndex(stage as u16)),
@@ -125,7 +136,7 @@ impl PartitionActor {
     fn begin(&mut self, run: Run) {
         let spec = &self.parts.spec.stages[run.stage.index()];
         let first = run.from == spec.range.from();
-        let inputs = first.then(|| self.take_inputs(&run.requests));
+        let inputs = first.then(|| self.take_inputs(&run));
         let Some(range) = StageRange::new(run.from, run.to) else {
             return;
         };
@@ -145,8 +156,10 @@ impl PartitionActor {
         }
     }
 
-    fn take_inputs(&mut self, requests: &[RequestId]) -> Vec<Input> {
+    fn take_inputs(&mut self, run: &Run) -> Vec<Activation> {
+        let requests = &run.requests;
         let now = self.parts.clock.now();
+        self.parts.counts.batch(requests.len());
         metrics::histogram!(names::WORKER_BATCH).record(requests.len() as f64);
         let size = u32::try_from(requests.len()).unwrap_or(u32::MAX);
         requests
@@ -157,13 +170,39 @@ impl PartitionActor {
                 job.spent.queue += waited;
                 job.spent.batch = job.spent.batch.max(size);
                 job.entered = now;
+                if let Some(visit) = job.visits.last_mut() {
+                    visit.started_ns = Some((now - job.began).0);
+                    visit.batch = size;
+                    visit.closed = Some(closed(run.closed));
+                }
                 metrics::histogram!(names::WORKER_QUEUE_SECONDS).record(waited.as_secs());
-                Some(std::mem::replace(
-                    &mut job.input,
-                    Input::Bytes(graft_wire::WireType::F32, bytes::Bytes::new()),
-                ))
+                Some(std::mem::replace(&mut job.activation, Activation::taken()))
             })
             .collect()
+    }
+
+    /// A chunk took so long.
+    fn note(&mut self, run: &Run, took: Duration) {
+        let took = Nanos::from(took);
+        let now = self.parts.clock.now();
+        self.parts.counts.computed(took);
+        let model = self.parts.models[run.stage.index()];
+        let batch = self.parts.spec.stages[run.stage.index()].listed(run.requests.len());
+        let expected = run.expected.0 as f64 / self.parts.corrections.times(model, batch);
+        self.parts.observed.ran(model, batch, expected, took.0 as f64);
+        for id in &run.requests {
+            let Some(job) = self.jobs.get_mut(id) else { continue };
+            let began = job.began;
+            if let Some(visit) = job.visits.last_mut()
+                && visit.chunks.len() < Visit::MOST_CHUNKS
+            {
+                visit.chunks.push(ChunkRun {
+                    started_ns: (now - took - began).0,
+                    took_ns: took.0,
+                    to: run.to.0,
+                });
+            }
+        }
     }
 
     fn command(&self, command: Command) -> bool {
@@ -172,7 +211,7 @@ impl PartitionActor {
 
     fn refuse(&mut self, id: RequestId, status: Status, reason: &str) {
         if let Some(job) = self.jobs.remove(&id) {
-            answer(job, Err(Refused::new(status, reason)));
+            job.end(Err(Refused::new(status, reason)));
         }
     }
 
@@ -187,23 +226,17 @@ impl PartitionActor {
                 continue;
             };
             let Some(tensor) = result.row(row) else {
-                answer(job, Err(Refused::new(Status::Internal, "the batch lost a row")));
+                job.end(Err(Refused::new(Status::Internal, "the batch lost a row")));
                 continue;
             };
             // From the first chunk to the last: a batch that was set aside waits within it.
             job.spent.run += now - job.entered;
-            job.at += 1;
-            let next = job.route.hops.get(job.at).and_then(|h| h.choose()).cloned();
-            match next {
-                None => {
-                    let spent = job.spent;
-                    answer(job, Ok((tensor, spent)));
-                }
-                Some(next) => {
-                    job.input = Input::Tensor(tensor);
-                    next.submit(job);
-                }
+            if let Some(visit) = job.visits.last_mut() {
+                visit.done_ns = Some((now - job.began).0);
             }
+            job.at += 1;
+            job.activation = Activation::Tensor(tensor);
+            job.go_on(self.parts.clock);
         }
     }
 }
@@ -213,29 +246,21 @@ pub(crate) fn submit(partition: &Addr<PartitionActor>, stage: StageIndex, job: J
     match partition.try_send(Submit { stage, job }) {
         Ok(()) => {}
         Err(SendError::Full(m)) => {
-            answer(
-                m.job,
-                Err(Refused::new(
-                    Status::Overloaded,
-                    "the partition's mailbox is full",
-                )),
-            );
+            let what = "the partition's mailbox is full";
+            m.job.end(Err(Refused::new(Status::Overloaded, what)));
         }
         Err(SendError::Closed(m)) => {
-            answer(
-                m.job,
-                Err(Refused::new(
-                    Status::NotReady,
-                    "the partition is gone with its plan",
-                )),
-            );
+            let what = "the partition is gone with its plan";
+            m.job.end(Err(Refused::new(Status::NotReady, what)));
         }
     }
 }
 
-fn answer(job: Job, outcome: Result<(Tensor, crate::job::Spent), Refused>) {
-    if job.reply.send(outcome).is_err() {
-        tracing::trace!("nobody waits for this answer any more");
+fn closed(closed: Closed) -> BatchClosed {
+    match closed {
+        Closed::NoneWaiting => BatchClosed::NoneWaiting,
+        Closed::Full => BatchClosed::Full,
+        Closed::Deadline => BatchClosed::Deadline,
     }
 }
 
@@ -276,10 +301,7 @@ impl Handler<Submit> for PartitionActor {
             return;
         }
         let Some(hop) = job.route.hops.get(job.at) else {
-            answer(
-                job,
-                Err(Refused::new(Status::Internal, "the route has no such stage")),
-            );
+            job.end(Err(Refused::new(Status::Internal, "the route has no such stage")));
             return;
         };
         let request = Request {
@@ -287,6 +309,18 @@ impl Handler<Submit> for PartitionActor {
             key: hop.step.key(job.final_deadline),
             latest_start: hop.step.latest_start(job.final_deadline),
         };
+        job.visits.push(Visit {
+            worker: self.parts.worker.clone(),
+            partition: self.parts.id.clone(),
+            from: hop.range.from().0,
+            to: hop.range.to().0,
+            entered_ns: (now - job.began).0,
+            started_ns: None,
+            done_ns: None,
+            batch: 0,
+            closed: None,
+            chunks: vec![],
+        });
         match self.scheduler.submit(now, stage, request) {
             Ok(()) => {
                 self.jobs.insert(job.id, job);
@@ -298,7 +332,7 @@ impl Handler<Submit> for PartitionActor {
                     Refusal::Overloaded => Status::Overloaded,
                     Refusal::UnknownStage | Refusal::Duplicate => Status::Internal,
                 };
-                answer(job, Err(Refused::new(status, refusal.to_string())));
+                job.end(Err(Refused::new(status, refusal.to_string())));
             }
         }
     }
@@ -324,6 +358,7 @@ impl Handler<Ran> for PartitionActor {
             return;
         };
         metrics::histogram!(names::WORKER_CHUNK_SECONDS).record(ran.elapsed.as_secs_f64());
+        self.note(&run, ran.elapsed);
         match ran.result {
             Err(cause) => {
                 tracing::error!(cause, partition = %self.parts.name, "a chunk failed");

@@ -12,13 +12,14 @@ use std::time::Duration;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use graft_plan::{Epoch, FormatFile, Plan};
+use graft_plan::{Epoch, FormatFile};
 use graft_service::Clock;
 use graft_telemetry::health::{self, Readiness};
 use graft_telemetry::metrics as names;
 use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Link, Protocol, Role};
 use graft_wire::{
     ControlReply, ControlRequest, Join, Limits, WorkReply, WorkRequest, WorkerInfo, WorkerModel, WorkerPlan,
+    WorkerReport,
 };
 use tokio::sync::oneshot;
 
@@ -27,16 +28,20 @@ use crate::device::Opening;
 use crate::epochs::{Epochs, Workshop};
 use crate::handle::Handle;
 use crate::job::Budget;
+use crate::observed::Observed;
+use crate::peers::Peers;
 
 /// Time for a request to come in whole, and for control messages to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time between two reports to the planner.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Plans that may be prepared at a time; the oldest is drained to make room.
 const MAX_PLANS: usize = 8;
 
 /// Make ready for a plan.
 #[derive(Message)]
 #[rtype(result = "Result<(), String>")]
-struct Prepare(Plan);
+struct Prepare(WorkerPlan);
 
 /// Drain and drop all plans before this epoch.
 #[derive(Message)]
@@ -65,7 +70,8 @@ impl Actor for PlanKeeper {
 impl Handler<Prepare> for PlanKeeper {
     type Result = Result<(), String>;
 
-    fn handle(&mut self, Prepare(plan): Prepare, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Prepare(work): Prepare, _: &mut Self::Context) -> Self::Result {
+        let plan = &work.plan;
         let mut epochs = (**self.epochs.load()).clone();
         if let Some((&latest, _)) = epochs.last_key_value()
             && plan.epoch < latest
@@ -75,7 +81,7 @@ impl Handler<Prepare> for PlanKeeper {
                 plan.epoch
             ));
         }
-        let prepared = self.workshop.prepare(&plan)?;
+        let prepared = self.workshop.prepare(&work)?;
         tracing::info!(epoch = %plan.epoch, partitions = prepared.partitions.len(), "prepared a plan");
         if let Some(same) = epochs.insert(plan.epoch, Arc::new(prepared)) {
             same.drain(self.drain);
@@ -194,6 +200,8 @@ impl Worker {
                 .collect(),
             epoch: Epoch(0),
         };
+        let client = Endpoint::client(&settings.identity, EndpointOptions::default())?;
+        let observed: Arc<Observed> = Arc::default();
         let keeper = PlanKeeper {
             workshop: Workshop {
                 name: settings.name.clone(),
@@ -202,6 +210,8 @@ impl Worker {
                 cores: device.units,
                 clock,
                 shares: BTreeMap::new(),
+                peers: Peers::new(client.clone()),
+                observed: Arc::clone(&observed),
             },
             epochs,
             drain: settings.drain,
@@ -214,16 +224,18 @@ impl Worker {
         let (failing, failed) = oneshot::channel();
         tokio::spawn(async move {
             listening
-                .listen(&[Role::Router], move |connection| {
+                .listen(&[Role::Router, Role::Worker], move |connection| {
                     tokio::spawn(serve_router(connection, serving.clone()));
                 })
                 .await;
             let _nobody_waits = failing.send("the QUIC endpoint closed".to_owned());
         });
 
-        let client = Endpoint::client(&settings.identity, EndpointOptions::default())?;
         let keeping = keeper.clone();
-        let joining = Arc::clone(&handle.epochs);
+        let reporter = Reporter {
+            epochs: Arc::clone(&handle.epochs),
+            observed,
+        };
         let link = Link::open(
             client,
             settings.planner,
@@ -231,10 +243,8 @@ impl Worker {
             Protocol::Control,
             move |connection| {
                 let mut info = info.clone();
-                info.epoch = joining
-                    .load()
-                    .last_key_value()
-                    .map_or(Epoch(0), |(&epoch, _)| epoch);
+                info.epoch = reporter.epoch();
+                tokio::spawn(reporter.clone().report_while_open(connection.clone()));
                 tokio::spawn(attend(connection, info, keeping.clone()));
             },
         );
@@ -310,7 +320,7 @@ impl Worker {
 
 async fn serve_router(connection: Connection, handle: Handle) {
     let peer = connection.peer();
-    tracing::info!(%peer, "a router connected");
+    tracing::info!(%peer, "a router or another worker connected");
     let reason = connection
         .serve(
             Limits::default(),
@@ -319,14 +329,61 @@ async fn serve_router(connection: Connection, handle: Handle) {
                 let handle = handle.clone();
                 async move {
                     match handle.run(header, payload).await {
-                        Ok((header, bytes)) => (WorkReply::Answer(header), bytes),
-                        Err(refused) => (WorkReply::Refused(refused), Bytes::new()),
+                        (Ok((header, bytes)), visits) => (WorkReply::Answer(header, visits), bytes),
+                        (Err(refused), visits) => (WorkReply::Refused(refused, visits), Bytes::new()),
                     }
                 }
             },
         )
         .await;
-    tracing::info!(%peer, reason, "a router left");
+    tracing::info!(%peer, reason, "a router or another worker left");
+}
+
+/// Tells the planner what the partitions do.
+#[derive(Clone)]
+struct Reporter {
+    epochs: Arc<ArcSwap<Epochs>>,
+    observed: Arc<Observed>,
+}
+
+impl Reporter {
+    /// The latest plan that is prepared.
+    fn epoch(&self) -> Epoch {
+        let epochs = self.epochs.load();
+        epochs.last_key_value().map_or(Epoch(0), |(&epoch, _)| epoch)
+    }
+
+    fn report(&self, since: Duration) -> WorkerReport {
+        let epochs = self.epochs.load();
+        let latest = epochs.last_key_value().map(|(_, plan)| &plan.counts);
+        let partitions = latest.into_iter().flatten();
+        WorkerReport {
+            epoch: self.epoch(),
+            partitions: partitions.map(|(id, counts)| counts.take(id, since)).collect(),
+            runs: self.observed.take(),
+        }
+    }
+
+    async fn report_while_open(self, connection: Connection) {
+        let mut last = tokio::time::Instant::now();
+        // What happened while nobody listened is not this second's.
+        self.report(Duration::ZERO);
+        while !connection.is_closed() {
+            tokio::time::sleep(REPORT_EVERY).await;
+            let report = self.report(last.elapsed());
+            last = tokio::time::Instant::now();
+            let json = match serde_json::to_vec(&report) {
+                Ok(json) => Bytes::from(json),
+                Err(error) => return tracing::error!(%error, "a report can't be written"),
+            };
+            let sent = connection
+                .call::<_, ControlReply>(&ControlRequest::Work, json, Limits::default(), PATIENCE)
+                .await;
+            if let Err(error) = sent {
+                tracing::debug!(%error, "a report did not reach the planner");
+            }
+        }
+    }
 }
 
 /// Joins the planner on a new connection and does what it says.
@@ -375,9 +432,20 @@ async fn obey(request: ControlRequest, payload: &[u8], keeper: &Addr<PlanKeeper>
     match request {
         ControlRequest::Prepare => match serde_json::from_slice::<WorkerPlan>(payload) {
             Err(error) => ControlReply::Failed(format!("the plan can't be read: {error}")),
-            Ok(WorkerPlan { plan }) => match plan.verified() {
+            Ok(WorkerPlan {
+                plan,
+                workers,
+                corrections,
+            }) => match plan.verified() {
                 Err(error) => ControlReply::Failed(error.to_string()),
-                Ok(plan) => match keeper.send(Prepare(plan)).await {
+                Ok(plan) => match keeper
+                    .send(Prepare(WorkerPlan {
+                        plan,
+                        workers,
+                        corrections,
+                    }))
+                    .await
+                {
                     Ok(Ok(())) => ControlReply::Done,
                     Ok(Err(reason)) => ControlReply::Failed(reason),
                     Err(e) => gone(e),
@@ -397,7 +465,7 @@ async fn obey(request: ControlRequest, payload: &[u8], keeper: &Addr<PlanKeeper>
             Ok(()) => ControlReply::Done,
             Err(e) => gone(e),
         },
-        ControlRequest::Join | ControlRequest::Mix | ControlRequest::Switch => {
+        ControlRequest::Join | ControlRequest::Mix | ControlRequest::Work | ControlRequest::Switch => {
             ControlReply::Failed("a worker does not do that".to_owned())
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use graft_model::{Catalog, CatalogEntry, DType};
 use graft_simulator::Sending;
 use graft_transport::{Connection, Endpoint, Protocol};
-use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Status, WireType};
+use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Status, TraceContext, WireType};
 use graft_worker_core::RequestId;
 use tokio::sync::{Mutex, mpsc};
 
@@ -157,6 +157,7 @@ impl Payloads {
             partition_point: sending.point.0,
             dtype: WireType::of(dtype)?,
             time_left_ns: budget.as_nanos() as u64,
+            trace: TraceContext::new(fastrand::u128(..), fastrand::u64(..)),
         };
         Some((header, payload))
     }

@@ -73,6 +73,22 @@ impl Profile {
     }
 }
 
+impl Profile {
+    /// The same, but what runs take is a multiple of it, by model's name and batch.
+    pub fn times(&self, multiple: impl Fn(&str, u32) -> f64) -> Self {
+        let mut profile = self.clone();
+        for (name, model) in &mut profile.models {
+            let multiples: Vec<f64> = self.batches.iter().map(|&batch| multiple(name, batch)).collect();
+            for segment in &mut model.segments {
+                for (row, multiple) in segment.ms.iter_mut().zip(&multiples) {
+                    row.iter_mut().for_each(|ms| *ms *= multiple);
+                }
+            }
+        }
+        profile
+    }
+}
+
 impl Checked for Profile {
     fn verify(&self) -> Result<(), Wrong> {
         version(self.version)?;

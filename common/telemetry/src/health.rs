@@ -110,8 +110,18 @@ pub fn serve(
     address: SocketAddr,
     readiness: Readiness,
 ) -> Result<(SocketAddr, actix_web::dev::ServerHandle), HttpError> {
+    serve_with(address, readiness, |_| ())
+}
+
+/// Serves the three paths and `more`.
+pub fn serve_with(
+    address: SocketAddr,
+    readiness: Readiness,
+    more: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+) -> Result<(SocketAddr, actix_web::dev::ServerHandle), HttpError> {
     let error = |cause| HttpError { address, cause };
-    let server = HttpServer::new(move || App::new().configure(routes(readiness.clone())))
+    let app = move || App::new().configure(routes(readiness.clone())).configure(more.clone());
+    let server = HttpServer::new(app)
         .workers(1)
         .max_connections(64)
         .client_request_timeout(Duration::from_secs(5))

@@ -62,6 +62,7 @@ async fn graft_request(connection: &Connection, payload: Bytes) -> Result<(), Fa
         partition_point: 0,
         dtype: WireType::F32,
         time_left_ns: 1_000_000_000,
+        trace: graft_wire::TraceContext::new(1, 1),
     });
     let (_, answer) = connection
         .call::<_, ClientReply>(&request, payload, Limits::default(), Duration::from_secs(10))

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use bytes::Bytes;
@@ -49,6 +49,8 @@ pub type Reply<H> = (H, Vec<u8>);
 pub struct Caller {
     /// Where from.
     pub address: SocketAddr,
+    /// From the request's first byte to its last.
+    pub coming_in: Duration,
 }
 
 /// Bytes that the requests of all connections of an endpoint may hold while they come in and are answered, in
@@ -244,6 +246,7 @@ impl Connection {
         F: Future<Output = (R, Bytes)> + Send + 'static,
     {
         let _open = OpenReply::new(&self.shared);
+        let began = Instant::now();
         let reading = read_frame::<Q>(&mut receive, limits, Some(&self.shared.held));
         let (request, payload, _held) = match tokio::time::timeout(patience, reading).await {
             Ok(Ok(frame)) => frame,
@@ -255,7 +258,10 @@ impl Connection {
                 return;
             }
         };
-        let caller = Caller { address: self.peer() };
+        let caller = Caller {
+            address: self.peer(),
+            coming_in: began.elapsed(),
+        };
         let work = handler(caller, request, Bytes::from(payload));
         let (header, payload) = tokio::select! {
             done = work => done,

@@ -36,9 +36,9 @@ pub enum Protocol {
 impl Protocol {
     fn alpn(self) -> Vec<u8> {
         match self {
-            Protocol::Client => b"graft-client/2".to_vec(),
-            Protocol::Work => b"graft-work/2".to_vec(),
-            Protocol::Control => b"graft-control/2".to_vec(),
+            Protocol::Client => b"graft-client/3".to_vec(),
+            Protocol::Work => b"graft-work/3".to_vec(),
+            Protocol::Control => b"graft-control/3".to_vec(),
         }
     }
 }

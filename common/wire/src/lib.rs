@@ -8,14 +8,19 @@
 
 mod frame;
 mod messages;
+mod outcomes;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use frame::{FrameError, Limits, PREFIX_BYTES, Prefix, VERSION, decode_header, encode_frame};
 pub use messages::{
-    AnswerHeader, ClientReply, ClientRequest, ControlReply, ControlRequest, Description, InferHeader, Join,
-    MixEntry, MixReport, RouteTarget, RoutesUpdate, RunHeader, Timing, WireType, WorkReply, WorkRequest,
-    WorkerEndpoint, WorkerInfo, WorkerModel, WorkerPlan,
+    AnswerHeader, BatchClosed, ChunkRun, ClientReply, ClientRequest, ControlReply, ControlRequest,
+    Correction, Description, InferHeader, Join, LeftOut, MixEntry, MixReport, OutcomeEntry, PartitionReport,
+    RouteTarget, RoutesUpdate, RunHeader, RunsTook, Timing, Visit, WireType, WorkReply, WorkRequest,
+    WorkerEndpoint, WorkerInfo, WorkerModel, WorkerPlan, WorkerReport,
 };
+pub use outcomes::{Latencies, Outcomes};
 pub use status::{Refused, Status};
+pub use trace::TraceContext;

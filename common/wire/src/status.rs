@@ -1,10 +1,12 @@
 //! Why a request was not answered: one table for QUIC, HTTP and metrics.
 
 use bincode::{Decode, Encode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a request was not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// No plan serves this yet, or the program is starting or draining. Try again later.
@@ -68,7 +70,7 @@ impl Status {
 }
 
 /// A request that was refused, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, thiserror::Error)]
 #[error("{}: {reason}", status.name())]
 pub struct Refused {
     /// What kind of refusal.

@@ -8,6 +8,7 @@ fn infer() -> ClientRequest {
         partition_point: 12,
         dtype: WireType::F32,
         time_left_ns: 38_500_000,
+        trace: TraceContext::new(u128::MAX - 5, u64::MAX - 3),
     })
 }
 
@@ -27,7 +28,7 @@ fn what_was_encoded_is_decoded() {
 
 #[test]
 fn a_header_is_small() {
-    assert!(encode_frame(&infer(), 0).unwrap().len() < 64);
+    assert!(encode_frame(&infer(), 0).unwrap().len() < 96);
 }
 
 #[test]
@@ -101,7 +102,9 @@ proptest! {
         model in any::<[u8; 32]>(), partition_point: u16, time_left_ns: u64, which in 0usize..4,
     ) {
         let dtype = [WireType::F32, WireType::F16, WireType::I32, WireType::I64][which];
-        let request = ClientRequest::Infer(InferHeader { model, partition_point, dtype, time_left_ns });
+        let request = ClientRequest::Infer(InferHeader {
+            model, partition_point, dtype, time_left_ns, trace: TraceContext::new(7, 9),
+        });
         let frame = encode_frame(&request, 5).unwrap();
         prop_assert_eq!(decode_header::<ClientRequest>(split(&frame).1).unwrap(), request);
     }

@@ -33,42 +33,18 @@ pub(crate) struct Setup {
     pub nothing_owed: Vec<(String, f64)>,
 }
 
-/// Union-find over partitions.
-struct Groups(Vec<usize>);
-
-impl Groups {
-    fn root(&mut self, mut i: usize) -> usize {
-        while self.0[i] != i {
-            self.0[i] = self.0[self.0[i]];
-            i = self.0[i];
-        }
-        i
-    }
-
-    fn join(&mut self, a: usize, b: usize) {
-        let (a, b) = (self.root(a), self.root(b));
-        self.0[a.max(b)] = a.min(b);
-    }
-}
-
 impl Setup {
     pub fn new(plan: &Plan, workload: &Workload, profile: &Profile) -> Result<Self, SetupError> {
         let fragments: HashMap<&str, _> = workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect();
         let index = RouteIndex::new(plan, profile);
-        let mut groups = Groups((0..plan.partitions.len()).collect());
-        for route in &plan.routes {
-            let mut all = route.stages.iter().flat_map(|id| index.instances(id));
-            if let Some(first) = all.next() {
-                all.for_each(|other| groups.join(first.partition, other.partition));
-            }
-        }
+        let pools = index.pools();
 
         let hop = ms_to_nanos(profile.hop_ms);
         let mut parts: BTreeMap<usize, (Part, Vec<usize>)> = BTreeMap::new();
         let mut numbers = vec![0u32; plan.partitions.len()];
         for (p, partition) in plan.partitions.iter().enumerate() {
             let spec = PartitionSpec::of_plan(plan, partition, profile, Limits::default(), Admission::Off)?;
-            let (part, _) = parts.entry(groups.root(p)).or_default();
+            let (part, _) = parts.entry(pools[p]).or_default();
             numbers[p] = u32::try_from(part.partitions.len()).unwrap_or(u32::MAX);
             part.partitions.push(spec);
         }
@@ -80,7 +56,7 @@ impl Setup {
             let unknown = || SetupError::UnknownFragment(route.fragment.clone());
             let fragment = fragments.get(route.fragment.as_str()).ok_or_else(unknown)?;
             let steps = index.steps(route)?;
-            let group = steps.first().map(|s| groups.root(s.instances[0].partition));
+            let group = steps.first().map(|s| pools[s.instances[0].partition]);
             let step = |s: RouteStep| Step {
                 least: s.alone + s.later_alone,
                 later_deadlines: s.later_deadlines,

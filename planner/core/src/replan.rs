@@ -4,7 +4,7 @@
 //! Later when it would only save something: after a while that doubles whenever the saving was not worth a change, or
 //! had to be taken back soon. So under a mix that swings the plan settles on what the peaks need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use graft_model::CutPoint;
@@ -23,6 +23,8 @@ pub enum Cause {
     Budget(String, f64, f64),
     /// The index of dispersion of a model's arrivals moved so far: from, to.
     Bursts(String, f64, f64),
+    /// A model's runs take so many times what its profile says: from, to.
+    Costs(String, f64, f64),
     /// Partition points are not used, and their stages not needed any more.
     Gone(usize),
 }
@@ -32,7 +34,7 @@ impl Cause {
     pub fn saves(&self) -> bool {
         match self {
             Cause::Members | Cause::Unserved(_) => false,
-            Cause::Rate(_, from, to) | Cause::Bursts(_, from, to) => to < from,
+            Cause::Rate(_, from, to) | Cause::Bursts(_, from, to) | Cause::Costs(_, from, to) => to < from,
             Cause::Budget(_, from, to) => to > from,
             Cause::Gone(_) => true,
         }
@@ -50,6 +52,11 @@ impl fmt::Display for Cause {
             Cause::Budget(point, from, to) => {
                 write!(f, "the budget at {point} went from {from:.1} to {to:.1} ms")
             }
+            Cause::Costs(model, from, to) => write!(
+                f,
+                "runs of {} take {to:.2} times what was measured at first, not {from:.2} times",
+                short(model)
+            ),
             Cause::Bursts(model, from, to) => write!(
                 f,
                 "requests for {} come in bursts: their index of dispersion went from {from:.1} to {to:.1}",
@@ -86,6 +93,9 @@ const SAVE_AFTER: Nanos = Nanos::from_millis(10_000);
 const SAVE_AFTER_MOST: Nanos = Nanos::from_millis(600_000);
 /// A plan that is in danger so soon after it saved something was a mistake.
 const REGRET: Nanos = Nanos::from_millis(60_000);
+/// Plans that only save something, in an hour at most.
+const SAVINGS_AN_HOUR: usize = 12;
+const HOUR: Nanos = Nanos::from_millis(3_600_000);
 /// Part of the share that a change must save.
 const WORTH: f64 = 0.1;
 
@@ -97,6 +107,10 @@ type Points = BTreeMap<(String, CutPoint), (f64, f64)>;
 pub struct Replanner {
     planned: Option<(Nanos, Points, Bursts)>,
     members_changed: bool,
+    /// A model's costs were corrected since the last plan.
+    costs_moved: Option<(String, f64, f64)>,
+    /// When plans were made to save something, in the last hour.
+    savings: VecDeque<Nanos>,
     tried: Option<Nanos>,
     /// A plan was made to save something then.
     saved: Option<Nanos>,
@@ -111,6 +125,8 @@ impl Default for Replanner {
         Replanner {
             planned: None,
             members_changed: false,
+            costs_moved: None,
+            savings: VecDeque::new(),
             tried: None,
             saved: None,
             save_at: Nanos::ZERO,
@@ -175,10 +191,19 @@ impl Replanner {
         self.members_changed = true;
     }
 
+    /// A model's runs take so many times what its profile says: from, to.
+    pub fn costs_moved(&mut self, model: String, from: f64, to: f64) {
+        let is_worse = |known: &(String, f64, f64)| to / from > known.2 / known.1;
+        if self.costs_moved.as_ref().is_none_or(is_worse) {
+            self.costs_moved = Some((model, from, to));
+        }
+    }
+
     /// A plan is being made.
     pub fn tried(&mut self, now: Nanos) {
         self.tried = Some(now);
         self.members_changed = false;
+        self.costs_moved = None;
     }
 
     /// A plan was made for this, and is rolled out.
@@ -186,6 +211,10 @@ impl Replanner {
         self.planned = Some((now, points(workload), bursts(workload)));
         if cause.saves() {
             self.saved = Some(now);
+            self.savings.push_back(now);
+            if self.savings.len() > SAVINGS_AN_HOUR {
+                self.savings.pop_front();
+            }
         } else if self.saved.take().is_some_and(|saved| now < saved + REGRET) {
             self.later();
         }
@@ -196,6 +225,11 @@ impl Replanner {
     pub fn kept(&mut self, now: Nanos) {
         self.later();
         self.save_at = now + self.save_after;
+    }
+
+    fn savings_of_hour(&self, now: Nanos) -> usize {
+        let of_hour = |at: &&Nanos| now < **at + HOUR;
+        self.savings.iter().rev().take_while(of_hour).count()
     }
 
     fn later(&mut self) {
@@ -235,7 +269,12 @@ impl Replanner {
             .or_else(|| tighter(planned, workload))
             .or_else(burstier);
         let saving = || less(planned, &wanted).or_else(smoother);
-        danger.or_else(|| (now >= self.save_at).then(saving).flatten())
+        let costs = self.costs_moved.as_ref();
+        let costs = costs.map(|(model, from, to)| Cause::Costs(model.clone(), *from, *to));
+        let danger = danger.or_else(|| costs.clone().filter(|c| !c.saves()));
+        let saving = || saving().or_else(|| costs.clone());
+        let may_save = now >= self.save_at && self.savings_of_hour(now) < SAVINGS_AN_HOUR;
+        danger.or_else(|| may_save.then(saving).flatten())
     }
 }
 
@@ -370,6 +409,37 @@ mod tests {
         replanner.kept(at(10_000));
         assert_eq!(replanner.decide(at(29_000), &less), None);
         assert!(replanner.decide(at(30_000), &less).is_some());
+    }
+
+    #[test]
+    fn dearer_runs_are_planned_for_soon_and_cheaper_ones_later() {
+        let same = workload(&[(0, 50.0, 100.0)]);
+        let mut replanner = begun(&[(0, 50.0, 100.0)]);
+        replanner.costs_moved("a".to_owned(), 1.0, 0.7);
+        assert_eq!(replanner.decide(at(2000), &same), None);
+        assert!(replanner.decide(at(10_000), &same).is_some_and(|c| c.saves()));
+        replanner.costs_moved("a".to_owned(), 1.0, 1.4);
+        let cause = replanner.decide(at(2000), &same).unwrap();
+        assert_eq!(cause, Cause::Costs("a".to_owned(), 1.0, 1.4));
+        replanner.tried(at(2000));
+        replanner.planned(at(2000), &same, &cause);
+        assert_eq!(replanner.decide(at(20_000), &same), None);
+    }
+
+    #[test]
+    fn there_are_only_so_many_savings_an_hour() {
+        let mut replanner = begun(&[(0, 50.0, 1000.0)]);
+        let mut plans = 0;
+        for minute in 1..60u64 {
+            // Less and less.
+            let less = workload(&[(0, 50.0, 1000.0 * 0.6f64.powi(minute as i32))]);
+            if let Some(cause) = replanner.decide(at(minute * 60_000), &less) {
+                replanner.tried(at(minute * 60_000));
+                replanner.planned(at(minute * 60_000), &less, &cause);
+                plans += 1;
+            }
+        }
+        assert_eq!(plans, SAVINGS_AN_HOUR);
     }
 
     #[test]

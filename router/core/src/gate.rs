@@ -31,11 +31,12 @@ impl Gate {
         }
     }
 
-    /// Whether a request may pass now.
-    pub fn pass(&self, now: Nanos) -> bool {
+    /// Whether a request may pass now that counts as so many of this gate's.
+    pub fn pass(&self, now: Nanos, weight: f64) -> bool {
+        let interval = (self.interval as f64 * weight) as u64;
         let next = |due: u64| {
             let due = due.max(now.0);
-            (due - now.0 <= self.tolerance).then(|| due.saturating_add(self.interval))
+            (due - now.0 <= self.tolerance).then(|| due.saturating_add(interval))
         };
         self.due
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
@@ -51,7 +52,7 @@ mod tests {
     fn over_time_no_more_pass_than_the_rate_allows() {
         let gate = Gate::new(50.0);
         let passed = (0..10_000u64)
-            .filter(|ms| gate.pass(Nanos::from_millis(*ms)))
+            .filter(|ms| gate.pass(Nanos::from_millis(*ms), 1.0))
             .count();
         assert!((500..=515).contains(&passed), "{passed}");
     }
@@ -59,6 +60,6 @@ mod tests {
     #[test]
     fn a_rare_request_always_passes() {
         let gate = Gate::new(1.0);
-        assert!((0..20).all(|s| gate.pass(Nanos::from_millis(s * 1000))));
+        assert!((0..20).all(|s| gate.pass(Nanos::from_millis(s * 1000), 1.0)));
     }
 }

@@ -1,13 +1,15 @@
 //! The router's decisions.
 //!
 //! [`RouteTable`] finds the route for a request and admits it; [`MixWindow`] turns what comes in into the
-//! rates that the planner plans for.
+//! rates that the planner plans for; [`Lives`] remembers the latest requests, to explain them.
 //!
 //! Plain data and functions: time comes in as a value, nothing is sent from here.
 
 mod gate;
+mod lives;
 mod mix;
 mod routes;
 
+pub use lives::{Attempt, Life, Lives};
 pub use mix::{Arrived, BudgetClass, ClassKey, MixWindow, REPORT_EVERY, URGENT_EVERY};
 pub use routes::{Admitted, InFlight, RouteTable};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, ms_to_nanos};
-use graft_wire::{Refused, RouteTarget, RoutesUpdate, Status};
+use graft_wire::{LeftOut, Refused, RouteTarget, RoutesUpdate, Status};
 
 use crate::gate::Gate;
 
@@ -22,7 +22,21 @@ pub struct RouteTable {
     /// Routes of a (model, partition point), by ascending budget.
     routes: HashMap<(ModelId, CutPoint), Vec<Entry>>,
     server_ms: BTreeMap<ModelId, Vec<f64>>,
+    price: BTreeMap<ModelId, Vec<f64>>,
+    /// What is not served on purpose, by descending budget.
+    left_out: HashMap<(ModelId, CutPoint), Vec<LeftOut>>,
+    /// Where there is more load than devices: the gates of routes that share partitions, the least urgent first.
+    pools: HashMap<u32, Vec<Toll>>,
     emulated: bool,
+}
+
+/// A route's gate among those of its pool.
+#[derive(Debug, Clone)]
+struct Toll {
+    budget: Nanos,
+    /// What one request takes of the pool, in milliseconds.
+    work_ms: f64,
+    gate: Arc<Gate>,
 }
 
 /// One route of a plan.
@@ -33,7 +47,7 @@ struct Entry {
     /// Counts requests: workers with as little to do take turns.
     turn: AtomicUsize,
     /// Where there is more load than devices.
-    gate: Option<Gate>,
+    gate: Option<Arc<Gate>>,
 }
 
 /// A worker that runs a route.
@@ -116,7 +130,7 @@ impl RouteTable {
             let first = &targets[0].target;
             let key = (first.model, first.partition_point);
             routes.entry(key).or_default().push(Entry {
-                gate: update.limited.then(|| Gate::new(first.rate_rps)),
+                gate: update.limited.then(|| Arc::new(Gate::new(first.rate_rps))),
                 targets,
                 turn: AtomicUsize::new(0),
             });
@@ -124,9 +138,33 @@ impl RouteTable {
         for list in routes.values_mut() {
             list.sort_by_key(|e| (e.budget(), e.targets[0].target.route));
         }
+        let mut pools: HashMap<u32, Vec<Toll>> = HashMap::new();
+        for entry in routes.values().flatten() {
+            if let Some(gate) = &entry.gate {
+                let first = &entry.targets[0].target;
+                pools.entry(first.pool).or_default().push(Toll {
+                    budget: entry.budget(),
+                    work_ms: first.work_ms,
+                    gate: Arc::clone(gate),
+                });
+            }
+        }
+        for tolls in pools.values_mut() {
+            tolls.sort_by_key(|t| std::cmp::Reverse(t.budget));
+        }
+        let mut left_out: HashMap<(ModelId, CutPoint), Vec<LeftOut>> = HashMap::new();
+        for out in update.left_out {
+            left_out.entry((out.model, out.partition_point)).or_default().push(out);
+        }
+        for list in left_out.values_mut() {
+            list.sort_by(|a, b| b.budget_ms.total_cmp(&a.budget_ms));
+        }
         RouteTable {
             epoch: update.epoch,
             routes,
+            left_out,
+            pools,
+            price: update.price,
             server_ms: update.server_ms,
             emulated: update.emulated,
         }
@@ -157,6 +195,50 @@ impl RouteTable {
         self.server_ms.get(model).map_or(&[], Vec::as_slice)
     }
 
+    /// What a request costs from each cut point on: milliseconds of one unit of share; empty: not known.
+    pub fn price(&self, model: &ModelId) -> &[f64] {
+        self.price.get(model).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a request of a route may pass where there is more load than devices: by the route's own rate, or in the
+    /// place of less urgent requests that share its partitions. So the least urgent are refused first.
+    fn passes(&self, now: Nanos, entry: &Entry) -> bool {
+        let Some(own) = &entry.gate else { return true };
+        if own.pass(now, 1.0) {
+            return true;
+        }
+        let target = &entry.targets[0].target;
+        let looser = self.pools.get(&target.pool).into_iter().flatten();
+        let mut looser = looser.take_while(|t| t.budget > entry.budget());
+        looser.any(|t| {
+            let weight = target.work_ms / t.work_ms;
+            weight.is_finite() && weight > 0.0 && t.gate.pass(now, weight)
+        })
+    }
+
+    /// Why a request that has no route gets none.
+    fn without_route(&self, model: ModelId, point: CutPoint) -> Refused {
+        let out = self.left_out.get(&(model, point)).and_then(|list| list.first());
+        let epoch = self.epoch;
+        match out {
+            None => Refused::new(
+                Status::NotReady,
+                format!("plan {epoch} has no route for cut point {point} of this model yet"),
+            ),
+            Some(out) if out.too_tight => Refused::new(
+                Status::Late,
+                format!(
+                    "cut point {point} of this model can't be served within {:.1} ms, not even alone",
+                    out.budget_ms
+                ),
+            ),
+            Some(_) => Refused::new(
+                Status::Overloaded,
+                format!("plan {epoch} has no room for cut point {point} of this model: the devices are full"),
+            ),
+        }
+    }
+
     /// How long a request without a route, or whose worker is gone, may wait for another plan: as long as it could still
     /// be run then, no more than half of its time, and not for ever. Where nothing is served, not at all.
     pub fn patience(&self, model: &ModelId, point: CutPoint, time_left: Nanos) -> Nanos {
@@ -172,7 +254,7 @@ impl RouteTable {
     ///
     /// Of the routes for its model and partition point it takes the one with the largest budget that is not
     /// above what it has; below all budgets the tightest, as long as the layers alone can be run in time.
-    /// Where devices ran out, a route lets no more through than it was planned for. Of the workers that run the route
+    /// Where devices ran out, a route lets no more through than it was planned for, but in the place of less urgent ones. Of the workers that run the route
     /// and are `usable`, the one with the fewest requests of it for each of its partitions gets it, so that one that
     /// does not answer gets no more.
     pub fn admit(
@@ -184,11 +266,7 @@ impl RouteTable {
         usable: &dyn Fn(&str) -> bool,
     ) -> Result<Admitted<'_>, Refused> {
         let Some(list) = self.routes.get(&(model, point)) else {
-            let what = format!(
-                "plan {} has no route for cut point {point} of this model yet",
-                self.epoch
-            );
-            return Err(Refused::new(Status::NotReady, what));
+            return Err(self.without_route(model, point));
         };
         let fitting = list.iter().rev().find(|e| e.budget() <= time_left);
         let Some(entry) = fitting.or(list.first()) else {
@@ -210,7 +288,7 @@ impl RouteTable {
             let what = format!("no worker that runs cut point {point} of this model can be reached");
             return Err(Refused::new(Status::WorkerLost, what));
         };
-        if entry.gate.as_ref().is_some_and(|g| !g.pass(now)) {
+        if !self.passes(now, entry) {
             let what = format!(
                 "the devices carry {:.1} requests/s at cut point {point}, and more come",
                 first.rate_rps
@@ -240,6 +318,8 @@ mod tests {
             rate_rps: 1.0,
             least_ms,
             worker: "w".to_owned(),
+            pool: 0,
+            work_ms: 2.0,
         }
     }
 
@@ -255,6 +335,8 @@ mod tests {
                 target(2, 7, 50.0, 5.0),
             ],
             server_ms: BTreeMap::new(),
+            price: BTreeMap::new(),
+            left_out: vec![],
         })
     }
 
@@ -285,6 +367,8 @@ mod tests {
             workers: BTreeMap::new(),
             routes: vec![target(2, 7, 50.0, 5.0), twin],
             server_ms: BTreeMap::new(),
+            price: BTreeMap::new(),
+            left_out: vec![],
         })
     }
 
@@ -338,6 +422,69 @@ mod tests {
     }
 
     #[test]
+    fn the_least_urgent_surplus_is_refused_first() {
+        let mut urgent = target(0, 5, 20.0, 1.0);
+        let mut patient = target(1, 7, 80.0, 1.0);
+        (urgent.rate_rps, patient.rate_rps) = (20.0, 40.0);
+        (urgent.work_ms, patient.work_ms) = (2.0, 1.0);
+        let table = RouteTable::new(RoutesUpdate {
+            epoch: Epoch(3),
+            limited: true,
+            emulated: false,
+            workers: BTreeMap::new(),
+            routes: vec![urgent, patient],
+            server_ms: BTreeMap::new(),
+            price: BTreeMap::new(),
+            left_out: vec![],
+        });
+        // Ten seconds, twice as many of both as are planned for: 80 units of work a second of each.
+        let admitted = |point: u16, every: u64| {
+            move |t: &u64| (t % every == 0).then_some(point)
+        };
+        let (mut urgent, mut patient) = (0, 0);
+        for t in 0..10_000u64 {
+            let due = [admitted(5, 25)(&t), admitted(7, 12)(&t)];
+            for point in due.into_iter().flatten() {
+                let left = if point == 5 { ms(20) } else { ms(80) };
+                let passed = table.admit(ms(t), MODEL, CutPoint(point), left, &|_| true).is_ok();
+                *(if point == 5 { &mut urgent } else { &mut patient }) += u64::from(passed);
+            }
+        }
+        // All of the urgent ones pass as far as there is room: 80 units a second for all.
+        assert!(urgent >= 360, "{urgent} of 400, {patient}");
+        assert!(patient <= 60, "{patient}");
+        let work = 2 * urgent + patient;
+        assert!((760..=860).contains(&work), "{work}");
+    }
+
+    #[test]
+    fn what_is_left_out_on_purpose_is_refused_at_once() {
+        let out = |point, too_tight| LeftOut {
+            model: MODEL,
+            partition_point: CutPoint(point),
+            budget_ms: 30.0,
+            too_tight,
+        };
+        let table = RouteTable::new(RoutesUpdate {
+            epoch: Epoch(3),
+            limited: true,
+            emulated: false,
+            workers: BTreeMap::new(),
+            routes: vec![target(0, 5, 80.0, 10.0)],
+            server_ms: BTreeMap::new(),
+            price: BTreeMap::new(),
+            left_out: vec![out(1, true), out(2, false)],
+        });
+        let status = |point| {
+            let outcome = table.admit(ms(0), MODEL, CutPoint(point), ms(30), &|_| true);
+            outcome.map(|_| ()).unwrap_err().status
+        };
+        assert_eq!(status(1), Status::Late);
+        assert_eq!(status(2), Status::Overloaded);
+        assert_eq!(status(3), Status::NotReady);
+    }
+
+    #[test]
     fn a_request_waits_for_a_plan_as_long_as_it_can_afford() {
         let mut update = RoutesUpdate {
             epoch: Epoch(3),
@@ -346,6 +493,8 @@ mod tests {
             workers: BTreeMap::new(),
             routes: vec![target(0, 0, 80.0, 10.0)],
             server_ms: BTreeMap::new(),
+            price: BTreeMap::new(),
+            left_out: vec![],
         };
         update.server_ms.insert(MODEL, vec![20.0, 10.0, 0.0]);
         let table = RouteTable::new(update.clone());

@@ -1,19 +1,19 @@
 //! `POST /v2/models/M/infer`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use graft_model::CutPoint;
 use graft_plan::Nanos;
-use graft_wire::{InferHeader, Refused, Status, WireType};
+use graft_wire::{InferHeader, Refused, Status, TraceContext, WireType};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::SemaphorePermit;
 
 use super::tensors::{datatype, from_json, to_json, wire_type};
-use super::{BODIES_KIB, JSON_GROWTH, MAX_BODY_BYTES, Shared, find, refusal};
+use super::{BODIES_KIB, JSON_GROWTH, MAX_BODY_BYTES, Shared, find, refusal_of};
 
 /// Requests in one call; each is admitted and batched by itself.
 const MAX_BATCH: usize = 64;
@@ -51,6 +51,23 @@ struct Output {
     parameters: Map<String, Value>,
 }
 
+/// How a call came in.
+#[derive(Clone, Copy)]
+struct Came {
+    trace: TraceContext,
+    coming_in: Duration,
+}
+
+/// The caller's trace context (W3C `traceparent`), one span further; a new trace where it has none.
+fn trace_of(request: &HttpRequest) -> TraceContext {
+    let header = request.headers().get("traceparent");
+    let given = header.and_then(|v| v.to_str().ok()).and_then(TraceContext::parse);
+    match given {
+        Some(context) => context.child(fastrand::u64(..)),
+        None => TraceContext::new(fastrand::u128(..), fastrand::u64(..)),
+    }
+}
+
 /// A body that was understood.
 struct Call {
     id: Option<String>,
@@ -69,7 +86,9 @@ pub(super) async fn infer(
     shared: web::Data<Shared>,
 ) -> HttpResponse {
     let name = request.match_info().get("model").unwrap_or_default();
+    let trace = trace_of(&request);
     let outcome = async {
+        let began = Instant::now();
         // Room is taken before anything is read, for as long as the call lasts.
         let _room = take_room(&request, &shared)?;
         let body = tokio::time::timeout(READ_WITHIN, body.to_bytes_limited(MAX_BODY_BYTES))
@@ -77,11 +96,15 @@ pub(super) async fn infer(
             .map_err(|_| bad("the body did not come in whole in time"))?
             .map_err(|_| bad(format!("the body has more than {MAX_BODY_BYTES} bytes")))?
             .map_err(|e| bad(format!("the body can't be read: {e}")))?;
-        answer(&request, name, &body, &shared).await
+        let call = Came {
+            trace,
+            coming_in: began.elapsed(),
+        };
+        answer(&request, name, &body, &shared, call).await
     };
     match outcome.await {
         Ok(response) => response,
-        Err(refused) => refusal(&refused),
+        Err(refused) => refusal_of(&refused, Some(trace)),
     }
 }
 
@@ -107,6 +130,7 @@ async fn answer(
     model: &str,
     body: &Bytes,
     shared: &Shared,
+    came: Came,
 ) -> Result<HttpResponse, Refused> {
     let entry = find(shared, model)?;
     let header_length = request
@@ -126,12 +150,12 @@ async fn answer(
     };
     let parsed: Body = serde_json::from_slice(&json_part)
         .map_err(|e| bad(format!("the body is no inference request: {e}")))?;
-    let call = understand(parsed, binary, entry, shared.default_budget)?;
+    let call = understand(parsed, binary, entry, shared.default_budget, came.trace)?;
     let rows = call.rows.len();
     let pending: Vec<_> = call
         .rows
         .into_iter()
-        .map(|row| shared.front.infer(call.header.clone(), row))
+        .map(|row| shared.front.infer(call.header.clone(), row, came.coming_in))
         .collect();
     let mut outputs = Vec::with_capacity(rows);
     for outcome in join_all(pending).await {
@@ -156,19 +180,25 @@ async fn answer(
     let mut reply = json!({
         "model_name": entry.manifest.name,
         "model_version": "1",
-        "parameters": { "epoch": first.epoch, "router_ms": first.timing.router_ns as f64 / 1e6 },
+        "parameters": {
+            "epoch": first.epoch,
+            "router_ms": first.timing.router_ns as f64 / 1e6,
+            "request_id": came.trace.request_id(),
+        },
         "outputs": [output],
     });
     if let Some(id) = call.id {
         reply["id"] = id.into();
     }
+    let traced = ("traceparent", came.trace.to_string());
     if !call.binary_output {
-        return Ok(HttpResponse::Ok().json(reply));
+        return Ok(HttpResponse::Ok().insert_header(traced).json(reply));
     }
     let mut json = reply.to_string().into_bytes();
     let length = json.len();
     json.extend(bytes);
     Ok(HttpResponse::Ok()
+        .insert_header(traced)
         .insert_header((HEADER_LENGTH, length.to_string()))
         .content_type("application/octet-stream")
         .body(json))
@@ -179,6 +209,7 @@ fn understand(
     binary: Bytes,
     entry: &graft_model::CatalogEntry,
     default_budget: Duration,
+    trace: TraceContext,
 ) -> Result<Call, Refused> {
     let number = |name: &str| match body.parameters.get(name) {
         None => Ok(None),
@@ -278,6 +309,7 @@ fn understand(
             partition_point: point.0,
             dtype,
             time_left_ns: Nanos::from(budget).0,
+            trace,
         },
         rows: (0..rows)
             .map(|r| bytes.slice(r * width..(r + 1) * width))

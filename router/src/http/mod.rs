@@ -3,6 +3,9 @@
 //! After: the Open Inference Protocol specification, REST, with the binary tensor data extension
 //! (`Inference-Header-Content-Length`). Parameters of Graft's own in a request: `budget_ms`, the deadline, and
 //! `partition_point`, the cut point at which the tensor was cut (0: the model's input).
+//!
+//! A W3C `traceparent` is accepted, passed on to workers and given back; its trace is the request's id, by which
+//! `/v1/requests/ID` tells the request's life (as `graft explain` shows it).
 
 mod infer;
 mod tensors;
@@ -16,7 +19,7 @@ use actix_web::http::StatusCode;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use graft_model::{CatalogEntry, Cut};
 use graft_telemetry::health::{HttpError, Readiness, routes};
-use graft_wire::{Refused, Status};
+use graft_wire::{Refused, Status, TraceContext};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -57,6 +60,8 @@ pub(crate) fn serve(
         App::new()
             .app_data(shared.clone())
             .configure(routes(readiness.clone()))
+            .route("/v1/requests", web::get().to(requests))
+            .route("/v1/requests/{id}", web::get().to(request_life))
             .route("/v2", web::get().to(server_metadata))
             .route("/v2/health/live", web::get().to(live))
             .route("/v2/health/ready", web::get().to(ready))
@@ -89,6 +94,46 @@ fn model_scope(path: &str) -> actix_web::Scope {
         .route("/infer", web::post().to(infer::infer))
 }
 
+#[derive(serde::Deserialize)]
+struct Which {
+    /// Those that were late or refused; else those that were in time.
+    #[serde(default = "yes")]
+    missed: bool,
+    #[serde(default = "twenty")]
+    limit: usize,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn twenty() -> usize {
+    20
+}
+
+/// The latest requests, the newest first.
+async fn requests(which: web::Query<Which>, shared: web::Data<Shared>) -> HttpResponse {
+    let lives = shared.front.lives.lock().unwrap_or_else(|e| e.into_inner());
+    let latest = lives.latest(which.missed, which.limit.min(1000));
+    drop(lives);
+    let lives: Vec<&graft_router_core::Life> = latest.iter().map(|l| &**l).collect();
+    HttpResponse::Ok().json(lives)
+}
+
+/// One request's life.
+async fn request_life(id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
+    // A whole traceparent does, too.
+    let id = TraceContext::parse(&id).map_or_else(|| id.to_lowercase(), |t| t.request_id());
+    let life = shared.front.lives.lock().unwrap_or_else(|e| e.into_inner()).get(&id);
+    match life {
+        Some(life) => HttpResponse::Ok().json(&*life),
+        None => {
+            let what = format!("no request {id} is remembered here: it went through another router, or is long over");
+            HttpResponse::NotFound().json(json!({ "error": what }))
+        }
+    }
+}
+
 async fn nothing_here(request: actix_web::HttpRequest) -> HttpResponse {
     let what = format!("nothing is served at {} {}", request.method(), request.path());
     HttpResponse::NotFound().json(json!({ "error": what }))
@@ -96,12 +141,22 @@ async fn nothing_here(request: actix_web::HttpRequest) -> HttpResponse {
 
 /// The table of statuses, as a response.
 pub(crate) fn refusal(refused: &Refused) -> HttpResponse {
+    refusal_of(refused, None)
+}
+
+/// The same for a request that has a trace.
+pub(crate) fn refusal_of(refused: &Refused, trace: Option<TraceContext>) -> HttpResponse {
     let code = StatusCode::from_u16(refused.status.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(code);
     if refused.status.is_transient() {
         response.insert_header(("Retry-After", "1"));
     }
-    response.json(json!({ "error": refused.reason, "status": refused.status.name() }))
+    let mut body = json!({ "error": refused.reason, "status": refused.status.name() });
+    if let Some(trace) = trace {
+        response.insert_header(("traceparent", trace.to_string()));
+        body["request_id"] = trace.request_id().into();
+    }
+    response.json(body)
 }
 
 async fn server_metadata() -> HttpResponse {

@@ -110,6 +110,28 @@ impl<'a> RouteIndex<'a> {
         self.hosts.get(stage).map_or(&[], Vec::as_slice)
     }
 
+    /// For each partition the pool that it belongs to: partitions that a route leads through share one. Pools are called
+    /// by their first partition.
+    pub fn pools(&self) -> Vec<usize> {
+        let mut pools: Vec<usize> = (0..self.plan.partitions.len()).collect();
+        fn root(pools: &mut [usize], mut i: usize) -> usize {
+            while pools[i] != i {
+                pools[i] = pools[pools[i]];
+                i = pools[i];
+            }
+            i
+        }
+        for route in &self.plan.routes {
+            let mut all = route.stages.iter().flat_map(|id| self.instances(id));
+            let Some(first) = all.next() else { continue };
+            for other in all {
+                let (a, b) = (root(&mut pools, first.partition), root(&mut pools, other.partition));
+                pools[a.max(b)] = a.min(b);
+            }
+        }
+        (0..pools.len()).map(|i| root(&mut pools, i)).collect()
+    }
+
     /// The stages of a route, in order.
     pub fn steps(&self, route: &Route) -> Result<Vec<RouteStep>, RouteError> {
         let hop = ms_to_nanos(self.profile.hop_ms);

@@ -35,6 +35,12 @@ impl StageSpec {
             .unwrap_or_default()
     }
 
+    /// The listed batch whose costs a run of `requests` has.
+    pub fn listed(&self, requests: usize) -> u32 {
+        let listed = self.runs.iter().find(|(batch, _)| *batch as usize >= requests);
+        listed.or(self.runs.last()).map_or(1, |(batch, _)| *batch)
+    }
+
     pub(crate) fn time(&self, requests: usize) -> Nanos {
         self.chunks(requests)
             .iter()

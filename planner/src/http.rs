@@ -1,0 +1,62 @@
+//! What the planner tells over HTTP, beside health and metrics: `/v1/status`, `/v1/plan`, `/v1/decisions`.
+
+use std::net::SocketAddr;
+
+use actix::Addr;
+use actix_web::dev::ServerHandle;
+use actix_web::{HttpResponse, web};
+use graft_planner_core::MOST_DECISIONS;
+use graft_telemetry::health::{self, HttpError, Readiness};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::actor::{PlannerActor, View};
+use crate::observe::Decisions;
+use crate::status::Look;
+
+pub(crate) fn serve(
+    address: SocketAddr,
+    readiness: Readiness,
+    actor: Addr<PlannerActor>,
+) -> Result<(SocketAddr, ServerHandle), HttpError> {
+    health::serve_with(address, readiness, move |config| {
+        config
+            .app_data(web::Data::new(actor.clone()))
+            .route("/v1/status", web::get().to(status))
+            .route("/v1/plan", web::get().to(plan))
+            .route("/v1/decisions", web::get().to(decisions));
+    })
+}
+
+fn gone(error: impl ToString) -> HttpResponse {
+    HttpResponse::ServiceUnavailable().json(json!({ "error": error.to_string() }))
+}
+
+async fn status(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
+    match actor.send(Look).await {
+        Ok(status) => HttpResponse::Ok().json(status),
+        Err(error) => gone(error),
+    }
+}
+
+/// The plan in use (plan.json), and what it was made for (workload.json).
+async fn plan(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
+    match actor.send(View).await {
+        Ok(view) => HttpResponse::Ok().json(json!({
+            "plan": view.plan, "workload": view.workload, "models": view.models, "rolled_out": view.rolled_out,
+        })),
+        Err(error) => gone(error),
+    }
+}
+
+#[derive(Deserialize)]
+struct Which {
+    limit: Option<usize>,
+}
+
+async fn decisions(which: web::Query<Which>, actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
+    match actor.send(Decisions(which.limit.unwrap_or(MOST_DECISIONS))).await {
+        Ok(decisions) => HttpResponse::Ok().json(decisions),
+        Err(error) => gone(error),
+    }
+}
