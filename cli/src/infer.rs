@@ -92,6 +92,7 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
         endpoint: Endpoint::anonymous(&arguments.ca, EndpointOptions::default())?,
     };
     let options = SessionOptions {
+        take_hints: true,
         slo: Duration::from_millis(arguments.slo_ms),
         partition_point: arguments.partition_point.map(CutPoint),
         wire,

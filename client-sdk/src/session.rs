@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use graft_model::{CutPoint, DType, ModelInfo, StageRange, Tensor};
 use graft_transport::{CallError, Connection, Endpoint, Protocol};
-use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, TraceContext, WireType};
+use graft_wire::{
+    ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, TraceContext, WireType,
+};
 
 use tokio::sync::Notify;
 
 use crate::device::{Device, DeviceError, ModelHere};
 use crate::emulation::Emulation;
-use graft_client_core::{Choice, Costs, DESCRIBE_EVERY, Handover, LinkEstimate, choose};
+use graft_client_core::{Choice, Costs, DESCRIBE_EVERY, Handover, Hints, LinkEstimate, choose};
 
 /// Where the router is.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub struct Router {
 pub struct SessionOptions {
     /// From the input to the answer.
     pub slo: Duration,
+    /// Where there is time to spare, take a partition point that is cheaper for the server.
+    pub take_hints: bool,
     /// Hand over there, always; `None`: choose.
     pub partition_point: Option<CutPoint>,
     /// Element type of intermediate tensors on the way; [`DType::F32`] or [`DType::F16`].
@@ -132,6 +136,11 @@ pub struct Inference {
 struct State {
     link: LinkEstimate,
     server_ms: Vec<f64>,
+    price: Vec<f64>,
+    /// From one inference to the next, in the mean of the latest; not known: without end.
+    cycle_ms: f64,
+    /// The latest inference began then.
+    began: Option<Instant>,
     described: Option<Instant>,
     /// The link was last tried then.
     tried: Option<Instant>,
@@ -144,6 +153,20 @@ struct State {
     emulation: Option<Emulation>,
     /// A task connects, probes or asks.
     preparing: bool,
+}
+
+impl State {
+    /// An inference begins.
+    fn begins(&mut self, now: Instant) {
+        if let Some(before) = self.began.replace(now) {
+            let since = (now - before).as_secs_f64() * 1e3;
+            self.cycle_ms = if self.cycle_ms.is_finite() {
+                self.cycle_ms + (since - self.cycle_ms) * CYCLE_WEIGHT
+            } else {
+                since
+            };
+        }
+    }
 }
 
 /// One model on this device, with a router to share its layers with. Clones share everything.
@@ -163,6 +186,8 @@ struct Inner {
     prepared: Notify,
 }
 
+/// Weight of the latest time between two inferences in their mean.
+const CYCLE_WEIGHT: f64 = 0.1;
 /// Wait after a connection could not be made.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Longest wait for small messages.
@@ -190,6 +215,9 @@ impl Session {
             state: Mutex::new(State {
                 link: LinkEstimate::first_guess(),
                 server_ms: vec![],
+                price: vec![],
+                cycle_ms: f64::INFINITY,
+                began: None,
                 described: None,
                 tried: None,
                 asked: false,
@@ -249,8 +277,16 @@ impl Session {
             head_ms: &head_ms,
             bytes: &bytes,
             answer_bytes: cuts.last().map_or(0, |c| c.bytes() as u64),
-            server_ms: &state.server_ms,
+            hints: Hints {
+                server_ms: &state.server_ms,
+                price: if self.inner.options.take_hints {
+                    &state.price
+                } else {
+                    &[]
+                },
+            },
             link: state.link,
+            cycle_ms: state.cycle_ms,
         };
         let slo_ms = self.inner.options.slo.as_secs_f64() * 1e3;
         match self.inner.options.partition_point {
@@ -310,6 +346,7 @@ impl Session {
                 Ok(description) => {
                     let mut state = self.state();
                     state.server_ms = description.server_ms;
+                    state.price = description.price;
                     state.described = Some(Instant::now());
                 }
                 Err(why) => {
@@ -425,6 +462,7 @@ impl Session {
             });
         }
         let last = self.info().last();
+        self.state().begins(start);
         // As long as all layers can still be run here in time.
         let alone = self.emulated_ms(CutPoint(0), last);
         let spare = self.inner.options.slo.saturating_sub(alone).min(PATIENCE);

@@ -39,6 +39,7 @@ fn silent_router() -> (Router, UdpSocket) {
 
 fn options(slo_ms: u64) -> SessionOptions {
     SessionOptions {
+        take_hints: true,
         slo: Duration::from_millis(slo_ms),
         partition_point: None,
         wire: DType::F32,

@@ -375,11 +375,7 @@ impl PlannerActor {
     }
 
     fn roll_out(&mut self, made: Made, cause: Cause, context: &mut Context<Self>) {
-        let Carried {
-            plan,
-            workload,
-            part,
-        } = made.carried;
+        let Carried { plan, workload, part } = made.carried;
         let profile = made.problem.profile;
         let emulated = self.workers.values().any(|w| w.info.emulated);
         let limited = plan.capacity_exhausted || part < 1.0;

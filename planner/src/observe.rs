@@ -251,20 +251,30 @@ impl Handler<Look> for PlannerActor {
         let observed = self.mix.workload(self.headroom, &[]);
         for f in &observed.fragments {
             let key = (f.model.clone(), f.partition_point.0);
-            let point = points.entry(key).or_insert_with(|| blank(&f.model, f.partition_point.0));
+            let point = points
+                .entry(key)
+                .or_insert_with(|| blank(&f.model, f.partition_point.0));
             point.rate_rps += f.rate_rps;
             point.tightest_ms = point.tightest_ms.min(f.budget_ms);
             point.burstiness = point.burstiness.max(f.burstiness);
         }
-        for f in self.current.iter().flat_map(|(kept, ..)| &kept.workload.fragments) {
+        for f in self
+            .current
+            .iter()
+            .flat_map(|(kept, ..)| &kept.workload.fragments)
+        {
             let key = (f.model.clone(), f.partition_point.0);
-            let point = points.entry(key).or_insert_with(|| blank(&f.model, f.partition_point.0));
+            let point = points
+                .entry(key)
+                .or_insert_with(|| blank(&f.model, f.partition_point.0));
             point.planned_rps += f.rate_rps;
             point.tightest_ms = point.tightest_ms.min(f.budget_ms);
         }
         for ((model, at), outcomes) in self.recent.points(self.clock.now()) {
             let model = model.to_string();
-            let point = points.entry((model.clone(), at.0)).or_insert_with(|| blank(&model, at.0));
+            let point = points
+                .entry((model.clone(), at.0))
+                .or_insert_with(|| blank(&model, at.0));
             point.served = Served::of(&outcomes, Recent::SECONDS);
             total += &outcomes;
         }
@@ -272,7 +282,10 @@ impl Handler<Look> for PlannerActor {
             point.tightest_ms = 0.0;
         }
         MessageResult(Status {
-            epoch: self.current.as_ref().map_or(Epoch(0), |(.., update)| update.epoch),
+            epoch: self
+                .current
+                .as_ref()
+                .map_or(Epoch(0), |(.., update)| update.epoch),
             rolling_out: self.rollouts.on_its_way(),
             share: plan.map_or(0, |p| p.total_share),
             share_total: self.workers.values().map(|w| u64::from(w.info.share_total)).sum(),

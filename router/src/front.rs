@@ -1,8 +1,8 @@
 //! The life of a request in the router: check, admit, send on, answer. Shared by QUIC and HTTP.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -13,7 +13,9 @@ use graft_plan::{Epoch, Nanos};
 use graft_router_core::{Arrived, Attempt, BudgetClass, ClassKey, InFlight, Life, Lives, RouteTable};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
-use graft_wire::{AnswerHeader, Description, InferHeader, OutcomeEntry, Outcomes, Refused, RunHeader, Status, Visit};
+use graft_wire::{
+    AnswerHeader, Description, InferHeader, OutcomeEntry, Outcomes, Refused, RunHeader, Status, Visit,
+};
 use tokio::sync::Notify;
 
 use crate::backend::{Backend, BackendFailure, BackendReply};
@@ -197,9 +199,7 @@ impl Front {
             life: Some(life),
             attempts: vec![],
         };
-        let mut outcome = self
-            .route(&header, payload, start, &mut living.attempts)
-            .await;
+        let mut outcome = self.route(&header, payload, start, &mut living.attempts).await;
         let took = self.clock.now() - start;
         if let Ok((answer, _)) = &mut outcome {
             answer.timing.router_ns = took.0;

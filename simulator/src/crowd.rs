@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use graft_client_core::Hints;
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Nanos, Profile, Scenario, ms_to_nanos};
 use graft_wire::Status;
@@ -48,11 +49,12 @@ pub enum Doing {
 
 /// What routers said the server needs.
 #[derive(Default)]
-struct Heard(HashMap<ModelId, Vec<f64>>);
+struct Heard(HashMap<ModelId, (Vec<f64>, Vec<f64>)>);
 
 impl Words for Heard {
-    fn server_ms(&self, _router: u32, model: &ModelId) -> &[f64] {
-        self.0.get(model).map_or(&[], Vec::as_slice)
+    fn hints(&self, _router: u32, model: &ModelId) -> Hints<'_> {
+        let known = self.0.get(model);
+        known.map_or_else(Hints::default, |(server_ms, price)| Hints { server_ms, price })
     }
 }
 
@@ -88,9 +90,10 @@ impl Crowd {
         })
     }
 
-    /// A router says what the server needs of a model from each cut point on, in milliseconds.
-    pub fn hears(&mut self, model: &str, server_ms: Vec<f64>) {
-        self.heard.0.insert(identity(model), server_ms);
+    /// A router says what the server needs of a model from each cut point on, in milliseconds, and what a request costs
+    /// it.
+    pub fn hears(&mut self, model: &str, server_ms: Vec<f64>, price: Vec<f64>) {
+        self.heard.0.insert(identity(model), (server_ms, price));
     }
 
     /// When something is due next. `None`: nothing any more, but for what comes back.

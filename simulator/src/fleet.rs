@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use graft_client_core::{DESCRIBE_EVERY, Handover, LinkEstimate};
+use graft_client_core::{DESCRIBE_EVERY, Handover, Hints, LinkEstimate};
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
 use graft_wire::Status;
@@ -25,7 +25,7 @@ const REFUSED: &str = "refused";
 /// What routers say that the server needs.
 pub(crate) trait Words {
     /// Milliseconds from each cut point on; empty: not known.
-    fn server_ms(&self, router: u32, model: &ModelId) -> &[f64];
+    fn hints(&self, router: u32, model: &ModelId) -> Hints<'_>;
 }
 
 /// All clients.
@@ -191,8 +191,11 @@ impl Fleet {
             last.is_none_or(|at| (now - at).duration() > after)
         };
         if stale(p.described, DESCRIBE_EVERY) {
+            let hints = words.hints(p.router, &p.model);
             p.server_ms.clear();
-            p.server_ms.extend_from_slice(words.server_ms(p.router, &p.model));
+            p.server_ms.extend_from_slice(hints.server_ms);
+            p.price.clear();
+            p.price.extend_from_slice(hints.price);
             p.described = Some(now);
         }
         let point = if p.tried.is_some() { p.choice() } else { p.last() };

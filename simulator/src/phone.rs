@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use graft_client_core::{Choice, Costs, LinkEstimate, choose};
+use graft_client_core::{Choice, Costs, Hints, LinkEstimate, choose};
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Nanos, ms_to_nanos, nanos_to_ms};
 
@@ -50,6 +50,8 @@ pub(crate) struct Phone {
     /// It always hands over there.
     pub fixed: Option<CutPoint>,
     pub process: Process,
+    /// From one inference to the next, in the mean.
+    pub cycle_ms: f64,
     pub way: Way,
     pub stay: Option<Nanos>,
     pub away: Option<Nanos>,
@@ -62,6 +64,10 @@ pub(crate) struct Phone {
     pub tried: Option<Nanos>,
     pub probing: bool,
     pub server_ms: Vec<f64>,
+    /// It takes points that are cheaper for the server where it has time to spare.
+    pub takes_hints: bool,
+    /// And what a request costs it.
+    pub price: Vec<f64>,
     pub described: Option<Nanos>,
     pub in_use: Option<CutPoint>,
     /// Heads that run or wait.
@@ -95,8 +101,12 @@ impl Phone {
             head_ms: &self.head_ms,
             bytes: &self.bytes,
             answer_bytes: self.answer_bytes(),
-            server_ms: &self.server_ms,
+            hints: Hints {
+                server_ms: &self.server_ms,
+                price: if self.takes_hints { &self.price } else { &[] },
+            },
             link: self.estimate,
+            cycle_ms: self.cycle_ms,
         };
         choose(&costs, nanos_to_ms(self.slo), self.in_use)
     }

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use graft_client_core::Hints;
 use graft_model::ModelId;
 use graft_plan::{Devices, Epoch, Nanos, Plan, Profile, Workload, ms_to_nanos};
 use graft_planner_core::routes;
 use graft_router_core::{Arrived, BudgetClass, ClassKey, MixWindow, RouteTable, URGENT_EVERY};
 use graft_wire::{MixEntry, RoutesUpdate, Status, WorkerEndpoint};
 use graft_worker_core::{
-    Admission, Finished, Instance, Limits, PartitionSpec, Refusal, Request as Submitted, RequestId, RouteIndex,
-    RouteStep, Scheduler, SpecError,
+    Admission, Finished, Instance, Limits, PartitionSpec, Refusal, Request as Submitted, RequestId,
+    RouteIndex, RouteStep, Scheduler, SpecError,
 };
 
 use crate::context::Context;
@@ -89,8 +90,12 @@ pub(crate) struct Site {
 }
 
 impl Words for Site {
-    fn server_ms(&self, router: u32, model: &ModelId) -> &[f64] {
-        self.routers[router as usize].table.server_ms(model)
+    fn hints(&self, router: u32, model: &ModelId) -> Hints<'_> {
+        let table = &self.routers[router as usize].table;
+        Hints {
+            server_ms: table.server_ms(model),
+            price: table.price(model),
+        }
     }
 }
 

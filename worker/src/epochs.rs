@@ -63,9 +63,8 @@ impl Workshop {
         let mut parts = vec![];
         let own = plan.partitions.iter().enumerate();
         for (place, partition) in own.filter(|(_, p)| p.device == self.name) {
-            let spec =
-                PartitionSpec::of_plan(plan, partition, &profile, Limits::default(), Admission::On)
-                    .map_err(|e| e.to_string())?;
+            let spec = PartitionSpec::of_plan(plan, partition, &profile, Limits::default(), Admission::On)
+                .map_err(|e| e.to_string())?;
             let models = partition
                 .stages
                 .iter()
@@ -176,7 +175,11 @@ impl Workshop {
                         stage: i.stage,
                         present: Arc::clone(hosted.present.get(i.stage.index())?),
                     }),
-                    None => *elsewhere.entry(&work.plan.partitions[i.partition].device).or_default() += 1,
+                    None => {
+                        *elsewhere
+                            .entry(&work.plan.partitions[i.partition].device)
+                            .or_default() += 1
+                    }
                 }
             }
             let mut peers = vec![];
@@ -186,7 +189,11 @@ impl Workshop {
                     continue;
                 }
                 let Some(address) = work.workers.get(name).map(|w| w.address.as_str()) else {
-                    tracing::warn!(route = number, worker = name, "the plan does not say where a stage's worker is");
+                    tracing::warn!(
+                        route = number,
+                        worker = name,
+                        "the plan does not say where a stage's worker is"
+                    );
                     continue;
                 };
                 let link = match links.get(name) {

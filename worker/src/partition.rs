@@ -16,7 +16,8 @@ use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{BatchClosed, ChunkRun, Refused, Status, Visit};
 use graft_worker_core::{
-    BatchId, Cancelled, Closed, Finished, PartitionSpec, Refusal, Request, RequestId, Run, Scheduler, StageIndex,
+    BatchId, Cancelled, Closed, Finished, PartitionSpec, Refusal, Request, RequestId, Run, Scheduler,
+    StageIndex,
 };
 
 use crate::compute::{Chunk, Command, Computer};
@@ -191,7 +192,9 @@ impl PartitionActor {
         let expected = run.expected.0 as f64 / self.parts.corrections.times(model, batch);
         self.parts.observed.ran(model, batch, expected, took.0 as f64);
         for id in &run.requests {
-            let Some(job) = self.jobs.get_mut(id) else { continue };
+            let Some(job) = self.jobs.get_mut(id) else {
+                continue;
+            };
             let began = job.began;
             if let Some(visit) = job.visits.last_mut()
                 && visit.chunks.len() < Visit::MOST_CHUNKS

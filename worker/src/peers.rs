@@ -159,7 +159,13 @@ impl Peers {
         if let Some(link) = self.links.get(&key).and_then(Weak::upgrade) {
             return link;
         }
-        let open = Link::open(self.endpoint.clone(), address, Role::Worker, Protocol::Work, |_| {});
+        let open = Link::open(
+            self.endpoint.clone(),
+            address,
+            Role::Worker,
+            Protocol::Work,
+            |_| {},
+        );
         let link = Arc::new(open);
         self.links.insert(key, Arc::downgrade(&link));
         link

@@ -89,6 +89,7 @@ impl Fleet {
     pub fn sessions(&self, phones: &[Phone]) -> anyhow::Result<Vec<Arc<Session>>> {
         let session = |phone: &Phone| {
             let options = SessionOptions {
+                take_hints: true,
                 slo: phone.slo,
                 partition_point: None,
                 wire: DType::F32,

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use graft_model::{Catalog, CatalogEntry, DType};
 use graft_simulator::Sending;
 use graft_transport::{Connection, Endpoint, Protocol};
-use graft_wire::{ClientReply, ClientRequest, Description, InferHeader, Limits, Status, TraceContext, WireType};
+use graft_wire::{
+    ClientReply, ClientRequest, Description, InferHeader, Limits, Status, TraceContext, WireType,
+};
 use graft_worker_core::RequestId;
 use tokio::sync::{Mutex, mpsc};
 

@@ -254,8 +254,8 @@ impl Driver {
 
     fn heard(&mut self, crowd: &mut Crowd, name: &str, description: &Description) {
         self.emulated = description.emulated;
-        let server_ms = description.server_ms.iter();
-        crowd.hears(name, server_ms.map(|ms| ms / self.stretch).collect());
+        let here = |list: &[f64]| list.iter().map(|ms| ms / self.stretch).collect();
+        crowd.hears(name, here(&description.server_ms), here(&description.price));
     }
 
     /// An error: the request can't be sent; it counts as lost.

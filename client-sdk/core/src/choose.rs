@@ -4,6 +4,15 @@ use graft_model::CutPoint;
 
 use crate::link::LinkEstimate;
 
+/// What a server says of each cut point; a list is empty where it did not say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hints<'a> {
+    /// Milliseconds that it needs from there on.
+    pub server_ms: &'a [f64],
+    /// What a request costs it from there on: milliseconds of one unit of share.
+    pub price: &'a [f64],
+}
+
 /// What each partition point costs, in milliseconds and bytes; all lists have one entry for each cut point.
 #[derive(Debug, Clone)]
 pub struct Costs<'a> {
@@ -13,10 +22,12 @@ pub struct Costs<'a> {
     pub bytes: &'a [u64],
     /// Bytes of the answer.
     pub answer_bytes: u64,
-    /// What the server needs from the cut point on. Empty: it did not say.
-    pub server_ms: &'a [f64],
+    /// What the server said.
+    pub hints: Hints<'a>,
     /// The link.
     pub link: LinkEstimate,
+    /// From one inference to the next, in milliseconds, as far as is known.
+    pub cycle_ms: f64,
 }
 
 /// A partition point and what it is expected to take.
@@ -36,8 +47,15 @@ pub struct Choice {
 const HYSTERESIS: f64 = 0.1;
 /// The server's time is taken to be so much longer than its layers alone: others are served too.
 const SERVER_MARGIN: f64 = 1.3;
+/// The head of a cheaper point takes no more than this part of the time to the next inference: that does not wait for it.
+const FREE: f64 = 0.05;
+/// A cheaper point is taken if no more than this part of the time that was asked for is expected to be needed there ...
+const SLACK: f64 = 0.3;
+/// ... and if it costs the server no more than this part of the other.
+const CHEAPER: f64 = 0.8;
 
-/// The partition point with the least expected latency; the one in use is kept while it is nearly as good.
+/// The partition point with the least expected latency; where there is time to spare, one that is cheaper for the
+/// server. The one in use is kept while it is nearly as good.
 ///
 /// `in_use`: the present one. `None` in, or a list that is too short: whatever is best.
 pub fn choose(costs: &Costs<'_>, slo_ms: f64, in_use: Option<CutPoint>) -> Option<Choice> {
@@ -48,7 +66,7 @@ pub fn choose(costs: &Costs<'_>, slo_ms: f64, in_use: Option<CutPoint>) -> Optio
             (0.0, 0.0)
         } else {
             let sent = costs.link.transfer_ms(*costs.bytes.get(k)?, costs.answer_bytes);
-            (sent, *costs.server_ms.get(k)? * SERVER_MARGIN)
+            (sent, *costs.hints.server_ms.get(k)? * SERVER_MARGIN)
         };
         let total_ms = head + network + server;
         Some(Choice {
@@ -62,14 +80,36 @@ pub fn choose(costs: &Costs<'_>, slo_ms: f64, in_use: Option<CutPoint>) -> Optio
         .filter_map(at)
         .min_by(|a, b| a.total_ms.total_cmp(&b.total_ms))?;
     let present = in_use.and_then(|p| at(p.index()));
-    match present {
+    let quickest = match present {
         Some(present)
             if present.total_ms <= best.total_ms * (1.0 + HYSTERESIS) && present.in_time >= best.in_time =>
         {
-            Some(present)
+            present
         }
-        _ => Some(best),
-    }
+        _ => best,
+    };
+    let price = |c: &Choice| costs.hints.price.get(c.point.index()).copied();
+    let Some(dear) = price(&quickest).filter(|_| usize::from(quickest.point.0) < last) else {
+        return Some(quickest);
+    };
+    // There is time to spare at all of these, even if the link or the server is slower than expected.
+    let is_free = |c: &Choice| {
+        let head = costs.head_ms.get(c.point.index());
+        head.is_some_and(|head| *head <= costs.cycle_ms * FREE)
+    };
+    let has_slack = |c: &Choice| c.total_ms <= SLACK * slo_ms && is_free(c);
+    let cheaper = (0..last)
+        .filter_map(at)
+        .filter(has_slack)
+        .filter_map(|c| Some((price(&c)?, c)))
+        .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_ms.total_cmp(&b.1.total_ms)))
+        .filter(|(price, _)| *price <= dear * CHEAPER);
+    let Some((least, cheapest)) = cheaper else {
+        return Some(quickest);
+    };
+    let stays =
+        |p: &Choice| p.point.index() < last && has_slack(p) && price(p).is_some_and(|p| p <= least / CHEAPER);
+    Some(present.filter(stays).unwrap_or(cheapest))
 }
 
 #[cfg(test)]
@@ -86,8 +126,12 @@ mod tests {
             head_ms: &HEAD,
             bytes: &BYTES,
             answer_bytes: 4_000,
-            server_ms: &SERVER,
+            hints: Hints {
+                server_ms: &SERVER,
+                price: &[],
+            },
             link: LinkEstimate::new(mbps, mbps, 10.0),
+            cycle_ms: f64::INFINITY,
         }
     }
 
@@ -115,11 +159,45 @@ mod tests {
     #[test]
     fn without_word_from_the_server_everything_runs_here() {
         let mut alone = costs(1000.0);
-        alone.server_ms = &[];
+        alone.hints.server_ms = &[];
         assert_eq!(choose(&alone, 500.0, None).unwrap().point, CutPoint(3));
     }
 
+    const PRICE: [f64; 4] = [160.0, 30.0, 20.0, 0.0];
+
+    fn hinted(mbps: f64) -> Costs<'static> {
+        let mut costs = costs(mbps);
+        costs.hints.price = &PRICE;
+        costs
+    }
+
+    #[test]
+    fn who_has_time_to_spare_takes_a_cheaper_point() {
+        let choice = |slo: f64, present| choose(&hinted(1000.0), slo, present).unwrap().point;
+        assert_eq!(choice(500.0, None), CutPoint(2));
+        // Not where it would be tight.
+        assert_eq!(choice(60.0, None), CutPoint(0));
+        assert_eq!(choice(250.0, None), CutPoint(1));
+        // Nor where the next inference would have to wait.
+        let mut busy = hinted(1000.0);
+        busy.cycle_ms = 60.0;
+        assert_eq!(choose(&busy, 500.0, None).unwrap().point, CutPoint(0));
+        // Nor for a little.
+        assert_eq!(choice(500.0, Some(CutPoint(1))), CutPoint(2));
+        assert_eq!(choice(500.0, Some(CutPoint(2))), CutPoint(2));
+    }
+
     proptest! {
+        #[test]
+        fn hints_never_cost_anybody_the_time_that_was_asked_for(mbps in 0.01f64..1e4, slo in 20.0f64..500.0) {
+            let plain = choose(&costs(mbps), slo, None).unwrap();
+            for present in [None, Some(CutPoint(0)), Some(CutPoint(1)), Some(CutPoint(2))] {
+                let choice = choose(&hinted(mbps), slo, present).unwrap();
+                prop_assert!(choice.in_time >= plain.in_time);
+            }
+        }
+
+
         #[test]
         fn nothing_is_faster_than_the_fresh_choice(mbps in 0.01f64..1e4) {
             let costs = costs(mbps);

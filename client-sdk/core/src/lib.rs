@@ -9,6 +9,6 @@ mod choose;
 mod handover;
 mod link;
 
-pub use choose::{Choice, Costs, choose};
+pub use choose::{Choice, Costs, Hints, choose};
 pub use handover::{DESCRIBE_EVERY, Handover};
 pub use link::LinkEstimate;

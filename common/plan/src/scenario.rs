@@ -137,6 +137,9 @@ pub struct PhoneGroup {
     /// And come back after so long, in seconds; none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away_s: Option<Range>,
+    /// Where they have time to spare, they take partition points that are cheaper for the server.
+    #[serde(default = "yes")]
+    pub hints: bool,
     /// They always hand over there; none: they choose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_point: Option<CutPoint>,
@@ -318,6 +321,9 @@ fn default_headroom() -> f64 {
 }
 fn one() -> u32 {
     1
+}
+fn yes() -> bool {
+    true
 }
 fn two() -> u32 {
     2

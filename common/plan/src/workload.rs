@@ -75,7 +75,10 @@ impl Checked for Workload {
             let place = || format!("fragments[{i}].burstiness");
             positive(place, f.burstiness, "a variance over a mean")?;
             if f.burstiness > MOST_BURSTY {
-                return wrong(place(), format!("is {}; expected {MOST_BURSTY} at most", f.burstiness));
+                return wrong(
+                    place(),
+                    format!("is {}; expected {MOST_BURSTY} at most", f.burstiness),
+                );
             }
         }
         Ok(())

@@ -120,7 +120,11 @@ pub fn serve_with(
     more: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 ) -> Result<(SocketAddr, actix_web::dev::ServerHandle), HttpError> {
     let error = |cause| HttpError { address, cause };
-    let app = move || App::new().configure(routes(readiness.clone())).configure(more.clone());
+    let app = move || {
+        App::new()
+            .configure(routes(readiness.clone()))
+            .configure(more.clone())
+    };
     let server = HttpServer::new(app)
         .workers(1)
         .max_connections(64)

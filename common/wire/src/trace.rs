@@ -36,7 +36,10 @@ impl TraceContext {
     /// Reads a `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`, lower case. Later versions may go on after that.
     /// `None`: it is none, and a new trace begins.
     pub fn parse(text: &str) -> Option<Self> {
-        let lower = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let lower = |part: &str| {
+            part.bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
         let mut parts = text.trim().split('-');
         let mut part = |length: usize| parts.next().filter(|p| p.len() == length && lower(p));
         let version = part(2).filter(|v| *v != "ff")?;

@@ -51,7 +51,11 @@ pub fn plan_what_fits(
         }
         for fragment in &mut scaled.workload.fragments {
             let over = (fragment.burstiness - 1.0).max(0.0);
-            fragment.burstiness = if halved < BURST_STEPS { 1.0 + over / 2.0 } else { 1.0 };
+            fragment.burstiness = if halved < BURST_STEPS {
+                1.0 + over / 2.0
+            } else {
+                1.0
+            };
         }
         let (plan, _) = plan_all(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
         if !plan.capacity_exhausted {

@@ -66,7 +66,10 @@ impl Corrections {
                 }
             }
         }
-        moved.into_iter().map(|(model, (from, to))| (model, from, to)).collect()
+        moved
+            .into_iter()
+            .map(|(model, (from, to))| (model, from, to))
+            .collect()
     }
 
     /// All of them.
@@ -93,7 +96,10 @@ impl Corrections {
 
     /// What workers are to take for their runs, for all batches of a profile.
     pub fn of_profile(&self, profile: &Profile) -> Vec<Correction> {
-        let models = profile.models.keys().filter_map(|name| name.parse::<ModelId>().ok());
+        let models = profile
+            .models
+            .keys()
+            .filter_map(|name| name.parse::<ModelId>().ok());
         let each = models.flat_map(|model| profile.batches.iter().map(move |&batch| (model, batch)));
         each.map(|(model, batch)| Correction {
             model,
@@ -141,12 +147,21 @@ mod tests {
         let mut corrections = Corrections::default();
         let noisy = |i: u32| if i % 2 == 0 { 0.9 } else { 1.1 };
         assert!((0..100).all(|i| corrections.report(&[runs(1, noisy(i))]).is_empty()));
-        let moved: Vec<Moved> = (0..60).flat_map(|_| corrections.report(&[runs(1, 2.0)])).collect();
+        let moved: Vec<Moved> = (0..60)
+            .flat_map(|_| corrections.report(&[runs(1, 2.0)]))
+            .collect();
         assert!((2..=8).contains(&moved.len()), "{moved:?}");
         assert!((corrections.times(MODEL, 1) - 2.0).abs() < 0.2);
         // It comes down again, too.
         (0..100).for_each(|_| drop(corrections.report(&[runs(1, 1.0)])));
         assert!(corrections.times(MODEL, 1) < 1.25);
-        assert!(corrections.report(&[RunsTook { took_ms: f64::NAN, ..runs(1, 1.0) }]).is_empty());
+        assert!(
+            corrections
+                .report(&[RunsTook {
+                    took_ms: f64::NAN,
+                    ..runs(1, 1.0)
+                }])
+                .is_empty()
+        );
     }
 }

@@ -139,13 +139,14 @@ impl DecisionLog {
 
     /// All routers use a plan: the one before is replaced. Its epoch.
     pub fn in_use(&mut self, epoch: Epoch, at_unix_ms: u64) -> Option<Epoch> {
-        let before = self.in_use.replace(epoch).filter(|before| *before != epoch);
+        let before = self.in_use.filter(|before| *before != epoch);
         if let Some(before) = before {
             self.lasted(at_unix_ms);
             if let Some(decision) = self.get_mut(before) {
                 decision.outcome = Outcome::Replaced;
             }
         }
+        self.in_use = Some(epoch);
         self.since_unix_ms = at_unix_ms;
         if let Some(decision) = self.get_mut(epoch) {
             decision.outcome = Outcome::InUse;

@@ -59,7 +59,13 @@ fn burstiness(draft: &Draft, merged: &[Merged]) -> Option<Vec<f64>> {
             sums[stage].1 += merged[*unit].rate_rps;
         }
     }
-    let index = |(variance, rate): &(f64, f64)| if *rate > 0.0 { (variance / rate).max(1.0) } else { 1.0 };
+    let index = |(variance, rate): &(f64, f64)| {
+        if *rate > 0.0 {
+            (variance / rate).max(1.0)
+        } else {
+            1.0
+        }
+    };
     Some(sums.iter().map(index).collect())
 }
 

@@ -61,7 +61,11 @@ impl std::ops::AddAssign for Flow {
 
 impl Flow {
     fn of(entry: &Observation) -> Self {
-        let sound = if entry.burstiness.is_finite() { entry.burstiness } else { 1.0 };
+        let sound = if entry.burstiness.is_finite() {
+            entry.burstiness
+        } else {
+            1.0
+        };
         Flow {
             rate: entry.rate_rps,
             variance: entry.rate_rps * sound.clamp(1.0, MOST_BURSTY),
@@ -70,7 +74,11 @@ impl Flow {
 
     /// The index of dispersion, in steps; what may be chance is none.
     fn burstiness(self) -> f64 {
-        let index = if self.rate > 0.0 { self.variance / self.rate } else { 1.0 };
+        let index = if self.rate > 0.0 {
+            self.variance / self.rate
+        } else {
+            1.0
+        };
         if index < BURSTY {
             1.0
         } else {

@@ -249,9 +249,7 @@ impl Replanner {
         let (at, planned, bursts_planned) = match &self.planned {
             None if self.tried.is_some_and(|at| now < at + DANGER_AFTER) => return None,
             None => return Some(Cause::Members),
-            Some((at, planned, bursts)) => {
-                (self.tried.map_or(*at, |tried| tried.max(*at)), planned, bursts)
-            }
+            Some((at, planned, bursts)) => (self.tried.map_or(*at, |tried| tried.max(*at)), planned, bursts),
         };
         let wanted = points(workload);
         let unserved = wanted.keys().find(|k| !planned.contains_key(*k));
@@ -428,11 +426,11 @@ mod tests {
 
     #[test]
     fn there_are_only_so_many_savings_an_hour() {
-        let mut replanner = begun(&[(0, 50.0, 1000.0)]);
+        let mut replanner = begun(&[(0, 50.0, 1e18)]);
         let mut plans = 0;
         for minute in 1..60u64 {
             // Less and less.
-            let less = workload(&[(0, 50.0, 1000.0 * 0.6f64.powi(minute as i32))]);
+            let less = workload(&[(0, 50.0, 1e18 * 0.5f64.powi(minute as i32))]);
             if let Some(cause) = replanner.decide(at(minute * 60_000), &less) {
                 replanner.tried(at(minute * 60_000));
                 replanner.planned(at(minute * 60_000), &less, &cause);

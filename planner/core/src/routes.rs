@@ -36,8 +36,17 @@ pub fn routes(
         };
         let least = steps.iter().fold(Nanos::ZERO, |sum, s| sum + s.alone);
         let (work_ms, price) = work(plan, profile, &index, route, &steps);
-        hints.serves(model, fragment.partition_point, nanos_to_ms(least), price, profile);
-        let devices = first.instances.iter().map(|i| (i, &plan.partitions[i.partition].device));
+        hints.serves(
+            model,
+            fragment.partition_point,
+            nanos_to_ms(least),
+            price,
+            profile,
+        );
+        let devices = first
+            .instances
+            .iter()
+            .map(|i| (i, &plan.partitions[i.partition].device));
         targets.extend(
             devices
                 .filter(|(_, d)| workers.contains_key(*d))
@@ -101,8 +110,16 @@ fn left_out(plan: &Plan, profile: &Profile, fragments: &HashMap<&str, &Fragment>
     let of = |f: &&Fragment| {
         let last = CutPoint(u16::try_from(profile.models.get(&f.model)?.segments.len()).ok()?);
         let range = StageRange::new(f.partition_point, last)?;
-        let on = |share| profile.latency(&f.model, range, 1, share, 0.0).map_or(f64::INFINITY, nanos_to_ms);
-        let least = profile.shares.iter().map(|&share| on(share)).fold(f64::INFINITY, f64::min);
+        let on = |share| {
+            profile
+                .latency(&f.model, range, 1, share, 0.0)
+                .map_or(f64::INFINITY, nanos_to_ms)
+        };
+        let least = profile
+            .shares
+            .iter()
+            .map(|&share| on(share))
+            .fold(f64::INFINITY, f64::min);
         Some(LeftOut {
             model: f.model.parse().ok()?,
             partition_point: f.partition_point,

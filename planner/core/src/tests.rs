@@ -485,13 +485,20 @@ fn bursts_cost_share_and_are_served_all_the_same() {
         let problem = problem(fragments.collect(), 8);
         let options = GraftOptions::default();
         let carried = plan_what_fits(&problem, Epoch(1), None, options, &Alone, &mut |p| p.moves < 4);
-        let broken = carried.plan.check(&problem.workload, &problem.profile, &problem.devices);
+        let broken = carried
+            .plan
+            .check(&problem.workload, &problem.profile, &problem.devices);
         assert!(broken.is_empty(), "{broken:?}");
         assert_eq!(carried.part, 1.0);
         carried.plan
     };
     let (smooth, bursty) = (plan_for(1.0, 60.0), plan_for(8.0, 60.0));
-    assert!(bursty.total_share > smooth.total_share, "{} {}", bursty.total_share, smooth.total_share);
+    assert!(
+        bursty.total_share > smooth.total_share,
+        "{} {}",
+        bursty.total_share,
+        smooth.total_share
+    );
     // Bursts that no share absorbs in so little time do not leave the fragments unserved.
     let tight = plan_for(16.0, 12.0);
     assert!(tight.infeasible.is_empty(), "{:?}", tight.infeasible);

@@ -131,7 +131,10 @@ mod tests {
         assert!(lives.get(&format!("{:032x}", 1)).is_none());
         assert_eq!(lives.by_id.len(), MOST + 1);
         assert_eq!(lives.latest(true, 5).len(), 1);
-        assert_eq!(lives.latest(false, 5)[0].request_id, format!("{:032x}", 10 * MOST));
+        assert_eq!(
+            lives.latest(false, 5)[0].request_id,
+            format!("{:032x}", 10 * MOST)
+        );
     }
 
     #[test]

@@ -100,14 +100,24 @@ impl Counted {
     }
 }
 
+/// A part of the window.
+#[derive(Debug)]
+struct Slot {
+    began: Nanos,
+    /// The time in which its requests came in.
+    covers: Nanos,
+    classes: BTreeMap<ClassKey, Counted>,
+}
+
 /// Counts of the last seconds.
 #[derive(Debug)]
 pub struct MixWindow {
     slot: Nanos,
     slots: usize,
-    /// Oldest first: when it began, and what came in.
-    history: VecDeque<(Nanos, BTreeMap<ClassKey, Counted>)>,
-    started: Nanos,
+    /// Oldest first.
+    history: VecDeque<Slot>,
+    /// Until then requests were counted.
+    counted_to: Nanos,
 }
 
 impl MixWindow {
@@ -122,18 +132,18 @@ impl MixWindow {
             slot,
             slots: slots.max(1),
             history: VecDeque::new(),
-            started: now,
+            counted_to: now,
         }
     }
 
     /// Requests of a class came in until about `now`.
     pub fn add(&mut self, now: Nanos, key: ClassKey, arrived: Arrived) {
         self.advance(now);
-        let known = self.history.iter().map(|(_, m)| m.len()).max().unwrap_or(0);
-        if let Some((_, newest)) = self.history.back_mut()
-            && (known < MAX_CLASSES || newest.contains_key(&key))
+        let known = self.history.iter().map(|s| s.classes.len()).max().unwrap_or(0);
+        if let Some(newest) = self.history.back_mut()
+            && (known < MAX_CLASSES || newest.classes.contains_key(&key))
         {
-            let (sum, more) = (newest.entry(key).or_default(), arrived.closed());
+            let (sum, more) = (newest.classes.entry(key).or_default(), arrived.closed());
             sum.count += more.count;
             sum.squares += more.squares;
         }
@@ -144,31 +154,40 @@ impl MixWindow {
         while self
             .history
             .front()
-            .is_some_and(|(at, _)| *at + self.slot < oldest_kept)
+            .is_some_and(|s| s.began + self.slot < oldest_kept)
         {
             self.history.pop_front();
         }
         match self.history.back() {
-            Some((at, _)) if now < *at + self.slot => {}
-            _ => self.history.push_back((now, BTreeMap::new())),
+            Some(newest) if now < newest.began + self.slot => {}
+            _ => self.history.push_back(Slot {
+                began: now,
+                covers: Nanos::ZERO,
+                classes: BTreeMap::new(),
+            }),
         }
         while self.history.len() > self.slots {
             self.history.pop_front();
+        }
+        // What is counted now came in since it was counted last.
+        let since = now - self.counted_to;
+        self.counted_to = now;
+        if let Some(newest) = self.history.back_mut() {
+            newest.covers += since;
         }
     }
 
     /// The rates over the window, and its length in seconds.
     pub fn rates(&mut self, now: Nanos) -> (f64, Vec<MixEntry>) {
         self.advance(now);
-        let begin = self.history.front().map_or(now, |(at, _)| *at).max(self.started);
+        let covers = self.history.iter().map(|s| s.covers.as_secs()).sum::<f64>();
         // A window that has just begun would make a rate of a single request.
-        let seconds = (now - begin).as_secs().max(self.slot.as_secs());
+        let seconds = covers.max(self.slot.as_secs());
         // Within each slot by itself: a rate that moves is not a burst.
-        let ends = self.history.iter().skip(1).map(|(at, _)| *at).chain([now]);
         let mut sums: BTreeMap<ClassKey, (u64, f64)> = BTreeMap::new();
-        for ((begin, classes), end) in self.history.iter().zip(ends) {
-            let windows = (end - *begin).as_secs().max(0.1) / BURST_WINDOW.as_secs();
-            for (key, counted) in classes {
+        for slot in &self.history {
+            let windows = (slot.covers.as_secs() / BURST_WINDOW.as_secs()).max(2.0);
+            for (key, counted) in &slot.classes {
                 let sum = sums.entry(*key).or_default();
                 sum.0 += counted.count;
                 sum.1 += counted.count as f64 * counted.dispersion(windows);
@@ -220,7 +239,10 @@ mod tests {
         // Evenly: less than by chance.
         assert!(burstiness(&|_| (0..50).map(|i| i * 10).collect()) < 0.1);
         // Twice as many in every other second.
-        let swings = |half: u64| (0..50 * (1 + half / 2 % 2)).map(|i| i * 500 / 101).collect();
+        let swings = |half: u64| {
+            let count = 50 * (1 + half / 2 % 2);
+            (0..count).map(|i| i * 500 / count).collect()
+        };
         assert!(burstiness(&swings) < 1.2, "{}", burstiness(&swings));
         // Eight at once, now and then: an index of about eight.
         let bursts = burstiness(&|half| vec![half * 37 % 450; 8]);

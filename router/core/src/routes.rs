@@ -154,7 +154,10 @@ impl RouteTable {
         }
         let mut left_out: HashMap<(ModelId, CutPoint), Vec<LeftOut>> = HashMap::new();
         for out in update.left_out {
-            left_out.entry((out.model, out.partition_point)).or_default().push(out);
+            left_out
+                .entry((out.model, out.partition_point))
+                .or_default()
+                .push(out);
         }
         for list in left_out.values_mut() {
             list.sort_by(|a, b| b.budget_ms.total_cmp(&a.budget_ms));
@@ -438,15 +441,15 @@ mod tests {
             left_out: vec![],
         });
         // Ten seconds, twice as many of both as are planned for: 80 units of work a second of each.
-        let admitted = |point: u16, every: u64| {
-            move |t: &u64| (t % every == 0).then_some(point)
-        };
+        let admitted = |point: u16, every: u64| move |t: &u64| (t % every == 0).then_some(point);
         let (mut urgent, mut patient) = (0, 0);
         for t in 0..10_000u64 {
             let due = [admitted(5, 25)(&t), admitted(7, 12)(&t)];
             for point in due.into_iter().flatten() {
                 let left = if point == 5 { ms(20) } else { ms(80) };
-                let passed = table.admit(ms(t), MODEL, CutPoint(point), left, &|_| true).is_ok();
+                let passed = table
+                    .admit(ms(t), MODEL, CutPoint(point), left, &|_| true)
+                    .is_ok();
                 *(if point == 5 { &mut urgent } else { &mut patient }) += u64::from(passed);
             }
         }

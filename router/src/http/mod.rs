@@ -124,11 +124,18 @@ async fn requests(which: web::Query<Which>, shared: web::Data<Shared>) -> HttpRe
 async fn request_life(id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
     // A whole traceparent does, too.
     let id = TraceContext::parse(&id).map_or_else(|| id.to_lowercase(), |t| t.request_id());
-    let life = shared.front.lives.lock().unwrap_or_else(|e| e.into_inner()).get(&id);
+    let life = shared
+        .front
+        .lives
+        .lock()
+        .unwrap_or_else(|e| e.into_inner())
+        .get(&id);
     match life {
         Some(life) => HttpResponse::Ok().json(&*life),
         None => {
-            let what = format!("no request {id} is remembered here: it went through another router, or is long over");
+            let what = format!(
+                "no request {id} is remembered here: it went through another router, or is long over"
+            );
             HttpResponse::NotFound().json(json!({ "error": what }))
         }
     }

@@ -125,7 +125,10 @@ impl<'a> RouteIndex<'a> {
             let mut all = route.stages.iter().flat_map(|id| self.instances(id));
             let Some(first) = all.next() else { continue };
             for other in all {
-                let (a, b) = (root(&mut pools, first.partition), root(&mut pools, other.partition));
+                let (a, b) = (
+                    root(&mut pools, first.partition),
+                    root(&mut pools, other.partition),
+                );
                 pools[a.max(b)] = a.min(b);
             }
         }
