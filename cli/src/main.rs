@@ -2,9 +2,11 @@
 //!
 //! Exit codes: 0 = as asked, 1 = the answer is no (a wrong result, a check that fails), 2 = unusable input.
 
+mod ask;
 mod ca;
 mod demo;
 mod evaluate;
+mod explain;
 mod infer;
 mod load;
 mod model;
@@ -15,6 +17,7 @@ mod profile;
 mod scenario;
 mod simulate;
 mod site;
+mod top;
 mod up;
 
 use std::process::ExitCode;
@@ -48,6 +51,10 @@ enum Command {
     Simulate(simulate::Arguments),
     /// Let the clients of a scenario ask real routers, open-loop
     Load(load::Arguments),
+    /// Watch a site live
+    Top(top::Arguments),
+    /// Tell a request's life
+    Explain(explain::Arguments),
     /// Measure the planner against others, and draw what comes out
     Evaluate(evaluate::Arguments),
     /// Make certificates for routers, planners and workers
@@ -72,6 +79,8 @@ fn main() -> ExitCode {
         Command::Profile(arguments) => profile::run(arguments),
         Command::Simulate(arguments) => simulate::run(arguments),
         Command::Load(arguments) => load::run(arguments),
+        Command::Top(arguments) => top::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Ca(command) => ca::run(command),
     };

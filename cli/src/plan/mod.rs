@@ -3,6 +3,7 @@
 mod algorithm;
 mod check;
 mod diff;
+mod log;
 mod make;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use graft_plan::{Devices, FormatFile, Profile, Workload};
 use graft_planner_core::{Lacks, Problem};
 
 pub(crate) use algorithm::Algorithm;
+pub(crate) use log::outcome;
 
 use crate::Verdict;
 
@@ -59,12 +61,15 @@ pub(crate) enum Command {
     Check(check::Check),
     /// Say what a plan changes about another
     Diff(diff::Diff),
+    /// Tell a planner's decisions: why, what was expected of them, and what came of them
+    Log(log::Log),
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     match (arguments.command, arguments.files) {
         (Some(Command::Check(arguments)), _) => check::check(&arguments),
         (Some(Command::Diff(arguments)), _) => diff::diff(&arguments),
+        (Some(Command::Log(arguments)), _) => log::log(&arguments),
         (None, Some(files)) => make::make(&files, &arguments.make),
         (None, None) => {
             anyhow::bail!("give --workload, --profiles and --devices, or a subcommand: see --help")

@@ -1,0 +1,44 @@
+//! Asks a program's HTTP address.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::de::DeserializeOwned;
+
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Largest answer, in bytes.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// What is at a path of a program's HTTP address, e.g. `127.0.0.1:7302`; JSON.
+pub(crate) fn get<T: DeserializeOwned>(address: &str, path: &str) -> anyhow::Result<T> {
+    let base = if address.contains("://") {
+        address.trim_end_matches('/').to_owned()
+    } else {
+        format!("http://{address}")
+    };
+    let url = format!("{base}{path}");
+    let agent = ureq::Agent::config_builder()
+        .timeout_global(Some(PATIENCE))
+        .http_status_as_error(false)
+        .build()
+        .new_agent();
+    let mut response = agent
+        .get(&url)
+        .call()
+        .with_context(|| format!("can't ask {url}"))?;
+    let status = response.status();
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(MOST_BYTES)
+        .read_to_string();
+    let body = body.with_context(|| format!("the answer of {url} can't be read"))?;
+    if !status.is_success() {
+        let reason = serde_json::from_str::<serde_json::Value>(&body).ok();
+        let reason = reason.and_then(|v| v["error"].as_str().map(str::to_owned));
+        anyhow::bail!("{url}: {}", reason.unwrap_or_else(|| format!("status {status}")));
+    }
+    serde_json::from_str(&body)
+        .with_context(|| format!("{url} answered something else: is it the right program?"))
+}
