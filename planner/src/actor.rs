@@ -351,7 +351,7 @@ impl PlannerActor {
         }
         let now = self.clock.now();
         if let Some(running) = running
-            && !Replanner::is_worth(&cause, share, running)
+            && !Replanner::is_worth(&cause, share, running, self.replanner.is_limited())
         {
             tracing::info!(%cause, share, running, "another plan would save too little");
             metrics::counter!(names::PLANNER_PLANS, "outcome" => "not_worth").increment(1);
@@ -359,7 +359,8 @@ impl PlannerActor {
             self.decided(epoch, cause.to_string(), predicted, Outcome::NotWorth);
             return;
         }
-        self.replanner.planned(now, &problem.workload, &cause);
+        let limited = plan.capacity_exhausted || made.carried.part < 1.0;
+        self.replanner.planned(now, &problem.workload, &cause, limited);
         tracing::info!(
             %epoch, %cause, fragments = problem.workload.fragments.len(), share,
             infeasible = plan.infeasible.len(), exhausted = plan.capacity_exhausted, "rolling out a plan"
@@ -371,14 +372,13 @@ impl PlannerActor {
             );
         }
         self.decided(epoch, cause.to_string(), predicted, Outcome::RollingOut);
-        self.roll_out(made, cause, context);
+        self.roll_out(made, cause, limited, context);
     }
 
-    fn roll_out(&mut self, made: Made, cause: Cause, context: &mut Context<Self>) {
-        let Carried { plan, workload, part } = made.carried;
+    fn roll_out(&mut self, made: Made, cause: Cause, limited: bool, context: &mut Context<Self>) {
+        let Carried { plan, workload, .. } = made.carried;
         let profile = made.problem.profile;
         let emulated = self.workers.values().any(|w| w.info.emulated);
-        let limited = plan.capacity_exhausted || part < 1.0;
         let update = routes(&plan, limited, &workload, &profile, &self.endpoints());
         let way = OnItsWay {
             update: RoutesUpdate { emulated, ..update },

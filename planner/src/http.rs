@@ -39,11 +39,12 @@ async fn status(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
     }
 }
 
-/// The plan in use (plan.json), and what it was made for (workload.json).
+/// The plan in use (plan.json), what it was made for (workload.json), and the costs (profiles.json).
 async fn plan(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
     match actor.send(View).await {
         Ok(view) => HttpResponse::Ok().json(json!({
             "plan": view.plan, "workload": view.workload, "models": view.models, "rolled_out": view.rolled_out,
+            "profile": view.profile,
         })),
         Err(error) => gone(error),
     }

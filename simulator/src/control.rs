@@ -212,11 +212,14 @@ impl<'a> Control<'a> {
         let mut decision = decided(now, self.named(&cause), running, &carried);
         decision.failed = broken.first().map(|b| format!("the plan breaks a rule: {b}"));
         let (share, before) = (carried.plan.total_share, running.map(|p| p.total_share));
-        if before.is_some_and(|before| !Replanner::is_worth(&cause, share, before)) {
+        if before
+            .is_some_and(|before| !Replanner::is_worth(&cause, share, before, self.replanner.is_limited()))
+        {
             decision.failed = Some("it would save too little".to_owned());
             self.replanner.kept(now);
         } else if decision.failed.is_none() {
-            self.replanner.planned(now, &problem.workload, &cause);
+            let limited = carried.plan.capacity_exhausted || carried.part < 1.0;
+            self.replanner.planned(now, &problem.workload, &cause, limited);
         } else if cause == Cause::Members {
             self.replanner.members_changed();
         }

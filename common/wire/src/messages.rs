@@ -470,7 +470,7 @@ pub struct RouteTarget {
     pub partition_point: CutPoint,
     /// The budget that it was planned for, in milliseconds.
     pub budget_ms: f64,
-    /// Planned requests per second.
+    /// Requests per second that it carries.
     pub rate_rps: f64,
     /// Least time from the worker's having the request to the answer, in milliseconds.
     pub least_ms: f64,

@@ -20,9 +20,9 @@ pub struct Carried {
 /// Steps from the observed bursts to none; each halves them.
 const BURST_STEPS: u32 = 4;
 /// Each step to a smaller load takes this part of the one before.
-const STEP: f64 = 0.85;
+const STEP: f64 = 0.93;
 /// Steps before fragments are left out altogether.
-const STEPS: usize = 20;
+const STEPS: usize = 45;
 
 /// Plans for as much of the load as the devices carry: when they run out, for smaller rates of everybody rather
 /// than for some fragments at their full rates; before that, for smaller bursts. What comes beyond the carried rates is for routers to refuse.
@@ -66,17 +66,29 @@ pub fn plan_what_fits(
             };
         }
     }
-    for step in 1..=STEPS {
+    let scale = |scaled: &mut Problem, step: usize| {
         let part = STEP.powi(step as i32);
         let originals = &problem.workload.fragments;
         for (fragment, original) in scaled.workload.fragments.iter_mut().zip(originals) {
             fragment.rate_rps = original.rate_rps * part;
         }
-        // What the plan that is there at once has no room for is not worth a simulation.
+        part
+    };
+    // What the plan that is there at once has no room for is not worth a simulation: the first step that it carries is
+    // found by halving.
+    let (mut too_much, mut carried) = (0, STEPS);
+    while carried - too_much > 1 {
+        let step = (too_much + carried) / 2;
+        scale(&mut scaled, step);
         let (at_once, _) = plan_all(&scaled, epoch, running, options, crew, &mut |_| false);
-        if at_once.capacity_exhausted && step < STEPS {
-            continue;
+        if at_once.capacity_exhausted {
+            too_much = step;
+        } else {
+            carried = step;
         }
+    }
+    for step in carried..=STEPS {
+        let part = scale(&mut scaled, step);
         let (plan, _) = plan_all(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
         let fits = !plan.capacity_exhausted;
         if plan.infeasible.len() < best.plan.infeasible.len() {

@@ -25,6 +25,8 @@ pub enum Cause {
     Bursts(String, f64, f64),
     /// A model's runs take so many times what its profile says: from, to.
     Costs(String, f64, f64),
+    /// The plan carries only a part of what was asked for, and what is asked for has moved: the rate of a model, from, to.
+    Room(String, f64, f64),
     /// Partition points are not used, and their stages not needed any more.
     Gone(usize),
 }
@@ -33,7 +35,7 @@ impl Cause {
     /// Nothing is in danger: another plan could only be cheaper.
     pub fn saves(&self) -> bool {
         match self {
-            Cause::Members | Cause::Unserved(_) => false,
+            Cause::Members | Cause::Unserved(_) | Cause::Room(..) => false,
             Cause::Rate(_, from, to) | Cause::Bursts(_, from, to) | Cause::Costs(_, from, to) => to < from,
             Cause::Budget(_, from, to) => to > from,
             Cause::Gone(_) => true,
@@ -52,6 +54,10 @@ impl fmt::Display for Cause {
             Cause::Budget(point, from, to) => {
                 write!(f, "the budget at {point} went from {from:.1} to {to:.1} ms")
             }
+            Cause::Room(what, from, to) => write!(
+                f,
+                "not all is carried, and the rate of {what} went from {from:.1} to {to:.1} requests/s"
+            ),
             Cause::Costs(model, from, to) => write!(
                 f,
                 "runs of {} take {to:.2} times what was measured at first, not {from:.2} times",
@@ -93,6 +99,8 @@ const SAVE_AFTER: Nanos = Nanos::from_millis(10_000);
 const SAVE_AFTER_MOST: Nanos = Nanos::from_millis(600_000);
 /// A plan that is in danger so soon after it saved something was a mistake.
 const REGRET: Nanos = Nanos::from_millis(60_000);
+/// Where a plan carries only a part: a rate, of a model or at one point, that moved by this part may leave room.
+const ROOM: (f64, f64) = (0.1, 0.25);
 /// Plans that only save something, in an hour at most.
 const SAVINGS_AN_HOUR: usize = 12;
 const HOUR: Nanos = Nanos::from_millis(3_600_000);
@@ -102,10 +110,20 @@ const WORTH: f64 = 0.1;
 /// What is planned for at one partition point: rate, and tightest budget in milliseconds.
 type Points = BTreeMap<(String, CutPoint), (f64, f64)>;
 
+/// What the running plan was made for.
+#[derive(Debug)]
+struct Planned {
+    at: Nanos,
+    points: Points,
+    bursts: Bursts,
+    /// It carries only a part of that.
+    limited: bool,
+}
+
 /// Says when to make another plan.
 #[derive(Debug)]
 pub struct Replanner {
-    planned: Option<(Nanos, Points, Bursts)>,
+    planned: Option<Planned>,
     members_changed: bool,
     /// A model's costs were corrected since the last plan.
     costs_moved: Option<(String, f64, f64)>,
@@ -206,9 +224,14 @@ impl Replanner {
         self.costs_moved = None;
     }
 
-    /// A plan was made for this, and is rolled out.
-    pub fn planned(&mut self, now: Nanos, workload: &Workload, cause: &Cause) {
-        self.planned = Some((now, points(workload), bursts(workload)));
+    /// A plan was made for this, and is rolled out. `limited`: it carries only a part of it.
+    pub fn planned(&mut self, now: Nanos, workload: &Workload, cause: &Cause, limited: bool) {
+        self.planned = Some(Planned {
+            at: now,
+            points: points(workload),
+            bursts: bursts(workload),
+            limited,
+        });
         if cause.saves() {
             self.saved = Some(now);
             self.savings.push_back(now);
@@ -236,9 +259,16 @@ impl Replanner {
         self.save_after = Nanos(self.save_after.0 * 2).min(SAVE_AFTER_MOST);
     }
 
+    /// The running plan carries only a part of what was asked for.
+    pub fn is_limited(&self) -> bool {
+        self.planned.as_ref().is_some_and(|p| p.limited)
+    }
+
     /// Whether a plan that was made for a cause is worth a change, by its share and the running plan's.
-    pub fn is_worth(cause: &Cause, share: u64, running: u64) -> bool {
-        !cause.saves() || share as f64 <= running as f64 * (1.0 - WORTH)
+    ///
+    /// `limited`: the running plan carries only a part of what is asked for.
+    pub fn is_worth(cause: &Cause, share: u64, running: u64, limited: bool) -> bool {
+        !cause.saves() || limited || share as f64 <= running as f64 * (1.0 - WORTH)
     }
 
     /// Whether to make another plan for `workload` now, and why.
@@ -246,11 +276,15 @@ impl Replanner {
         if self.members_changed {
             return Some(Cause::Members);
         }
-        let (at, planned, bursts_planned) = match &self.planned {
+        let (at, running) = match &self.planned {
             None if self.tried.is_some_and(|at| now < at + DANGER_AFTER) => return None,
             None => return Some(Cause::Members),
-            Some((at, planned, bursts)) => (self.tried.map_or(*at, |tried| tried.max(*at)), planned, bursts),
+            Some(running) => {
+                let at = running.at;
+                (self.tried.map_or(at, |tried| tried.max(at)), running)
+            }
         };
+        let (planned, bursts_planned) = (&running.points, &running.bursts);
         let wanted = points(workload);
         let unserved = wanted.keys().find(|k| !planned.contains_key(*k));
         if let Some((model, point)) = unserved {
@@ -267,9 +301,11 @@ impl Replanner {
             .or_else(|| tighter(planned, workload))
             .or_else(burstier);
         let saving = || less(planned, &wanted).or_else(smoother);
+        let danger = danger.or_else(|| running.limited.then(|| room(planned, &wanted)).flatten());
         let costs = self.costs_moved.as_ref();
         let costs = costs.map(|(model, from, to)| Cause::Costs(model.clone(), *from, *to));
-        let danger = danger.or_else(|| costs.clone().filter(|c| !c.saves()));
+        // Cheaper runs leave room where not all is carried.
+        let danger = danger.or_else(|| costs.clone().filter(|c| !c.saves() || running.limited));
         let saving = || saving().or_else(|| costs.clone());
         let may_save = now >= self.save_at && self.savings_of_hour(now) < SAVINGS_AN_HOUR;
         danger.or_else(|| may_save.then(saving).flatten())
@@ -289,6 +325,22 @@ fn more(planned: &Points, wanted: &Points) -> Option<Cause> {
         let old = planned.get(key).map_or(0.0, |p| p.0);
         let more = rate > old * (1.0 + MORE.1) + noise(rate);
         more.then(|| Cause::Rate(format!("{}/{}", short(&key.0), key.1), old, rate))
+    })
+}
+
+/// What is asked for is less than before, or elsewhere.
+fn room(planned: &Points, wanted: &Points) -> Option<Cause> {
+    let (before, after) = (rates(planned), rates(wanted));
+    for (model, &old) in &before {
+        let rate = after.get(model).copied().unwrap_or(0.0);
+        if rate < old * (1.0 - ROOM.0) - noise(old) {
+            return Some(Cause::Room((*model).to_owned(), old, rate));
+        }
+    }
+    wanted.iter().find_map(|(key, &(rate, _))| {
+        let old = planned.get(key).map_or(0.0, |p| p.0);
+        let moved = (rate - old).abs() > old * ROOM.1 + noise(rate.max(old));
+        moved.then(|| Cause::Room(format!("{}/{}", short(&key.0), key.1), old, rate))
     })
 }
 
@@ -366,7 +418,7 @@ mod tests {
         let workload = workload(fragments);
         assert_eq!(replanner.decide(at(0), &workload), Some(Cause::Members));
         replanner.tried(at(0));
-        replanner.planned(at(0), &workload, &Cause::Members);
+        replanner.planned(at(0), &workload, &Cause::Members, false);
         assert_eq!(replanner.decide(at(60_000), &workload), None);
         replanner
     }
@@ -402,7 +454,7 @@ mod tests {
         assert_eq!(replanner.decide(at(9_000), &less), None);
         let cause = replanner.decide(at(10_000), &less).unwrap();
         assert!(cause.saves());
-        assert!(Replanner::is_worth(&cause, 8, 16) && !Replanner::is_worth(&cause, 15, 16));
+        assert!(Replanner::is_worth(&cause, 8, 16, false) && !Replanner::is_worth(&cause, 15, 16, false));
         replanner.tried(at(10_000));
         replanner.kept(at(10_000));
         assert_eq!(replanner.decide(at(29_000), &less), None);
@@ -420,8 +472,23 @@ mod tests {
         let cause = replanner.decide(at(2000), &same).unwrap();
         assert_eq!(cause, Cause::Costs("a".to_owned(), 1.0, 1.4));
         replanner.tried(at(2000));
-        replanner.planned(at(2000), &same, &cause);
+        replanner.planned(at(2000), &same, &cause, false);
         assert_eq!(replanner.decide(at(20_000), &same), None);
+    }
+
+    #[test]
+    fn where_not_all_is_carried_any_change_may_leave_room() {
+        let much = workload(&[(0, 50.0, 300.0), (2, 50.0, 300.0)]);
+        let mut replanner = begun(&[(0, 50.0, 300.0), (2, 50.0, 300.0)]);
+        let same_but = |a: f64, b: f64| workload(&[(0, 50.0, a), (2, 50.0, b)]);
+        assert_eq!(replanner.decide(at(2000), &same_but(420.0, 180.0)), None);
+        replanner.planned(at(3000), &much, &Cause::Members, true);
+        assert!(replanner.is_limited());
+        assert_eq!(replanner.decide(at(5000), &same_but(310.0, 300.0)), None);
+        for moved in [same_but(420.0, 180.0), same_but(200.0, 200.0)] {
+            let cause = replanner.decide(at(5000), &moved).unwrap();
+            assert!(matches!(cause, Cause::Room(..)) && !cause.saves(), "{cause}");
+        }
     }
 
     #[test]
@@ -433,7 +500,7 @@ mod tests {
             let less = workload(&[(0, 50.0, 1e18 * 0.5f64.powi(minute as i32))]);
             if let Some(cause) = replanner.decide(at(minute * 60_000), &less) {
                 replanner.tried(at(minute * 60_000));
-                replanner.planned(at(minute * 60_000), &less, &cause);
+                replanner.planned(at(minute * 60_000), &less, &cause, false);
                 plans += 1;
             }
         }
@@ -448,7 +515,7 @@ mod tests {
         let cause = replanner.decide(at(2000), &bursty).unwrap();
         assert_eq!(cause, Cause::Bursts("a".to_owned(), 1.0, 4.0));
         replanner.tried(at(2000));
-        replanner.planned(at(2000), &bursty, &cause);
+        replanner.planned(at(2000), &bursty, &cause, false);
         let smooth = workload(&[(0, 50.0, 100.0)]);
         assert_eq!(replanner.decide(at(11_000), &smooth), None);
         assert!(replanner.decide(at(12_000), &smooth).is_some_and(|c| c.saves()));
@@ -465,7 +532,7 @@ mod tests {
             let swings = if half / 30 % 2 == 0 { &low } else { &high };
             if let Some(cause) = replanner.decide(now, swings) {
                 replanner.tried(now);
-                replanner.planned(now, swings, &cause);
+                replanner.planned(now, swings, &cause, false);
                 plans.push(half);
             }
         }

@@ -31,6 +31,15 @@ impl Gate {
         }
     }
 
+    /// Whether nothing has passed for so long that it could lend to others: its own requests don't use it.
+    pub fn lends(&self, now: Nanos, weight: f64) -> bool {
+        let interval = (self.interval as f64 * weight) as u64;
+        let next = |due: u64| (due <= now.0).then(|| now.0.saturating_add(interval));
+        self.due
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .is_ok()
+    }
+
     /// Whether a request may pass now that counts as so many of this gate's.
     pub fn pass(&self, now: Nanos, weight: f64) -> bool {
         let interval = (self.interval as f64 * weight) as u64;

@@ -109,6 +109,39 @@ struct Slot {
     classes: BTreeMap<ClassKey, Counted>,
 }
 
+/// Slots that say what a rate is lately.
+const LATELY: usize = 3;
+/// So many standard deviations apart, the rate lately is another one than over the whole window.
+const DEVIATIONS: f64 = 3.0;
+
+/// A class's requests over the window.
+#[derive(Debug, Default)]
+struct Sum {
+    count: u64,
+    /// Those of the latest slots.
+    lately: u64,
+    /// Indices of dispersion, weighted by requests.
+    dispersion: f64,
+}
+
+impl Sum {
+    /// Over the whole window; over its last part where that is certainly another one: a rate that has moved.
+    fn rate(&self, seconds: f64, lately_s: f64) -> f64 {
+        let (all, lately) = (self.count as f64 / seconds, self.lately as f64 / lately_s);
+        let spread = (self.dispersion / self.count.max(1) as f64).max(1.0);
+        let deviation = (all.max(lately) * spread / lately_s).sqrt();
+        if (lately - all).abs() > DEVIATIONS * deviation {
+            lately
+        } else {
+            all
+        }
+    }
+}
+
+fn covered<'s>(slots: impl Iterator<Item = &'s Slot>) -> f64 {
+    slots.map(|s| s.covers.as_secs()).sum()
+}
+
 /// Counts of the last seconds.
 #[derive(Debug)]
 pub struct MixWindow {
@@ -180,27 +213,29 @@ impl MixWindow {
     /// The rates over the window, and its length in seconds.
     pub fn rates(&mut self, now: Nanos) -> (f64, Vec<MixEntry>) {
         self.advance(now);
-        let covers = self.history.iter().map(|s| s.covers.as_secs()).sum::<f64>();
         // A window that has just begun would make a rate of a single request.
-        let seconds = covers.max(self.slot.as_secs());
-        // Within each slot by itself: a rate that moves is not a burst.
-        let mut sums: BTreeMap<ClassKey, (u64, f64)> = BTreeMap::new();
-        for slot in &self.history {
+        let seconds = covered(self.history.iter()).max(self.slot.as_secs());
+        let lately = self.history.len().saturating_sub(LATELY);
+        let lately_s = covered(self.history.iter().skip(lately)).max(self.slot.as_secs());
+        let mut sums: BTreeMap<ClassKey, Sum> = BTreeMap::new();
+        for (number, slot) in self.history.iter().enumerate() {
             let windows = (slot.covers.as_secs() / BURST_WINDOW.as_secs()).max(2.0);
             for (key, counted) in &slot.classes {
                 let sum = sums.entry(*key).or_default();
-                sum.0 += counted.count;
-                sum.1 += counted.count as f64 * counted.dispersion(windows);
+                sum.count += counted.count;
+                sum.lately += if number >= lately { counted.count } else { 0 };
+                // Within each slot by itself: a rate that moves is not a burst.
+                sum.dispersion += counted.count as f64 * counted.dispersion(windows);
             }
         }
         let entries = sums
             .into_iter()
-            .map(|(key, (count, dispersion))| MixEntry {
+            .map(|(key, sum)| MixEntry {
                 model: key.model,
                 partition_point: key.partition_point,
                 budget_ms: key.budget.least_ms(),
-                rate_rps: count as f64 / seconds,
-                burstiness: (dispersion / count.max(1) as f64).max(0.0),
+                rate_rps: sum.rate(seconds, lately_s),
+                burstiness: (sum.dispersion / sum.count.max(1) as f64).max(0.0),
             })
             .collect();
         (seconds, entries)
@@ -270,6 +305,22 @@ mod tests {
         let (_, entries) = window.rates(Nanos::from_millis(20_000));
         assert_eq!(entries.len(), 1);
         assert!((entries[0].rate_rps - 100.0).abs() < 6.0, "{entries:?}");
+    }
+
+    #[test]
+    fn a_rate_that_moves_is_followed_within_seconds() {
+        let mut window = MixWindow::new(Nanos::ZERO, Nanos::from_millis(1000), 10);
+        let mut rate_at = |second: u64, rate: u64| {
+            let within: Vec<u64> = (0..rate).map(|i| second * 1000 + i * 1000 / rate).collect();
+            window.add(Nanos::from_millis(second * 1000 + 999), key(3), arrived(&within));
+            let (_, entries) = window.rates(Nanos::from_millis(second * 1000 + 1000));
+            entries[0].rate_rps
+        };
+        (0..10).for_each(|s| drop(rate_at(s, 50)));
+        let risen: Vec<f64> = (10..13).map(|s| rate_at(s, 200)).collect();
+        assert!(risen[2] > 180.0, "{risen:?}");
+        let fallen: Vec<f64> = (13..17).map(|s| rate_at(s, 20)).collect();
+        assert!(fallen[3] < 25.0, "{fallen:?}");
     }
 
     #[test]

@@ -203,19 +203,24 @@ impl RouteTable {
         self.price.get(model).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a request of a route may pass where there is more load than devices: by the route's own rate, or in the
-    /// place of less urgent requests that share its partitions. So the least urgent are refused first.
+    /// Whether a request of a route may pass where there is more load than devices: by the route's own rate, in the place
+    /// of less urgent requests that share its partitions, or in that of others that do not come. So the least urgent are
+    /// refused first.
     fn passes(&self, now: Nanos, entry: &Entry) -> bool {
         let Some(own) = &entry.gate else { return true };
         if own.pass(now, 1.0) {
             return true;
         }
         let target = &entry.targets[0].target;
-        let looser = self.pools.get(&target.pool).into_iter().flatten();
-        let mut looser = looser.take_while(|t| t.budget > entry.budget());
-        looser.any(|t| {
+        let mut others = self.pools.get(&target.pool).into_iter().flatten();
+        others.any(|t| {
             let weight = target.work_ms / t.work_ms;
-            weight.is_finite() && weight > 0.0 && t.gate.pass(now, weight)
+            let sound = weight.is_finite() && weight > 0.0;
+            if t.budget > entry.budget() {
+                sound && t.gate.pass(now, weight)
+            } else {
+                sound && t.gate.lends(now, weight)
+            }
         })
     }
 
