@@ -17,6 +17,10 @@ use crate::cancel::CancelOnDrop;
 use crate::epochs::Epochs;
 use crate::job::{Activation, Budget, Ended, Job, Spent, UnderWay};
 
+/// Requests are to be done so much earlier than they must be, as a part of what they take at least: runs take a little
+/// longer now and then, and under overload each that is begun at the last moment would be late for it.
+const GUARD: f64 = 0.25;
+
 /// An answer, or why there is none; and where the request was.
 pub type WorkAnswer = (Result<(AnswerHeader, Bytes), Refused>, Vec<Visit>);
 
@@ -76,6 +80,8 @@ impl Handle {
             Refused::new(Status::Overloaded, "the worker holds all the tensors that it may")
         })?;
         let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
+        let least = hop.step.alone + hop.step.later_alone;
+        let guard = Nanos((least.0 as f64 * GUARD) as u64).min(Nanos(header.time_left_ns / 10));
         let (reply, ended) = oneshot::channel();
         let job = Job {
             id,
@@ -83,7 +89,7 @@ impl Handle {
             at,
             activation: Activation::Bytes(header.dtype, payload),
             began: start,
-            final_deadline: start + Nanos(header.time_left_ns),
+            final_deadline: start + Nanos(header.time_left_ns) - guard,
             trace: header.trace,
             entered: start,
             spent: Spent::default(),

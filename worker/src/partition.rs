@@ -59,6 +59,8 @@ pub(crate) struct Drain {
 /// Messages that may wait for a partition; a request that finds it full is refused as overload.
 const MAILBOX: usize = 8192;
 
+/// A chunk that takes twice as long as expected and this much is reported.
+const LONG: Nanos = Nanos::from_millis(100);
 /// A draining partition looks this often whether all is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -186,6 +188,12 @@ impl PartitionActor {
     fn note(&mut self, run: &Run, took: Duration) {
         let took = Nanos::from(took);
         let now = self.parts.clock.now();
+        if took > run.expected + run.expected + LONG {
+            tracing::warn!(
+                partition = %self.parts.name, from = %run.from, to = %run.to, batch = run.requests.len(),
+                expected_ms = run.expected.0 as f64 / 1e6, took_ms = took.0 as f64 / 1e6, "a chunk took far too long"
+            );
+        }
         self.parts.counts.computed(took);
         let model = self.parts.models[run.stage.index()];
         let batch = self.parts.spec.stages[run.stage.index()].listed(run.requests.len());

@@ -25,7 +25,7 @@ const STEP: f64 = 0.93;
 const STEPS: usize = 45;
 
 /// Plans for as much of the load as the devices carry: when they run out, for smaller rates of everybody rather
-/// than for some fragments at their full rates; before that, for smaller bursts. What comes beyond the carried rates is for routers to refuse.
+/// than for some fragments at their full rates; before that, for smaller bursts, and with half of the headroom. What comes beyond the carried rates is for routers to refuse.
 pub fn plan_what_fits(
     problem: &Problem,
     epoch: Epoch,
@@ -66,6 +66,17 @@ pub fn plan_what_fits(
             };
         }
     }
+    // Headroom gives way first: rates are estimates, and it is there for what they miss.
+    scaled.workload.headroom = problem.workload.headroom / 2.0;
+    let (plan, _) = plan_all(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
+    if !plan.capacity_exhausted {
+        return Carried {
+            plan,
+            workload: scaled.workload,
+            part: 1.0,
+        };
+    }
+    scaled.workload.headroom = problem.workload.headroom;
     let scale = |scaled: &mut Problem, step: usize| {
         let part = STEP.powi(step as i32);
         let originals = &problem.workload.fragments;

@@ -88,8 +88,8 @@ const BUDGET_MOVE: f64 = 1.4;
 const BURSTS_MOVE: f64 = 1.6;
 /// So large a part of a model's requests with less time than planned for is dangerous.
 const TIGHTER: f64 = 0.05;
-/// Rates are observed over about so many seconds; so many standard deviations of a count are noise.
-const WINDOW_S: f64 = 10.0;
+/// Rates that have moved are observed over about so many seconds; so many standard deviations of a count are noise.
+const WINDOW_S: f64 = 3.0;
 const DEVIATIONS: f64 = 3.0;
 /// Least time between plans when somebody is not served, and when deadlines are in danger otherwise.
 const URGENT_AFTER: Nanos = Nanos::from_millis(150);

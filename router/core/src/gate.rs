@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use graft_plan::Nanos;
 
-/// Requests that may come at once, beyond the rate, as seconds of it; at least [`LEAST_BURST`].
-const BURST_SECONDS: f64 = 0.25;
+/// What may come at once, beyond the rate, as seconds of it; at least [`LEAST_BURST`] requests.
+const BURST_SECONDS: f64 = 0.4;
 /// The least number of requests that may come at once.
 const LEAST_BURST: f64 = 2.0;
 
@@ -15,41 +15,41 @@ const LEAST_BURST: f64 = 2.0;
 #[derive(Debug)]
 pub(crate) struct Gate {
     due: AtomicU64,
-    interval: u64,
-    tolerance: u64,
+    /// Of one unit.
+    interval: f64,
+    tolerance: f64,
 }
 
 impl Gate {
-    /// For a rate in requests per second.
-    pub fn new(rate_rps: f64) -> Self {
-        let interval = 1e9 / rate_rps.max(1e-3);
-        let burst = (rate_rps * BURST_SECONDS).max(LEAST_BURST);
+    /// For a rate in units per second, of requests that take so many units each.
+    pub fn new(rate: f64, units: f64) -> Self {
+        let interval = 1e9 / rate.max(1e-3);
+        let burst = (rate * BURST_SECONDS).max(LEAST_BURST * units);
         Gate {
             due: AtomicU64::new(0),
-            interval: interval as u64,
-            tolerance: (interval * (burst - 1.0)) as u64,
+            interval,
+            tolerance: interval * (burst - units),
         }
     }
 
-    /// Whether nothing has passed for so long that it could lend to others: its own requests don't use it.
-    pub fn lends(&self, now: Nanos, weight: f64) -> bool {
-        let interval = (self.interval as f64 * weight) as u64;
-        let next = |due: u64| (due <= now.0).then(|| now.0.saturating_add(interval));
-        self.due
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .is_ok()
-    }
-
-    /// Whether a request may pass now that counts as so many of this gate's.
-    pub fn pass(&self, now: Nanos, weight: f64) -> bool {
-        let interval = (self.interval as f64 * weight) as u64;
+    /// Whether so many units may pass now, where only a part of the burst is for them.
+    pub fn pass(&self, now: Nanos, units: f64, part: f64) -> bool {
+        let (interval, tolerance) = ((self.interval * units) as u64, (self.tolerance * part) as u64);
         let next = |due: u64| {
             let due = due.max(now.0);
-            (due - now.0 <= self.tolerance).then(|| due.saturating_add(interval))
+            (due - now.0 <= tolerance).then(|| due.saturating_add(interval))
         };
         self.due
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
             .is_ok()
+    }
+
+    /// So many units pass now in any case; what is owed for them is bounded.
+    pub fn passed(&self, now: Nanos, units: f64) {
+        let interval = (self.interval * units) as u64;
+        let most = now.0.saturating_add(2 * self.tolerance as u64);
+        let next = |due: u64| Some(due.max(now.0).saturating_add(interval).min(most.max(due)));
+        let _always = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 }
 
@@ -59,16 +59,31 @@ mod tests {
 
     #[test]
     fn over_time_no_more_pass_than_the_rate_allows() {
-        let gate = Gate::new(50.0);
+        let gate = Gate::new(50.0, 1.0);
         let passed = (0..10_000u64)
-            .filter(|ms| gate.pass(Nanos::from_millis(*ms), 1.0))
+            .filter(|ms| gate.pass(Nanos::from_millis(*ms), 1.0, 1.0))
             .count();
         assert!((500..=515).contains(&passed), "{passed}");
     }
 
     #[test]
     fn a_rare_request_always_passes() {
-        let gate = Gate::new(1.0);
-        assert!((0..20).all(|s| gate.pass(Nanos::from_millis(s * 1000), 1.0)));
+        let gate = Gate::new(1.0, 1.0);
+        assert!((0..20).all(|s| gate.pass(Nanos::from_millis(s * 1000), 1.0, 1.0)));
+    }
+
+    #[test]
+    fn what_passes_in_any_case_leaves_the_others_less() {
+        let gate = Gate::new(50.0, 1.0);
+        let passed = (0..10_000u64)
+            .filter(|ms| {
+                let now = Nanos::from_millis(*ms);
+                if ms % 40 == 0 {
+                    gate.passed(now, 1.0);
+                }
+                gate.pass(now, 1.0, 1.0)
+            })
+            .count();
+        assert!((245..=265).contains(&passed), "{passed}");
     }
 }

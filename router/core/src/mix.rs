@@ -228,13 +228,28 @@ impl MixWindow {
                 sum.dispersion += counted.count as f64 * counted.dispersion(windows);
             }
         }
+        // What rises is seen sooner than what falls: together they are no more than what came in of their model.
+        let mut models: BTreeMap<ModelId, (Sum, f64)> = BTreeMap::new();
+        for (key, sum) in &sums {
+            let (all, classes) = models.entry(key.model).or_default();
+            all.count += sum.count;
+            all.lately += sum.lately;
+            all.dispersion += sum.dispersion;
+            *classes += sum.rate(seconds, lately_s);
+        }
+        let scale = |model: &ModelId| {
+            let scale = models
+                .get(model)
+                .map(|(all, classes)| all.rate(seconds, lately_s) / classes);
+            scale.map_or(1.0, |scale| scale.min(1.0))
+        };
         let entries = sums
             .into_iter()
             .map(|(key, sum)| MixEntry {
                 model: key.model,
                 partition_point: key.partition_point,
                 budget_ms: key.budget.least_ms(),
-                rate_rps: sum.rate(seconds, lately_s),
+                rate_rps: sum.rate(seconds, lately_s) * scale(&key.model),
                 burstiness: (sum.dispersion / sum.count.max(1) as f64).max(0.0),
             })
             .collect();

@@ -15,6 +15,9 @@ const WAIT_AT_MOST: Nanos = Nanos::from_millis(2_000);
 /// A request that waited still needs so many times what its layers take.
 const RUN_AFTER_WAITING: f64 = 2.0;
 
+/// The part of the room for surplus that the least urgent requests may take.
+const LEAST_PART: f64 = 0.5;
+
 /// All routes of one plan. It is replaced as a whole.
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -25,18 +28,39 @@ pub struct RouteTable {
     price: BTreeMap<ModelId, Vec<f64>>,
     /// What is not served on purpose, by descending budget.
     left_out: HashMap<(ModelId, CutPoint), Vec<LeftOut>>,
-    /// Where there is more load than devices: the gates of routes that share partitions, the least urgent first.
-    pools: HashMap<u32, Vec<Toll>>,
+    /// Where there is more load than devices: what routes that share partitions may take together.
+    pools: HashMap<u32, Pool>,
     emulated: bool,
 }
 
-/// A route's gate among those of its pool.
-#[derive(Debug, Clone)]
-struct Toll {
-    budget: Nanos,
-    /// What one request takes of the pool, in milliseconds.
-    work_ms: f64,
-    gate: Arc<Gate>,
+/// What routes that share partitions may take together.
+#[derive(Debug)]
+struct Pool {
+    /// In milliseconds of the partitions.
+    gate: Gate,
+    /// The routes' budgets, ascending.
+    budgets: Vec<Nanos>,
+}
+
+impl Pool {
+    /// Of routes with these budgets, rates and times for a request.
+    fn new(routes: &[(Nanos, f64, f64)]) -> Self {
+        let mut budgets: Vec<Nanos> = routes.iter().map(|r| r.0).collect();
+        budgets.sort_unstable();
+        budgets.dedup();
+        let work = routes.iter().map(|(_, rate, work_ms)| rate * work_ms).sum();
+        let longest = routes.iter().map(|r| r.2).fold(0.0, f64::max);
+        Pool {
+            gate: Gate::new(work, longest),
+            budgets,
+        }
+    }
+
+    /// The part of the room for surplus that is for requests with a budget: the more urgent, the more.
+    fn part(&self, budget: Nanos) -> f64 {
+        let less_urgent = self.budgets.iter().filter(|b| **b > budget).count();
+        LEAST_PART + (1.0 - LEAST_PART) * less_urgent as f64 / (self.budgets.len() - 1).max(1) as f64
+    }
 }
 
 /// One route of a plan.
@@ -47,7 +71,7 @@ struct Entry {
     /// Counts requests: workers with as little to do take turns.
     turn: AtomicUsize,
     /// Where there is more load than devices.
-    gate: Option<Arc<Gate>>,
+    gate: Option<Gate>,
 }
 
 /// A worker that runs a route.
@@ -130,7 +154,7 @@ impl RouteTable {
             let first = &targets[0].target;
             let key = (first.model, first.partition_point);
             routes.entry(key).or_default().push(Entry {
-                gate: update.limited.then(|| Arc::new(Gate::new(first.rate_rps))),
+                gate: update.limited.then(|| Gate::new(first.rate_rps, 1.0)),
                 targets,
                 turn: AtomicUsize::new(0),
             });
@@ -138,20 +162,16 @@ impl RouteTable {
         for list in routes.values_mut() {
             list.sort_by_key(|e| (e.budget(), e.targets[0].target.route));
         }
-        let mut pools: HashMap<u32, Vec<Toll>> = HashMap::new();
-        for entry in routes.values().flatten() {
-            if let Some(gate) = &entry.gate {
-                let first = &entry.targets[0].target;
-                pools.entry(first.pool).or_default().push(Toll {
-                    budget: entry.budget(),
-                    work_ms: first.work_ms,
-                    gate: Arc::clone(gate),
-                });
-            }
+        let mut shared: HashMap<u32, Vec<(Nanos, f64, f64)>> = HashMap::new();
+        for entry in routes.values().flatten().filter(|e| e.gate.is_some()) {
+            let first = &entry.targets[0].target;
+            let of_pool = shared.entry(first.pool).or_default();
+            of_pool.push((entry.budget(), first.rate_rps, first.work_ms));
         }
-        for tolls in pools.values_mut() {
-            tolls.sort_by_key(|t| std::cmp::Reverse(t.budget));
-        }
+        let pools = shared
+            .into_iter()
+            .map(|(number, routes)| (number, Pool::new(&routes)));
+        let pools = pools.collect();
         let mut left_out: HashMap<(ModelId, CutPoint), Vec<LeftOut>> = HashMap::new();
         for out in update.left_out {
             left_out
@@ -203,25 +223,20 @@ impl RouteTable {
         self.price.get(model).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a request of a route may pass where there is more load than devices: by the route's own rate, in the place
-    /// of less urgent requests that share its partitions, or in that of others that do not come. So the least urgent are
-    /// refused first.
+    /// Whether a request of a route may pass where there is more load than devices: within the route's own rate, or in the
+    /// room that others which share its partitions leave. That room is for the urgent ones first, so that of a surplus the
+    /// least urgent requests are refused.
     fn passes(&self, now: Nanos, entry: &Entry) -> bool {
         let Some(own) = &entry.gate else { return true };
-        if own.pass(now, 1.0) {
+        let target = &entry.targets[0].target;
+        let pool = self.pools.get(&target.pool);
+        if own.pass(now, 1.0, 1.0) {
+            if let Some(pool) = pool {
+                pool.gate.passed(now, target.work_ms);
+            }
             return true;
         }
-        let target = &entry.targets[0].target;
-        let mut others = self.pools.get(&target.pool).into_iter().flatten();
-        others.any(|t| {
-            let weight = target.work_ms / t.work_ms;
-            let sound = weight.is_finite() && weight > 0.0;
-            if t.budget > entry.budget() {
-                sound && t.gate.pass(now, weight)
-            } else {
-                sound && t.gate.lends(now, weight)
-            }
-        })
+        pool.is_some_and(|p| p.gate.pass(now, target.work_ms, p.part(entry.budget())))
     }
 
     /// Why a request that has no route gets none.
@@ -262,7 +277,7 @@ impl RouteTable {
     ///
     /// Of the routes for its model and partition point it takes the one with the largest budget that is not
     /// above what it has; below all budgets the tightest, as long as the layers alone can be run in time.
-    /// Where devices ran out, a route lets no more through than it was planned for, but in the place of less urgent ones. Of the workers that run the route
+    /// Where devices ran out, a route lets no more through than it was planned for, but in room that others leave. Of the workers that run the route
     /// and are `usable`, the one with the fewest requests of it for each of its partitions gets it, so that one that
     /// does not answer gets no more.
     pub fn admit(
@@ -430,39 +445,37 @@ mod tests {
     }
 
     #[test]
-    fn the_least_urgent_surplus_is_refused_first() {
-        let mut urgent = target(0, 5, 20.0, 1.0);
-        let mut patient = target(1, 7, 80.0, 1.0);
-        (urgent.rate_rps, patient.rate_rps) = (20.0, 40.0);
-        (urgent.work_ms, patient.work_ms) = (2.0, 1.0);
+    fn room_that_others_leave_is_for_the_urgent_first() {
+        let routes = [(5, 20.0), (7, 80.0), (9, 200.0)].iter().zip(0..);
+        let routes = routes.map(|(&(point, budget), number)| RouteTarget {
+            rate_rps: 20.0,
+            ..target(number, point, budget, 1.0)
+        });
         let table = RouteTable::new(RoutesUpdate {
             epoch: Epoch(3),
             limited: true,
             emulated: false,
             workers: BTreeMap::new(),
-            routes: vec![urgent, patient],
+            routes: routes.collect(),
             server_ms: BTreeMap::new(),
             price: BTreeMap::new(),
             left_out: vec![],
         });
-        // Ten seconds, twice as many of both as are planned for: 80 units of work a second of each.
-        let admitted = |point: u16, every: u64| move |t: &u64| (t % every == 0).then_some(point);
+        // Ten seconds: twenty a second are planned for each. Forty of the urgent ones come, forty of the patient ones, and
+        // none of the third kind.
         let (mut urgent, mut patient) = (0, 0);
-        for t in 0..10_000u64 {
-            let due = [admitted(5, 25)(&t), admitted(7, 12)(&t)];
-            for point in due.into_iter().flatten() {
-                let left = if point == 5 { ms(20) } else { ms(80) };
-                let passed = table
-                    .admit(ms(t), MODEL, CutPoint(point), left, &|_| true)
-                    .is_ok();
-                *(if point == 5 { &mut urgent } else { &mut patient }) += u64::from(passed);
-            }
+        for t in (0..10_000u64).step_by(25) {
+            let mut passed = |point, left| {
+                let admitted = table.admit(ms(t), MODEL, CutPoint(point), ms(left), &|_| true);
+                u64::from(admitted.is_ok())
+            };
+            patient += passed(7, 80);
+            urgent += passed(5, 20);
         }
-        // All of the urgent ones pass as far as there is room: 80 units a second for all.
-        assert!(urgent >= 360, "{urgent} of 400, {patient}");
-        assert!(patient <= 60, "{patient}");
-        let work = 2 * urgent + patient;
-        assert!((760..=860).contains(&work), "{work}");
+        // Sixty a second in all: everybody's own twenty, and the twenty that are left for the urgent.
+        assert!((370..=400).contains(&urgent), "{urgent}, {patient}");
+        assert!((195..=245).contains(&patient), "{patient}");
+        assert!((595..=630).contains(&(urgent + patient)), "{urgent}, {patient}");
     }
 
     #[test]
