@@ -93,6 +93,24 @@ impl Program {
         self.child.wait().expect("a killed program ends");
     }
 
+    /// SIGSTOP: it does nothing any more, and does not know it.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Bytes of memory that it has now (Linux).
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib * 1024)
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);

@@ -185,6 +185,39 @@ impl Site {
             .unwrap_or_else(|e| panic!("graft infer printed no JSON ({e}): {output:?}\n{}", self.logs()))
     }
 
+    /// Lets the clients of a scenario ask the router, open-loop: what `graft load --json` prints.
+    pub fn load(&self, scenario: &Value, stretch: f64) -> Value {
+        let file = self.file("load.json");
+        std::fs::write(&file, scenario.to_string()).expect("a scenario can be written");
+        let path = |p: PathBuf| p.to_string_lossy().into_owned();
+        let arguments = [
+            "load".to_owned(),
+            "--json".to_owned(),
+            "--router".to_owned(),
+            self.quic.to_string(),
+            "--ca".to_owned(),
+            path(self.file("ca.pem")),
+            "--models".to_owned(),
+            path(models()),
+            "--scenario".to_owned(),
+            path(file),
+            "--stretch".to_owned(),
+            stretch.to_string(),
+        ];
+        let output = graft(arguments);
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("graft load printed no JSON ({e}): {output:?}\n{}", self.logs()))
+    }
+
+    /// JSON of a program's HTTP address.
+    pub fn ask(&self, at: SocketAddr, path: &str) -> Value {
+        let (status, body) = http::get(at, path).unwrap_or_else(|| panic!("nobody answers at {at}"));
+        assert_eq!(status, 200, "{path}: {body}");
+        // A long body comes in chunks, with their lengths between them.
+        let json = body.find(['{', '[']).map_or("", |begin| &body[begin..]);
+        serde_json::from_str(json).unwrap_or_else(|e| panic!("{path} gave no JSON ({e}): {body}"))
+    }
+
     /// Sends pictures, handed over at cut point 0, until one is served.
     pub fn until_served(&self, patience: Duration) -> Value {
         let start = Instant::now();

@@ -1,4 +1,5 @@
-//! What the planner tells over HTTP, beside health and metrics: `/v1/status`, `/v1/plan`, `/v1/decisions`.
+//! What the planner tells over HTTP, beside health and metrics: `/v1/status`, `/v1/plan`, `/v1/decisions`. A POST to
+//! `/v1/plan` asks for another plan.
 
 use std::net::SocketAddr;
 
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::actor::{PlannerActor, View};
-use crate::observe::Decisions;
+use crate::observe::{Decisions, PlanNow};
 use crate::status::Look;
 
 pub(crate) fn serve(
@@ -24,7 +25,8 @@ pub(crate) fn serve(
             .app_data(web::Data::new(actor.clone()))
             .route("/v1/status", web::get().to(status))
             .route("/v1/plan", web::get().to(plan))
-            .route("/v1/decisions", web::get().to(decisions));
+            .route("/v1/decisions", web::get().to(decisions))
+            .route("/v1/plan", web::post().to(plan_now));
     })
 }
 
@@ -46,6 +48,14 @@ async fn plan(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
             "plan": view.plan, "workload": view.workload, "models": view.models, "rolled_out": view.rolled_out,
             "profile": view.profile,
         })),
+        Err(error) => gone(error),
+    }
+}
+
+/// Makes another plan soon, whatever the reasons are; answered at once.
+async fn plan_now(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
+    match actor.send(PlanNow).await {
+        Ok(()) => HttpResponse::Accepted().json(json!({ "planning": true })),
         Err(error) => gone(error),
     }
 }

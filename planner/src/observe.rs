@@ -192,6 +192,20 @@ impl Handler<View> for PlannerActor {
     }
 }
 
+/// Another plan is asked for.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct PlanNow;
+
+impl Handler<PlanNow> for PlannerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: PlanNow, context: &mut Self::Context) {
+        self.replanner.asked();
+        self.consider(context);
+    }
+}
+
 /// The decisions, the oldest first; as many of the latest.
 #[derive(Message)]
 #[rtype(result = "Vec<Decision>")]

@@ -141,7 +141,8 @@ async fn a_request_that_is_taken_back_while_it_is_sent_leaves_the_connection_alo
     let server = serve(&planner, ClientAuth::Required, &[Role::Worker]);
     let connection = connect(&worker, &server).await;
     for _ in 0..20 {
-        let payload = Bytes::from(vec![1u8; 900 << 10]);
+        // More than a connection carries in so little time.
+        let payload = Bytes::from(vec![1u8; 24 << 20]);
         let call = connection.call::<_, ControlReply>(
             &ControlRequest::Mix,
             payload,

@@ -15,6 +15,8 @@ use graft_plan::{Nanos, Workload};
 pub enum Cause {
     /// Workers came or went.
     Members,
+    /// Somebody asked for it.
+    Asked,
     /// A partition point has no route.
     Unserved(String),
     /// The rate of a model, or at one of its points, moved so far: from, to.
@@ -35,7 +37,7 @@ impl Cause {
     /// Nothing is in danger: another plan could only be cheaper.
     pub fn saves(&self) -> bool {
         match self {
-            Cause::Members | Cause::Unserved(_) | Cause::Room(..) => false,
+            Cause::Members | Cause::Asked | Cause::Unserved(_) | Cause::Room(..) => false,
             Cause::Rate(_, from, to) | Cause::Bursts(_, from, to) | Cause::Costs(_, from, to) => to < from,
             Cause::Budget(_, from, to) => to > from,
             Cause::Gone(_) => true,
@@ -47,6 +49,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Members => f.write_str("workers came or went"),
+            Cause::Asked => f.write_str("somebody asked for it"),
             Cause::Unserved(id) => write!(f, "{id} has no route"),
             Cause::Rate(what, from, to) => {
                 write!(f, "the rate of {what} went from {from:.1} to {to:.1} requests/s")
@@ -125,6 +128,8 @@ struct Planned {
 pub struct Replanner {
     planned: Option<Planned>,
     members_changed: bool,
+    /// Somebody asked for a plan.
+    asked: bool,
     /// A model's costs were corrected since the last plan.
     costs_moved: Option<(String, f64, f64)>,
     /// When plans were made to save something, in the last hour.
@@ -143,6 +148,7 @@ impl Default for Replanner {
         Replanner {
             planned: None,
             members_changed: false,
+            asked: false,
             costs_moved: None,
             savings: VecDeque::new(),
             tried: None,
@@ -209,6 +215,11 @@ impl Replanner {
         self.members_changed = true;
     }
 
+    /// Somebody asks for another plan.
+    pub fn asked(&mut self) {
+        self.asked = true;
+    }
+
     /// A model's runs take so many times what its profile says: from, to.
     pub fn costs_moved(&mut self, model: String, from: f64, to: f64) {
         let is_worse = |known: &(String, f64, f64)| to / from > known.2 / known.1;
@@ -221,6 +232,7 @@ impl Replanner {
     pub fn tried(&mut self, now: Nanos) {
         self.tried = Some(now);
         self.members_changed = false;
+        self.asked = false;
         self.costs_moved = None;
     }
 
@@ -284,6 +296,9 @@ impl Replanner {
                 (self.tried.map_or(at, |tried| tried.max(at)), running)
             }
         };
+        if self.asked {
+            return (now >= at + URGENT_AFTER).then_some(Cause::Asked);
+        }
         let (planned, bursts_planned) = (&running.points, &running.bursts);
         let wanted = points(workload);
         let unserved = wanted.keys().find(|k| !planned.contains_key(*k));
