@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use graft_plan::{Device, DeviceSource, Devices, FormatFile, Profile, Scenario};
+use graft_plan::{Arrivals, Device, DeviceSource, Devices, FormatFile, Profile, Scenario};
 use graft_simulator::Trace;
 
 /// Memory of a device that a scenario only counts: 80 GB.
@@ -75,6 +75,15 @@ impl Files {
     /// Without devices: what clients need.
     pub(crate) fn read_for_clients(&self) -> anyhow::Result<Stage> {
         let mut scenario = Scenario::read(&self.scenario)?;
+        let phones = scenario.phones.iter_mut().map(|g| &mut g.arrivals);
+        for arrivals in phones.chain(scenario.fragments.iter_mut().map(|f| &mut f.arrivals)) {
+            if let Arrivals::Trace { file, gaps } = arrivals {
+                let path = self.folder().join(&*file);
+                let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+                let read = Arrivals::gaps(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()));
+                *gaps = read?;
+            }
+        }
         if scenario.name.is_empty() {
             let stem = self.scenario.file_stem().unwrap_or_default();
             scenario.name = stem.to_string_lossy().into_owned();

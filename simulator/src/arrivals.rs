@@ -18,6 +18,8 @@ pub(crate) struct Process {
     nominal_ns: Option<f64>,
     /// Requests of the present burst that are still to come.
     burst: u64,
+    /// The next gap of a trace; none: it has not begun.
+    place: Option<usize>,
 }
 
 /// Steps of the load over time, in nanoseconds.
@@ -35,6 +37,7 @@ impl Process {
             at_ns: 0.0,
             nominal_ns: None,
             burst: 0,
+            place: None,
         }
     }
 
@@ -94,6 +97,31 @@ impl Process {
         }
     }
 
+    /// The next request of a trace; `None`: the load is nothing from now on, or the trace was not read.
+    fn traced(&mut self, gaps: &[f64]) -> Option<f64> {
+        let (mut left, place) = match self.place {
+            Some(place) => (*gaps.get(place)?, place + 1),
+            None => {
+                // Somewhere in the trace, and within its gap.
+                let place = (self.dice.part() * gaps.len() as f64) as usize % gaps.len().max(1);
+                (gaps.get(place)? * self.dice.part(), place + 1)
+            }
+        };
+        self.place = Some(place % gaps.len());
+        let mut at = self.at_ns;
+        loop {
+            let (factor, until) = self.factor(at);
+            if factor > 0.0 {
+                let mean = 1e9 / (self.rate_rps * factor);
+                match until {
+                    Some(until) if at + left * mean >= until => left -= (until - at) / mean,
+                    _ => return Some(at + left * mean),
+                }
+            }
+            at = until?;
+        }
+    }
+
     fn bursty(&mut self, size: f64, gap_ms: f64) -> Option<f64> {
         if self.burst > 0 {
             self.burst -= 1;
@@ -111,7 +139,8 @@ impl Process {
 
     /// The next request, in nanoseconds from the start; never before the one before.
     pub fn next(&mut self) -> Option<u64> {
-        let at = match self.kind {
+        let at = match self.kind.clone() {
+            Arrivals::Trace { gaps, .. } => self.traced(&gaps),
             Arrivals::Poisson => self.poisson(self.at_ns, 1.0),
             Arrivals::Periodic { jitter } => self.periodic(jitter),
             Arrivals::Bursty { size, gap_ms } => self.bursty(size, gap_ms),
@@ -136,6 +165,29 @@ mod tests {
         times
     }
 
+    /// Thirty requests at a time, then a pause, at another rate than the clients'.
+    fn trace() -> Arrivals {
+        let rows: String = (0..300).map(|i| format!("{}\n", i / 30)).collect();
+        Arrivals::Trace {
+            file: String::new(),
+            gaps: Arrivals::gaps(&format!("time_s\n{rows}")).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_trace_that_is_none_is_named() {
+        for (csv, what) in [
+            ("time_s\n1\n", "fewer than two"),
+            ("time_s\n1\nx\n", "line 3"),
+            ("time_s\n2\n1\n", "ascending"),
+            ("time_s\n1\n1\n", "same time"),
+            ("time_s\nNaN\n1\n", "ascending"),
+        ] {
+            let error = Arrivals::gaps(csv).unwrap_err();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
     /// Variance over mean of the counts in windows of half a second.
     fn dispersion(times: &[f64]) -> f64 {
         let mut counts = vec![0.0; 400];
@@ -156,9 +208,10 @@ mod tests {
                 },
                 6.0..12.0,
             ),
+            (trace(), 3.0..20.0),
         ];
         for (kind, expected) in kinds {
-            let times = times(kind, &[]);
+            let times = times(kind.clone(), &[]);
             let rate = times.len() as f64 / 200.0;
             assert!((rate / 50.0 - 1.0).abs() < 0.1, "{kind:?}: {rate}");
             assert!(times.windows(2).all(|w| w[0] <= w[1]));
@@ -179,8 +232,9 @@ mod tests {
                 size: 2.0,
                 gap_ms: 1.0,
             },
+            trace(),
         ] {
-            let times = times(kind, &[(50.0, 2.0), (100.0, 0.0), (150.0, 1.0)]);
+            let times = times(kind.clone(), &[(50.0, 2.0), (100.0, 0.0), (150.0, 1.0)]);
             let count = |from: f64, to: f64| times.iter().filter(|t| (from..to).contains(*t)).count() as f64;
             assert!((count(0.0, 50.0) / 2500.0 - 1.0).abs() < 0.1, "{kind:?}");
             assert!((count(50.0, 100.0) / 5000.0 - 1.0).abs() < 0.1, "{kind:?}");

@@ -253,7 +253,7 @@ impl Cast {
                 bytes: Arc::clone(bytes),
                 slo: ms_to_nanos(slo_ms),
                 fixed: group.partition_point,
-                process: Process::new(group.arrivals, rate, Arc::clone(&load), dice),
+                process: Process::new(group.arrivals.clone(), rate, Arc::clone(&load), dice),
                 cycle_ms: 1e3 / rate,
                 way,
                 stay,
@@ -286,7 +286,12 @@ fn stream(client: &FragmentClient, seed: u64, router: u32) -> Stream {
         point: client.partition_point,
         budget: ms_to_nanos(client.budget_ms),
         router,
-        process: Process::new(client.arrivals, client.rate_rps, load_steps(&client.load), dice),
+        process: Process::new(
+            client.arrivals.clone(),
+            client.rate_rps,
+            load_steps(&client.load),
+            dice,
+        ),
         requests: 0,
         in_time: 0,
     }

@@ -105,7 +105,7 @@ fn clients(arrivals: Arrivals) -> Vec<FragmentClient> {
         partition_point: graft_model::CutPoint(i % 4),
         budget_ms: 14.0 + f64::from(i) * 2.0,
         rate_rps: 12.0,
-        arrivals,
+        arrivals: arrivals.clone(),
         load: vec![],
     };
     (0..12).map(client).collect()

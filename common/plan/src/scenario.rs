@@ -201,7 +201,7 @@ pub struct Link {
 }
 
 /// When requests begin.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Arrivals {
     /// A Poisson process.
@@ -221,7 +221,53 @@ pub enum Arrivals {
         #[serde(default)]
         gap_ms: f64,
     },
+    /// As they were recorded, from a place of each client's own on, round and round; stretched to the client's rate.
+    Trace {
+        /// CSV with a header, as a path from the scenario's folder; its first column is the time in seconds, ascending.
+        file: String,
+        /// What was read from it: from each request to the next, as multiples of the mean. Whoever reads the file puts it here.
+        #[serde(skip)]
+        gaps: std::sync::Arc<[f64]>,
+    },
 }
+
+impl Arrivals {
+    /// Gaps of a trace of arrivals, as [`Arrivals::Trace`] has them. An error says what is wrong.
+    pub fn gaps(csv: &str) -> Result<std::sync::Arc<[f64]>, String> {
+        let mut times = vec![];
+        for (number, line) in csv
+            .lines()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, l)| !l.trim().is_empty())
+        {
+            let first = line.split(',').next().unwrap_or_default().trim();
+            let time: f64 = first
+                .parse()
+                .map_err(|_| format!("line {}: {first:?} is no time in seconds", number + 1))?;
+            if !time.is_finite() || times.last().is_some_and(|last| time < *last) {
+                return Err(format!("line {}: {time} s; expected ascending times", number + 1));
+            }
+            times.push(time);
+            if times.len() > MOST_ARRIVALS {
+                return Err(format!("it has more than {MOST_ARRIVALS} requests"));
+            }
+        }
+        let [first, .., last] = times.as_slice() else {
+            return Err("it has fewer than two requests".to_owned());
+        };
+        let mean = (last - first) / (times.len() - 1) as f64;
+        if mean <= 0.0 {
+            return Err("all its requests begin at the same time".to_owned());
+        }
+        // After the last one it begins anew, a mean gap later.
+        let gaps = times.windows(2).map(|w| (w[1] - w[0]) / mean);
+        Ok(gaps.chain([1.0]).collect())
+    }
+}
+
+/// Requests of a trace of arrivals at most.
+const MOST_ARRIVALS: usize = 10_000_000;
 
 /// A client that always hands over at the same point with the same budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -372,9 +418,9 @@ fn heaviest(load: &[(f64, f64)]) -> f64 {
 }
 
 impl Arrivals {
-    fn verify(self, place: &str) -> Result<(), Wrong> {
-        match self {
-            Arrivals::Poisson => Ok(()),
+    fn verify(&self, place: &str) -> Result<(), Wrong> {
+        match *self {
+            Arrivals::Poisson | Arrivals::Trace { .. } => Ok(()),
             Arrivals::Periodic { jitter } => {
                 not_negative(|| format!("{place}.arrivals.jitter"), jitter, "parts of a period")?;
                 if jitter > 1.0 {

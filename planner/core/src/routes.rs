@@ -55,8 +55,8 @@ pub fn routes(
                     model,
                     partition_point: fragment.partition_point,
                     budget_ms: fragment.budget_ms,
-                    // Half of the headroom is for requests that come by chance, the other half for what was not foreseen.
-                    rate_rps: fragment.rate_rps * (1.0 + workload.headroom / 2.0),
+                    // Headroom is capacity, too: what is observed is an estimate, and what comes by chance is more.
+                    rate_rps: fragment.rate_rps * (1.0 + workload.headroom),
                     least_ms: nanos_to_ms(least),
                     worker: worker.clone(),
                     pool: u32::try_from(pools[instance.partition]).unwrap_or(u32::MAX),

@@ -465,7 +465,7 @@ mod tests {
         // none of the third kind.
         let (mut urgent, mut patient) = (0, 0);
         for t in (0..10_000u64).step_by(25) {
-            let mut passed = |point, left| {
+            let passed = |point, left| {
                 let admitted = table.admit(ms(t), MODEL, CutPoint(point), ms(left), &|_| true);
                 u64::from(admitted.is_ok())
             };

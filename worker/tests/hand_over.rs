@@ -1,0 +1,254 @@
+//! A route whose stages run on two workers: the tensor goes from one to the other over QUIC, and the answer is that of the
+//! whole network.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use graft_engine::usable_cores;
+use graft_model::{Catalog, CutPoint, ModelId};
+use graft_plan::{Epoch, Order, Partition, Plan, Route, Share, Stage};
+use graft_transport::{
+    Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Protocol, Role,
+};
+use graft_wire::{
+    ControlReply, ControlRequest, Correction, Join, Limits, RunHeader, Status, TraceContext, Visit, WireType,
+    WorkReply, WorkRequest, WorkerEndpoint, WorkerPlan,
+};
+use graft_worker::{EngineChoice, Settings, Worker};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the route goes from one worker to the other.
+const BETWEEN: CutPoint = CutPoint(20);
+
+fn models() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models"))
+}
+
+/// What a planner hears: workers, by name.
+type Joined = Arc<Mutex<BTreeMap<String, Connection>>>;
+
+/// Listens as a planner does, and remembers who joins.
+fn planner(identity: &Identity) -> (Endpoint, Joined) {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = EndpointOptions::default();
+    let endpoint =
+        Endpoint::server(any, identity, Protocol::Control, ClientAuth::Required, options).expect("a planner");
+    let (joined, listening): (Joined, _) = (Joined::default(), endpoint.clone());
+    let members = Arc::clone(&joined);
+    tokio::spawn(async move {
+        listening
+            .listen(&[Role::Worker], move |connection| {
+                let (members, serving) = (Arc::clone(&members), connection.clone());
+                tokio::spawn(async move {
+                    let handler = move |_, request: ControlRequest, payload: Bytes| {
+                        if request == ControlRequest::Join {
+                            let join: Join = serde_json::from_slice(&payload).expect("a join");
+                            let Join::Worker(info) = join else {
+                                panic!("a router joined")
+                            };
+                            members
+                                .lock()
+                                .expect("a lock")
+                                .insert(info.name.clone(), connection.clone());
+                        }
+                        async { (ControlReply::Done, Bytes::new()) }
+                    };
+                    serving.serve(Limits::default(), PATIENCE, handler).await
+                });
+            })
+            .await;
+    });
+    (endpoint, joined)
+}
+
+async fn worker(name: &str, authority: &Authority, planner: SocketAddr, state: &Path) -> Worker {
+    let cores = usable_cores();
+    Worker::start(Settings {
+        name: name.to_owned(),
+        catalog: Catalog::read(&models()).expect("models"),
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        advertise: None,
+        planner,
+        http: None,
+        state: state.to_owned(),
+        cores: cores[..1].to_vec(),
+        batches: vec![1],
+        queue_bytes: 1 << 28,
+        drain: Duration::from_secs(1),
+        engine: EngineChoice::Cpu,
+        identity: authority.issue(Role::Worker, &[]).expect("an identity"),
+    })
+    .await
+    .expect("a worker")
+}
+
+/// All layers on one worker (route 0), and over both (route 1).
+fn plan(model: ModelId, last: CutPoint) -> Plan {
+    let stage = |id: &str, from, to| Stage {
+        id: id.to_owned(),
+        model: model.to_string(),
+        from,
+        to,
+        batch: 1,
+        rate_rps: 1.0,
+        deadline_ms: 2000.0,
+    };
+    let partition = |id: &str, device: &str, stages: &[&str]| Partition {
+        id: id.to_owned(),
+        device: device.to_owned(),
+        share: Share(1),
+        order: Order::Edf,
+        quantum_ms: 5.0,
+        stages: stages.iter().map(|s| (*s).to_owned()).collect(),
+    };
+    let route = |fragment: &str, stages: &[&str]| Route {
+        fragment: fragment.to_owned(),
+        stages: stages.iter().map(|s| (*s).to_owned()).collect(),
+    };
+    Plan {
+        stages: vec![
+            stage("whole", CutPoint(0), last),
+            stage("head", CutPoint(0), BETWEEN),
+            stage("tail", BETWEEN, last),
+        ],
+        partitions: vec![
+            partition("p0", "first", &["whole", "head"]),
+            partition("p1", "second", &["tail"]),
+        ],
+        routes: vec![route("alone", &["whole"]), route("over", &["head", "tail"])],
+        total_share: 2,
+        ..Plan::empty("by hand", Epoch(1))
+    }
+}
+
+async fn run(router: &Connection, route: u32, tensor: &Bytes, left: Duration) -> (WorkReply, Vec<u8>) {
+    let request = WorkRequest::Run(RunHeader {
+        epoch: 1,
+        route,
+        stage: 0,
+        dtype: WireType::F32,
+        time_left_ns: left.as_nanos() as u64,
+        trace: TraceContext::new(7, 9),
+    });
+    router
+        .call::<_, WorkReply>(&request, tensor.clone(), Limits::default(), PATIENCE)
+        .await
+        .expect("a reply")
+}
+
+#[test]
+fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
+    actix::System::new().block_on(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::new().expect("an authority");
+        let planner_identity = authority.issue(Role::Planner, &[]).expect("an identity");
+        let (endpoint, joined) = planner(&planner_identity);
+        let at = endpoint.local_addr().expect("an address");
+        let first = worker("first", &authority, at, &folder.path().join("first")).await;
+        let second = worker("second", &authority, at, &folder.path().join("second")).await;
+        let member = |name: &str| joined.lock().expect("a lock").get(name).cloned();
+        while member("first").is_none() || member("second").is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+
+        let catalog = Catalog::read(&models()).expect("models");
+        let info = &catalog.entries()[0].info;
+        let address = |worker: &Worker| WorkerEndpoint {
+            address: worker.address().to_string(),
+        };
+        let work = WorkerPlan {
+            plan: plan(info.id, info.last()),
+            workers: BTreeMap::from([
+                ("first".to_owned(), address(&first)),
+                ("second".to_owned(), address(&second)),
+            ]),
+            corrections: vec![Correction {
+                model: info.id,
+                batch: 1,
+                times: 1.5,
+            }],
+        };
+        let json = Bytes::from(serde_json::to_vec(&work).expect("JSON"));
+        for name in ["second", "first"] {
+            let connection = member(name).expect("it joined");
+            let prepared = connection
+                .call::<_, ControlReply>(
+                    &ControlRequest::Prepare,
+                    json.clone(),
+                    Limits::default(),
+                    PATIENCE,
+                )
+                .await
+                .expect("a reply");
+            assert_eq!(prepared.0, ControlReply::Done);
+        }
+
+        let identity = authority.issue(Role::Router, &[]).expect("an identity");
+        let client = Endpoint::client(&identity, EndpointOptions::default()).expect("a router's end");
+        let router = client
+            .connect_role(first.address(), Role::Worker, Protocol::Work)
+            .await
+            .expect("the first worker");
+        let cut = &info.cuts[0];
+        let elements = (0..cut.elements).map(|i| (i % 251) as f32 / 251.0 - 0.5);
+        let tensor = Bytes::from(elements.flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
+
+        let (whole, expected) = run(&router, 0, &tensor, PATIENCE).await;
+        assert!(matches!(whole, WorkReply::Answer(..)), "{whole:?}");
+        // The link between the workers comes up by itself.
+        let mut over = run(&router, 1, &tensor, PATIENCE).await;
+        for _ in 0..100 {
+            match &over.0 {
+                WorkReply::Refused(refused, _) if refused.status == Status::WorkerLost => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    over = run(&router, 1, &tensor, PATIENCE).await;
+                }
+                _ => break,
+            }
+        }
+        let (WorkReply::Answer(answer, visits), output) = over else {
+            panic!("{:?}", over.0)
+        };
+        assert_eq!(output.len(), expected.len());
+        let floats = |bytes: &[u8]| -> Vec<f32> {
+            let each = bytes.chunks_exact(4);
+            each.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect()
+        };
+        for (a, b) in floats(&output).iter().zip(floats(&expected)) {
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} instead of {b}");
+        }
+        // Both have told where it was, and both have taken time for it.
+        let places: Vec<(&str, u16, u16)> = visits
+            .iter()
+            .map(|v: &Visit| (v.worker.as_str(), v.from, v.to))
+            .collect();
+        assert_eq!(
+            places,
+            [("first", 0, BETWEEN.0), ("second", BETWEEN.0, info.last().0)]
+        );
+        assert!(visits[1].entered_ns >= visits[0].done_ns.expect("it was done"));
+        assert!(answer.timing.run_ns > 0);
+
+        // What can't be in time is refused before it is handed over.
+        let (late, _) = run(&router, 1, &tensor, Duration::from_micros(10)).await;
+        assert!(
+            matches!(&late, WorkReply::Refused(refused, _) if refused.status == Status::Late),
+            "{late:?}"
+        );
+        // The worker that runs the rest is gone: whoever asks is told, and may ask elsewhere.
+        second.stop().await;
+        let (lost, _) = run(&router, 1, &tensor, Duration::from_secs(3)).await;
+        assert!(
+            matches!(&lost, WorkReply::Refused(refused, _)
+                if matches!(refused.status, Status::WorkerLost | Status::NotReady | Status::Late)),
+            "{lost:?}"
+        );
+        first.stop().await;
+        endpoint.close("the test is over").await;
+    });
+}
