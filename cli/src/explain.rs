@@ -173,7 +173,7 @@ fn visited(visit: &Visit, sent_ms: f64, say: &mut impl FnMut(f64, String)) {
                 chunk.took_ns as f64 / 1e6
             ),
         );
-        (from, end) = (chunk.to, chunk.started_ns + chunk.took_ns);
+        (from, end) = (chunk.to, chunk.started_ns.saturating_add(chunk.took_ns));
     }
     if let Some(done) = visit.done_ns {
         say(

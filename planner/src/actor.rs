@@ -138,7 +138,11 @@ impl Made {
             share: plan.total_share,
             share_before: before,
             fragments: plan.routes.len(),
-            rate_rps: fragments.iter().map(|f| f.rate_rps).sum(),
+            rate_rps: fragments
+                .iter()
+                .filter(|f| !plan.infeasible.contains(&f.id))
+                .map(|f| f.rate_rps)
+                .sum(),
             part: self.carried.part,
             infeasible: plan.infeasible.len(),
             attainment: None,
@@ -361,6 +365,7 @@ impl PlannerActor {
         }
         let limited = plan.capacity_exhausted || made.carried.part < 1.0;
         self.replanner.planned(now, &problem.workload, &cause, limited);
+        self.replanner.left_out(&problem.workload, &plan.infeasible);
         tracing::info!(
             %epoch, %cause, fragments = problem.workload.fragments.len(), share,
             infeasible = plan.infeasible.len(), exhausted = plan.capacity_exhausted, "rolling out a plan"
@@ -404,6 +409,8 @@ impl PlannerActor {
             }
             self.readiness.ready();
             self.decision_in_use(&way, context);
+        } else {
+            self.no_decision_in_use();
         }
         self.current = Some((way.kept, way.profile, way.update));
     }

@@ -7,7 +7,7 @@ use actix::prelude::*;
 use graft_certify::simulate;
 use graft_plan::{Epoch, Nanos, Workload, ms_to_nanos};
 use graft_planner_core::{Decision, Observation, Outcome, Predicted, Recent, share_alone};
-use graft_wire::{MixReport, Outcomes, WorkerReport};
+use graft_wire::{MixReport, Outcomes, RunsTook, WorkerReport};
 
 use crate::actor::{PlannerActor, Snapshot, View};
 use crate::rollout::OnItsWay;
@@ -82,6 +82,14 @@ impl Handler<Worked> for PlannerActor {
         report.partitions.truncate(MOST_REPORTED);
         report.runs.truncate(MOST_REPORTED);
         let name = self.worker_of(number).ok_or("join first")?;
+        // Of models and batches that it has measured.
+        if let Some(member) = self.workers.get(&name) {
+            let profile = &member.info.profile;
+            let known = |r: &RunsTook| {
+                profile.batches.contains(&r.batch) && profile.models.contains_key(&r.model.to_string())
+            };
+            report.runs.retain(known);
+        }
         for (model, from, to) in self.corrections.report(&report.runs) {
             tracing::info!(%model, from, to, "runs take another multiple of what was measured at first");
             self.replanner.costs_moved(model.to_string(), from, to);
@@ -144,10 +152,20 @@ impl PlannerActor {
             outcome.map(|o| o.total().attainment())
         });
         context.spawn(simulating.into_actor(self).map(move |done, this, _| match done {
-            Ok(Ok(attainment)) => this.decisions.simulated(epoch, attainment),
+            Ok(Ok(attainment)) => {
+                this.decisions.simulated(epoch, attainment);
+                this.keep_decision(epoch);
+            }
             Ok(Err(error)) => tracing::error!(%error, "the plan in use can't be simulated"),
             Err(error) => tracing::error!(%error, "simulating the plan in use failed"),
         }));
+    }
+
+    /// Nothing is served any more.
+    pub(crate) fn no_decision_in_use(&mut self) {
+        if let Some(before) = self.decisions.none_in_use(unix_ms()) {
+            self.keep_decision(before);
+        }
     }
 
     fn keep_decision(&self, epoch: Epoch) {

@@ -109,8 +109,11 @@ impl PlannerActor {
                 let current = self.current.as_ref().map(|(_, _, update)| update.clone());
                 let update = known.or(current.filter(|u| u.epoch == epoch));
                 let (connection, number) = self.router(&router).unzip();
+                let routers = self.routers.len().max(1) as f64;
                 let switching = async move {
-                    let update = update.ok_or("the routes are forgotten")?;
+                    let mut update = update.ok_or("the routes are forgotten")?;
+                    // Clients are spread over routers: each lets its part through.
+                    update.routes.iter_mut().for_each(|r| r.rate_rps /= routers);
                     tell(connection, ControlRequest::Switch, Some(&update)).await
                 };
                 let switching = switching.into_actor(self);

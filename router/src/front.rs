@@ -211,6 +211,14 @@ impl Front {
 
     /// Counts what became of a request.
     fn ended(&self, life: &Life) {
+        // What was no request of the model says nothing of how it is served.
+        if life
+            .refused
+            .as_ref()
+            .is_some_and(|r| r.status == Status::BadRequest)
+        {
+            return;
+        }
         let epoch = match life.attempts.last() {
             Some(attempt) => attempt.epoch,
             None => self.routing.load().table.epoch(),
@@ -237,6 +245,16 @@ impl Front {
             outcomes,
         };
         entries.map(entry).collect()
+    }
+
+    /// What could not be told is told the next time.
+    pub fn put_back(&self, entries: Vec<OutcomeEntry>) {
+        for entry in entries {
+            let key = (entry.epoch.0, entry.model, entry.partition_point);
+            if self.outcomes.len() < MAX_COUNTED || self.outcomes.contains_key(&key) {
+                *self.outcomes.entry(key).or_default() += &entry.outcomes;
+            }
+        }
     }
 
     async fn route(

@@ -113,13 +113,18 @@ impl Membership {
             Ok(json) => Bytes::from(json),
             Err(error) => return tracing::error!(%error, "a report can't be written"),
         };
+        let front = Arc::clone(&self.front);
         let sending = async move {
             let sent = planner
                 .call::<_, ControlReply>(&ControlRequest::Mix, json, Limits::default(), PATIENCE)
                 .await;
-            if let Err(error) = sent {
-                tracing::debug!(%error, "a report did not reach the planner");
-            }
+            let failed = match sent {
+                Ok((ControlReply::Done, _)) => return,
+                Ok((ControlReply::Failed(reason), _)) => reason,
+                Err(error) => error.to_string(),
+            };
+            tracing::debug!(failed, "a report did not reach the planner");
+            front.put_back(report.outcomes);
         };
         context.spawn(sending.into_actor(self));
     }

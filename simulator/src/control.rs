@@ -220,6 +220,8 @@ impl<'a> Control<'a> {
         } else if decision.failed.is_none() {
             let limited = carried.plan.capacity_exhausted || carried.part < 1.0;
             self.replanner.planned(now, &problem.workload, &cause, limited);
+            self.replanner
+                .left_out(&problem.workload, &carried.plan.infeasible);
         } else if cause == Cause::Members {
             self.replanner.members_changed();
         }

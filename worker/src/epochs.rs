@@ -92,8 +92,11 @@ impl Workshop {
         }
         let (mut partitions, mut counted) = (vec![], vec![]);
         let mut here: BTreeMap<usize, Hosted> = BTreeMap::new();
-        for (place, partition, spec, models, cores) in parts {
-            let share = self.share(&cores)?;
+        // All that can fail comes before anything is started.
+        let shares = parts.iter().map(|(.., cores)| self.share(cores));
+        let shares: Vec<PartitionId> = shares.collect::<Result<_, _>>()?;
+        let links = self.links(work)?;
+        for ((place, partition, spec, models, _), share) in parts.into_iter().zip(shares) {
             let counts: Arc<PartitionCounts> = Arc::default();
             counted.push((partition.id.clone(), Arc::clone(&counts)));
             let (actor, present) = PartitionActor::new(PartitionParts {
@@ -115,10 +118,9 @@ impl Workshop {
         }
         let under_way: Arc<AtomicUsize> = Arc::default();
         let index = RouteIndex::new(plan, &profile);
-        let mut links = BTreeMap::new();
         let mut routes = vec![];
         for (number, route) in (0..).zip(&plan.routes) {
-            let made = self.route(&index, (number, route), work, &here, &mut links);
+            let made = self.route(&index, route, work, &here, &links);
             routes.push(made.map(|(hops, output)| {
                 Arc::new(RoutePlan {
                     epoch: plan.epoch,
@@ -146,15 +148,47 @@ impl Workshop {
         Ok(share)
     }
 
+    /// Connections to the plan's other workers that run stages which routes of this one go on to.
+    fn links(&mut self, work: &WorkerPlan) -> Result<BTreeMap<String, Arc<Link>>, String> {
+        let index = RouteIndex::new(&work.plan, &self.profile);
+        let device = |partition: usize| work.plan.partitions[partition].device.as_str();
+        let mut links = BTreeMap::new();
+        for route in &work.plan.routes {
+            let runs_here = |id: &String| {
+                index
+                    .instances(id)
+                    .iter()
+                    .any(|i| device(i.partition) == self.name)
+            };
+            if !route.stages.iter().any(runs_here) {
+                continue;
+            }
+            for id in route.stages.iter().skip(1).filter(|id| !runs_here(id)) {
+                for name in index.instances(id).iter().map(|i| device(i.partition)) {
+                    if links.contains_key(name) {
+                        continue;
+                    }
+                    let place = work.workers.get(name);
+                    let place =
+                        place.ok_or_else(|| format!("the plan does not say where worker {name} is"))?;
+                    let address = resolve("address", &place.address);
+                    let address = address.map_err(|e| format!("worker {name}: {e}"))?;
+                    links.insert(name.to_owned(), self.peers.link(name, address));
+                }
+            }
+        }
+        Ok(links)
+    }
+
     /// A route's stages and its output, if any of them runs here. `here`: the partitions that do, by their places in
     /// the plan; `links`: connections to the workers that run others, by name.
     fn route(
-        &mut self,
+        &self,
         index: &RouteIndex<'_>,
-        (number, route): (u32, &Route),
+        route: &Route,
         work: &WorkerPlan,
         here: &BTreeMap<usize, Hosted>,
-        links: &mut BTreeMap<String, Arc<Link>>,
+        links: &BTreeMap<String, Arc<Link>>,
     ) -> Option<(Vec<Hop>, Cut)> {
         let first = index.stage(route.stages.first()?)?;
         let info = self.engine.info(first.model.parse().ok()?).ok()?;
@@ -188,21 +222,8 @@ impl Workshop {
                 if hops.is_empty() || !instances.is_empty() {
                     continue;
                 }
-                let Some(address) = work.workers.get(name).map(|w| w.address.as_str()) else {
-                    tracing::warn!(
-                        route = number,
-                        worker = name,
-                        "the plan does not say where a stage's worker is"
-                    );
+                let Some(link) = links.get(name).map(Arc::clone) else {
                     continue;
-                };
-                let link = match links.get(name) {
-                    Some(link) => Arc::clone(link),
-                    None => {
-                        let link = self.peers.link(name, resolve("address", address).ok()?);
-                        links.insert(name.to_owned(), Arc::clone(&link));
-                        link
-                    }
                 };
                 peers.push(Peer::new(link, name.to_owned(), partitions));
             }

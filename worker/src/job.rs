@@ -14,7 +14,7 @@ use graft_worker_core::{RequestId, RouteStep, StageIndex};
 use tokio::sync::oneshot;
 
 use crate::partition::PartitionActor;
-use crate::peers::Peer;
+use crate::peers::{Peer, hand_over};
 
 /// One place where a stage runs.
 #[derive(Clone)]
@@ -70,7 +70,9 @@ impl Instance {
     /// Puts a job into the stage's queue; it counts as present at once.
     pub fn submit(&self, job: Job) {
         self.present.fetch_add(1, Ordering::Relaxed);
-        crate::partition::submit(&self.partition, self.stage, job);
+        if !crate::partition::submit(&self.partition, self.stage, job) {
+            self.present.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -140,6 +142,8 @@ pub(crate) struct Job {
     /// The worker had it then.
     pub began: Nanos,
     pub final_deadline: Nanos,
+    /// It is to be done here so much earlier.
+    pub guard: Nanos,
     pub trace: TraceContext,
     /// When it entered the present queue.
     pub entered: Nanos,
@@ -179,7 +183,15 @@ impl Job {
         };
         match hop.choose() {
             Some(Next::Here(instance)) => instance.submit(self),
-            Some(Next::There(peer)) => peer.hand_over(self, clock),
+            Some(Next::There(peer)) => {
+                let others = hop.peers.iter().filter(|p| p.is_connected() && !p.is(peer));
+                hand_over(
+                    self,
+                    clock,
+                    peer.clone(),
+                    others.min_by_key(|p| p.pressure()).cloned(),
+                );
+            }
             None => self.end(Err(Refused::new(
                 Status::Internal,
                 "the route's next stage runs nowhere",

@@ -252,10 +252,10 @@ impl PartitionActor {
     }
 }
 
-/// Puts a job into a partition's mailbox; a full or closed one refuses it.
-pub(crate) fn submit(partition: &Addr<PartitionActor>, stage: StageIndex, job: Job) {
+/// Puts a job into a partition's mailbox; a full or closed one refuses it. Whether it is in.
+pub(crate) fn submit(partition: &Addr<PartitionActor>, stage: StageIndex, job: Job) -> bool {
     match partition.try_send(Submit { stage, job }) {
-        Ok(()) => {}
+        Ok(()) => return true,
         Err(SendError::Full(m)) => {
             let what = "the partition's mailbox is full";
             m.job.end(Err(Refused::new(Status::Overloaded, what)));
@@ -265,6 +265,7 @@ pub(crate) fn submit(partition: &Addr<PartitionActor>, stage: StageIndex, job: J
             m.job.end(Err(Refused::new(Status::NotReady, what)));
         }
     }
+    false
 }
 
 fn closed(closed: Closed) -> BatchClosed {
@@ -317,8 +318,8 @@ impl Handler<Submit> for PartitionActor {
         };
         let request = Request {
             id: job.id,
-            key: hop.step.key(job.final_deadline),
-            latest_start: hop.step.latest_start(job.final_deadline),
+            key: hop.step.key(job.final_deadline - job.guard),
+            latest_start: hop.step.latest_start(job.final_deadline - job.guard),
         };
         job.visits.push(Visit {
             worker: self.parts.worker.clone(),
@@ -344,6 +345,8 @@ impl Handler<Submit> for PartitionActor {
                     Refusal::UnknownStage | Refusal::Duplicate => Status::Internal,
                 };
                 job.end(Err(Refused::new(status, refusal.to_string())));
+                // It counted as present.
+                self.pump();
             }
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use graft_plan::Nanos;
 use graft_service::Clock;
 use graft_transport::{CallError, Endpoint, Link, Protocol, Role};
-use graft_wire::{Limits, Refused, RunHeader, Status, Timing, Visit, WireType, WorkReply, WorkRequest};
+use graft_wire::{Limits, Refused, RunHeader, Status, Timing, Visit, WorkReply, WorkRequest};
 
 use crate::job::{Activation, Job};
 
@@ -56,37 +56,61 @@ impl Peer {
         self.in_flight.load(Ordering::Relaxed) / self.partitions.max(1)
     }
 
-    /// Sends a request's tensor there, and brings back what comes of it. If nobody waits for it any more, it is taken
-    /// back there, too.
-    pub fn hand_over(&self, mut job: Job, clock: Clock) {
+    /// The same worker.
+    pub fn is(&self, other: &Peer) -> bool {
+        Arc::ptr_eq(&self.link, &other.link)
+    }
+
+    fn count(&self) -> HandedOver {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let counted = HandedOver(Arc::clone(&self.in_flight));
-        let (link, name) = (Arc::clone(&self.link), self.name.clone());
-        tokio::spawn(async move {
-            let _counted = counted;
+        HandedOver(Arc::clone(&self.in_flight))
+    }
+}
+
+/// Sends a request's tensor to another worker, and brings back what comes of it; where that worker is lost or has not
+/// the plan, once more to `other`. If nobody waits for it any more, it is taken back there, too.
+pub(crate) fn hand_over(mut job: Job, clock: Clock, peer: Peer, other: Option<Peer>) {
+    let mut counted = peer.count();
+    tokio::spawn(async move {
+        let activation = std::mem::replace(&mut job.activation, Activation::taken());
+        let (dtype, payload) = match activation.into_bytes() {
+            Ok(bytes) => bytes,
+            Err(refused) => return job.end(Err(refused)),
+        };
+        let (mut peer, mut other) = (peer, other);
+        loop {
             let now = clock.now();
             let header = RunHeader {
                 epoch: job.route.epoch.0,
                 route: job.route.number,
                 stage: u16::try_from(job.at).unwrap_or(u16::MAX),
-                dtype: WireType::F32,
+                dtype,
                 time_left_ns: (job.final_deadline - now).0,
                 trace: job.trace,
             };
-            let activation = std::mem::replace(&mut job.activation, Activation::taken());
             let (outcome, timing, visits) = tokio::select! {
                 // Dropping the call takes the request back.
                 () = job.reply.closed() => return,
-                came_back = send(&link, &name, header, activation) => came_back,
+                came_back = send(&peer, header, payload.clone()) => came_back,
             };
+            let offset = now - job.began;
+            job.visits.extend(visits.into_iter().map(|v| later(v, offset)));
+            let again = |r: &Refused| matches!(r.status, Status::WorkerLost | Status::NotReady);
+            if outcome.as_ref().is_err_and(again)
+                && clock.now() < job.final_deadline
+                && let Some(next) = other.take()
+            {
+                counted = next.count();
+                peer = next;
+                continue;
+            }
             job.spent.queue += Nanos(timing.queue_ns);
             job.spent.run += Nanos(timing.run_ns);
             job.spent.batch = job.spent.batch.max(timing.batch);
-            let offset = now - job.began;
-            job.visits.extend(visits.into_iter().map(|v| later(v, offset)));
-            job.end(outcome);
-        });
-    }
+            drop(counted);
+            return job.end(outcome);
+        }
+    });
 }
 
 /// A visit, with times from an earlier begin.
@@ -103,18 +127,12 @@ fn later(mut visit: Visit, offset: Nanos) -> Visit {
 
 type CameBack = (Result<Activation, Refused>, Timing, Vec<Visit>);
 
-async fn send(link: &Link, name: &str, mut header: RunHeader, activation: Activation) -> CameBack {
+async fn send(peer: &Peer, header: RunHeader, payload: Bytes) -> CameBack {
     let failed = |refused| (Err(refused), Timing::default(), vec![]);
-    let Some(connection) = link.current() else {
+    let name = &peer.name;
+    let Some(connection) = peer.link.current() else {
         let what = format!("worker {name}, which runs the next stage, is not connected");
         return failed(Refused::new(Status::WorkerLost, what));
-    };
-    let payload = match activation.into_bytes() {
-        Ok((dtype, payload)) => {
-            header.dtype = dtype;
-            payload
-        }
-        Err(refused) => return failed(refused),
     };
     let patience = Nanos(header.time_left_ns).duration() + GRACE;
     let request = WorkRequest::Run(header);

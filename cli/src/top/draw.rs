@@ -151,7 +151,7 @@ fn busy(frame: &mut Frame<'_>, area: Rect, status: &Status) {
         }
         for p in &worker.partitions {
             let r = &p.report;
-            let filled = (r.busy * 20.0).round() as usize;
+            let filled = (r.busy.clamp(0.0, 1.0) * 20.0).round() as usize;
             let batch = r.requests as f64 / r.batches.max(1) as f64;
             rows.push(Row::new(vec![
                 name.clone(),

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn noise_moves_nothing_and_a_change_is_followed() {
         let mut corrections = Corrections::default();
-        let noisy = |i: u32| if i % 2 == 0 { 0.9 } else { 1.1 };
+        let noisy = |i: u32| if i.is_multiple_of(2) { 0.9 } else { 1.1 };
         assert!((0..100).all(|i| corrections.report(&[runs(1, noisy(i))]).is_empty()));
         let moved: Vec<Moved> = (0..60)
             .flat_map(|_| corrections.report(&[runs(1, 2.0)]))

@@ -154,6 +154,14 @@ impl DecisionLog {
         before
     }
 
+    /// No plan is in use any more. The one that was.
+    pub fn none_in_use(&mut self, at_unix_ms: u64) -> Option<Epoch> {
+        self.lasted(at_unix_ms);
+        let before = self.in_use.take()?;
+        self.ended(before, Outcome::Replaced);
+        Some(before)
+    }
+
     /// A decision was not carried out.
     pub fn ended(&mut self, epoch: Epoch, outcome: Outcome) {
         if let Some(decision) = self.get_mut(epoch) {
@@ -193,7 +201,12 @@ impl DecisionLog {
 impl Measured {
     fn sum_up(&mut self) {
         self.attainment = self.outcomes.attainment();
-        self.rate_rps = self.outcomes.requests() as f64 / self.seconds.max(0.5);
+        // A plan that was overtaken while routers switched has no time of its own.
+        self.rate_rps = if self.seconds > 0.0 {
+            self.outcomes.requests() as f64 / self.seconds
+        } else {
+            0.0
+        };
         self.p50_ms = self.outcomes.latencies.quantile_ms(0.5);
         self.p99_ms = self.outcomes.latencies.quantile_ms(0.99);
     }

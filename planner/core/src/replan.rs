@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use graft_model::CutPoint;
-use graft_plan::{Nanos, Workload};
+use graft_plan::{Fragment, Nanos, Workload};
 
 /// Why another plan is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,14 @@ impl Cause {
             Cause::Budget(_, from, to) => to > from,
             Cause::Gone(_) => true,
         }
+    }
+    /// What was saved before it was needed after all.
+    fn regrets(&self) -> bool {
+        let in_danger = matches!(
+            self,
+            Cause::Rate(..) | Cause::Budget(..) | Cause::Bursts(..) | Cause::Unserved(_)
+        );
+        in_danger && !self.saves()
     }
 }
 
@@ -107,6 +115,8 @@ const ROOM: (f64, f64) = (0.1, 0.25);
 /// Plans that only save something, in an hour at most.
 const SAVINGS_AN_HOUR: usize = 12;
 const HOUR: Nanos = Nanos::from_millis(3_600_000);
+/// Costs that differ by no more than this, in the logarithm, are the same.
+const SAME_COSTS: f64 = 0.1;
 /// Part of the share that a change must save.
 const WORTH: f64 = 0.1;
 
@@ -121,6 +131,8 @@ struct Planned {
     bursts: Bursts,
     /// It carries only a part of that.
     limited: bool,
+    /// Points that it does not serve at all, and the largest budget there.
+    left_out: BTreeMap<(String, CutPoint), f64>,
 }
 
 /// Says when to make another plan.
@@ -222,9 +234,16 @@ impl Replanner {
 
     /// A model's runs take so many times what its profile says: from, to.
     pub fn costs_moved(&mut self, model: String, from: f64, to: f64) {
-        let is_worse = |known: &(String, f64, f64)| to / from > known.2 / known.1;
-        if self.costs_moved.as_ref().is_none_or(is_worse) {
-            self.costs_moved = Some((model, from, to));
+        match &mut self.costs_moved {
+            // It moves on from what the running plan counts with; where it is back there, nothing has moved.
+            Some(known) if known.0 == model => {
+                known.2 = to;
+                if (known.2 / known.1).ln().abs() < SAME_COSTS {
+                    self.costs_moved = None;
+                }
+            }
+            Some(known) if to / from <= known.2 / known.1 => {}
+            _ => self.costs_moved = Some((model, from, to)),
         }
     }
 
@@ -243,6 +262,7 @@ impl Replanner {
             points: points(workload),
             bursts: bursts(workload),
             limited,
+            left_out: BTreeMap::new(),
         });
         if cause.saves() {
             self.saved = Some(now);
@@ -250,10 +270,27 @@ impl Replanner {
             if self.savings.len() > SAVINGS_AN_HOUR {
                 self.savings.pop_front();
             }
-        } else if self.saved.take().is_some_and(|saved| now < saved + REGRET) {
+        } else if cause.regrets() && self.saved.take().is_some_and(|saved| now < saved + REGRET) {
             self.later();
         }
         self.save_at = now + self.save_after;
+    }
+
+    /// What the plan that was made last does not serve, by the fragments' ids.
+    pub fn left_out(&mut self, workload: &Workload, infeasible: &[String]) {
+        let Some(planned) = &mut self.planned else { return };
+        let out = |id: &String| infeasible.contains(id);
+        let (out, served): (Vec<_>, Vec<_>) = workload.fragments.iter().partition(|f| out(&f.id));
+        for f in out {
+            let is_here = |s: &&Fragment| s.model == f.model && s.partition_point == f.partition_point;
+            if !served.iter().any(is_here) {
+                let most = planned
+                    .left_out
+                    .entry((f.model.clone(), f.partition_point))
+                    .or_default();
+                *most = most.max(f.budget_ms);
+            }
+        }
     }
 
     /// A plan was made to save something, and saves too little: the running one is kept.
@@ -304,6 +341,14 @@ impl Replanner {
         let unserved = wanted.keys().find(|k| !planned.contains_key(*k));
         if let Some((model, point)) = unserved {
             let cause = || Cause::Unserved(format!("{}/{point}", short(model)));
+            return (now >= at + URGENT_AFTER).then(cause);
+        }
+        let servable = workload.fragments.iter().find(|f| {
+            let out = running.left_out.get(&(f.model.clone(), f.partition_point));
+            out.is_some_and(|most| f.budget_ms > most * BUDGET_MOVE)
+        });
+        if let Some(f) = servable {
+            let cause = || Cause::Unserved(format!("{}/{}", short(&f.model), f.partition_point));
             return (now >= at + URGENT_AFTER).then(cause);
         }
         if now < at + DANGER_AFTER {
@@ -406,7 +451,6 @@ fn less(planned: &Points, wanted: &Points) -> Option<Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use graft_plan::Fragment;
 
     fn workload(fragments: &[(u16, f64, f64)]) -> Workload {
         let fragment = |(i, &(point, budget_ms, rate_rps)): (usize, &(u16, f64, f64))| Fragment {
@@ -504,6 +548,32 @@ mod tests {
             let cause = replanner.decide(at(5000), &moved).unwrap();
             assert!(matches!(cause, Cause::Room(..)) && !cause.saves(), "{cause}");
         }
+    }
+
+    #[test]
+    fn who_could_be_served_where_others_were_left_out_is_planned_for_once() {
+        let tight = workload(&[(0, 50.0, 100.0), (3, 5.0, 10.0)]);
+        let mut replanner = begun(&[(0, 50.0, 100.0)]);
+        replanner.planned(at(1000), &tight, &Cause::Members, false);
+        replanner.left_out(&tight, &["f1".to_owned()]);
+        assert_eq!(replanner.decide(at(5000), &tight), None);
+        let looser = workload(&[(0, 50.0, 100.0), (3, 5.0, 10.0), (3, 500.0, 1.0)]);
+        assert!(matches!(
+            replanner.decide(at(5000), &looser),
+            Some(Cause::Unserved(_))
+        ));
+        replanner.planned(at(5000), &looser, &Cause::Members, false);
+        replanner.left_out(&looser, &["f1".to_owned()]);
+        assert_eq!(replanner.decide(at(9000), &looser), None);
+    }
+
+    #[test]
+    fn a_correction_that_goes_back_is_none() {
+        let same = workload(&[(0, 50.0, 100.0)]);
+        let mut replanner = begun(&[(0, 50.0, 100.0)]);
+        replanner.costs_moved("a".to_owned(), 1.0, 0.7);
+        replanner.costs_moved("a".to_owned(), 0.7, 1.0);
+        assert_eq!(replanner.decide(at(20_000), &same), None);
     }
 
     #[test]

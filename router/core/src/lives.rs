@@ -70,10 +70,14 @@ pub struct Lives {
 }
 
 impl Lives {
-    /// One more; the oldest is forgotten. A request's id may come again: the latest counts.
+    /// One more; the oldest is forgotten. A request's id may come again: the latest counts, but for one in time after one that was missed.
     pub fn add(&mut self, life: Life) {
         let life = Arc::new(life);
-        self.by_id.insert(life.request_id.clone(), Arc::clone(&life));
+        // Of the rows of one call, one that was missed is what there is to explain.
+        let known = self.by_id.get(&life.request_id);
+        if !(life.in_time && known.is_some_and(|k| !k.in_time)) {
+            self.by_id.insert(life.request_id.clone(), Arc::clone(&life));
+        }
         let (queue, most) = if life.in_time {
             (&mut self.latest, MOST)
         } else {

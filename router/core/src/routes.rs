@@ -15,6 +15,8 @@ const WAIT_AT_MOST: Nanos = Nanos::from_millis(2_000);
 /// A request that waited still needs so many times what its layers take.
 const RUN_AFTER_WAITING: f64 = 2.0;
 
+/// A budget that is so many times as large is another class.
+const LOOSER: f64 = 1.4;
 /// The part of the room for surplus that the least urgent requests may take.
 const LEAST_PART: f64 = 0.5;
 
@@ -240,8 +242,11 @@ impl RouteTable {
     }
 
     /// Why a request that has no route gets none.
-    fn without_route(&self, model: ModelId, point: CutPoint) -> Refused {
+    fn without_route(&self, model: ModelId, point: CutPoint, time_left: Nanos) -> Refused {
         let out = self.left_out.get(&(model, point)).and_then(|list| list.first());
+        // Who has clearly more time than those that are left out may be served by another plan.
+        let looser = |out: &&LeftOut| out.too_tight && time_left > ms_to_nanos(out.budget_ms * LOOSER);
+        let out = out.filter(|out| !looser(out));
         let epoch = self.epoch;
         match out {
             None => Refused::new(
@@ -289,7 +294,7 @@ impl RouteTable {
         usable: &dyn Fn(&str) -> bool,
     ) -> Result<Admitted<'_>, Refused> {
         let Some(list) = self.routes.get(&(model, point)) else {
-            return Err(self.without_route(model, point));
+            return Err(self.without_route(model, point, time_left));
         };
         let fitting = list.iter().rev().find(|e| e.budget() <= time_left);
         let Some(entry) = fitting.or(list.first()) else {
@@ -503,6 +508,8 @@ mod tests {
         assert_eq!(status(1), Status::Late);
         assert_eq!(status(2), Status::Overloaded);
         assert_eq!(status(3), Status::NotReady);
+        let patient = table.admit(ms(0), MODEL, CutPoint(1), ms(300), &|_| true);
+        assert_eq!(patient.map(|_| ()).unwrap_err().status, Status::NotReady);
     }
 
     #[test]
