@@ -139,6 +139,29 @@ fn a_site_on_emulated_devices_does_what_the_simulator_says() {
 }
 
 #[test]
+#[ignore = "long: three minutes, on a quiet machine"]
+fn a_thousand_phones_are_served_as_the_simulator_says() {
+    let mut scenario = phones(1000, 4.5, 1.5);
+    // About five hundred requests a second, with time stretched.
+    scenario["phones"][0]["rate_rps"] = json!([8, 12]);
+    scenario["phones"][0]["slo"] = json!({"ms": [200, 400]});
+    let stage = Stage::new(1, scenario);
+    let _programs = ["planner", "worker", "router"].map(|part| stage.site.start(part));
+    stage.until_ready();
+    let measured = stage.load();
+    assert_eq!(count(&measured, "lost"), 0, "{}", stage.site.logs());
+    assert!(attainment(&measured) >= 0.999, "{}", figures(&measured));
+    let predicted = stage.simulate();
+    println!("predicted: {:.3}%", attainment(&predicted) * 100.0);
+    let difference = (attainment(&measured) - attainment(&predicted)).abs();
+    assert!(
+        difference < 0.005,
+        "{}; predicted {predicted}",
+        figures(&measured)
+    );
+}
+
+#[test]
 fn the_death_of_the_planner_changes_nothing_for_those_who_are_served() {
     let stage = Stage::new(1, phones(60, 1.6, 0.8));
     let planner = stage.site.start("planner");

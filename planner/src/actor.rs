@@ -625,6 +625,7 @@ impl PlannerActor {
             epoch,
             limited: false,
             emulated: routes.emulated,
+            routers: routes.routers,
             workers: BTreeMap::new(),
             routes: vec![],
             server_ms: routes.server_ms,

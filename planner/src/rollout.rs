@@ -109,11 +109,10 @@ impl PlannerActor {
                 let current = self.current.as_ref().map(|(_, _, update)| update.clone());
                 let update = known.or(current.filter(|u| u.epoch == epoch));
                 let (connection, number) = self.router(&router).unzip();
-                let routers = self.routers.len().max(1) as f64;
+                let routers = u32::try_from(self.routers.len()).unwrap_or(u32::MAX);
                 let switching = async move {
                     let mut update = update.ok_or("the routes are forgotten")?;
-                    // Clients are spread over routers: each lets its part through.
-                    update.routes.iter_mut().for_each(|r| r.rate_rps /= routers);
+                    update.routers = routers;
                     tell(connection, ControlRequest::Switch, Some(&update)).await
                 };
                 let switching = switching.into_actor(self);

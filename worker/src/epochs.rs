@@ -1,6 +1,6 @@
 //! The plans that a worker has prepared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -45,6 +45,8 @@ pub(crate) struct Workshop {
     pub engine: Arc<dyn Engine>,
     pub profile: Profile,
     pub cores: Vec<usize>,
+    /// For weights.
+    pub memory_bytes: u64,
     pub clock: Clock,
     /// Fenced-off sets of cores: weights and threads are shared by all plans.
     pub shares: BTreeMap<Vec<usize>, PartitionId>,
@@ -92,6 +94,7 @@ impl Workshop {
         }
         let (mut partitions, mut counted) = (vec![], vec![]);
         let mut here: BTreeMap<usize, Hosted> = BTreeMap::new();
+        self.fits_memory(work)?;
         // All that can fail comes before anything is started.
         let shares = parts.iter().map(|(.., cores)| self.share(cores));
         let shares: Vec<PartitionId> = shares.collect::<Result<_, _>>()?;
@@ -146,6 +149,32 @@ impl Workshop {
         let share = self.engine.open_partition(cores).map_err(|e| e.to_string())?;
         self.shares.insert(cores.to_vec(), share);
         Ok(share)
+    }
+
+    /// Whether the weights of all that runs here have room: each segment's count once.
+    fn fits_memory(&self, work: &WorkerPlan) -> Result<(), String> {
+        let stages = work.plan.stages_by_id();
+        let own = work.plan.partitions.iter().filter(|p| p.device == self.name);
+        let mut segments = BTreeSet::new();
+        for stage in own
+            .flat_map(|p| &p.stages)
+            .filter_map(|id| stages.get(id.as_str()))
+        {
+            let range = usize::from(stage.from.0)..usize::from(stage.to.0);
+            segments.extend(range.map(|k| (stage.model.as_str(), k)));
+        }
+        let weights = |(model, k): &(&str, usize)| {
+            let segment = self.profile.models.get(*model).and_then(|m| m.segments.get(*k));
+            segment.map_or(0, |s| s.weights_bytes)
+        };
+        let bytes: u64 = segments.iter().map(weights).sum();
+        if bytes > self.memory_bytes {
+            let have = self.memory_bytes;
+            return Err(format!(
+                "the plan's weights take {bytes} bytes, there are {have} for them"
+            ));
+        }
+        Ok(())
     }
 
     /// Connections to the plan's other workers that run stages which routes of this one go on to.

@@ -208,6 +208,7 @@ impl Worker {
                 engine: device.engine,
                 profile: device.profile,
                 cores: device.units,
+                memory_bytes: device.memory_bytes,
                 clock,
                 shares: BTreeMap::new(),
                 peers: Peers::new(client.clone()),

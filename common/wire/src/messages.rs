@@ -425,6 +425,9 @@ pub struct RoutesUpdate {
     /// Some worker's device is emulated.
     #[serde(default)]
     pub emulated: bool,
+    /// Routers that clients are spread over: each lets its part through.
+    #[serde(default)]
+    pub routers: u32,
     /// Workers by name.
     pub workers: BTreeMap<String, WorkerEndpoint>,
     /// The routes.

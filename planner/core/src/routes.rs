@@ -69,6 +69,7 @@ pub fn routes(
         epoch: plan.epoch,
         limited,
         emulated: false,
+        routers: 1,
         workers: workers
             .iter()
             .filter(|(name, _)| used(name))

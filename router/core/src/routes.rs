@@ -15,6 +15,8 @@ const WAIT_AT_MOST: Nanos = Nanos::from_millis(2_000);
 /// A request that waited still needs so many times what its layers take.
 const RUN_AFTER_WAITING: f64 = 2.0;
 
+/// Partitions are given no more than this part of their time where there is more load than devices.
+const FULLEST: f64 = 0.9;
 /// A budget that is so many times as large is another class.
 const LOOSER: f64 = 1.4;
 /// The part of the room for surplus that the least urgent requests may take.
@@ -45,12 +47,14 @@ struct Pool {
 }
 
 impl Pool {
-    /// Of routes with these budgets, rates and times for a request.
-    fn new(routes: &[(Nanos, f64, f64)]) -> Self {
+    /// Of routes with these budgets, rates and times for a request, on so many partitions, of which a part is this router's.
+    fn new(routes: &[(Nanos, f64, f64)], partitions: usize, part: f64) -> Self {
         let mut budgets: Vec<Nanos> = routes.iter().map(|r| r.0).collect();
         budgets.sort_unstable();
         budgets.dedup();
-        let work = routes.iter().map(|(_, rate, work_ms)| rate * work_ms).sum();
+        let planned: f64 = routes.iter().map(|(_, rate, work_ms)| rate * work_ms).sum();
+        // What was planned for is an estimate; partitions carry what they have time for.
+        let work = planned.max(partitions as f64 * 1e3 * FULLEST * part);
         let longest = routes.iter().map(|r| r.2).fold(0.0, f64::max);
         Pool {
             gate: Gate::new(work, longest),
@@ -151,12 +155,13 @@ impl RouteTable {
                 }),
             }
         }
+        let part = 1.0 / f64::from(update.routers.max(1));
         let mut routes: HashMap<(ModelId, CutPoint), Vec<Entry>> = HashMap::new();
         for targets in by_route.into_values() {
             let first = &targets[0].target;
             let key = (first.model, first.partition_point);
             routes.entry(key).or_default().push(Entry {
-                gate: update.limited.then(|| Gate::new(first.rate_rps, 1.0)),
+                gate: update.limited.then(|| Gate::new(first.rate_rps * part, 1.0)),
                 targets,
                 turn: AtomicUsize::new(0),
             });
@@ -164,15 +169,16 @@ impl RouteTable {
         for list in routes.values_mut() {
             list.sort_by_key(|e| (e.budget(), e.targets[0].target.route));
         }
-        let mut shared: HashMap<u32, Vec<(Nanos, f64, f64)>> = HashMap::new();
+        let mut shared: HashMap<u32, (usize, Vec<(Nanos, f64, f64)>)> = HashMap::new();
         for entry in routes.values().flatten().filter(|e| e.gate.is_some()) {
             let first = &entry.targets[0].target;
-            let of_pool = shared.entry(first.pool).or_default();
-            of_pool.push((entry.budget(), first.rate_rps, first.work_ms));
+            let (partitions, of_pool) = shared.entry(first.pool).or_default();
+            *partitions = (*partitions).max(entry.targets.iter().map(|t| t.partitions).sum());
+            of_pool.push((entry.budget(), first.rate_rps * part, first.work_ms));
         }
         let pools = shared
             .into_iter()
-            .map(|(number, routes)| (number, Pool::new(&routes)));
+            .map(|(number, (partitions, routes))| (number, Pool::new(&routes, partitions, part)));
         let pools = pools.collect();
         let mut left_out: HashMap<(ModelId, CutPoint), Vec<LeftOut>> = HashMap::new();
         for out in update.left_out {
@@ -347,7 +353,7 @@ mod tests {
             least_ms,
             worker: "w".to_owned(),
             pool: 0,
-            work_ms: 2.0,
+            work_ms: 1800.0,
         }
     }
 
@@ -356,6 +362,7 @@ mod tests {
             epoch: Epoch(3),
             limited: false,
             emulated: false,
+            routers: 1,
             workers: BTreeMap::new(),
             routes: vec![
                 target(0, 5, 80.0, 10.0),
@@ -392,6 +399,7 @@ mod tests {
             epoch: Epoch(3),
             limited,
             emulated: false,
+            routers: 1,
             workers: BTreeMap::new(),
             routes: vec![target(2, 7, 50.0, 5.0), twin],
             server_ms: BTreeMap::new(),
@@ -454,12 +462,14 @@ mod tests {
         let routes = [(5, 20.0), (7, 80.0), (9, 200.0)].iter().zip(0..);
         let routes = routes.map(|(&(point, budget), number)| RouteTarget {
             rate_rps: 20.0,
+            work_ms: 15.0,
             ..target(number, point, budget, 1.0)
         });
         let table = RouteTable::new(RoutesUpdate {
             epoch: Epoch(3),
             limited: true,
             emulated: false,
+            routers: 1,
             workers: BTreeMap::new(),
             routes: routes.collect(),
             server_ms: BTreeMap::new(),
@@ -495,6 +505,7 @@ mod tests {
             epoch: Epoch(3),
             limited: true,
             emulated: false,
+            routers: 1,
             workers: BTreeMap::new(),
             routes: vec![target(0, 5, 80.0, 10.0)],
             server_ms: BTreeMap::new(),
@@ -518,6 +529,7 @@ mod tests {
             epoch: Epoch(3),
             limited: false,
             emulated: false,
+            routers: 1,
             workers: BTreeMap::new(),
             routes: vec![target(0, 0, 80.0, 10.0)],
             server_ms: BTreeMap::new(),
