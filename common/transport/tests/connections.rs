@@ -141,10 +141,10 @@ async fn a_request_that_is_taken_back_while_it_is_sent_leaves_the_connection_alo
     let server = serve(&planner, ClientAuth::Required, &[Role::Worker]);
     let connection = connect(&worker, &server).await;
     for _ in 0..20 {
-        // More than a connection carries in so little time.
-        let payload = Bytes::from(vec![1u8; 24 << 20]);
+        // One that is never answered, should it be there whole after all.
+        let payload = Bytes::from(vec![1u8; 900 << 10]);
         let call = connection.call::<_, ControlReply>(
-            &ControlRequest::Mix,
+            &ControlRequest::Join,
             payload,
             Limits::default(),
             Duration::from_micros(200),
