@@ -19,7 +19,7 @@ use crate::job::{Activation, Budget, Ended, Job, Spent, UnderWay};
 
 /// Requests are to be done so much earlier than they must be, as a part of what they take at least: runs take a little
 /// longer now and then, and under overload each that is begun at the last moment would be late for it.
-const GUARD: f64 = 0.25;
+const GUARD: f64 = 0.1;
 
 /// An answer, or why there is none; and where the request was.
 pub type WorkAnswer = (Result<(AnswerHeader, Bytes), Refused>, Vec<Visit>);
