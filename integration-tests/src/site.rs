@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::http;
@@ -213,9 +213,7 @@ impl Site {
     pub fn ask(&self, at: SocketAddr, path: &str) -> Value {
         let (status, body) = http::get(at, path).unwrap_or_else(|| panic!("nobody answers at {at}"));
         assert_eq!(status, 200, "{path}: {body}");
-        // A long body comes in chunks, with their lengths between them.
-        let json = body.find(['{', '[']).map_or("", |begin| &body[begin..]);
-        serde_json::from_str(json).unwrap_or_else(|e| panic!("{path} gave no JSON ({e}): {body}"))
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path} gave no JSON ({e}): {body}"))
     }
 
     /// Sends pictures, handed over at cut point 0, until one is served.
@@ -233,6 +231,26 @@ impl Site {
             );
         }
     }
+}
+
+/// The profile of a modelled GPU for the model that comes with Graft: for workers whose devices are emulated.
+pub fn emulated_profile() -> PathBuf {
+    PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../docs/scenarios/efficientnet-lite0-t4.json"
+    ))
+}
+
+/// A scenario of phones on links on which they hand over small tensors.
+pub fn phones(count: usize, seconds: f64, warm_up: f64) -> Value {
+    json!({
+        "version": 1, "name": "phones", "devices": 1, "duration_s": seconds, "warmup_s": warm_up, "headroom": 0.2,
+        "profiles": emulated_profile(),
+        "phones": [{
+            "count": count, "model": "efficientnet-lite0", "device": {"gflops": [4, 12]}, "slo": {"ms": [250, 400]},
+            "rate_rps": [4, 6], "link": {"mbps": [4, 15], "rtt_ms": [5, 30]}, "element_bytes": 1,
+        }],
+    })
 }
 
 /// The n-th worker's part, from 0.

@@ -2,12 +2,11 @@
 //!
 //! Latencies and misses are measured open-loop. The short forms run with all tests; `-- --ignored` runs the long ones.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use graft_integration_tests::{Program, Site, http, until, worker_part};
+use graft_integration_tests::{Program, Site, emulated_profile, graft, http, phones, until, worker_part};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -26,13 +25,6 @@ const MIXES: [[f64; 6]; 3] = [
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-fn profile() -> PathBuf {
-    PathBuf::from(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../docs/scenarios/efficientnet-lite0-t4.json"
-    ))
 }
 
 fn count(report: &Value, what: &str) -> u64 {
@@ -68,7 +60,7 @@ fn mix(seconds: f64, warm_up: f64, rate: impl Fn(usize) -> Vec<(f64, f64)>) -> V
     };
     json!({
         "version": 1, "duration_s": seconds, "warmup_s": warm_up, "headroom": 0.2, "devices": 1,
-        "profiles": profile(), "fragments": POINTS.iter().enumerate().map(fragment).collect::<Vec<_>>(),
+        "profiles": emulated_profile(), "fragments": POINTS.iter().enumerate().map(fragment).collect::<Vec<_>>(),
     })
 }
 
@@ -155,19 +147,8 @@ fn at_nine_tenths_of_the_planned_capacity_for_a_minute() {
 /// Time on emulated devices is stretched so many times.
 const STRETCH: f64 = 20.0;
 
-fn phones(count: usize, seconds: f64, warm_up: f64) -> Value {
-    json!({
-        "version": 1, "name": "phones", "devices": 1, "duration_s": seconds, "warmup_s": warm_up, "headroom": 0.2,
-        "profiles": profile(),
-        "phones": [{
-            "count": count, "model": "efficientnet-lite0", "device": {"gflops": [4, 12]}, "slo": {"ms": [250, 400]},
-            "rate_rps": [4, 6], "link": {"mbps": [4, 15], "rtt_ms": [5, 30]}, "element_bytes": 1,
-        }],
-    })
-}
-
 fn emulated(workers: usize) -> (Site, Vec<Program>) {
-    let site = Site::emulated(workers, &profile(), STRETCH);
+    let site = Site::emulated(workers, &emulated_profile(), STRETCH);
     let parts = (0..workers).map(worker_part);
     let parts = parts.chain(["planner".to_owned(), "router".to_owned()]);
     let programs = parts.map(|part| site.start(&part)).collect();
@@ -214,8 +195,8 @@ fn switches(wanted: u64, seconds: f64) {
     assert_eq!(count(&during, "lost"), 0, "{}", site.logs());
     assert!(attainment(&during) >= 0.99, "{during}");
     let p99 = |report: &Value| report["server"]["ms"]["p99"].as_f64().expect("a latency");
-    // Within a tenth of a budget it is noise.
-    let allowed = (1.2 * p99(&before)).max(p99(&before) + 3.0);
+    // Of a few hundred requests one that is a little later is noise: a millisecond, twenty with time stretched.
+    let allowed = (1.2 * p99(&before)).max(p99(&before) + 1.0);
     assert!(
         p99(&during) <= allowed,
         "p99 {} ms, before {} ms",
@@ -270,20 +251,19 @@ fn a_worker_that_stands_still_for_two_seconds_costs_only_what_was_in_it() {
 
 #[test]
 fn a_request_can_be_explained_and_decisions_are_told() {
+    let _alone = alone();
     let (site, _programs) = emulated(1);
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let zeros = vec![0u8; 4 * 3 * 224 * 224];
+    let input = &site.ask(site.http, "/v2/models/efficientnet-lite0")["inputs"][0];
+    let mut shape = input["shape"].as_array().expect("a shape").clone();
+    shape[0] = 1.into();
+    let elements: u64 = shape.iter().filter_map(Value::as_u64).product();
+    let zeros = vec![0u8; 4 * elements as usize];
     let head = json!({
-        "inputs": [{"name": "images", "shape": [1, 3, 224, 224], "datatype": "FP32",
+        "inputs": [{"name": input["name"], "shape": shape, "datatype": "FP32",
             "parameters": {"binary_data_size": zeros.len()}}],
         "parameters": {"budget_ms": 5000},
     });
-    let name = site.ask(site.http, "/v2/models/efficientnet-lite0");
-    let mut head = head;
-    head["inputs"][0]["name"] = name["inputs"][0]["name"].clone();
-    let mut shape = name["inputs"][0]["shape"].as_array().expect("a shape").clone();
-    shape[0] = 1.into();
-    head["inputs"][0]["shape"] = shape.into();
     let head = head.to_string();
     let body = [head.as_bytes(), &zeros].concat();
     let length = format!("Inference-Header-Content-Length: {}", head.len());
@@ -300,21 +280,21 @@ fn a_request_can_be_explained_and_decisions_are_told() {
     let id = "4bf92f3577b34da6a3ce929d0e0e4736";
     assert!(reply.contains(id), "{reply}");
     let router = site.http.to_string();
-    let told = graft_integration_tests::graft(["explain", "--router", &router, id]);
+    let told = graft(["explain", "--router", &router, id]);
     let told = String::from_utf8_lossy(&told.stdout);
     for part in [id, "in time", "enters the queue", "chunk", "answers"] {
         assert!(told.contains(part), "{part}: {told}");
     }
-    let unknown = graft_integration_tests::graft(["explain", "--router", &router, "00ff"]);
+    let unknown = graft(["explain", "--router", &router, "00ff"]);
     assert_eq!(unknown.status.code(), Some(2));
     let planner = site.planner_http.to_string();
-    let log = graft_integration_tests::graft(["plan", "log", "--planner", &planner]);
+    let log = graft(["plan", "log", "--planner", &planner]);
     let log = String::from_utf8_lossy(&log.stdout);
     assert!(
         log.contains("workers came or went") && log.contains("expected"),
         "{log}"
     );
-    let top = graft_integration_tests::graft(["top", "--once", "--planner", &planner]);
+    let top = graft(["top", "--once", "--planner", &planner]);
     let top = String::from_utf8_lossy(&top.stdout);
     assert!(top.contains("EMULATED") && top.contains("worker-1"), "{top}");
 }

@@ -1,49 +1,24 @@
 //! `graft load` against real routers, planners and workers, on emulated devices.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use graft_integration_tests::{Site, graft, until, worker_part};
+use graft_integration_tests::{Site, emulated_profile, graft, phones, until, worker_part};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time is stretched so many times: what this machine takes for itself counts for little then.
 const STRETCH: f64 = 20.0;
 
-fn profile() -> PathBuf {
-    PathBuf::from(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../docs/scenarios/efficientnet-lite0-t4.json"
-    ))
-}
-
-/// Phones on links on which they hand over small tensors.
-fn phones(count: usize, seconds: f64, warm_up: f64) -> Value {
-    json!({
-        "version": 1, "name": "phones", "devices": 1, "duration_s": seconds, "warmup_s": warm_up, "headroom": 0.2,
-        "phones": [{
-            "count": count, "model": "efficientnet-lite0", "device": {"gflops": [4, 12]}, "slo": {"ms": [250, 400]},
-            "rate_rps": [4, 6], "link": {"mbps": [4, 15], "rtt_ms": [5, 30]}, "element_bytes": 1,
-        }],
-    })
-}
-
-/// A site, with what runs, and the scenario's file.
+/// A site, and the scenario that is played on it.
 struct Stage {
     site: Site,
-    scenario: String,
+    scenario: Value,
 }
 
 impl Stage {
-    fn new(workers: usize, mut scenario: Value) -> Self {
-        let site = Site::emulated(workers, &profile(), STRETCH);
-        scenario["profiles"] = profile().to_string_lossy().into_owned().into();
-        let file = site.file("scenario.json");
-        std::fs::write(&file, scenario.to_string()).expect("a scenario can be written");
-        Stage {
-            site,
-            scenario: path(&file),
-        }
+    fn new(workers: usize, scenario: Value) -> Self {
+        let site = Site::emulated(workers, &emulated_profile(), STRETCH);
+        Stage { site, scenario }
     }
 
     fn until_ready(&self) {
@@ -53,33 +28,14 @@ impl Stage {
     }
 
     fn load(&self) -> Value {
-        let (router, ca) = (self.site.quic.to_string(), path(&self.site.file("ca.pem")));
-        let output = graft([
-            "load",
-            "--json",
-            "--router",
-            &router,
-            "--ca",
-            &ca,
-            "--scenario",
-            &self.scenario,
-            "--stretch",
-            &STRETCH.to_string(),
-        ]);
-        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
-            panic!(
-                "graft load printed no JSON ({e}): {output:?}\n{}",
-                self.site.logs()
-            )
-        });
+        let report = self.site.load(&self.scenario, STRETCH);
         println!("{}", figures(&report));
         report
     }
 
     /// The same, simulated: observed for as long in all, and with a planner that is as quick before stretched time.
     fn simulate(&self) -> Value {
-        let text = std::fs::read(&self.scenario).expect("the scenario");
-        let mut scenario: Value = serde_json::from_slice(&text).expect("JSON");
+        let mut scenario = self.scenario.clone();
         let warm_up = scenario["warmup_s"].as_f64().expect("a number");
         let counted = scenario["duration_s"].as_f64().expect("a number") - warm_up;
         scenario["warmup_s"] = json!(warm_up * STRETCH);
@@ -88,14 +44,11 @@ impl Stage {
             "planning_ms": 150.0 / STRETCH, "prepare_ms": 50.0 / STRETCH, "message_ms": 1.0 / STRETCH,
             "retire_after_ms": 3000.0 / STRETCH, "notice_ms": 1500.0 / STRETCH,
         });
-        std::fs::write(&self.scenario, scenario.to_string()).expect("written");
-        let output = graft(["simulate", "--json", "--scenario", &self.scenario]);
+        let file = self.site.file("simulated.json");
+        std::fs::write(&file, scenario.to_string()).expect("a scenario can be written");
+        let output = graft(["simulate", "--json", "--scenario", &file.to_string_lossy()]);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
     }
-}
-
-fn path(file: &Path) -> String {
-    file.to_string_lossy().into_owned()
 }
 
 fn figures(report: &Value) -> String {

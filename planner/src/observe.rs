@@ -270,44 +270,43 @@ impl Handler<Look> for PlannerActor {
         });
         let workers = workers.collect();
         let mut points: BTreeMap<(String, u16), PointStatus> = BTreeMap::new();
-        let mut total = Outcomes::default();
-        let blank = |model: &str, point: u16| PointStatus {
-            model: name(model),
-            partition_point: point,
-            rate_rps: 0.0,
-            planned_rps: 0.0,
-            tightest_ms: f64::INFINITY,
-            burstiness: 1.0,
-            served: Served::default(),
+        let mut at = |model: &str, point: u16, note: &dyn Fn(&mut PointStatus)| {
+            note(
+                points
+                    .entry((model.to_owned(), point))
+                    .or_insert_with(|| PointStatus {
+                        model: name(model),
+                        partition_point: point,
+                        rate_rps: 0.0,
+                        planned_rps: 0.0,
+                        tightest_ms: f64::INFINITY,
+                        burstiness: 1.0,
+                        served: Served::default(),
+                    }),
+            );
         };
-        let observed = self.mix.workload(self.headroom, &[]);
-        for f in &observed.fragments {
-            let key = (f.model.clone(), f.partition_point.0);
-            let point = points
-                .entry(key)
-                .or_insert_with(|| blank(&f.model, f.partition_point.0));
-            point.rate_rps += f.rate_rps;
-            point.tightest_ms = point.tightest_ms.min(f.budget_ms);
-            point.burstiness = point.burstiness.max(f.burstiness);
+        for f in &self.mix.workload(self.headroom, &[]).fragments {
+            at(&f.model, f.partition_point.0, &|point| {
+                point.rate_rps += f.rate_rps;
+                point.tightest_ms = point.tightest_ms.min(f.budget_ms);
+                point.burstiness = point.burstiness.max(f.burstiness);
+            });
         }
-        for f in self
+        let planned = self
             .current
             .iter()
-            .flat_map(|(kept, ..)| &kept.workload.fragments)
-        {
-            let key = (f.model.clone(), f.partition_point.0);
-            let point = points
-                .entry(key)
-                .or_insert_with(|| blank(&f.model, f.partition_point.0));
-            point.planned_rps += f.rate_rps;
-            point.tightest_ms = point.tightest_ms.min(f.budget_ms);
+            .flat_map(|(kept, ..)| &kept.workload.fragments);
+        for f in planned {
+            at(&f.model, f.partition_point.0, &|point| {
+                point.planned_rps += f.rate_rps;
+                point.tightest_ms = point.tightest_ms.min(f.budget_ms);
+            });
         }
-        for ((model, at), outcomes) in self.recent.points(self.clock.now()) {
-            let model = model.to_string();
-            let point = points
-                .entry((model.clone(), at.0))
-                .or_insert_with(|| blank(&model, at.0));
-            point.served = Served::of(&outcomes, Recent::SECONDS);
+        let mut total = Outcomes::default();
+        for ((model, point), outcomes) in self.recent.points(self.clock.now()) {
+            at(&model.to_string(), point.0, &|point| {
+                point.served = Served::of(&outcomes, Recent::SECONDS);
+            });
             total += &outcomes;
         }
         for point in points.values_mut().filter(|p| p.tightest_ms.is_infinite()) {

@@ -195,7 +195,10 @@ impl Site {
             (name.to_owned(), WorkerEndpoint { address })
         };
         let workers = self.workers().map(|(_, name)| nowhere(name)).collect();
-        let routes = routes(&plan, limited, workload, profile, &workers);
+        let routes = RoutesUpdate {
+            routers: self.routers(),
+            ..routes(&plan, limited, workload, profile, &workers)
+        };
         let in_use = InUse {
             routes,
             steps,

@@ -81,7 +81,7 @@ impl Handle {
         })?;
         let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
         let least = hop.step.alone + hop.step.later_alone;
-        let guard = Nanos((least.0 as f64 * GUARD) as u64).min(Nanos(header.time_left_ns / 10));
+        let early = Nanos((least.0 as f64 * GUARD) as u64).min(Nanos(header.time_left_ns / 10));
         let (reply, ended) = oneshot::channel();
         let job = Job {
             id,
@@ -90,7 +90,7 @@ impl Handle {
             activation: Activation::Bytes(header.dtype, payload),
             began: start,
             final_deadline: start + Nanos(header.time_left_ns),
-            guard,
+            guard: early,
             trace: header.trace,
             entered: start,
             spent: Spent::default(),

@@ -24,7 +24,7 @@ pub(crate) struct Peer {
     name: String,
     /// On so many of its partitions.
     partitions: usize,
-    /// Requests that were handed over for this stage, and have not come back.
+    /// Requests of the route that were handed over, and have not come back.
     in_flight: Arc<AtomicUsize>,
 }
 

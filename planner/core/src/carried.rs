@@ -25,7 +25,8 @@ const STEP: f64 = 0.93;
 const STEPS: usize = 45;
 
 /// Plans for as much of the load as the devices carry: when they run out, for smaller rates of everybody rather
-/// than for some fragments at their full rates; before that, for smaller bursts, and with half of the headroom. What comes beyond the carried rates is for routers to refuse.
+/// than for some fragments at their full rates; before that, for smaller bursts, and with half of the headroom. What
+/// comes beyond the carried rates is for routers to refuse.
 pub fn plan_what_fits(
     problem: &Problem,
     epoch: Epoch,
@@ -43,6 +44,15 @@ pub fn plan_what_fits(
     if !best.plan.capacity_exhausted {
         return best;
     }
+    let all_of = |scaled: &Problem| {
+        let (plan, _) = plan_all(scaled, epoch, running, options, crew, &mut |p| !p.sound);
+        let workload = scaled.workload.clone();
+        (!plan.capacity_exhausted).then_some(Carried {
+            plan,
+            workload,
+            part: 1.0,
+        })
+    };
     let mut scaled = problem.clone();
     // Bursts that no share absorbs in time are planned for as far as it goes: some requests of a burst will be late.
     for halved in 1..=BURST_STEPS {
@@ -57,24 +67,14 @@ pub fn plan_what_fits(
                 1.0
             };
         }
-        let (plan, _) = plan_all(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
-        if !plan.capacity_exhausted {
-            return Carried {
-                plan,
-                workload: scaled.workload,
-                part: 1.0,
-            };
+        if let Some(carried) = all_of(&scaled) {
+            return carried;
         }
     }
-    // Headroom gives way first: rates are estimates, and it is there for what they miss.
+    // Headroom gives way before rates: these are estimates, and it is there for what they miss.
     scaled.workload.headroom = problem.workload.headroom / 2.0;
-    let (plan, _) = plan_all(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
-    if !plan.capacity_exhausted {
-        return Carried {
-            plan,
-            workload: scaled.workload,
-            part: 1.0,
-        };
+    if let Some(carried) = all_of(&scaled) {
+        return carried;
     }
     scaled.workload.headroom = problem.workload.headroom;
     let scale = |scaled: &mut Problem, step: usize| {

@@ -43,6 +43,7 @@ impl Cause {
             Cause::Gone(_) => true,
         }
     }
+
     /// What was saved before it was needed after all.
     fn regrets(&self) -> bool {
         let in_danger = matches!(

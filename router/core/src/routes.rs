@@ -46,16 +46,25 @@ struct Pool {
     budgets: Vec<Nanos>,
 }
 
+/// One route's part of a pool.
+#[derive(Debug)]
+struct Charge {
+    budget: Nanos,
+    rate_rps: f64,
+    /// What one request takes of the pool.
+    work_ms: f64,
+}
+
 impl Pool {
-    /// Of routes with these budgets, rates and times for a request, on so many partitions, of which a part is this router's.
-    fn new(routes: &[(Nanos, f64, f64)], partitions: usize, part: f64) -> Self {
-        let mut budgets: Vec<Nanos> = routes.iter().map(|r| r.0).collect();
+    /// Of these routes on so many partitions, of whose time a part is this router's.
+    fn new(routes: &[Charge], partitions: usize, part: f64) -> Self {
+        let mut budgets: Vec<Nanos> = routes.iter().map(|r| r.budget).collect();
         budgets.sort_unstable();
         budgets.dedup();
-        let planned: f64 = routes.iter().map(|(_, rate, work_ms)| rate * work_ms).sum();
+        let planned: f64 = routes.iter().map(|r| r.rate_rps * r.work_ms).sum();
         // What was planned for is an estimate; partitions carry what they have time for.
         let work = planned.max(partitions as f64 * 1e3 * FULLEST * part);
-        let longest = routes.iter().map(|r| r.2).fold(0.0, f64::max);
+        let longest = routes.iter().map(|r| r.work_ms).fold(0.0, f64::max);
         Pool {
             gate: Gate::new(work, longest),
             budgets,
@@ -65,7 +74,10 @@ impl Pool {
     /// The part of the room for surplus that is for requests with a budget: the more urgent, the more.
     fn part(&self, budget: Nanos) -> f64 {
         let less_urgent = self.budgets.iter().filter(|b| **b > budget).count();
-        LEAST_PART + (1.0 - LEAST_PART) * less_urgent as f64 / (self.budgets.len() - 1).max(1) as f64
+        match self.budgets.len() {
+            0 | 1 => 1.0,
+            n => LEAST_PART + (1.0 - LEAST_PART) * less_urgent as f64 / (n - 1) as f64,
+        }
     }
 }
 
@@ -169,12 +181,16 @@ impl RouteTable {
         for list in routes.values_mut() {
             list.sort_by_key(|e| (e.budget(), e.targets[0].target.route));
         }
-        let mut shared: HashMap<u32, (usize, Vec<(Nanos, f64, f64)>)> = HashMap::new();
+        let mut shared: HashMap<u32, (usize, Vec<Charge>)> = HashMap::new();
         for entry in routes.values().flatten().filter(|e| e.gate.is_some()) {
             let first = &entry.targets[0].target;
             let (partitions, of_pool) = shared.entry(first.pool).or_default();
             *partitions = (*partitions).max(entry.targets.iter().map(|t| t.partitions).sum());
-            of_pool.push((entry.budget(), first.rate_rps * part, first.work_ms));
+            of_pool.push(Charge {
+                budget: entry.budget(),
+                rate_rps: first.rate_rps * part,
+                work_ms: first.work_ms,
+            });
         }
         let pools = shared
             .into_iter()
@@ -288,9 +304,9 @@ impl RouteTable {
     ///
     /// Of the routes for its model and partition point it takes the one with the largest budget that is not
     /// above what it has; below all budgets the tightest, as long as the layers alone can be run in time.
-    /// Where devices ran out, a route lets no more through than it was planned for, but in room that others leave. Of the workers that run the route
-    /// and are `usable`, the one with the fewest requests of it for each of its partitions gets it, so that one that
-    /// does not answer gets no more.
+    /// Where devices ran out, a route lets no more through than it was planned for, but in room that others leave. Of the
+    /// workers that run the route and are `usable`, the one with the fewest requests of it for each of its partitions
+    /// gets it, so that one that does not answer gets no more.
     pub fn admit(
         &self,
         now: Nanos,
@@ -357,22 +373,29 @@ mod tests {
         }
     }
 
-    fn table() -> RouteTable {
-        RouteTable::new(RoutesUpdate {
+    fn update(limited: bool, routes: Vec<RouteTarget>) -> RoutesUpdate {
+        RoutesUpdate {
             epoch: Epoch(3),
-            limited: false,
+            limited,
             emulated: false,
             routers: 1,
             workers: BTreeMap::new(),
-            routes: vec![
+            routes,
+            server_ms: BTreeMap::new(),
+            price: BTreeMap::new(),
+            left_out: vec![],
+        }
+    }
+
+    fn table() -> RouteTable {
+        RouteTable::new(update(
+            false,
+            vec![
                 target(0, 5, 80.0, 10.0),
                 target(1, 5, 20.0, 10.0),
                 target(2, 7, 50.0, 5.0),
             ],
-            server_ms: BTreeMap::new(),
-            price: BTreeMap::new(),
-            left_out: vec![],
-        })
+        ))
     }
 
     fn ms(ms: u64) -> Nanos {
@@ -465,17 +488,7 @@ mod tests {
             work_ms: 15.0,
             ..target(number, point, budget, 1.0)
         });
-        let table = RouteTable::new(RoutesUpdate {
-            epoch: Epoch(3),
-            limited: true,
-            emulated: false,
-            routers: 1,
-            workers: BTreeMap::new(),
-            routes: routes.collect(),
-            server_ms: BTreeMap::new(),
-            price: BTreeMap::new(),
-            left_out: vec![],
-        });
+        let table = RouteTable::new(update(true, routes.collect()));
         // Ten seconds: twenty a second are planned for each. Forty of the urgent ones come, forty of the patient ones, and
         // none of the third kind.
         let (mut urgent, mut patient) = (0, 0);
@@ -502,15 +515,8 @@ mod tests {
             too_tight,
         };
         let table = RouteTable::new(RoutesUpdate {
-            epoch: Epoch(3),
-            limited: true,
-            emulated: false,
-            routers: 1,
-            workers: BTreeMap::new(),
-            routes: vec![target(0, 5, 80.0, 10.0)],
-            server_ms: BTreeMap::new(),
-            price: BTreeMap::new(),
             left_out: vec![out(1, true), out(2, false)],
+            ..update(true, vec![target(0, 5, 80.0, 10.0)])
         });
         let status = |point| {
             let outcome = table.admit(ms(0), MODEL, CutPoint(point), ms(30), &|_| true);
@@ -525,17 +531,7 @@ mod tests {
 
     #[test]
     fn a_request_waits_for_a_plan_as_long_as_it_can_afford() {
-        let mut update = RoutesUpdate {
-            epoch: Epoch(3),
-            limited: false,
-            emulated: false,
-            routers: 1,
-            workers: BTreeMap::new(),
-            routes: vec![target(0, 0, 80.0, 10.0)],
-            server_ms: BTreeMap::new(),
-            price: BTreeMap::new(),
-            left_out: vec![],
-        };
+        let mut update = update(false, vec![target(0, 0, 80.0, 10.0)]);
         update.server_ms.insert(MODEL, vec![20.0, 10.0, 0.0]);
         let table = RouteTable::new(update.clone());
         assert_eq!(table.patience(&MODEL, CutPoint(1), ms(100)), ms(50));

@@ -28,17 +28,17 @@ pub struct StageSpec {
 impl StageSpec {
     /// The chunks of a run of `requests`. A run larger than every listed batch takes the largest's.
     pub(crate) fn chunks(&self, requests: usize) -> &[Chunk] {
+        self.run(requests).map(|(_, c)| c.as_slice()).unwrap_or_default()
+    }
+
+    fn run(&self, requests: usize) -> Option<&(u32, Vec<Chunk>)> {
         let listed = self.runs.iter().find(|(batch, _)| *batch as usize >= requests);
-        listed
-            .or(self.runs.last())
-            .map(|(_, c)| c.as_slice())
-            .unwrap_or_default()
+        listed.or(self.runs.last())
     }
 
     /// The listed batch whose costs a run of `requests` has.
     pub fn listed(&self, requests: usize) -> u32 {
-        let listed = self.runs.iter().find(|(batch, _)| *batch as usize >= requests);
-        listed.or(self.runs.last()).map_or(1, |(batch, _)| *batch)
+        self.run(requests).map_or(1, |(batch, _)| *batch)
     }
 
     pub(crate) fn time(&self, requests: usize) -> Nanos {
