@@ -100,9 +100,11 @@ const BUDGET_MOVE: f64 = 1.4;
 const BURSTS_MOVE: f64 = 1.6;
 /// So large a part of a model's requests with less time than planned for is dangerous.
 const TIGHTER: f64 = 0.05;
-/// Rates that have moved are observed over about so many seconds; so many standard deviations of a count are noise.
-const WINDOW_S: f64 = 3.0;
+/// So many standard deviations of a count are noise.
 const DEVIATIONS: f64 = 3.0;
+/// A model's rate is observed over about so many seconds; those of its points, which move from one to another, over fewer.
+const OF_MODEL_S: f64 = 10.0;
+const OF_POINT_S: f64 = 3.0;
 /// Least time between plans when somebody is not served, and when deadlines are in danger otherwise.
 const URGENT_AFTER: Nanos = Nanos::from_millis(150);
 const DANGER_AFTER: Nanos = Nanos::from_millis(1_000);
@@ -214,8 +216,9 @@ fn rates(points: &Points) -> BTreeMap<&str, f64> {
     rates
 }
 
-fn noise(rate: f64) -> f64 {
-    DEVIATIONS * (rate / WINDOW_S).sqrt()
+/// What a rate that is observed over so many seconds may be off by.
+fn noise(rate: f64, seconds: f64) -> f64 {
+    DEVIATIONS * (rate / seconds).sqrt()
 }
 
 fn short(model: &str) -> &str {
@@ -378,13 +381,13 @@ fn more(planned: &Points, wanted: &Points) -> Option<Cause> {
     let (before, after) = (rates(planned), rates(wanted));
     for (model, &rate) in &after {
         let old = before.get(model).copied().unwrap_or(0.0);
-        if rate > old * (1.0 + MORE.0) + noise(rate) {
+        if rate > old * (1.0 + MORE.0) + noise(rate, OF_MODEL_S) {
             return Some(Cause::Rate((*model).to_owned(), old, rate));
         }
     }
     wanted.iter().find_map(|(key, &(rate, _))| {
         let old = planned.get(key).map_or(0.0, |p| p.0);
-        let more = rate > old * (1.0 + MORE.1) + noise(rate);
+        let more = rate > old * (1.0 + MORE.1) + noise(rate, OF_POINT_S);
         more.then(|| Cause::Rate(format!("{}/{}", short(&key.0), key.1), old, rate))
     })
 }
@@ -394,13 +397,13 @@ fn room(planned: &Points, wanted: &Points) -> Option<Cause> {
     let (before, after) = (rates(planned), rates(wanted));
     for (model, &old) in &before {
         let rate = after.get(model).copied().unwrap_or(0.0);
-        if rate < old * (1.0 - ROOM.0) - noise(old) {
+        if rate < old * (1.0 - ROOM.0) - noise(old, OF_MODEL_S) {
             return Some(Cause::Room((*model).to_owned(), old, rate));
         }
     }
     wanted.iter().find_map(|(key, &(rate, _))| {
         let old = planned.get(key).map_or(0.0, |p| p.0);
-        let moved = (rate - old).abs() > old * ROOM.1 + noise(rate.max(old));
+        let moved = (rate - old).abs() > old * ROOM.1 + noise(rate.max(old), OF_POINT_S);
         moved.then(|| Cause::Room(format!("{}/{}", short(&key.0), key.1), old, rate))
     })
 }
@@ -425,7 +428,7 @@ fn tighter(planned: &Points, workload: &Workload) -> Option<Cause> {
     }
     let too_many = of_models
         .iter()
-        .find(|(_, (tight, all))| *tight > TIGHTER * all && *tight > noise(*tight));
+        .find(|(_, (tight, all))| *tight > TIGHTER * all && *tight > noise(*tight, OF_MODEL_S));
     too_many.and_then(|(model, _)| tightest.remove(model))
 }
 
@@ -434,7 +437,7 @@ fn less(planned: &Points, wanted: &Points) -> Option<Cause> {
     let (before, after) = (rates(planned), rates(wanted));
     for (model, &old) in &before {
         let rate = after.get(model).copied().unwrap_or(0.0);
-        if rate < old * (1.0 - LESS) - noise(old) {
+        if rate < old * (1.0 - LESS) - noise(old, OF_MODEL_S) {
             return Some(Cause::Rate((*model).to_owned(), old, rate));
         }
     }
@@ -503,6 +506,10 @@ mod tests {
         let strays = workload(&[(0, 50.0, 98.0), (0, 20.0, 2.0)]);
         assert_eq!(replanner.decide(at(2000), &strays), None);
         assert_eq!(replanner.decide(at(2000), &workload(&[(0, 50.0, 120.0)])), None);
+        // A quarter more of much is no noise.
+        let busy = begun(&[(0, 50.0, 185.0), (4, 50.0, 185.0)]);
+        let quarter = workload(&[(0, 50.0, 231.0), (4, 50.0, 231.0)]);
+        assert!(matches!(busy.decide(at(2000), &quarter), Some(Cause::Rate(..))));
         replanner.members_changed();
         assert_eq!(replanner.decide(at(1), &other), Some(Cause::Members));
     }
