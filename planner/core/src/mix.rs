@@ -31,7 +31,7 @@ const LEAST_RATE: f64 = 0.1;
 const BURSTY: f64 = 1.75;
 
 /// Part of a partition point's requests that may be tighter than what is planned for.
-const STRAYS: f64 = 0.05;
+const STRAYS: f64 = 0.005;
 
 type Key = (String, CutPoint, u64);
 

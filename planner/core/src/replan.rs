@@ -90,8 +90,8 @@ pub const SETTLE: Nanos = Nanos::from_millis(100);
 /// The planner looks at the mix this often, besides at every report that is urgent.
 pub const LOOK_EVERY: Nanos = Nanos::from_millis(500);
 
-/// More than planned for by this part, of a model or at one point, is dangerous.
-const MORE: (f64, f64) = (0.15, 0.5);
+/// More than planned for by this part, of a model or at one point, is dangerous: headroom is for what comes by chance.
+const MORE: (f64, f64) = (0.05, 0.5);
 /// Less than planned for by this part may be worth another plan.
 const LESS: f64 = 0.3;
 /// A budget that moved by less than this factor is nothing: 1.25 is one class.
@@ -505,7 +505,7 @@ mod tests {
         // A few strays are no danger, and neither is noise.
         let strays = workload(&[(0, 50.0, 98.0), (0, 20.0, 2.0)]);
         assert_eq!(replanner.decide(at(2000), &strays), None);
-        assert_eq!(replanner.decide(at(2000), &workload(&[(0, 50.0, 120.0)])), None);
+        assert_eq!(replanner.decide(at(2000), &workload(&[(0, 50.0, 114.0)])), None);
         // A quarter more of much is no noise.
         let busy = begun(&[(0, 50.0, 185.0), (4, 50.0, 185.0)]);
         let quarter = workload(&[(0, 50.0, 231.0), (4, 50.0, 231.0)]);
