@@ -6,8 +6,12 @@
 //! dominance every path from input to output goes through that tensor, so the set of cut points does not
 //! depend on which topological order the file uses.
 
+mod bounds;
 mod lower;
 mod write;
+
+pub use bounds::{Guard, Narrow};
+pub(crate) use bounds::Bound;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -28,6 +32,7 @@ pub(crate) struct Analysis {
     pub cuts: Vec<Cut>,
     pub segments: Vec<Segment>,
     pub graph: ModelProto,
+    pub narrow: Narrow,
 }
 
 /// Cut points and what lies between them.
@@ -36,11 +41,19 @@ struct Found {
     segments: Vec<Segment>,
     /// The nodes that the output needs.
     nodes: Vec<NodeProto>,
+    narrow: Narrow,
 }
 
-/// A node that stays.
+/// A node of the file that stays.
 struct Kept {
-    proto: NodeProto,
+    /// Its place in the file.
+    place: usize,
+    kind: String,
+    /// The tensors that it reads and those that it makes, once each.
+    inputs: BTreeSet<String>,
+    outputs: Vec<String>,
+    /// What engines run for it: the node with its meaning written out, or several that mean the same.
+    runs: Vec<NodeProto>,
     /// Depends on the model's input: it counts for cut points.
     data: bool,
     flops: u64,
@@ -65,6 +78,13 @@ struct Walk<'a> {
     facts: HashMap<String, Fact>,
     initializers: HashMap<String, TensorProto>,
     kept: Vec<Kept>,
+    /// Outputs that are not served, and why.
+    unserved: HashMap<String, String>,
+    /// What engines are to run for the node that is being looked at.
+    runs: Vec<NodeProto>,
+    /// For each limit on what comes from outside: the first node whose 64-bit integers need more than 32 bits.
+    wide: [Option<String>; 4],
+    guards: Vec<Guard>,
     options: &'a ReadOptions,
 }
 
@@ -80,12 +100,17 @@ pub(crate) fn analyze(
         facts: HashMap::new(),
         initializers: HashMap::new(),
         kept: vec![],
+        unserved: HashMap::new(),
+        runs: vec![],
+        wide: Default::default(),
+        guards: vec![],
         options,
     };
     for tensor in graph.initializer {
         walk.initializer(tensor)?;
     }
-    let (input, input_dtype) = walk.input(&graph.input)?;
+    let used: HashSet<String> = graph.node.iter().flat_map(reads).collect();
+    let (input, input_dtype) = walk.input(&graph.input, &used)?;
     for (index, node) in graph.node.into_iter().enumerate() {
         let label = label(&node, index);
         walk.node(node, index).map_err(|e| e.at_node(label))?;
@@ -95,6 +120,7 @@ pub(crate) fn analyze(
         cuts,
         segments,
         nodes,
+        narrow,
     } = walk.cut(&input, &output)?;
     let graph = walk.write(&input, input_dtype, &cuts, nodes, opset, ir_version);
     Ok(Analysis {
@@ -103,7 +129,15 @@ pub(crate) fn analyze(
         cuts,
         segments,
         graph,
+        narrow,
     })
+}
+
+/// The tensors that a node reads, those of its inner graphs included.
+fn reads(node: &NodeProto) -> Vec<String> {
+    let inner = node.attribute.iter().filter_map(|a| a.g.as_ref());
+    let inner = inner.flat_map(|g| g.node.iter().flat_map(reads));
+    node.input.iter().cloned().chain(inner).collect()
 }
 
 /// How a node is named in messages: its own name where it has one, else its place and first output.
@@ -116,6 +150,15 @@ fn label(node: &NodeProto, index: usize) -> String {
             format!("#{index} ({kind}, output {output})")
         }
     }
+}
+
+/// A network that is well-formed, and of which Graft does not serve a part.
+fn not_served(what: String) -> ModelError {
+    ModelError::new(
+        ModelErrorKind::UnknownOperator,
+        what,
+        "Export the model for inference, without it",
+    )
 }
 
 fn malformed(what: impl Into<String>) -> ModelError {
@@ -166,6 +209,7 @@ impl Walk<'_> {
             dtype,
             origin: Origin::Constant,
             small: small_of(&tensor, &dims, dtype),
+            bound: None,
         };
         self.facts.insert(name.clone(), fact);
         self.initializers.insert(name, tensor);
@@ -173,11 +217,20 @@ impl Walk<'_> {
     }
 
     /// The one input that is no initializer, with its batch made symbolic.
-    fn input(&mut self, inputs: &[ValueInfoProto]) -> Result<(String, DType), ModelError> {
-        let real: Vec<&ValueInfoProto> = inputs
+    ///
+    /// `used`: the tensors that nodes read; an input that none reads is left out.
+    fn input(
+        &mut self,
+        inputs: &[ValueInfoProto],
+        used: &HashSet<String>,
+    ) -> Result<(String, DType), ModelError> {
+        let mut real: Vec<&ValueInfoProto> = inputs
             .iter()
             .filter(|v| !self.initializers.contains_key(v.name.as_deref().unwrap_or("")))
             .collect();
+        if real.len() > 1 {
+            real.retain(|v| used.contains(v.name.as_deref().unwrap_or("")));
+        }
         let [info] = real.as_slice() else {
             let names: Vec<&str> = real.iter().filter_map(|v| v.name.as_deref()).collect();
             return Err(ModelError::new(
@@ -261,7 +314,9 @@ impl Walk<'_> {
             ));
         }
         elements(&facts)?;
-        self.facts.insert(name.clone(), Fact::data(facts, dtype));
+        let mut fact = Fact::data(facts, dtype);
+        fact.bound = (dtype == DType::I64).then_some(bounds::OUTSIDE);
+        self.facts.insert(name.clone(), fact);
         Ok((name, dtype))
     }
 
@@ -315,7 +370,10 @@ impl Walk<'_> {
                 .cloned()
                 .unwrap_or_else(|| std::mem::take(name));
             if !name.is_empty() && !self.facts.contains_key(name) {
-                return Err(malformed(format!("input {name} is not made by an earlier node")));
+                return Err(match self.unserved.get(name) {
+                    Some(why) => not_served(format!("input {name}: {why}")),
+                    None => malformed(format!("input {name} is not made by an earlier node")),
+                });
             }
         }
         let Some(output) = node.output.first().cloned().filter(|o| !o.is_empty()) else {
@@ -327,24 +385,12 @@ impl Walk<'_> {
             }
         }
         match kind.as_str() {
-            "Identity" | "Dropout" => {
-                let from = node.input.first().cloned().unwrap_or_default();
-                if from.is_empty() {
-                    return Err(malformed("input 0 is missing"));
-                }
-                self.aliases.insert(output, from);
-                return Ok(());
-            }
+            "Identity" | "Dropout" => return self.alias(&node, &kind, output),
             "Constant" => return self.constant(node, output),
             "Shape" | "Size" => return self.shape_of(&node, output),
             _ => {}
         }
-
-        if kind == "LRN" {
-            return self.local_response(&node, index);
-        }
-        let ruling = self.ruling(&node, &kind)?;
-        let (data, target, outcome) = match ruling {
+        let (data, target, outcome) = match self.ruling(&node, &kind)? {
             Ruled::Folded(small, dtype) => {
                 self.facts.insert(output, Fact::from_small(small, dtype));
                 return Ok(());
@@ -359,7 +405,7 @@ impl Walk<'_> {
             Some(flops) => flops,
             None => elements(&outcome.outputs[0].0)? as u64,
         };
-
+        let bound = self.bound(&node, &kind, index, &outcome.outputs[0])?;
         if let Some(target) = target {
             let name = format!("graft:target:{index}");
             let nums = target.iter().map(|&t| Num::fixed(t as f64)).collect();
@@ -373,9 +419,14 @@ impl Walk<'_> {
         if kind == "Concat" && data {
             self.repeat_constants(&mut node, index)?;
         }
-        for name in node.input.iter().filter(|n| !n.is_empty()) {
-            self.provide(name)?;
+        let outputs: Vec<String> = node.output.iter().filter(|o| !o.is_empty()).cloned().collect();
+        let served = outcome.outputs.len();
+        for (i, name) in node.output.iter().enumerate().skip(served) {
+            let why = format!("output {i} of {kind} is not served");
+            self.unserved.insert(name.clone(), why);
         }
+        node.output.truncate(served);
+        self.lower(node.clone(), index, &outcome.outputs[0])?;
         let origin = if data { Origin::Data } else { Origin::Constant };
         for (name, (dims, dtype)) in node.output.iter().zip(outcome.outputs) {
             elements(&dims)?;
@@ -384,14 +435,63 @@ impl Walk<'_> {
                 dtype,
                 origin,
                 small: None,
+                bound,
             };
             self.facts.insert(name.clone(), fact);
         }
+        self.keep(index, kind, outputs, data, flops)
+    }
+
+    /// Closes a node of the file: what engines run for it stays.
+    fn keep(
+        &mut self,
+        place: usize,
+        kind: String,
+        outputs: Vec<String>,
+        data: bool,
+        flops: u64,
+    ) -> Result<(), ModelError> {
+        let runs = std::mem::take(&mut self.runs);
+        let made: HashSet<&String> = runs.iter().flat_map(|n| &n.output).collect();
+        let inputs: BTreeSet<String> = runs
+            .iter()
+            .flat_map(|n| &n.input)
+            .filter(|name| !name.is_empty() && !made.contains(name))
+            .cloned()
+            .collect();
+        for name in &inputs {
+            self.provide(name)?;
+        }
         self.kept.push(Kept {
-            proto: node,
+            place,
+            kind,
+            inputs,
+            outputs,
+            runs,
             data,
             flops,
         });
+        Ok(())
+    }
+
+    /// A node that hands its input on: its output is another name of it.
+    fn alias(&mut self, node: &NodeProto, kind: &str, output: String) -> Result<(), ModelError> {
+        let from = node.input.first().cloned().unwrap_or_default();
+        if from.is_empty() {
+            return Err(malformed("input 0 is missing"));
+        }
+        let training = node.input.get(2).filter(|name| !name.is_empty());
+        let off = |fact: &Fact| fact.small.as_ref().is_some_and(|s| s.nums.iter().all(|n| n.coef == 0.0));
+        if kind == "Dropout" && training.is_some_and(|name| !self.facts.get(name).is_some_and(off)) {
+            return Err(not_served(
+                "Dropout is in training mode, where its output is random".to_owned(),
+            ));
+        }
+        for mask in node.output.iter().skip(1) {
+            let why = format!("the mask of {kind} is not served");
+            self.unserved.insert(mask.clone(), why);
+        }
+        self.aliases.insert(output, from);
         Ok(())
     }
 
@@ -499,8 +599,8 @@ impl Walk<'_> {
         let mut needed: HashSet<String> = HashSet::from([output.to_owned()]);
         let mut kept: Vec<Kept> = vec![];
         for node in std::mem::take(&mut self.kept).into_iter().rev() {
-            if node.proto.output.iter().any(|o| needed.contains(o)) {
-                needed.extend(node.proto.input.iter().filter(|n| !n.is_empty()).cloned());
+            if node.outputs.iter().any(|o| needed.contains(o)) {
+                needed.extend(node.inputs.iter().cloned());
                 kept.push(node);
             }
         }
@@ -509,9 +609,9 @@ impl Walk<'_> {
             return Err(malformed("the output does not depend on the input"));
         }
 
-        // How often each tensor that depends on the input is still to be used.
+        // How many nodes are still to use each tensor that depends on the input.
         let mut uses: HashMap<&str, usize> = HashMap::new();
-        for name in kept.iter().filter(|n| n.data).flat_map(|n| &n.proto.input) {
+        for name in kept.iter().filter(|n| n.data).flat_map(|n| &n.inputs) {
             if self.facts.get(name).is_some_and(Fact::is_data) {
                 *uses.entry(name).or_default() += 1;
             }
@@ -531,8 +631,10 @@ impl Walk<'_> {
         if cuts.is_empty() {
             return Err(malformed("the input can't be a cut point"));
         }
+        let mut segment_of: HashMap<usize, usize> = HashMap::new();
         for node in kept.iter().filter(|n| n.data) {
-            for name in &node.proto.input {
+            segment_of.insert(node.place, segments.len());
+            for name in &node.inputs {
                 if let Some(left) = uses.get_mut(name.as_str()) {
                     *left -= 1;
                     if *left == 0 {
@@ -543,12 +645,12 @@ impl Walk<'_> {
                     read.insert(name);
                 }
             }
-            for name in &node.proto.output {
+            for name in &node.outputs {
                 if uses.get(name.as_str()).is_some_and(|&left| left > 0) {
                     crossing.insert(name);
                 }
             }
-            open.nodes.push(node.proto.op_type.clone().unwrap_or_default());
+            open.nodes.push(node.kind.clone());
             open.flops = open.flops.saturating_add(node.flops);
             if self.close(&crossing, &mut cuts)? {
                 open.weights_bytes = read.iter().map(|name| self.bytes(name)).sum();
@@ -571,11 +673,13 @@ impl Walk<'_> {
         if cuts.len() > usize::from(u16::MAX) {
             return Err(malformed("more than 65535 cut points"));
         }
-        let nodes = kept.into_iter().map(|n| n.proto).collect();
+        let narrow = self.narrow(|place| segment_of.get(&place).copied());
+        let nodes = kept.into_iter().flat_map(|n| n.runs).collect();
         Ok(Found {
             cuts,
             segments,
             nodes,
+            narrow,
         })
     }
 

@@ -83,6 +83,8 @@ pub(crate) struct Fact {
     pub origin: Origin,
     /// Its values, where they are small and known.
     pub small: Option<Small>,
+    /// How large its elements can get, where they are 64-bit integers that were computed.
+    pub bound: Option<crate::analyze::Bound>,
 }
 
 impl Fact {
@@ -92,6 +94,7 @@ impl Fact {
             dtype,
             origin: Origin::Data,
             small: None,
+            bound: None,
         }
     }
 
@@ -105,6 +108,7 @@ impl Fact {
                 Origin::Constant
             },
             small: Some(small),
+            bound: None,
         }
     }
 
@@ -153,6 +157,18 @@ pub(crate) fn small_of(tensor: &TensorProto, dims: &[usize], dtype: DType) -> Op
             DType::F16 => return None,
         },
     };
+    // A 64-bit integer that a 64-bit float does not hold is not followed.
+    let raw: Vec<i64> = match (&tensor.raw_data, dtype) {
+        (Some(raw), DType::I64) => raw
+            .borrow()
+            .chunks_exact(8)
+            .map(|c| i64::from_le_bytes(c.try_into().unwrap_or_default()))
+            .collect(),
+        _ => tensor.int64_data.clone(),
+    };
+    if dtype == DType::I64 && raw.iter().zip(&nums).any(|(&v, &n)| n as i64 != v) {
+        return None;
+    }
     (nums.len() == len).then(|| Small {
         dims: dims.to_vec(),
         nums: nums.into_iter().map(Num::fixed).collect(),

@@ -4,6 +4,33 @@ use crate::dim::DType;
 use crate::fact::{Fact, MAX_SMALL, Num, Small};
 use crate::rules::Op;
 
+/// Beyond this a 64-bit float does not hold every integer (2^53): such numbers are left to engines.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// A number as an element of a type holds it. `None`: the standard does not say what it would be, or it can't be
+/// held here exactly.
+fn held(value: f64, dtype: DType) -> Option<f64> {
+    let fits = |low: f64, high: f64| (low..=high).contains(&value).then_some(value);
+    match dtype {
+        DType::F32 => Some(f64::from(value as f32)),
+        DType::F16 => Some(f64::from(half::f16::from_f64(value).to_f32())),
+        DType::F64 => Some(value),
+        DType::I64 => fits(-EXACT, EXACT),
+        DType::I32 => fits(f64::from(i32::MIN), f64::from(i32::MAX)),
+        DType::U8 => fits(0.0, 255.0),
+        DType::I8 => fits(-128.0, 127.0),
+        DType::Bool => fits(0.0, 1.0),
+    }
+}
+
+/// Every number as the type holds it.
+fn all_held(mut value: Small, dtype: DType) -> Option<Small> {
+    for n in &mut value.nums {
+        n.coef = held(n.coef, dtype)?;
+    }
+    Some(value)
+}
+
 /// The values of `op`'s output, where all its inputs' values are known and the operator is one of those
 /// that shape arithmetic uses. `None`: not one of them, or not computable (the caller says what is wrong).
 pub(crate) fn fold(op: &Op<'_>) -> Option<(Small, DType)> {
@@ -45,21 +72,34 @@ pub(crate) fn fold(op: &Op<'_>) -> Option<(Small, DType)> {
         "Cast" => {
             let to = DType::from_onnx(i32::try_from(op.int("to", 0)).ok()?)?;
             let mut value = small(0)?.clone();
-            if matches!(to, DType::I32 | DType::I64) {
-                for n in &mut value.nums {
-                    n.coef = n.coef.trunc();
-                }
+            let from_float = matches!(dtype, DType::F32 | DType::F16 | DType::F64);
+            for n in &mut value.nums {
+                n.coef = match to {
+                    DType::Bool => f64::from(u8::from(n.coef != 0.0)),
+                    DType::I32 | DType::I64 | DType::U8 | DType::I8 if from_float => n.coef.trunc(),
+                    _ => n.coef,
+                };
             }
-            if to == DType::Bool {
-                for n in &mut value.nums {
-                    n.coef = f64::from(u8::from(n.coef != 0.0));
-                }
-            }
-            return Some((value, to));
+            return Some((all_held(value, to)?, to));
         }
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Min" | "Max" => {
             let integer = matches!(dtype, DType::I32 | DType::I64);
-            zip(small(0)?, small(1)?, |a, b| arithmetic(op.kind, a, b, integer))?
+            if !integer && !matches!(dtype, DType::F32 | DType::F16 | DType::F64) {
+                return None;
+            }
+            if op.inputs.len() != 2 {
+                return None;
+            }
+            let kind = if op.kind == "Mod" && op.int("fmod", 0) != 0 {
+                "Fmod"
+            } else {
+                op.kind
+            };
+            let value = zip(small(0)?, small(1)?, |a, b| {
+                let exact = |n: Num| !integer || n.coef.abs() <= EXACT;
+                (exact(a) && exact(b)).then(|| arithmetic(kind, a, b, integer))?
+            })?;
+            all_held(value, dtype)?
         }
         "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" => {
             let value = zip(small(0)?, small(1)?, |a, b| compare(op.kind, a, b))?;
@@ -103,13 +143,17 @@ pub(crate) fn fold(op: &Op<'_>) -> Option<(Small, DType)> {
                     _ => f64::from(u8::from(n.coef == 0.0)),
                 };
             }
-            value
+            all_held(value, dtype)?
         }
         "ReduceProd" => {
+            if small(0)?.dims.len() > 1 || !matches!(dtype, DType::I32 | DType::I64) {
+                return None;
+            }
             let mut out = Num::fixed(1.0);
             for n in &small(0)?.nums {
                 out = arithmetic("Mul", out, *n, true)?;
             }
+            out.coef = held(out.coef, dtype)?;
             if op.int("keepdims", 1) == 0 {
                 Small::scalar(out)
             } else {
@@ -126,8 +170,8 @@ pub(crate) fn fold(op: &Op<'_>) -> Option<(Small, DType)> {
             }
             Small::list(
                 (0..count as usize)
-                    .map(|i| Num::fixed(start + i as f64 * delta))
-                    .collect(),
+                    .map(|i| Some(Num::fixed(held(start + i as f64 * delta, dtype)?)))
+                    .collect::<Option<_>>()?,
             )
         }
         "ConstantOfShape" => {
@@ -291,8 +335,11 @@ fn arithmetic(kind: &str, a: Num, b: Num, integer: bool) -> Option<Num> {
         "Sub" => (false, a.coef - b.coef),
         "Div" if integer => (false, (a.coef / b.coef).trunc()),
         "Div" => (false, a.coef / b.coef),
+        "Pow" if integer && b.coef < 0.0 => return None,
         "Pow" => (false, a.coef.powf(b.coef)),
-        "Mod" if b.coef != 0.0 => (false, a.coef.rem_euclid(b.coef)),
+        // The sign is that of the divisor, or with `fmod` that of what is divided.
+        "Mod" if b.coef != 0.0 && integer => (false, a.coef - b.coef * (a.coef / b.coef).floor()),
+        "Fmod" if b.coef != 0.0 => (false, a.coef % b.coef),
         "Min" => (false, a.coef.min(b.coef)),
         "Max" => (false, a.coef.max(b.coef)),
         _ => return None,

@@ -27,6 +27,7 @@ pub mod samples;
 #[cfg(test)]
 mod tests;
 
+pub use analyze::{Guard, Narrow};
 pub use catalog::{Catalog, CatalogEntry};
 pub use cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
 pub use dim::DType;

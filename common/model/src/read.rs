@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rten_onnx::onnx::{DataLocation, ModelProto, TensorProto};
 use sha2::{Digest, Sha256};
 
-use crate::analyze::{analyze, cut_points};
+use crate::analyze::{Narrow, analyze, cut_points};
 use crate::cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
 use crate::error::{ModelError, ModelErrorKind};
 use crate::framing;
@@ -43,6 +43,8 @@ pub struct ModelInfo {
     pub cuts: Vec<Cut>,
     /// `segments[k]` lies between cut points k and k + 1.
     pub segments: Vec<Segment>,
+    /// What 32 bits do for its 64-bit integers.
+    pub narrow: Narrow,
 }
 
 impl ModelInfo {
@@ -190,7 +192,10 @@ fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Model
     hash.update((bytes.len() as u64).to_le_bytes());
     hash.update(bytes);
     let folder = file.parent().unwrap_or(Path::new("."));
-    for (name, content) in inline_external(&mut graph.initializer, folder)? {
+    let constants = graph.node.iter_mut().flat_map(|n| &mut n.attribute);
+    let constants = constants.filter_map(|a| a.t.as_mut());
+    let tensors = graph.initializer.iter_mut().chain(constants);
+    for (name, content) in inline_external(tensors, folder)? {
         hash.update(name.as_bytes());
         hash.update((content.len() as u64).to_le_bytes());
         hash.update(&content);
@@ -208,14 +213,15 @@ fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Model
             opset,
             cuts: analysis.cuts,
             segments: analysis.segments,
+            narrow: analysis.narrow,
         }),
         graph: analysis.graph,
     })
 }
 
 /// Takes weights that lie in files of their own into the tensors; gives those files' content by name.
-fn inline_external(
-    tensors: &mut [TensorProto],
+fn inline_external<'t>(
+    tensors: impl Iterator<Item = &'t mut TensorProto>,
     folder: &Path,
 ) -> Result<BTreeMap<String, Vec<u8>>, ModelError> {
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -248,7 +254,7 @@ fn inline_external(
         let plain = Path::new(&location);
         let inside = plain
             .components()
-            .all(|c| matches!(c, std::path::Component::Normal(_)));
+            .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
         if location.is_empty() || !inside {
             return Err(wrong(format!(
                 "weights lie in {location:?}, outside the model's folder"

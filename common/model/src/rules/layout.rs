@@ -199,6 +199,9 @@ pub(super) fn split(op: &Op<'_>) -> Ruling {
     })
 }
 
+/// A Slice that ends there takes the rest of an axis, however long (exporters write 10⁹, or the largest integer).
+const WHOLE_AXIS: i64 = 1_000_000_000;
+
 pub(super) fn slice(op: &Op<'_>) -> Ruling {
     let x = op.required(0)?;
     let slices = op.slices().ok_or_else(|| dynamic("what Slice takes", x))?;
@@ -212,7 +215,7 @@ pub(super) fn slice(op: &Op<'_>) -> Ruling {
     {
         let at = axis(at, dims.len())?;
         let Some(size) = dims[at].known() else {
-            if start == 0 && end >= i64::from(i32::MAX) && step == 1 {
+            if start == 0 && end >= WHOLE_AXIS && step == 1 {
                 continue;
             }
             return Err(mixes_batch("Slice along the batch dimension"));

@@ -279,6 +279,7 @@ pub(crate) fn infer(op: &Op<'_>) -> Ruling {
 }
 
 pub(crate) use layout::{expand, reshape};
+pub(crate) use spatial::{Windows, full_pads};
 
 /// Operators that look along axes must not look along the batch.
 fn check_axes(op: &Op<'_>, dims: &[Dim]) -> Result<(), ModelError> {
@@ -338,7 +339,7 @@ fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, ModelError> {
 }
 
 /// An axis from the end (negative) or the start, within `rank`.
-fn axis(axis: i64, rank: usize) -> Result<usize, ModelError> {
+pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, ModelError> {
     let from_start = if axis < 0 { axis + rank as i64 } else { axis };
     usize::try_from(from_start)
         .ok()

@@ -5,17 +5,63 @@ use crate::dim::{Dim, elements, show};
 use crate::error::ModelError;
 
 /// Windows along each spatial dimension.
-struct Windows {
-    kernel: Vec<usize>,
-    strides: Vec<usize>,
-    dilations: Vec<usize>,
-    /// Before and after, for each dimension.
+pub(crate) struct Windows {
+    pub kernel: Vec<usize>,
+    pub strides: Vec<usize>,
+    pub dilations: Vec<usize>,
+    /// Before and after, for each dimension, where they are given.
     pads: Vec<(usize, usize)>,
     ceil: bool,
-    same: bool,
+    same: Option<Same>,
+}
+
+/// Padding such that the output has a stride's part of the input, and where the odd one goes.
+#[derive(Clone, Copy, PartialEq)]
+enum Same {
+    Before,
+    After,
 }
 
 impl Windows {
+    /// Of a convolution or a pool.
+    pub fn of(op: &Op<'_>) -> Result<Self, ModelError> {
+        if op.kind == "Conv" {
+            let weights = op.required(1)?;
+            let shape = weights.dims.iter().skip(2).map(|d| d.known()).collect::<Option<Vec<_>>>();
+            let shape = shape.ok_or_else(|| malformed("weights that grow with the batch"))?;
+            return Windows::new(op, shape);
+        }
+        let kernel: Option<Vec<usize>> = op
+            .ints("kernel_shape")
+            .unwrap_or_default()
+            .iter()
+            .map(|&k| usize::try_from(k).ok())
+            .collect();
+        let space = op.required(0)?.dims.len().saturating_sub(2);
+        let kernel = kernel
+            .filter(|k| k.len() == space)
+            .ok_or_else(|| malformed("kernel_shape does not fit the input"))?;
+        Windows::new(op, kernel)
+    }
+
+    /// Padding before and after, for each of the spatial dimensions.
+    pub fn explicit_pads(&self, space: &[Dim]) -> Vec<(usize, usize)> {
+        let Some(same) = self.same else {
+            return self.pads.clone();
+        };
+        let each = space.iter().enumerate().map(|(i, dim)| {
+            let (size, stride) = (dim.coef, self.strides[i]);
+            let reach = self.dilations[i] * (self.kernel[i] - 1) + 1;
+            let covered = size.div_ceil(stride).saturating_sub(1) * stride + reach;
+            let total = covered.saturating_sub(size);
+            match same {
+                Same::Before => (total - total / 2, total / 2),
+                Same::After => (total / 2, total - total / 2),
+            }
+        });
+        each.collect()
+    }
+
     fn new(op: &Op<'_>, kernel: Vec<usize>) -> Result<Self, ModelError> {
         let rank = kernel.len();
         let sizes = |name: &str| -> Result<Vec<usize>, ModelError> {
@@ -52,7 +98,11 @@ impl Windows {
                 })
                 .collect(),
             ceil: op.int("ceil_mode", 0) != 0,
-            same: auto.starts_with("SAME"),
+            same: match auto {
+                "SAME_LOWER" => Some(Same::Before),
+                "SAME_UPPER" => Some(Same::After),
+                _ => None,
+            },
             kernel,
         })
     }
@@ -66,7 +116,7 @@ impl Windows {
                     .known()
                     .ok_or_else(|| mixes_batch("a window slides over the batch dimension"))?;
                 let stride = self.strides[i];
-                if self.same {
+                if self.same.is_some() {
                     return Ok(Dim::fixed(size.div_ceil(stride)));
                 }
                 let reach = self.dilations[i] * (self.kernel[i] - 1) + 1;
@@ -114,7 +164,7 @@ pub(super) fn conv(op: &Op<'_>) -> Ruling {
             show(&weights.dims)
         )));
     }
-    let windows = Windows::new(op, shape[2..].to_vec())?;
+    let windows = Windows::of(op)?;
     let mut out = vec![batch, Dim::fixed(shape[0])];
     out.extend(windows.output(space)?);
     let taps: usize = shape[1..].iter().product();
@@ -125,17 +175,8 @@ pub(super) fn conv(op: &Op<'_>) -> Ruling {
 pub(super) fn pool(op: &Op<'_>) -> Ruling {
     let x = op.required(0)?;
     let (batch, channels, space) = split(op, &x.dims)?;
-    let kernel: Option<Vec<usize>> = op
-        .ints("kernel_shape")
-        .unwrap_or_default()
-        .iter()
-        .map(|&k| usize::try_from(k).ok())
-        .collect();
-    let kernel = kernel
-        .filter(|k| k.len() == space.len())
-        .ok_or_else(|| malformed("kernel_shape does not fit the input"))?;
-    let taps: usize = kernel.iter().fold(1, |n, &k| n.saturating_mul(k));
-    let windows = Windows::new(op, kernel)?;
+    let windows = Windows::of(op)?;
+    let taps: usize = windows.kernel.iter().fold(1, |n, &k| n.saturating_mul(k));
     let mut out = vec![batch, channels];
     out.extend(windows.output(space)?);
     let flops = (elements(&out)? as u64).saturating_mul(taps as u64);
@@ -150,16 +191,36 @@ pub(super) fn global_pool(op: &Op<'_>) -> Ruling {
     Ok(Outcome::one(out, x.dtype).costing(elements(&x.dims)? as u64))
 }
 
-pub(super) fn pad(op: &Op<'_>) -> Ruling {
-    let x = op.required(0)?;
-    let rank = x.dims.len();
+/// Padding before every axis, then after every axis: an attribute before opset 11; from 18 on of some axes only.
+pub(crate) fn full_pads(op: &Op<'_>) -> Result<Vec<i64>, ModelError> {
+    let rank = op.required(0)?.dims.len();
     let pads = match op.ints("pads") {
         Some(pads) => pads,
         None => op.values(1, "the padding")?,
     };
-    if pads.len() != 2 * rank {
+    let axes: Vec<usize> = match op.input(3) {
+        None => (0..rank).collect(),
+        Some(_) => op
+            .values(3, "the list of axes")?
+            .into_iter()
+            .map(|a| super::axis(a, rank))
+            .collect::<Result<_, _>>()?,
+    };
+    if pads.len() != 2 * axes.len() {
         return Err(malformed("pads does not fit the input"));
     }
+    let mut full = vec![0; 2 * rank];
+    for (i, &at) in axes.iter().enumerate() {
+        full[at] = pads[i];
+        full[at + rank] = pads[i + axes.len()];
+    }
+    Ok(full)
+}
+
+pub(super) fn pad(op: &Op<'_>) -> Ruling {
+    let x = op.required(0)?;
+    let rank = x.dims.len();
+    let pads = full_pads(op)?;
     let dims = x
         .dims
         .iter()

@@ -1,0 +1,87 @@
+//! Moving elements.
+
+use super::Lowering;
+use super::writer::{ints_attribute, target};
+use crate::error::ModelError;
+use crate::rules::{Op, full_pads};
+
+impl Lowering<'_, '_> {
+    /// `[N, C, H, W]` to `[N, C·b², H/b, W/b]`: rows and columns of a block become the first of the channels.
+    pub(super) fn space_to_depth(mut self) -> Result<(), ModelError> {
+        let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
+        let b = self.int("blocksize", 1);
+        let dims = self.dims(0);
+        let [c, h, w] = [1, 2, 3].map(|i| dims.get(i).map_or(1, |d| d.coef as i64));
+        let blocks = self.w.ints(&[-1, c, h / b, b, w / b, b]);
+        let shape = target(&self.out);
+        let shape = self.w.ints(&shape);
+        let apart = self.w.op("Reshape", &[&x, &blocks], &[]);
+        let moved = self.w.op("Transpose", &[&apart], &[]);
+        self.w.with(ints_attribute("perm", &[0, 3, 5, 1, 2, 4]));
+        self.w.op_to("Reshape", &[&moved, &shape], &[], &y);
+        Ok(())
+    }
+
+    /// Padding of every axis, as an input.
+    pub(super) fn pad(mut self) -> Result<(), ModelError> {
+        let op = Op {
+            node: &self.node,
+            kind: "Pad",
+            opset: self.opset,
+            inputs: self.inputs.iter().map(Option::as_ref).collect(),
+        };
+        let pads = full_pads(&op)?;
+        let value = match self.opset {
+            ..11 => {
+                let value = f64::from(self.float("value", 0.0));
+                self.w.scalar(value, self.dtype(0))
+            }
+            _ => self.input(2).to_owned(),
+        };
+        self.drop_attributes(&["pads", "value"]);
+        let pads = self.w.ints(&pads);
+        self.node.input.truncate(1);
+        self.node.input.push(pads);
+        if !value.is_empty() {
+            self.node.input.push(value);
+        }
+        self.keep();
+        Ok(())
+    }
+
+    /// What is taken of each axis, as inputs; an axis that is taken whole is left out.
+    pub(super) fn slice(mut self) -> Result<(), ModelError> {
+        let op = Op {
+            node: &self.node,
+            kind: "Slice",
+            opset: self.opset,
+            inputs: self.inputs.iter().map(Option::as_ref).collect(),
+        };
+        let slices = op.slices().unwrap_or_default();
+        let dims = self.dims(0).to_vec();
+        let kept: Vec<_> = slices
+            .into_iter()
+            .filter(|s| !dims.get(s.axis as usize).is_some_and(|d| d.batch))
+            .collect();
+        self.drop_attributes(&["starts", "ends", "axes"]);
+        self.node.input.truncate(1);
+        if kept.is_empty() {
+            self.node.op_type = Some("Identity".to_owned());
+            self.keep();
+            return Ok(());
+        }
+        let clamp = |v: i64| v.clamp(-i64::from(i32::MAX), i64::from(i32::MAX));
+        let lists = [
+            kept.iter().map(|s| clamp(s.start)).collect::<Vec<_>>(),
+            kept.iter().map(|s| clamp(s.end)).collect(),
+            kept.iter().map(|s| s.axis).collect(),
+            kept.iter().map(|s| clamp(s.step)).collect(),
+        ];
+        for list in lists {
+            let name = self.w.ints(&list);
+            self.node.input.push(name);
+        }
+        self.keep();
+        Ok(())
+    }
+}
