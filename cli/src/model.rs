@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use graft_engine::conformance::{CutCheck, TOLERANCE, check_cuts, check_rows};
-use graft_engine::{CpuEngine, Engine, usable_cores};
-use graft_model::{CatalogEntry, Manifest, Model};
-use serde_json::json;
+use graft_engine::{CpuEngine, Engine, PartitionId, Refusal, try_out, usable_cores};
+use graft_model::{CatalogEntry, Manifest, Model, ModelError, operator_of};
+use serde_json::{Value, json};
 
 use crate::Verdict;
+use crate::against::{Against, Unfit, against, warnings};
 use crate::output::line;
 
 /// What to do.
@@ -36,6 +37,12 @@ pub(crate) struct Check {
     /// Requests in a batch
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch: u16,
+    /// A test data set to hold the answer against: a folder with input_0.pb and output_0.pb, as ONNX models carry them
+    #[arg(long, value_name = "FOLDER")]
+    against: Option<PathBuf>,
+    /// The engine that runs it
+    #[arg(long, value_name = "NAME", default_value = "rten", value_parser = ["rten"])]
+    engine: String,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -69,9 +76,63 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
     }
 }
 
+/// The engine that layers run on here, with a partition of some cores.
+struct Here {
+    engine: CpuEngine,
+    partition: PartitionId,
+}
+
+impl Here {
+    fn open() -> anyhow::Result<Self> {
+        let engine = CpuEngine::new();
+        let partition = engine.open_partition(&usable_cores())?;
+        Ok(Here { engine, partition })
+    }
+}
+
+/// A network that is not served, as JSON for programs.
+fn refused_json(error: &ModelError) -> Value {
+    json!({
+        "node": error.node(), "operator": error.operator(), "opset": error.opset(),
+        "why": error.what(), "what_to_do": error.hint(),
+    })
+}
+
+fn refusal_json(refusal: &Refusal) -> Value {
+    json!({
+        "node": refusal.node, "operator": refusal.node.as_deref().and_then(operator_of),
+        "opset": refusal.opset, "why": refusal.why, "what_to_do": refusal.what_to_do,
+    })
+}
+
+/// Says that a network is not served: with JSON on standard output, if that is asked for.
+fn refuse(json: bool, engine: Option<&str>, refused: Value, error: anyhow::Error) -> anyhow::Error {
+    let object = json!({ "engine": engine, "segments": [], "warnings": [], "refused": refused });
+    if json && let Err(error) = line(format_args!("{object}")) {
+        return error.into();
+    }
+    error
+}
+
+/// Opens a model and sees whether the engine here runs it.
+fn open_and_try(file: &Path, json: bool) -> anyhow::Result<(CatalogEntry, Model, Here)> {
+    let (entry, model) = open(file).map_err(|error| match error.downcast_ref::<ModelError>() {
+        Some(cause) => refuse(json, None, refused_json(cause), error),
+        None => error,
+    })?;
+    let here = Here::open()?;
+    if let Err(refusal) = try_out(&here.engine, here.partition, &model) {
+        let name = here.engine.name();
+        let text = format!("{}: engine {name} does not run it: {refusal}", file.display());
+        return Err(refuse(json, None, refusal_json(&refusal), anyhow::anyhow!(text)));
+    }
+    Ok((entry, model, here))
+}
+
 fn inspect(arguments: &Inspect) -> anyhow::Result<Verdict> {
-    let (entry, _) = open(&arguments.file)?;
+    let (entry, _, here) = open_and_try(&arguments.file, arguments.json)?;
     let info = &entry.info;
+    let engine = here.engine.name();
     if arguments.json {
         let cuts: Vec<_> = info
             .cuts
@@ -86,6 +147,7 @@ fn inspect(arguments: &Inspect) -> anyhow::Result<Verdict> {
             .collect();
         let whole = json!({
             "name": entry.manifest.name, "file": info.file, "id": info.id, "opset": info.opset,
+            "engine": engine, "warnings": [], "refused": null,
             "cut_points": cuts, "segments": info.segments,
             "flops": info.segments.iter().map(|s| s.flops).sum::<u64>(),
             "weights_bytes": info.weights_bytes(),
@@ -122,7 +184,7 @@ fn inspect(arguments: &Inspect) -> anyhow::Result<Verdict> {
     }
     let flops: u64 = info.segments.iter().map(|s| s.flops).sum();
     line(format_args!(
-        "all: {:.1} MFLOP a request, {} bytes of weights",
+        "all: {:.1} MFLOP a request, {} bytes of weights; engine {engine} runs all of it",
         flops as f64 / 1e6,
         info.weights_bytes()
     ))?;
@@ -152,11 +214,26 @@ fn summary(nodes: &[String]) -> String {
 }
 
 fn check(arguments: &Check) -> anyhow::Result<Verdict> {
-    let (entry, model) = open(&arguments.file)?;
-    let engine = CpuEngine::new();
-    engine.load(&model)?;
-    let partition = engine.open_partition(&usable_cores())?;
+    let (entry, model, Here { engine, partition }) = open_and_try(&arguments.file, arguments.json)?;
     let info = &entry.info;
+    let against = match &arguments.against {
+        None => None,
+        Some(folder) => match against(&engine, partition, &model, folder) {
+            Ok(against) => Some(against),
+            Err(Unfit::Data(error)) => {
+                let refused = refused_json(&error);
+                return Err(refuse(arguments.json, None, refused, error.into()));
+            }
+            Err(Unfit::Run(error)) => {
+                let refused = json!({
+                    "node": null, "operator": null, "opset": info.opset, "why": error.to_string(),
+                    "what_to_do": "Use an engine that computes these values",
+                });
+                return Err(refuse(arguments.json, None, refused, error.into()));
+            }
+        },
+    };
+    let warnings = warnings(&engine, partition, &model, usize::from(arguments.batch))?;
     let mut checks: Vec<CutCheck> = vec![];
     let mut printed = Ok(());
     check_cuts(&engine, partition, &model, usize::from(arguments.batch), |c| {
@@ -179,7 +256,8 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
         .fold(0.0, f64::max);
     let (mixed, top) = check_rows(&engine, partition, &model, usize::from(arguments.batch))?;
     let rows_hold = mixed <= TOLERANCE * top;
-    let holds = checks.iter().all(CutCheck::holds) && rows_hold;
+    let agrees = against.as_ref().is_none_or(Against::holds);
+    let holds = checks.iter().all(CutCheck::holds) && rows_hold && agrees;
     if arguments.json {
         let list: Vec<_> = checks
             .iter()
@@ -188,11 +266,26 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
         line(format_args!(
             "{}",
             json!({
-                "id": info.id, "holds": holds, "worst_relative": worst, "cut_points": list,
+                "id": info.id, "opset": info.opset, "engine": engine.name(), "segments": info.segments,
+                "warnings": warnings, "refused": null,
+                "against": against.as_ref().map(Against::json),
+                "holds": holds, "worst_relative": worst, "cut_points": list,
                 "rows": { "max_abs_diff": mixed, "max_abs": top, "holds": rows_hold },
             })
         ))?;
     } else {
+        for warning in &warnings {
+            line(format_args!("warning: {warning}"))?;
+        }
+        if let (Some(against), Some(folder)) = (&against, &arguments.against) {
+            line(format_args!(
+                "against {}: largest difference {:.3e} of {:.3e}  {}",
+                folder.display(),
+                against.max_abs_diff,
+                against.max_abs,
+                if agrees { "ok" } else { "DIFFERS" }
+            ))?;
+        }
         line(format_args!(
             "each row with the others exchanged: changes by {mixed:.3e}, {:.1e} of the largest output  {}",
             mixed / top.max(f64::MIN_POSITIVE),

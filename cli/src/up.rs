@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use graft_engine::usable_cores;
-use graft_model::Catalog;
-use graft_service::{Shutdown, read_config, resolve, run_system};
+use graft_service::{Shutdown, read_catalog, read_config, resolve, run_system};
 use graft_transport::Authority;
 use serde::Deserialize;
 
@@ -112,7 +111,7 @@ impl Config {
         );
         std::fs::create_dir_all(&self.state)?;
         Ok(SiteSettings {
-            catalog: Catalog::read(&self.models)?,
+            catalog: read_catalog(&self.models)?,
             listen: resolve("listen", &self.listen)?,
             http: resolve("http", &self.http)?,
             authority: authority(&self.state)?,

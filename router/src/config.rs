@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use graft_model::Catalog;
-use graft_service::{ConfigError, TlsConfig, resolve};
+use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;
 
@@ -93,7 +93,7 @@ impl Config {
             http: resolve("http", &self.http)?,
             planner: resolve("planner", &self.planner)?,
             identity: self.tls.identity()?,
-            catalog: Catalog::read(&self.models)?,
+            catalog: read_catalog(&self.models)?,
             name: self.name,
             max_in_flight: self.max_in_flight,
             http_budget: Duration::from_millis(self.http_budget_ms),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dashmap::DashMap;
-use graft_model::{Catalog, CatalogEntry, CutPoint, DType, ModelId};
+use graft_model::{Catalog, CatalogEntry, CutPoint, DType, ModelId, Tensor};
 use graft_plan::{Epoch, Nanos};
 use graft_router_core::{Arrived, Attempt, BudgetClass, ClassKey, InFlight, Life, Lives, RouteTable};
 use graft_service::Clock;
@@ -269,7 +269,7 @@ impl Front {
             return Err(Refused::new(Status::NotReady, "the router is draining"));
         }
         let point = CutPoint(header.partition_point);
-        self.check(model, point, header, payload.len())?;
+        self.check(model, point, header, &payload)?;
         let place = self.take_place()?;
         let budget = Nanos(header.time_left_ns);
         self.count(ClassKey {
@@ -287,8 +287,9 @@ impl Front {
         model: ModelId,
         point: CutPoint,
         header: &InferHeader,
-        bytes: usize,
+        payload: &[u8],
     ) -> Result<(), Refused> {
+        let bytes = payload.len();
         let entry = self.entry(&model)?;
         let info = &entry.info;
         let bad = |what: String| Err(Refused::new(Status::BadRequest, what));
@@ -304,6 +305,7 @@ impl Front {
         let dtype = header.dtype.dtype();
         let allowed = match cut.dtype {
             DType::F32 | DType::F16 => entry.manifest.wire.contains(&dtype) || dtype == DType::F32,
+            DType::U8 | DType::I8 => dtype == cut.dtype,
             _ => matches!(dtype, DType::I32 | DType::I64),
         };
         if !allowed {
@@ -323,6 +325,12 @@ impl Front {
                 cut.shape,
                 header.dtype.dtype()
             ));
+        }
+        // One request that no engine can take would spoil its batch.
+        if dtype == DType::I64
+            && let Err(error) = Tensor::from_requests(cut, &[(dtype, payload)])
+        {
+            return bad(error.to_string());
         }
         Ok(())
     }

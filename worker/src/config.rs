@@ -7,7 +7,7 @@ use std::time::Duration;
 use graft_engine::usable_cores;
 use graft_model::Catalog;
 use graft_plan::{FormatFile, Profile};
-use graft_service::{ConfigError, TlsConfig, resolve};
+use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;
 
@@ -187,7 +187,7 @@ impl Config {
             planner: resolve("planner", &self.planner)?,
             http: Some(resolve("http", &self.http)?),
             identity: self.tls.identity()?,
-            catalog: Catalog::read(&self.models)?,
+            catalog: read_catalog(&self.models)?,
             advertise: self.advertise,
             name: self.name,
             state: self.state,

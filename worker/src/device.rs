@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use graft_engine::{CpuEngine, EmulatedEngine, Engine, cpu_kind};
+use graft_engine::{CpuEngine, EmulatedEngine, Engine, cpu_kind, try_out};
 use graft_model::Catalog;
 use graft_plan::Profile;
 
@@ -69,16 +69,22 @@ impl Opening {
             state: &self.state,
         };
         let mut profiles = vec![];
+        let partition = engine.open_partition(&self.cores)?;
         for entry in self.catalog.entries() {
             let model = entry.load()?;
-            engine.load(&model)?;
+            if let Err(refusal) = try_out(&*engine, partition, &model) {
+                let model = &entry.manifest.name;
+                tracing::warn!(%model, engine = engine.name(), %refusal, "the model is not served: no engine here runs it");
+                continue;
+            }
             let profile = bench
                 .profile(entry, &model)
                 .with_context(|| entry.manifest.name.clone())?;
             profiles.push(profile);
         }
+        engine.close_partition(partition)?;
         Ok(Device {
-            profile: join(profiles).context("there are no models")?,
+            profile: join(profiles).context("no engine here runs any of the models")?,
             kind: cpu_kind(),
             units: self.cores.clone(),
             memory_bytes: memory_bytes(),

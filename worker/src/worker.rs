@@ -193,6 +193,7 @@ impl Worker {
                 .catalog
                 .entries()
                 .iter()
+                .filter(|e| device.profile.models.contains_key(&e.info.id.to_string()))
                 .map(|e| WorkerModel {
                     id: e.info.id,
                     name: e.manifest.name.clone(),

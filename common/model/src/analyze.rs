@@ -80,10 +80,14 @@ struct Walk<'a> {
     kept: Vec<Kept>,
     /// Outputs that are not served, and why.
     unserved: HashMap<String, String>,
+    /// How the node that is being looked at is called in messages.
+    label: String,
     /// What engines are to run for the node that is being looked at.
     runs: Vec<NodeProto>,
     /// For each limit on what comes from outside: the first node whose 64-bit integers need more than 32 bits.
     wide: [Option<String>; 4],
+    /// The first node that computes in 64-bit floats.
+    double: Option<String>,
     guards: Vec<Guard>,
     options: &'a ReadOptions,
 }
@@ -101,8 +105,10 @@ pub(crate) fn analyze(
         initializers: HashMap::new(),
         kept: vec![],
         unserved: HashMap::new(),
+        label: String::new(),
         runs: vec![],
         wide: Default::default(),
+        double: None,
         guards: vec![],
         options,
     };
@@ -113,6 +119,7 @@ pub(crate) fn analyze(
     let (input, input_dtype) = walk.input(&graph.input, &used)?;
     for (index, node) in graph.node.into_iter().enumerate() {
         let label = label(&node, index);
+        walk.label = label.clone();
         walk.node(node, index).map_err(|e| e.at_node(label))?;
     }
     let output = walk.output(&graph.output)?;
@@ -122,7 +129,7 @@ pub(crate) fn analyze(
         nodes,
         narrow,
     } = walk.cut(&input, &output)?;
-    let graph = walk.write(&input, input_dtype, &cuts, nodes, opset, ir_version);
+    let graph = walk.write(&input, input_dtype, &cuts, &narrow, nodes, opset, ir_version);
     Ok(Analysis {
         input,
         output,
@@ -451,7 +458,14 @@ impl Walk<'_> {
         data: bool,
         flops: u64,
     ) -> Result<(), ModelError> {
-        let runs = std::mem::take(&mut self.runs);
+        let mut runs = std::mem::take(&mut self.runs);
+        for (i, run) in runs.iter_mut().enumerate() {
+            // What an engine complains of carries the name of the file's node.
+            run.name = Some(match i {
+                0 => self.label.clone(),
+                i => format!("{} /{i}", self.label),
+            });
+        }
         let made: HashSet<&String> = runs.iter().flat_map(|n| &n.output).collect();
         let inputs: BTreeSet<String> = runs
             .iter()

@@ -74,10 +74,13 @@ fn labels(file: &Path, model: &Model) -> Result<Vec<String>, ModelError> {
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     entries: Vec<CatalogEntry>,
+    /// Models that can't be served, and why.
+    left_out: Vec<ModelError>,
 }
 
 impl Catalog {
-    /// Reads every manifest of a folder. One that is wrong is an error: a model is never silently missing.
+    /// Reads every manifest of a folder. A model that can't be served is left out ([`Catalog::left_out`]) and all
+    /// others are there; it is an error if none is.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
         let wrong = |what: String| {
             ModelError::new(
@@ -109,8 +112,15 @@ impl Catalog {
         }
         manifests.sort();
         let mut entries: Vec<CatalogEntry> = vec![];
+        let mut left_out = vec![];
         for manifest in manifests {
-            let (entry, _) = CatalogEntry::open(&manifest)?;
+            let entry = match CatalogEntry::open(&manifest) {
+                Ok((entry, _)) => entry,
+                Err(error) => {
+                    left_out.push(error);
+                    continue;
+                }
+            };
             if let Some(twin) = entries
                 .iter()
                 .find(|e| e.manifest.name == entry.manifest.name || e.info.id == entry.info.id)
@@ -125,7 +135,16 @@ impl Catalog {
             entries.push(entry);
         }
         entries.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
-        Ok(Catalog { entries })
+        match left_out.pop() {
+            Some(error) if entries.is_empty() => return Err(error),
+            other => left_out.extend(other),
+        }
+        Ok(Catalog { entries, left_out })
+    }
+
+    /// Models of the folder that can't be served, and why.
+    pub fn left_out(&self) -> &[ModelError] {
+        &self.left_out
     }
 
     /// The models.

@@ -24,6 +24,8 @@ pub enum ModelErrorKind {
     Malformed,
     /// The manifest is wrong.
     Manifest,
+    /// A test data set is wrong, or can't be used.
+    Data,
 }
 
 /// An error that names the file, the node and what to do.
@@ -34,6 +36,7 @@ pub struct ModelError {
     node: Option<String>,
     what: String,
     hint: String,
+    opset: Option<i64>,
 }
 
 impl ModelError {
@@ -44,6 +47,7 @@ impl ModelError {
             node: None,
             what: what.into(),
             hint: hint.into(),
+            opset: None,
         }
     }
 
@@ -64,14 +68,41 @@ impl ModelError {
         self.kind
     }
 
-    pub(crate) fn what(&self) -> &str {
+    pub(crate) fn of_opset(mut self, opset: i64) -> Self {
+        self.opset = Some(opset);
+        self
+    }
+
+    /// What is wrong.
+    pub fn what(&self) -> &str {
         &self.what
+    }
+
+    /// What its owner can do about it; empty: nothing is known.
+    pub fn hint(&self) -> &str {
+        &self.hint
+    }
+
+    /// Operator set of the file, where that much was read.
+    pub fn opset(&self) -> Option<i64> {
+        self.opset
+    }
+
+    /// The operator at which it was found, where it was found at a node.
+    pub fn operator(&self) -> Option<&str> {
+        operator_of(self.node()?)
     }
 
     /// The node at which it was found, where it was found at one.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
     }
+}
+
+/// The operator in a node's name as messages call it: `conv1 (Conv)`, `#3 (Relu, output y)`.
+pub fn operator_of(node: &str) -> Option<&str> {
+    let (_, rest) = node.rsplit_once(" (")?;
+    rest.split([',', ')']).next()
 }
 
 impl fmt::Display for ModelError {

@@ -51,6 +51,11 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
     message(bytes, 0, Message::Model, 0)
 }
 
+/// The same for a file that is one tensor.
+pub(crate) fn check_tensor(bytes: &[u8]) -> Result<(), String> {
+    message(bytes, 0, Message::Tensor, 0)
+}
+
 fn message(bytes: &[u8], base: usize, kind: Message, depth: usize) -> Result<(), String> {
     if depth > MAX_DEPTH {
         return Err(format!("messages nest deeper than {MAX_DEPTH} at byte {base}"));

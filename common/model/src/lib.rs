@@ -11,6 +11,7 @@
 mod analyze;
 mod catalog;
 mod cut;
+mod dataset;
 mod dim;
 mod error;
 mod fact;
@@ -30,8 +31,9 @@ mod tests;
 pub use analyze::{Guard, Narrow};
 pub use catalog::{Catalog, CatalogEntry};
 pub use cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
+pub use dataset::DataSet;
 pub use dim::DType;
-pub use error::{ModelError, ModelErrorKind};
+pub use error::{ModelError, ModelErrorKind, operator_of};
 pub use manifest::{ImageInput, Manifest, Resample, Sample};
 pub use read::{Model, ModelInfo, ReadOptions};
 pub use tensor::{Elements, Tensor, TensorError};

@@ -203,7 +203,7 @@ fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Model
     let id = ModelId(hash.finalize().into());
 
     let ir_version = proto.ir_version.unwrap_or(7).max(4);
-    let analysis = analyze(graph, opset, ir_version, options)?;
+    let analysis = analyze(graph, opset, ir_version, options).map_err(|e| e.of_opset(opset))?;
     Ok(Model {
         info: Arc::new(ModelInfo {
             id,

@@ -28,6 +28,12 @@ pub enum TensorError {
         /// As wanted.
         wanted: DType,
     },
+    /// Engines that compute 64-bit integers in 32 bits can't take it.
+    #[error("{value} does not fit into the 32 bits in which integers are computed here")]
+    Range {
+        /// The integer.
+        value: i64,
+    },
 }
 
 /// Elements of a tensor.
@@ -37,6 +43,10 @@ pub enum Elements {
     F32(Vec<f32>),
     /// Integers; 64-bit integers of a model are held as 32-bit ones, as engines want them.
     I32(Vec<i32>),
+    /// 8-bit unsigned integers.
+    U8(Vec<u8>),
+    /// 8-bit signed integers.
+    I8(Vec<i8>),
 }
 
 /// A batch: `requests` rows of shape `shape`.
@@ -53,12 +63,14 @@ impl Tensor {
         let (got, dtype) = match &elements {
             Elements::F32(v) => (v.len(), DType::F32),
             Elements::I32(v) => (v.len(), DType::I32),
+            Elements::U8(v) => (v.len(), DType::U8),
+            Elements::I8(v) => (v.len(), DType::I8),
         };
         let want = count(requests, &shape);
         if want != Some(got) {
             return Err(TensorError::Size {
-                got: got * 4,
-                want: want.unwrap_or(usize::MAX).saturating_mul(4),
+                got: got * dtype.bytes(),
+                want: want.unwrap_or(usize::MAX).saturating_mul(dtype.bytes()),
                 requests,
                 shape,
                 dtype,
@@ -76,6 +88,7 @@ impl Tensor {
         let want_float = matches!(cut.dtype, DType::F32 | DType::F16);
         let mut floats: Vec<f32> = vec![];
         let mut ints: Vec<i32> = vec![];
+        let mut bytes_of: Vec<u8> = vec![];
         if want_float {
             floats.reserve_exact(cut.elements.saturating_mul(requests.len()));
         }
@@ -91,6 +104,13 @@ impl Tensor {
                 });
             }
             match (want_float, dtype) {
+                (false, DType::U8 | DType::I8) if dtype == cut.dtype => bytes_of.extend_from_slice(bytes),
+                (false, _) if matches!(cut.dtype, DType::U8 | DType::I8) => {
+                    return Err(TensorError::Type {
+                        sent: dtype,
+                        wanted: cut.dtype,
+                    });
+                }
                 (true, DType::F32) => floats.extend(words(bytes).map(f32::from_le_bytes)),
                 (true, DType::F16) => floats.extend(
                     bytes
@@ -100,13 +120,14 @@ impl Tensor {
                         .map(|&b| half::f16::from_le_bytes(b).to_f32()),
                 ),
                 (false, DType::I32) => ints.extend(words(bytes).map(i32::from_le_bytes)),
-                (false, DType::I64) => ints.extend(
-                    bytes
-                        .as_chunks::<8>()
-                        .0
-                        .iter()
-                        .map(|&b| clamp(i64::from_le_bytes(b))),
-                ),
+                (false, DType::I64) => {
+                    ints.reserve(cut.elements);
+                    for &b in bytes.as_chunks::<8>().0 {
+                        let value = i64::from_le_bytes(b);
+                        let narrow = i32::try_from(value).map_err(|_| TensorError::Range { value })?;
+                        ints.push(narrow);
+                    }
+                }
                 _ => {
                     return Err(TensorError::Type {
                         sent: dtype,
@@ -115,10 +136,11 @@ impl Tensor {
                 }
             }
         }
-        let elements = if want_float {
-            Elements::F32(floats)
-        } else {
-            Elements::I32(ints)
+        let elements = match cut.dtype {
+            _ if want_float => Elements::F32(floats),
+            DType::U8 => Elements::U8(bytes_of),
+            DType::I8 => Elements::I8(bytes_of.into_iter().map(|b| b as i8).collect()),
+            _ => Elements::I32(ints),
         };
         Tensor::new(requests.len(), cut.shape.clone(), elements)
     }
@@ -148,6 +170,8 @@ impl Tensor {
         match self.elements {
             Elements::F32(_) => DType::F32,
             Elements::I32(_) => DType::I32,
+            Elements::U8(_) => DType::U8,
+            Elements::I8(_) => DType::I8,
         }
     }
 
@@ -155,7 +179,7 @@ impl Tensor {
     pub fn floats(&self) -> Option<&[f32]> {
         match &self.elements {
             Elements::F32(v) => Some(v),
-            Elements::I32(_) => None,
+            _ => None,
         }
     }
 
@@ -166,6 +190,8 @@ impl Tensor {
         let elements = match &self.elements {
             Elements::F32(v) => Elements::F32(v.get(range)?.to_vec()),
             Elements::I32(v) => Elements::I32(v.get(range)?.to_vec()),
+            Elements::U8(v) => Elements::U8(v.get(range)?.to_vec()),
+            Elements::I8(v) => Elements::I8(v.get(range)?.to_vec()),
         };
         Some(Tensor {
             requests: 1,
@@ -185,6 +211,8 @@ impl Tensor {
             match (&mut out.elements, &part.elements) {
                 (Elements::F32(a), Elements::F32(b)) => a.extend_from_slice(b),
                 (Elements::I32(a), Elements::I32(b)) => a.extend_from_slice(b),
+                (Elements::U8(a), Elements::U8(b)) => a.extend_from_slice(b),
+                (Elements::I8(a), Elements::I8(b)) => a.extend_from_slice(b),
                 _ => return None,
             }
             out.requests += part.requests;
@@ -203,6 +231,8 @@ impl Tensor {
                 .iter()
                 .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
                 .collect()),
+            (Elements::U8(v), DType::U8) => Ok(v.clone()),
+            (Elements::I8(v), DType::I8) => Ok(v.iter().map(|&x| x as u8).collect()),
             (Elements::I32(v), DType::I32) => Ok(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
             (Elements::I32(v), DType::I64) => {
                 Ok(v.iter().flat_map(|&x| i64::from(x).to_le_bytes()).collect())
@@ -215,29 +245,38 @@ impl Tensor {
     }
 
     /// Largest difference of two tensors, element by element, and the largest magnitude in `self`.
-    /// `None`: shapes or types differ. A NaN anywhere gives an infinite difference.
+    /// `None`: shapes or types differ. A NaN in one of them alone gives an infinite difference.
     pub fn difference(&self, other: &Tensor) -> Option<(f64, f64)> {
         if self.shape != other.shape || self.requests != other.requests {
             return None;
         }
         let fold = |pairs: &mut dyn Iterator<Item = (f64, f64)>| {
             pairs.fold((0.0f64, 0.0f64), |(worst, top), (a, b)| {
-                let difference = if a.is_nan() || b.is_nan() {
+                // Equal infinities, and NaN in the same place, differ by nothing.
+                let difference = if a == b || a.is_nan() && b.is_nan() {
+                    0.0
+                } else if a.is_nan() || b.is_nan() {
                     f64::INFINITY
                 } else {
                     (a - b).abs()
                 };
-                (worst.max(difference), top.max(a.abs()))
+                let magnitude = if a.is_finite() { a.abs() } else { 0.0 };
+                (worst.max(difference), top.max(magnitude))
             })
         };
-        match (&self.elements, &other.elements) {
-            (Elements::F32(a), Elements::F32(b)) => Some(fold(
-                &mut a.iter().zip(b).map(|(x, y)| (f64::from(*x), f64::from(*y))),
-            )),
-            (Elements::I32(a), Elements::I32(b)) => Some(fold(
-                &mut a.iter().zip(b).map(|(x, y)| (f64::from(*x), f64::from(*y))),
-            )),
-            _ => None,
+        if self.dtype() != other.dtype() {
+            return None;
+        }
+        Some(fold(&mut self.numbers().zip(other.numbers())))
+    }
+
+    /// The elements as numbers.
+    pub fn numbers(&self) -> Box<dyn Iterator<Item = f64> + '_> {
+        match &self.elements {
+            Elements::F32(v) => Box::new(v.iter().map(|&x| f64::from(x))),
+            Elements::I32(v) => Box::new(v.iter().map(|&x| f64::from(x))),
+            Elements::U8(v) => Box::new(v.iter().map(|&x| f64::from(x))),
+            Elements::I8(v) => Box::new(v.iter().map(|&x| f64::from(x))),
         }
     }
 
@@ -260,7 +299,11 @@ impl Tensor {
                     .collect(),
             )
         } else {
-            Elements::I32((0..len).map(|_| (next() & 1) as i32).collect())
+            match cut.dtype {
+                DType::U8 => Elements::U8((0..len).map(|_| next() as u8).collect()),
+                DType::I8 => Elements::I8((0..len).map(|_| next() as i8).collect()),
+                _ => Elements::I32((0..len).map(|_| (next() & 1) as i32).collect()),
+            }
         };
         Tensor {
             requests,
@@ -276,8 +319,4 @@ fn count(requests: usize, shape: &[usize]) -> Option<usize> {
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {
     bytes.as_chunks::<4>().0.iter().copied()
-}
-
-fn clamp(v: i64) -> i32 {
-    v.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
 }

@@ -5,10 +5,12 @@
 
 mod clock;
 mod config;
+mod models;
 mod program;
 mod shutdown;
 
 pub use clock::Clock;
 pub use config::{ConfigError, TlsConfig, read_config, resolve};
+pub use models::read_catalog;
 pub use program::{Arguments, run_program, run_system};
 pub use shutdown::Shutdown;

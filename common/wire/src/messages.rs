@@ -30,6 +30,10 @@ pub enum WireType {
     I32,
     /// 64-bit integers.
     I64,
+    /// 8-bit unsigned integers.
+    U8,
+    /// 8-bit signed integers.
+    I8,
 }
 
 impl WireType {
@@ -40,6 +44,8 @@ impl WireType {
             WireType::F16 => DType::F16,
             WireType::I32 => DType::I32,
             WireType::I64 => DType::I64,
+            WireType::U8 => DType::U8,
+            WireType::I8 => DType::I8,
         }
     }
 
@@ -50,7 +56,9 @@ impl WireType {
             DType::F16 => WireType::F16,
             DType::I32 => WireType::I32,
             DType::I64 => WireType::I64,
-            DType::I8 | DType::U8 | DType::Bool | DType::F64 => return None,
+            DType::U8 => WireType::U8,
+            DType::I8 => WireType::I8,
+            DType::Bool | DType::F64 => return None,
         })
     }
 }

@@ -25,6 +25,8 @@ pub(super) fn wire_type(datatype: &str) -> Option<WireType> {
         "FP16" => WireType::F16,
         "INT32" => WireType::I32,
         "INT64" => WireType::I64,
+        "UINT8" => WireType::U8,
+        "INT8" => WireType::I8,
         _ => return None,
     })
 }
@@ -60,6 +62,16 @@ fn flatten(data: &Value, dtype: WireType, out: &mut Vec<u8>) -> Result<(), Refus
                         .map_err(|_| bad(format!("{number} does not fit 32 bits")))?;
                     out.extend(value.to_le_bytes());
                 }
+                WireType::U8 => {
+                    let value = u8::try_from(integer()?)
+                        .map_err(|_| bad(format!("{number} does not fit 8 bits without a sign")))?;
+                    out.push(value);
+                }
+                WireType::I8 => {
+                    let value = i8::try_from(integer()?)
+                        .map_err(|_| bad(format!("{number} does not fit 8 bits")))?;
+                    out.extend(value.to_le_bytes());
+                }
                 WireType::F16 => return Err(bad("FP16 travels as binary data only")),
             }
             Ok(())
@@ -78,6 +90,8 @@ pub(super) fn to_json(bytes: &[u8], dtype: WireType) -> Value {
             .iter()
             .map(|&w| Value::from(i64::from_le_bytes(w)))
             .collect(),
+        WireType::U8 => bytes.iter().map(|&b| Value::from(b)).collect(),
+        WireType::I8 => bytes.iter().map(|&b| Value::from(b as i8)).collect(),
         WireType::I32 => words.map(|&w| Value::from(i32::from_le_bytes(w))).collect(),
         _ => words.map(|&w| Value::from(f32::from_le_bytes(w))).collect(),
     }

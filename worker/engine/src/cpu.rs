@@ -5,16 +5,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
-use graft_model::{CutPoint, DType, Elements, Model, ModelId, ModelInfo, StageRange, Tensor};
+use graft_model::{CutPoint, DType, Elements, Guard, Model, Narrow, ModelId, ModelInfo, StageRange, Tensor};
+use rten_tensor::prelude::*;
 use rten::{ModelOptions, NodeId, RunOptions, ThreadPool, Value};
 
-use crate::engine::{Engine, EngineError, MemoryUse, PartitionId};
+use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
 
 struct Loaded {
     info: Arc<ModelInfo>,
     model: rten::Model,
     /// The tensor of each cut point.
     nodes: Vec<NodeId>,
+    /// Tensors whose elements must stay within 32 bits.
+    guards: Vec<(Guard, NodeId)>,
 }
 
 struct Pool {
@@ -60,7 +63,7 @@ fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 
 impl Engine for CpuEngine {
     fn name(&self) -> &'static str {
-        "cpu"
+        "rten"
     }
 
     fn load(&self, model: &Model) -> Result<(), EngineError> {
@@ -69,10 +72,17 @@ impl Engine for CpuEngine {
             return Ok(());
         }
         let error = |cause: String| EngineError::Load {
-            engine: "cpu",
+            engine: "rten",
             file: info.file.display().to_string(),
             cause,
         };
+        let guards = match &info.narrow {
+            Narrow::Within(guards) => guards.clone(),
+            Narrow::TooNarrow(node) => return Err(too_narrow(&info, node)),
+        };
+        if let Some(cut) = info.cuts.iter().find(|c| matches!(c.dtype, DType::F64)) {
+            return Err(error(format!("tensor {} has 64-bit floats", cut.tensor)));
+        }
         let bytes = model.engine_graph().map_err(|e| error(e.to_string()))?;
         let loaded = guarded(|| {
             ModelOptions::with_all_ops()
@@ -89,10 +99,19 @@ impl Engine for CpuEngine {
                     .ok_or_else(|| error(format!("lost tensor {}", c.tensor)))
             })
             .collect::<Result<_, _>>()?;
+        let guards = guards
+            .into_iter()
+            .map(|guard| {
+                let node = loaded.find_node(&guard.tensor);
+                let node = node.ok_or_else(|| error(format!("lost tensor {}", guard.tensor)))?;
+                Ok((guard, node))
+            })
+            .collect::<Result<_, EngineError>>()?;
         let entry = Loaded {
             info: Arc::clone(&info),
             model: loaded,
             nodes,
+            guards,
         };
         self.models
             .write()
@@ -172,20 +191,42 @@ impl Engine for CpuEngine {
         let input = match batch.into_elements() {
             Elements::F32(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
             Elements::I32(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
+            Elements::U8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
+            Elements::I8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
         };
+        let (inside, at_input): (Vec<_>, Vec<_>) = loaded
+            .guards
+            .iter()
+            .filter(|(guard, _)| range.segments().contains(&guard.segment))
+            .partition(|(_, node)| *node != loaded.nodes[range.from().index()]);
+        for (guard, _) in at_input {
+            within(guard, &input).map_err(failed)?;
+        }
         let inputs = vec![(loaded.nodes[range.from().index()], input.into())];
-        let outputs = [loaded.nodes[range.to().index()]];
+        let result = loaded.nodes[range.to().index()];
+        let mut outputs = vec![result];
+        outputs.extend(inside.iter().map(|(_, node)| *node).filter(|node| *node != result));
+        outputs.dedup();
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&pool.pool)));
-        let [value] = guarded(|| {
+        let mut values = guarded(|| {
             loaded
                 .model
-                .run_n(inputs, outputs, Some(options))
+                .run(inputs, &outputs, Some(options))
                 .map_err(|e| e.to_string())
         })
         .map_err(failed)?;
+        for (guard, node) in inside {
+            let place = outputs.iter().position(|o| o == node);
+            if let Some(value) = place.and_then(|i| values.get(i)) {
+                within(guard, value).map_err(failed)?;
+            }
+        }
+        let value = values.swap_remove(0);
         let elements = match value {
             Value::FloatTensor(t) => Elements::F32(t.into_data()),
             Value::Int32Tensor(t) => Elements::I32(t.into_data()),
+            Value::UInt8Tensor(t) => Elements::U8(t.into_data()),
+            Value::Int8Tensor(t) => Elements::I8(t.into_data()),
             other => return Err(failed(format!("gave a tensor of type {}", other.dtype()))),
         };
         Ok(Tensor::new(requests, out.shape.clone(), elements)?)
@@ -204,10 +245,40 @@ impl Engine for CpuEngine {
     }
 }
 
+/// rten computes 64-bit integers in 32 bits.
+fn too_narrow(info: &ModelInfo, node: &str) -> EngineError {
+    EngineError::Refused {
+        engine: "rten",
+        file: info.file.display().to_string(),
+        refusal: Refusal {
+            node: Some(node.to_owned()),
+            opset: info.opset,
+            why: "its 64-bit numbers need more than the 32 bits in which rten computes".to_owned(),
+            what_to_do: "Compute in 32-bit floats or smaller integers".to_owned(),
+        },
+    }
+}
+
+/// Whether a tensor stays within what 32 bits do for.
+fn within(guard: &Guard, value: &Value) -> Result<(), String> {
+    let most = match value {
+        Value::FloatTensor(t) => t.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs())),
+        Value::Int32Tensor(t) => t.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs())),
+        _ => 0.0,
+    };
+    if most <= guard.limit {
+        return Ok(());
+    }
+    Err(format!(
+        "tensor {} reaches {most:e}; beyond {:e} the 32 bits in which rten computes 64-bit integers don't do",
+        guard.tensor, guard.limit
+    ))
+}
+
 fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Result<(), EngineError> {
     let cut = &info.cuts[at.index()];
     let float = matches!(cut.dtype, DType::F32 | DType::F16);
-    if batch.shape() != cut.shape || (batch.dtype() == DType::F32) != float || batch.requests() == 0 {
+    if batch.shape() != cut.shape || !held_as(&batch, cut.dtype, float) || batch.requests() == 0 {
         return Err(EngineError::Input {
             at,
             got: batch.shape().to_vec(),
@@ -215,6 +286,15 @@ fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Result<(), Eng
         });
     }
     Ok(())
+}
+
+/// 16-bit floats are held as 32-bit ones, larger integers as 32-bit ones.
+fn held_as(batch: &Tensor, dtype: DType, float: bool) -> bool {
+    match batch.dtype() {
+        DType::F32 => float,
+        DType::I32 => !float && !matches!(dtype, DType::U8 | DType::I8),
+        held => held == dtype,
+    }
 }
 
 /// Confines the calling thread, and the threads that it starts from now on, to some cores.

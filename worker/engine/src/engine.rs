@@ -17,6 +17,20 @@ pub struct MemoryUse {
     pub weights_bytes: u64,
 }
 
+/// Why an engine does not run a network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{why}. {what_to_do}", node.as_ref().map(|n| format!("node {n}: ")).unwrap_or_default())]
+pub struct Refusal {
+    /// The node that it does not run, as messages call it; `None`: it is not known which.
+    pub node: Option<String>,
+    /// Operator set of the file.
+    pub opset: i64,
+    /// What it does not do.
+    pub why: String,
+    /// What the network's owner can do about it.
+    pub what_to_do: String,
+}
+
 /// What an engine can't do, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -29,6 +43,16 @@ pub enum EngineError {
         file: String,
         /// Why.
         cause: String,
+    },
+    /// The engine does not run the network.
+    #[error("the {engine} engine does not run {file}: {refusal}")]
+    Refused {
+        /// The engine.
+        engine: &'static str,
+        /// The model's file.
+        file: String,
+        /// Why.
+        refusal: Refusal,
     },
     /// The model is not loaded.
     #[error("model {0:?} is not loaded")]

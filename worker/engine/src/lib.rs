@@ -9,10 +9,12 @@ mod cpu;
 mod emulated;
 mod engine;
 mod measure;
+mod trial;
 
 pub mod conformance;
 
 pub use cpu::{CpuEngine, cpu_kind, pin_current_thread, usable_cores};
 pub use emulated::EmulatedEngine;
-pub use engine::{Engine, EngineError, MemoryUse, PartitionId};
+pub use engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
+pub use trial::try_out;
 pub use measure::{MeasureOptions, Measured, Progress, measure, time_ranges};

@@ -32,7 +32,7 @@ pub struct Guard {
     pub(crate) node: usize,
 }
 
-/// What 32 bits do for the 64-bit integers of a network.
+/// Whether 32 bits do for the 64-bit numbers of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Narrow {
     /// They do, as long as these hold.
@@ -71,6 +71,11 @@ impl Walk<'_> {
         (dims, dtype): &(Vec<Dim>, DType),
     ) -> Result<Option<Bound>, ModelError> {
         let inputs: Vec<&Fact> = node.input.iter().filter_map(|n| self.facts.get(n)).collect();
+        if inputs.iter().any(|f| f.is_data() && f.dtype == DType::F64)
+            || *dtype == DType::F64 && inputs.iter().any(|f| f.is_data())
+        {
+            self.double.get_or_insert_with(|| label(node, index));
+        }
         let compares = matches!(
             kind,
             "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "Cast"
@@ -130,6 +135,9 @@ impl Walk<'_> {
 
     /// What 32 bits do for the network. `segment_of`: the segment of a node, by its place in the file.
     pub(super) fn narrow(&self, segment_of: impl Fn(usize) -> Option<usize>) -> Narrow {
+        if let Some(node) = &self.double {
+            return Narrow::TooNarrow(node.clone());
+        }
         match self.wide.iter().position(Option::is_none) {
             Some(h) => Narrow::Within(
                 self.guards

@@ -7,7 +7,7 @@ use rten_onnx::onnx::{
     TypeProtoTensor, ValueInfoProto,
 };
 
-use super::Walk;
+use super::{Narrow, Walk};
 use crate::cut::Cut;
 use crate::dim::DType;
 
@@ -18,6 +18,7 @@ impl Walk<'_> {
         input: &str,
         input_dtype: DType,
         cuts: &[Cut],
+        narrow: &Narrow,
         nodes: Vec<NodeProto>,
         opset: i64,
         ir_version: i64,
@@ -47,6 +48,26 @@ impl Walk<'_> {
                 sequence: None,
             }),
         };
+        let mut output: Vec<ValueInfoProto> = cuts[1..]
+            .iter()
+            .map(|c| value(&c.tensor, &c.shape, c.dtype))
+            .collect();
+        if let Narrow::Within(guards) = narrow {
+            for guard in guards {
+                if cuts.iter().any(|c| c.tensor == guard.tensor)
+                    || output.iter().any(|v| v.name.as_ref() == Some(&guard.tensor))
+                {
+                    continue;
+                }
+                // Of what is watched the shape does not matter.
+                let dtype = self.facts.get(&guard.tensor).map_or(DType::F32, |f| f.dtype);
+                let mut info = value(&guard.tensor, &[], dtype);
+                if let Some(tensor) = info.r#type.as_mut().and_then(|t| t.tensor_type.as_mut()) {
+                    tensor.shape = None;
+                }
+                output.push(info);
+            }
+        }
         ModelProto {
             ir_version: Some(ir_version),
             opset_import: vec![OperatorSetIdProto {
@@ -57,10 +78,7 @@ impl Walk<'_> {
                 node: nodes,
                 initializer,
                 input: vec![value(input, &cuts[0].shape, input_dtype)],
-                output: cuts[1..]
-                    .iter()
-                    .map(|c| value(&c.tensor, &c.shape, c.dtype))
-                    .collect(),
+                output,
                 value_info: vec![],
             }),
             ..ModelProto::default()

@@ -1,0 +1,117 @@
+//! An answer held against what is right by somebody else, and what an answer says of itself.
+
+use std::path::Path;
+
+use graft_engine::{Engine, EngineError, PartitionId};
+use graft_model::{DType, DataSet, Model, ModelError, Tensor};
+use serde_json::{Value, json};
+
+/// Floats may differ from the right ones by this part of the largest magnitude of the right output.
+const RELATIVE: f64 = 1e-4;
+/// The same for 16-bit floats, which are computed in 32 bits here.
+const RELATIVE_HALF: f64 = 5e-3;
+/// Floats may differ by this much anyway.
+const ABSOLUTE: f64 = 1e-5;
+
+/// Why nothing can be compared.
+pub(crate) enum Unfit {
+    /// The test data can't be used.
+    Data(ModelError),
+    /// The layers did not run on it.
+    Run(EngineError),
+}
+
+/// How far an answer is from the right one.
+pub(crate) struct Against {
+    /// Largest difference of an element; infinite where one of two is no number.
+    pub max_abs_diff: f64,
+    /// Largest finite magnitude of the right output.
+    pub max_abs: f64,
+    allowed: f64,
+    right: usize,
+    given: usize,
+}
+
+impl Against {
+    /// As near as the output's type allows.
+    pub fn holds(&self) -> bool {
+        self.right == self.given && self.max_abs_diff <= self.allowed
+    }
+
+    pub fn json(&self) -> Value {
+        json!({
+            "holds": self.holds(), "max_abs": self.max_abs, "allowed": self.allowed,
+            // JSON has no infinity.
+            "max_abs_diff": if self.max_abs_diff.is_finite() { json!(self.max_abs_diff) } else { Value::Null },
+            "elements": self.given, "elements_expected": self.right,
+        })
+    }
+}
+
+/// Runs the whole model on a test data set's input and compares.
+pub(crate) fn against(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    model: &Model,
+    folder: &Path,
+) -> Result<Against, Unfit> {
+    let info = model.info();
+    let set = DataSet::read(folder, &info.cuts[0]).map_err(Unfit::Data)?;
+    let output = match info.whole() {
+        Some(whole) => engine.run(partition, info.id, whole, set.input).map_err(Unfit::Run)?,
+        None => set.input,
+    };
+    let (mut worst, mut top) = (0.0f64, 0.0f64);
+    for (right, given) in set.output.iter().zip(output.numbers()) {
+        let difference = if *right == given || right.is_nan() && given.is_nan() {
+            0.0
+        } else if right.is_finite() && given.is_finite() {
+            (right - given).abs()
+        } else {
+            f64::INFINITY
+        };
+        worst = worst.max(difference);
+        if right.is_finite() {
+            top = top.max(right.abs());
+        }
+    }
+    Ok(Against {
+        max_abs_diff: worst,
+        max_abs: top,
+        allowed: match set.dtype {
+            DType::F32 | DType::F64 => ABSOLUTE + RELATIVE * top,
+            DType::F16 => ABSOLUTE + RELATIVE_HALF * top,
+            _ => 0.0,
+        },
+        right: set.output.len(),
+        given: output.numbers().count(),
+    })
+}
+
+/// What makes equality say little: outputs that hold no numbers, do not depend on the input, or only 0 and 1.
+pub(crate) fn warnings(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    model: &Model,
+    batch: usize,
+) -> Result<Vec<String>, EngineError> {
+    let info = model.info();
+    let Some(whole) = info.whole() else { return Ok(vec![]) };
+    let input = Tensor::pseudo_random(&info.cuts[0], batch, 7);
+    let output = engine.run(partition, info.id, whole, input)?;
+    let mut found = vec![];
+    let mut warn = |what: &str| found.push(format!("{what}: that parts equal the whole says nothing then"));
+    if output.numbers().any(f64::is_nan) {
+        warn("the output holds NaN for an ordinary input");
+    }
+    if output.numbers().any(f64::is_infinite) {
+        warn("the output holds infinite numbers for an ordinary input");
+    }
+    let first = output.numbers().next().unwrap_or(0.0);
+    if output.numbers().all(|v| v == first) && output.numbers().count() > 1 {
+        warn("all elements of the output are equal");
+    } else if output.dtype() == DType::F32 && output.numbers().all(|v| v == 0.0 || v == 1.0) {
+        warn("the output is saturated: every element is 0 or 1");
+    }
+    Ok(found)
+}

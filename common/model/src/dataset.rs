@@ -1,0 +1,154 @@
+//! Test data sets as ONNX models carry them: `test_data_set_0/input_0.pb` and `output_0.pb`, each a TensorProto.
+
+use std::path::Path;
+
+use rten_onnx::onnx::{ModelProto, TensorProto};
+
+use crate::cut::Cut;
+use crate::dim::DType;
+use crate::error::{ModelError, ModelErrorKind};
+use crate::tensor::{Elements, Tensor};
+
+/// Longest tensor file that is read (1 GiB).
+const MAX_TENSOR_BYTES: u64 = 1 << 30;
+
+/// An input, and the output that is right for it.
+#[derive(Debug, Clone)]
+pub struct DataSet {
+    /// For cut point 0.
+    pub input: Tensor,
+    /// Elements of the output in row-major order.
+    pub output: Vec<f64>,
+    /// Type of the output's elements.
+    pub dtype: DType,
+}
+
+impl DataSet {
+    /// Reads `input_0.pb` and `output_0.pb` of a folder, for a model whose input is `cut`.
+    pub fn read(folder: &Path, cut: &Cut) -> Result<Self, ModelError> {
+        let [input, output] = ["input_0.pb", "output_0.pb"].map(|name| {
+            let file = folder.join(name);
+            slurp(&file).and_then(|bytes| numbers(&bytes).map_err(|what| wrong(what).in_file(&file)))
+        });
+        Self::of(input?, output?, cut).map_err(|e| e.in_file(folder))
+    }
+
+    /// The same from memory.
+    pub fn parse(input: &[u8], output: &[u8], cut: &Cut) -> Result<Self, ModelError> {
+        Self::of(numbers(input).map_err(wrong)?, numbers(output).map_err(wrong)?, cut)
+    }
+
+    fn of(input: Numbers, output: Numbers, cut: &Cut) -> Result<Self, ModelError> {
+        let requests = input.values.len() / cut.elements.max(1);
+        if requests == 0 || requests * cut.elements != input.values.len() {
+            return Err(wrong(format!(
+                "the input has {} elements, a request takes {}",
+                input.values.len(),
+                cut.elements
+            )));
+        }
+        let values = input.values.iter();
+        let elements = match cut.dtype {
+            DType::F32 | DType::F16 | DType::F64 => Elements::F32(values.map(|&v| v as f32).collect()),
+            DType::U8 => Elements::U8(values.map(|&v| v as u8).collect()),
+            DType::I8 => Elements::I8(values.map(|&v| v as i8).collect()),
+            DType::I32 | DType::I64 | DType::Bool => {
+                if let Some(&far) = input.values.iter().find(|&&v| v as i32 as f64 != v) {
+                    return Err(ModelError::new(
+                        ModelErrorKind::Data,
+                        format!("the input holds {far}, beyond the 32 bits in which integers are computed here"),
+                        "Use an engine with 64-bit integers",
+                    ));
+                }
+                Elements::I32(values.map(|&v| v as i32).collect())
+            }
+        };
+        let input = Tensor::new(requests, cut.shape.clone(), elements).map_err(|e| wrong(e.to_string()))?;
+        Ok(DataSet {
+            input,
+            output: output.values,
+            dtype: output.dtype,
+        })
+    }
+}
+
+struct Numbers {
+    values: Vec<f64>,
+    dtype: DType,
+}
+
+fn wrong(what: String) -> ModelError {
+    ModelError::new(
+        ModelErrorKind::Data,
+        what,
+        "A test data set has input_0.pb and output_0.pb, each a TensorProto",
+    )
+}
+
+fn slurp(file: &Path) -> Result<Vec<u8>, ModelError> {
+    let io = |e: std::io::Error| wrong(format!("can't be read: {e}")).in_file(file);
+    let size = std::fs::metadata(file).map_err(io)?.len();
+    if size > MAX_TENSOR_BYTES {
+        return Err(wrong(format!("has {size} bytes, more than {MAX_TENSOR_BYTES}")).in_file(file));
+    }
+    std::fs::read(file).map_err(io)
+}
+
+fn numbers(bytes: &[u8]) -> Result<Numbers, String> {
+    crate::framing::check_tensor(bytes).map_err(|e| format!("is no tensor: {e}"))?;
+    let tensor = parsed(bytes)?;
+    let code = tensor.data_type.map_or(0, |t| t.0);
+    let dtype = DType::from_onnx(code).ok_or_else(|| format!("has element type {code}, which is not read"))?;
+    let values = match &tensor.raw_data {
+        Some(raw) => {
+            let raw = raw.borrow();
+            let chunks = raw.chunks_exact(dtype.bytes());
+            match dtype {
+                DType::F32 => chunks.map(|c| f64::from(f32::from_le_bytes(of(c)))).collect(),
+                DType::F64 => chunks.map(|c| f64::from_le_bytes(of(c))).collect(),
+                DType::F16 => chunks
+                    .map(|c| half::f16::from_le_bytes(of(c)).to_f64())
+                    .collect(),
+                DType::I64 => chunks.map(|c| i64::from_le_bytes(of(c)) as f64).collect(),
+                DType::I32 => chunks.map(|c| f64::from(i32::from_le_bytes(of(c)))).collect(),
+                DType::I8 => raw.iter().map(|&b| f64::from(b as i8)).collect(),
+                DType::U8 | DType::Bool => raw.iter().map(|&b| f64::from(b)).collect(),
+            }
+        }
+        None => match dtype {
+            DType::F32 => tensor.float_data.iter().map(|&v| f64::from(v)).collect(),
+            DType::F64 => tensor.double_data.clone(),
+            DType::I64 => tensor.int64_data.iter().map(|&v| v as f64).collect(),
+            DType::F16 => tensor
+                .int32_data
+                .iter()
+                .map(|&v| half::f16::from_bits(v as u16).to_f64())
+                .collect(),
+            _ => tensor.int32_data.iter().map(|&v| f64::from(v)).collect(),
+        },
+    };
+    Ok(Numbers { values, dtype })
+}
+
+/// The parser reads whole models: the tensor is made the only initializer (field 5) of a graph (field 7).
+fn parsed(bytes: &[u8]) -> Result<TensorProto, String> {
+    let enclosed = |field: u8, bytes: &[u8]| {
+        let mut out = vec![field << 3 | 2];
+        let mut length = bytes.len();
+        while length >= 0x80 {
+            out.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        out.push(length as u8);
+        out.extend_from_slice(bytes);
+        out
+    };
+    let model = ModelProto::parse_buf(&enclosed(7, &enclosed(5, bytes)));
+    let graph = model.map_err(|e| format!("is no tensor: {e}"))?.graph;
+    let tensor = graph.and_then(|mut g| g.initializer.pop());
+    tensor.ok_or_else(|| "is no tensor".to_owned())
+}
+
+fn of<const N: usize>(chunk: &[u8]) -> [u8; N] {
+    chunk.try_into().unwrap_or([0; N])
+}
