@@ -169,7 +169,7 @@ fn check(cut: &Cut, dtype: WireType, bytes: usize) -> Result<(), Refused> {
     let sent_float = matches!(dtype, WireType::F32 | WireType::F16);
     let want_float = matches!(cut.dtype, DType::F32 | DType::F16);
     let want = cut.elements.saturating_mul(dtype.dtype().bytes());
-    let is_byte = |dtype: DType| matches!(dtype, DType::U8 | DType::I8);
+    let is_byte = |dtype: DType| matches!(dtype, DType::U8 | DType::I8 | DType::Bool);
     let bytes_fit = !is_byte(cut.dtype) && !is_byte(dtype.dtype()) || cut.dtype == dtype.dtype();
     if sent_float == want_float && bytes_fit && bytes == want {
         return Ok(());

@@ -641,7 +641,7 @@ impl Walk<'_> {
             weights_bytes: 0,
         };
         let mut read: BTreeSet<&str> = BTreeSet::new();
-        self.close(&crossing, &mut cuts)?;
+        self.close(&crossing, output, &mut cuts)?;
         if cuts.is_empty() {
             return Err(malformed("the input can't be a cut point"));
         }
@@ -666,7 +666,7 @@ impl Walk<'_> {
             }
             open.nodes.push(node.kind.clone());
             open.flops = open.flops.saturating_add(node.flops);
-            if self.close(&crossing, &mut cuts)? {
+            if self.close(&crossing, output, &mut cuts)? {
                 open.weights_bytes = read.iter().map(|name| self.bytes(name)).sum();
                 read.clear();
                 let next = Segment {
@@ -708,7 +708,7 @@ impl Walk<'_> {
     }
 
     /// Adds a cut point if one tensor crosses here that can be one; says whether it did.
-    fn close(&self, crossing: &BTreeSet<&str>, cuts: &mut Vec<Cut>) -> Result<bool, ModelError> {
+    fn close(&self, crossing: &BTreeSet<&str>, output: &str, cuts: &mut Vec<Cut>) -> Result<bool, ModelError> {
         let Some(&name) = crossing.first().filter(|_| crossing.len() == 1) else {
             return Ok(false);
         };
@@ -721,7 +721,12 @@ impl Walk<'_> {
         let [Dim::BATCH, rest @ ..] = fact.dims.as_slice() else {
             return Ok(false);
         };
-        if rest.iter().any(|d| d.batch) || matches!(fact.dtype, DType::Bool | DType::F64) {
+        // Truth values cross only as the input or the output.
+        let outer = cuts.is_empty() || name == output;
+        if rest.iter().any(|d| d.batch)
+            || fact.dtype == DType::F64
+            || fact.dtype == DType::Bool && !outer
+        {
             return Ok(false);
         }
         cuts.push(Cut {

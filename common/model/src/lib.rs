@@ -9,6 +9,7 @@
 //! of plans, networks or clocks.
 
 mod analyze;
+mod careful;
 mod catalog;
 mod cut;
 mod dataset;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rten_onnx::onnx::{DataLocation, ModelProto, TensorProto};
+use rten_onnx::onnx::{DataLocation, ModelProto, OperatorSetIdProto, TensorProto};
 use sha2::{Digest, Sha256};
 
 use crate::analyze::{Narrow, analyze, cut_points};
 use crate::cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
 use crate::error::{ModelError, ModelErrorKind};
-use crate::framing;
+use crate::{careful, framing};
 
 /// Operator sets of the default domain that Graft reads.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=21;
@@ -117,7 +117,35 @@ impl Model {
 
     /// The graph for engines, as an ONNX file: symbolic batch, no dead nodes, every cut point an output.
     pub fn engine_graph(&self) -> Result<Vec<u8>, ModelError> {
-        self.graph.write_buf().map_err(|e| {
+        self.written(&self.graph)
+    }
+
+    /// The same, with a second way through the layers on which NaN and infinite numbers pass as the standard says, for
+    /// engines whose Relu and Clip lose NaN. `true`: it has one; [`Model::careful_name`] names its tensors.
+    pub fn careful_graph(&self) -> Result<(Vec<u8>, bool), ModelError> {
+        let sets = self.graph.opset_import.iter();
+        let mut proto = ModelProto {
+            ir_version: self.graph.ir_version,
+            opset_import: sets
+                .map(|set| OperatorSetIdProto {
+                    domain: set.domain.clone(),
+                    version: set.version,
+                })
+                .collect(),
+            graph: self.graph.graph.clone(),
+            ..ModelProto::default()
+        };
+        let added = proto.graph.as_mut().is_some_and(careful::add);
+        Ok((self.written(&proto)?, added))
+    }
+
+    /// The name of a tensor on the second way.
+    pub fn careful_name(tensor: &str) -> String {
+        careful::name_of(tensor)
+    }
+
+    fn written(&self, proto: &ModelProto) -> Result<Vec<u8>, ModelError> {
+        proto.write_buf().map_err(|e| {
             ModelError::new(ModelErrorKind::Malformed, format!("can't be written: {e}"), "")
                 .in_file(&self.info.file)
         })

@@ -120,6 +120,9 @@ impl Tensor {
                         .map(|&b| half::f16::from_le_bytes(b).to_f32()),
                 ),
                 (false, DType::I32) => ints.extend(words(bytes).map(i32::from_le_bytes)),
+                (false, DType::Bool) if cut.dtype == DType::Bool => {
+                    ints.extend(bytes.iter().map(|&b| i32::from(b != 0)));
+                }
                 (false, DType::I64) => {
                     ints.reserve(cut.elements);
                     for &b in bytes.as_chunks::<8>().0 {
@@ -233,6 +236,7 @@ impl Tensor {
                 .collect()),
             (Elements::U8(v), DType::U8) => Ok(v.clone()),
             (Elements::I8(v), DType::I8) => Ok(v.iter().map(|&x| x as u8).collect()),
+            (Elements::I32(v), DType::Bool) => Ok(v.iter().map(|&x| u8::from(x != 0)).collect()),
             (Elements::I32(v), DType::I32) => Ok(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
             (Elements::I32(v), DType::I64) => {
                 Ok(v.iter().flat_map(|&x| i64::from(x).to_le_bytes()).collect())

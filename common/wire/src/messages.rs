@@ -34,6 +34,8 @@ pub enum WireType {
     U8,
     /// 8-bit signed integers.
     I8,
+    /// Truth values: a byte each, 0 or 1.
+    Bool,
 }
 
 impl WireType {
@@ -46,6 +48,7 @@ impl WireType {
             WireType::I64 => DType::I64,
             WireType::U8 => DType::U8,
             WireType::I8 => DType::I8,
+            WireType::Bool => DType::Bool,
         }
     }
 
@@ -58,7 +61,8 @@ impl WireType {
             DType::I64 => WireType::I64,
             DType::U8 => WireType::U8,
             DType::I8 => WireType::I8,
-            DType::Bool | DType::F64 => return None,
+            DType::Bool => WireType::Bool,
+            DType::F64 => return None,
         })
     }
 }

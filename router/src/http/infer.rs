@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::SemaphorePermit;
 
-use super::tensors::{datatype, from_json, to_json, wire_type};
+use super::tensors::{datatype, from_json, quoted, to_json, wire_type};
 use super::{BODIES_KIB, JSON_GROWTH, MAX_BODY_BYTES, Shared, find, refusal_of};
 
 /// Requests in one call; each is admitted and batched by itself.
@@ -149,6 +149,10 @@ async fn answer(
         Some(n) => (body.slice(..n), body.slice(n..)),
     };
     let parsed: Body = serde_json::from_slice(&json_part)
+        .or_else(|error| match quoted(&json_part) {
+            Some(body) => serde_json::from_slice(&body),
+            None => Err(error),
+        })
         .map_err(|e| bad(format!("the body is no inference request: {e}")))?;
     let call = understand(parsed, binary, entry, shared.default_budget, came.trace)?;
     let rows = call.rows.len();

@@ -16,8 +16,17 @@ struct Loaded {
     model: rten::Model,
     /// The tensor of each cut point.
     nodes: Vec<NodeId>,
+    /// The same on the way for inputs with NaN or infinite numbers, where there is one.
+    careful: Option<Vec<NodeId>>,
     /// Tensors whose elements must stay within 32 bits.
-    guards: Vec<(Guard, NodeId)>,
+    guards: Vec<Watched>,
+}
+
+/// A tensor that is watched, on both ways.
+struct Watched {
+    guard: Guard,
+    node: NodeId,
+    careful: Option<NodeId>,
 }
 
 struct Pool {
@@ -83,34 +92,36 @@ impl Engine for CpuEngine {
         if let Some(cut) = info.cuts.iter().find(|c| matches!(c.dtype, DType::F64)) {
             return Err(error(format!("tensor {} has 64-bit floats", cut.tensor)));
         }
-        let bytes = model.engine_graph().map_err(|e| error(e.to_string()))?;
+        let (bytes, careful) = model.careful_graph().map_err(|e| error(e.to_string()))?;
         let loaded = guarded(|| {
             ModelOptions::with_all_ops()
                 .load(bytes)
                 .map_err(|e| e.to_string())
         })
         .map_err(error)?;
-        let nodes = info
-            .cuts
-            .iter()
-            .map(|c| {
-                loaded
-                    .find_node(&c.tensor)
-                    .ok_or_else(|| error(format!("lost tensor {}", c.tensor)))
-            })
-            .collect::<Result<_, _>>()?;
+        let find = |name: String| {
+            let node = loaded.find_node(&name);
+            node.ok_or_else(|| error(format!("lost tensor {name}")))
+        };
+        let names = info.cuts.iter().map(|c| c.tensor.as_str());
+        let nodes = names.clone().map(|n| find(n.to_owned())).collect::<Result<_, _>>()?;
+        let careful = careful.then(|| names.map(|n| find(Model::careful_name(n))).collect());
+        let careful = careful.transpose()?;
         let guards = guards
             .into_iter()
             .map(|guard| {
-                let node = loaded.find_node(&guard.tensor);
-                let node = node.ok_or_else(|| error(format!("lost tensor {}", guard.tensor)))?;
-                Ok((guard, node))
+                Ok(Watched {
+                    node: find(guard.tensor.clone())?,
+                    careful: careful.as_ref().map(|_| find(Model::careful_name(&guard.tensor))).transpose()?,
+                    guard,
+                })
             })
             .collect::<Result<_, EngineError>>()?;
         let entry = Loaded {
             info: Arc::clone(&info),
             model: loaded,
             nodes,
+            careful,
             guards,
         };
         self.models
@@ -186,6 +197,8 @@ impl Engine for CpuEngine {
         check_input(&loaded.info, range.from(), &batch)?;
         let failed = |cause: String| EngineError::Run { range, cause };
         let requests = batch.requests();
+        let all_finite = batch.floats().is_none_or(|v| v.iter().all(|x| x.is_finite()));
+        let nodes = loaded.careful.as_ref().filter(|_| !all_finite).unwrap_or(&loaded.nodes);
         let mut shape = vec![requests];
         shape.extend_from_slice(batch.shape());
         let input = match batch.into_elements() {
@@ -194,18 +207,18 @@ impl Engine for CpuEngine {
             Elements::U8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
             Elements::I8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
         };
-        let (inside, at_input): (Vec<_>, Vec<_>) = loaded
-            .guards
-            .iter()
-            .filter(|(guard, _)| range.segments().contains(&guard.segment))
-            .partition(|(_, node)| *node != loaded.nodes[range.from().index()]);
+        let watched = loaded.guards.iter().filter(|w| range.segments().contains(&w.guard.segment));
+        let way = |w: &'_ Watched| if all_finite { w.node } else { w.careful.unwrap_or(w.node) };
+        let watched = watched.map(|w| (&w.guard, way(w)));
+        let (inside, at_input): (Vec<_>, Vec<_>) =
+            watched.partition(|(_, node)| *node != nodes[range.from().index()]);
         for (guard, _) in at_input {
             within(guard, &input).map_err(failed)?;
         }
-        let inputs = vec![(loaded.nodes[range.from().index()], input.into())];
-        let result = loaded.nodes[range.to().index()];
+        let inputs = vec![(nodes[range.from().index()], input.into())];
+        let result = nodes[range.to().index()];
         let mut outputs = vec![result];
-        outputs.extend(inside.iter().map(|(_, node)| *node).filter(|node| *node != result));
+        outputs.extend(inside.iter().map(|&(_, node)| node).filter(|node| *node != result));
         outputs.dedup();
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&pool.pool)));
         let mut values = guarded(|| {
@@ -216,7 +229,7 @@ impl Engine for CpuEngine {
         })
         .map_err(failed)?;
         for (guard, node) in inside {
-            let place = outputs.iter().position(|o| o == node);
+            let place = outputs.iter().position(|o| *o == node);
             if let Some(value) = place.and_then(|i| values.get(i)) {
                 within(guard, value).map_err(failed)?;
             }

@@ -169,11 +169,18 @@ fn mixes_batch(what: impl Into<String>) -> ModelError {
 /// Operators that keep shape and element type.
 const UNARY: &[&str] = &[
     "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
     "BatchNormalization",
     "Ceil",
     "Celu",
     "Clip",
     "Cos",
+    "Cosh",
     "CumSum",
     "Elu",
     "Erf",
@@ -201,11 +208,13 @@ const UNARY: &[&str] = &[
     "Sigmoid",
     "Sign",
     "Sin",
+    "Sinh",
     "Softmax",
     "Softplus",
     "Softsign",
     "Sqrt",
     "Swish",
+    "Tan",
     "Tanh",
     "ThresholdedRelu",
     "Trilu",
@@ -230,6 +239,9 @@ const REDUCE: &[&str] = &[
 
 /// Shapes of `op`'s outputs. An unknown operator is an error that names it.
 pub(crate) fn infer(op: &Op<'_>) -> Ruling {
+    if op.kind == "BatchNormalization" && op.int("training_mode", 0) != 0 {
+        return Err(mixes_batch("BatchNormalization in training mode runs over the batch"));
+    }
     match op.kind {
         kind if UNARY.contains(&kind) => {
             let x = op.required(0)?;
@@ -243,6 +255,7 @@ pub(crate) fn infer(op: &Op<'_>) -> Ruling {
             Ok(Outcome::one(broadcast_all(&op.inputs)?, dtype))
         }
         kind if COMPARE.contains(&kind) => Ok(Outcome::one(broadcast_all(&op.inputs)?, DType::Bool)),
+        "IsNaN" | "IsInf" => Ok(Outcome::one(op.required(0)?.dims.clone(), DType::Bool)),
         "Where" => Ok(Outcome::one(broadcast_all(&op.inputs)?, op.required(1)?.dtype)),
         "Cast" => {
             let to = DType::from_onnx(op.int("to", 0) as i32)
@@ -250,6 +263,7 @@ pub(crate) fn infer(op: &Op<'_>) -> Ruling {
             Ok(Outcome::one(op.required(0)?.dims.clone(), to))
         }
         "Conv" => spatial::conv(op),
+        "ConvTranspose" => spatial::conv_transpose(op),
         "MaxPool" | "AveragePool" | "LpPool" => spatial::pool(op),
         "GlobalAveragePool" | "GlobalMaxPool" => spatial::global_pool(op),
         "Pad" => spatial::pad(op),

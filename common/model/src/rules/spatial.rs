@@ -25,7 +25,7 @@ enum Same {
 impl Windows {
     /// Of a convolution or a pool.
     pub fn of(op: &Op<'_>) -> Result<Self, ModelError> {
-        if op.kind == "Conv" {
+        if matches!(op.kind, "Conv" | "ConvTranspose") {
             let weights = op.required(1)?;
             let shape = weights.dims.iter().skip(2).map(|d| d.known()).collect::<Option<Vec<_>>>();
             let shape = shape.ok_or_else(|| malformed("weights that grow with the batch"))?;
@@ -169,6 +169,47 @@ pub(super) fn conv(op: &Op<'_>) -> Ruling {
     out.extend(windows.output(space)?);
     let taps: usize = shape[1..].iter().product();
     let flops = (2 * elements(&out)? as u64).saturating_mul(taps as u64);
+    Ok(Outcome::one(out, x.dtype).costing(flops))
+}
+
+/// A convolution turned round: each element of the input spreads over a window of the output.
+pub(super) fn conv_transpose(op: &Op<'_>) -> Ruling {
+    let (x, weights) = (op.required(0)?, op.required(1)?);
+    let (batch, channels, space) = split(op, &x.dims)?;
+    let shape: Option<Vec<usize>> = weights.dims.iter().map(|d| d.known()).collect();
+    let shape = shape
+        .filter(|s| s.len() == space.len() + 2)
+        .ok_or_else(|| malformed(format!("weights of shape {}", show(&weights.dims))))?;
+    if channels.known() != Some(shape[0]) {
+        return Err(malformed(format!(
+            "{channels} channels meet weights of shape {}",
+            show(&weights.dims)
+        )));
+    }
+    let automatic = op.text("auto_pad").is_some_and(|t| !matches!(t, "NOTSET" | "VALID"));
+    if automatic || op.ints("output_shape").is_some() {
+        return Err(ModelError::new(
+            crate::error::ModelErrorKind::UnknownOperator,
+            "ConvTranspose with automatic padding or a given output shape is not served",
+            "Export it with pads and output_padding written out",
+        ));
+    }
+    let windows = Windows::new(op, shape[2..].to_vec())?;
+    let more = op.ints("output_padding").unwrap_or_else(|| vec![0; space.len()]);
+    let groups = op.int("group", 1).max(1) as usize;
+    let mut out = vec![batch, Dim::fixed(shape[1].saturating_mul(groups))];
+    for (i, dim) in space.iter().enumerate() {
+        let reach = windows.dilations[i] * (windows.kernel[i] - 1) + 1;
+        let pads = windows.pads[i].0 + windows.pads[i].1;
+        let more = usize::try_from(more.get(i).copied().unwrap_or(0)).unwrap_or(0);
+        let size = windows.strides[i] * dim.coef.saturating_sub(1) + reach + more;
+        let size = size
+            .checked_sub(pads)
+            .ok_or_else(|| malformed("padding takes more than there is"))?;
+        out.push(Dim::fixed(size));
+    }
+    let taps: usize = shape[1..].iter().product();
+    let flops = (2 * elements(&x.dims)? as u64).saturating_mul(taps as u64);
     Ok(Outcome::one(out, x.dtype).costing(flops))
 }
 

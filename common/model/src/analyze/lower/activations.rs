@@ -8,6 +8,9 @@ use crate::error::ModelError;
 /// From here on softplus(x) is x, to the last bit of a 32-bit float.
 const SOFTPLUS_IS_LINEAR: f64 = 20.0;
 
+/// From here on a number rounds to infinity as a 16-bit float.
+const HALF_OVERFLOWS: f64 = 65_520.0;
+
 impl Lowering<'_, '_> {
     pub(super) fn activation(mut self, kind: &str) -> Result<(), ModelError> {
         let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
@@ -69,7 +72,51 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// (x > 0) − (x < 0).
+    /// Bounds as inputs.
+    pub(super) fn clip(mut self) -> Result<(), ModelError> {
+        if self.opset < 11 {
+            let bounds = [("min", f32::MIN), ("max", f32::MAX)];
+            let bounds = bounds.map(|(name, default)| f64::from(self.float(name, default)));
+            let dtype = self.dtype(0);
+            let bounds = bounds.map(|v| self.w.scalar(v, dtype));
+            self.drop_attributes(&["min", "max"]);
+            self.node.input.truncate(1);
+            self.node.input.extend(bounds);
+        }
+        self.keep();
+        Ok(())
+    }
+
+    /// What 16-bit floats can't hold becomes infinite. Engines may compute them in 32 bits.
+    pub(super) fn cast_to_half(mut self) -> Result<(), ModelError> {
+        let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
+        let dtype = self.dtype(0);
+        let most = self.w.scalar(HALF_OVERFLOWS, dtype);
+        let endless = self.w.scalar(f64::INFINITY, dtype);
+        let to = i64::from(DType::F16.to_onnx());
+        let magnitude = self.w.op("Abs", &[&x], &[]);
+        let over = self.w.op("GreaterOrEqual", &[&magnitude, &most], &[]);
+        let far = self.w.op("Mul", &[&x, &endless], &[]);
+        let held = self.w.op("Where", &[&over, &far, &x], &[]);
+        self.w.op_to("Cast", &[&held], &[("to", to)], &y);
+        Ok(())
+    }
+
+    /// A reduction of no axes that says so hands its input on.
+    pub(super) fn reduction(mut self) -> Result<(), ModelError> {
+        let axes = self.inputs.get(1).and_then(Option::as_ref);
+        let none = axes.is_none_or(|f| f.dims == [crate::dim::Dim::fixed(0)]);
+        let by_attribute = self.node.attribute.iter().any(|a| a.name.as_deref() == Some("axes"));
+        if none && !by_attribute && self.int("noop_with_empty_axes", 0) != 0 {
+            let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
+            self.w.op_to("Identity", &[&x], &[], &y);
+            return Ok(());
+        }
+        self.keep();
+        Ok(())
+    }
+
+    /// (x > 0) − (x < 0); NaN stays NaN.
     pub(super) fn sign(mut self) -> Result<(), ModelError> {
         let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
         let dtype = self.dtype(0);
@@ -79,7 +126,9 @@ impl Lowering<'_, '_> {
         let above = self.w.op("Cast", &[&above], &[("to", to)]);
         let below = self.w.op("Less", &[&x, &zero], &[]);
         let below = self.w.op("Cast", &[&below], &[("to", to)]);
-        self.w.op_to("Sub", &[&above, &below], &[], &y);
+        let sign = self.w.op("Sub", &[&above, &below], &[]);
+        let number = self.w.op("Equal", &[&x, &x], &[]);
+        self.w.op_to("Where", &[&number, &sign, &x], &[], &y);
         Ok(())
     }
 

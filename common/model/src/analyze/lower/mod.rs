@@ -61,6 +61,11 @@ impl Lowering<'_, '_> {
             "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" | "LpPool" => self.windows(&kind),
             "SpaceToDepth" => self.space_to_depth(),
             "Selu" | "Celu" | "Mish" | "ThresholdedRelu" | "Softplus" => self.activation(&kind),
+            "Clip" => self.clip(),
+            "Cast" if self.out_dtype == DType::F16 && self.is_float(0) && self.dtype(0) != DType::F16 => {
+                self.cast_to_half()
+            }
+            kind if kind.starts_with("Reduce") => self.reduction(),
             "Sign" if self.is_float(0) => self.sign(),
             "Pow" => self.power(),
             "Div" => self.division(),

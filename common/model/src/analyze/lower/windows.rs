@@ -9,10 +9,6 @@ use crate::rules::{Op, Windows};
 impl Lowering<'_, '_> {
     /// Kernel, strides, dilations and pads stand there; nothing is automatic.
     pub(super) fn windows(mut self, kind: &str) -> Result<(), ModelError> {
-        if kind == "ConvTranspose" {
-            self.keep();
-            return Ok(());
-        }
         let op = Op {
             node: &self.node,
             kind,
@@ -33,7 +29,7 @@ impl Lowering<'_, '_> {
             ints_attribute("strides", &list(&windows.strides)),
             ints_attribute("pads", &before_and_after),
         ];
-        if kind == "Conv" || windows.dilations.iter().any(|&d| d != 1) {
+        if kind.starts_with("Conv") || windows.dilations.iter().any(|&d| d != 1) {
             attributes.push(ints_attribute("dilations", &list(&windows.dilations)));
         }
         if kind == "LpPool" {
