@@ -58,7 +58,9 @@ pub(crate) fn against(
     let info = model.info();
     let set = DataSet::read(folder, &info.cuts[0]).map_err(Unfit::Data)?;
     let output = match info.whole() {
-        Some(whole) => engine.run(partition, info.id, whole, set.input).map_err(Unfit::Run)?,
+        Some(whole) => engine
+            .run(partition, info.id, whole, set.input)
+            .map_err(Unfit::Run)?,
         None => set.input,
     };
     let (mut worst, mut top) = (0.0f64, 0.0f64);
@@ -96,7 +98,9 @@ pub(crate) fn warnings(
     batch: usize,
 ) -> Result<Vec<String>, EngineError> {
     let info = model.info();
-    let Some(whole) = info.whole() else { return Ok(vec![]) };
+    let Some(whole) = info.whole() else {
+        return Ok(vec![]);
+    };
     let input = Tensor::pseudo_random(&info.cuts[0], batch, 7);
     let output = engine.run(partition, info.id, whole, input)?;
     let mut found = vec![];

@@ -10,8 +10,8 @@ mod bounds;
 mod lower;
 mod write;
 
-pub use bounds::{Guard, Narrow};
 pub(crate) use bounds::Bound;
+pub use bounds::{Guard, Narrow};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -123,21 +123,8 @@ pub(crate) fn analyze(
         walk.node(node, index).map_err(|e| e.at_node(label))?;
     }
     let output = walk.output(&graph.output)?;
-    let Found {
-        cuts,
-        segments,
-        nodes,
-        narrow,
-    } = walk.cut(&input, &output)?;
-    let graph = walk.write(&input, input_dtype, &cuts, &narrow, nodes, opset, ir_version);
-    Ok(Analysis {
-        input,
-        output,
-        cuts,
-        segments,
-        graph,
-        narrow,
-    })
+    let found = walk.cut(&input, &output)?;
+    Ok(walk.write(&input, input_dtype, found, opset, ir_version))
 }
 
 /// The tensors that a node reads, those of its inner graphs included.
@@ -495,7 +482,11 @@ impl Walk<'_> {
             return Err(malformed("input 0 is missing"));
         }
         let training = node.input.get(2).filter(|name| !name.is_empty());
-        let off = |fact: &Fact| fact.small.as_ref().is_some_and(|s| s.nums.iter().all(|n| n.coef == 0.0));
+        let off = |fact: &Fact| {
+            fact.small
+                .as_ref()
+                .is_some_and(|s| s.nums.iter().all(|n| n.coef == 0.0))
+        };
         if kind == "Dropout" && training.is_some_and(|name| !self.facts.get(name).is_some_and(off)) {
             return Err(not_served(
                 "Dropout is in training mode, where its output is random".to_owned(),
@@ -708,7 +699,12 @@ impl Walk<'_> {
     }
 
     /// Adds a cut point if one tensor crosses here that can be one; says whether it did.
-    fn close(&self, crossing: &BTreeSet<&str>, output: &str, cuts: &mut Vec<Cut>) -> Result<bool, ModelError> {
+    fn close(
+        &self,
+        crossing: &BTreeSet<&str>,
+        output: &str,
+        cuts: &mut Vec<Cut>,
+    ) -> Result<bool, ModelError> {
         let Some(&name) = crossing.first().filter(|_| crossing.len() == 1) else {
             return Ok(false);
         };
@@ -723,10 +719,7 @@ impl Walk<'_> {
         };
         // Truth values cross only as the input or the output.
         let outer = cuts.is_empty() || name == output;
-        if rest.iter().any(|d| d.batch)
-            || fact.dtype == DType::F64
-            || fact.dtype == DType::Bool && !outer
-        {
+        if rest.iter().any(|d| d.batch) || fact.dtype == DType::F64 || fact.dtype == DType::Bool && !outer {
             return Ok(false);
         }
         cuts.push(Cut {

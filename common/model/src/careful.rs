@@ -31,7 +31,13 @@ pub(crate) fn add(graph: &mut GraphProto) -> bool {
             continue;
         }
         data.extend(node.output.iter().cloned());
-        let renamed = |name: &String| if data.contains(name) { name_of(name) } else { name.clone() };
+        let renamed = |name: &String| {
+            if data.contains(name) {
+                name_of(name)
+            } else {
+                name.clone()
+            }
+        };
         let mut copy = node.clone();
         copy.name = copy.name.map(|name| format!("{name} /careful"));
         copy.input = node.input.iter().map(renamed).collect();

@@ -35,7 +35,11 @@ impl DataSet {
 
     /// The same from memory.
     pub fn parse(input: &[u8], output: &[u8], cut: &Cut) -> Result<Self, ModelError> {
-        Self::of(numbers(input).map_err(wrong)?, numbers(output).map_err(wrong)?, cut)
+        Self::of(
+            numbers(input).map_err(wrong)?,
+            numbers(output).map_err(wrong)?,
+            cut,
+        )
     }
 
     fn of(input: Numbers, output: Numbers, cut: &Cut) -> Result<Self, ModelError> {
@@ -56,7 +60,9 @@ impl DataSet {
                 if let Some(&far) = input.values.iter().find(|&&v| v as i32 as f64 != v) {
                     return Err(ModelError::new(
                         ModelErrorKind::Data,
-                        format!("the input holds {far}, beyond the 32 bits in which integers are computed here"),
+                        format!(
+                            "the input holds {far}, beyond the 32 bits in which integers are computed here"
+                        ),
                         "Use an engine with 64-bit integers",
                     ));
                 }
@@ -98,7 +104,8 @@ fn numbers(bytes: &[u8]) -> Result<Numbers, String> {
     crate::framing::check_tensor(bytes).map_err(|e| format!("is no tensor: {e}"))?;
     let tensor = parsed(bytes)?;
     let code = tensor.data_type.map_or(0, |t| t.0);
-    let dtype = DType::from_onnx(code).ok_or_else(|| format!("has element type {code}, which is not read"))?;
+    let dtype =
+        DType::from_onnx(code).ok_or_else(|| format!("has element type {code}, which is not read"))?;
     let values = match &tensor.raw_data {
         Some(raw) => {
             let raw = raw.borrow();
@@ -106,9 +113,7 @@ fn numbers(bytes: &[u8]) -> Result<Numbers, String> {
             match dtype {
                 DType::F32 => chunks.map(|c| f64::from(f32::from_le_bytes(of(c)))).collect(),
                 DType::F64 => chunks.map(|c| f64::from_le_bytes(of(c))).collect(),
-                DType::F16 => chunks
-                    .map(|c| half::f16::from_le_bytes(of(c)).to_f64())
-                    .collect(),
+                DType::F16 => chunks.map(|c| half::f16::from_le_bytes(of(c)).to_f64()).collect(),
                 DType::I64 => chunks.map(|c| i64::from_le_bytes(of(c)) as f64).collect(),
                 DType::I32 => chunks.map(|c| f64::from(i32::from_le_bytes(of(c)))).collect(),
                 DType::I8 => raw.iter().map(|&b| f64::from(b as i8)).collect(),

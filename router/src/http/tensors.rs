@@ -84,8 +84,8 @@ fn flatten(data: &Value, dtype: WireType, out: &mut Vec<u8>) -> Result<(), Refus
                     out.push(value);
                 }
                 WireType::I8 => {
-                    let value = i8::try_from(integer()?)
-                        .map_err(|_| bad(format!("{number} does not fit 8 bits")))?;
+                    let value =
+                        i8::try_from(integer()?).map_err(|_| bad(format!("{number} does not fit 8 bits")))?;
                     out.extend(value.to_le_bytes());
                 }
                 WireType::Bool => out.push(u8::from(integer()? != 0)),
@@ -153,12 +153,17 @@ mod tests {
 
     #[test]
     fn bare_words_for_numbers_are_read_and_texts_are_left() {
-        let body = br#"{"name": "NaN \\" NaN", "data": [NaN, -Infinity, [Infinity], 1]}"#;
+        let body = br#"{"name": "NaN \" NaN", "data": [NaN, -Infinity, [Infinity], 1]}"#;
         assert!(serde_json::from_slice::<Value>(body).is_err());
         let value: Value = serde_json::from_slice(&quoted(body).unwrap()).unwrap();
         assert_eq!(value["name"], r#"NaN " NaN"#);
         let bytes = from_json(&value["data"], WireType::F32).unwrap();
-        let floats: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|&w| f32::from_le_bytes(w)).collect();
+        let floats: Vec<f32> = bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|&w| f32::from_le_bytes(w))
+            .collect();
         assert!(floats[0].is_nan());
         assert_eq!(floats[1..], [f32::NEG_INFINITY, f32::INFINITY, 1.0]);
         assert!(quoted(b"{\"data\": [1]}").is_none());

@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
-use graft_model::{CutPoint, DType, Elements, Guard, Model, Narrow, ModelId, ModelInfo, StageRange, Tensor};
-use rten_tensor::prelude::*;
+use graft_model::{CutPoint, DType, Elements, Guard, Model, ModelId, ModelInfo, Narrow, StageRange, Tensor};
 use rten::{ModelOptions, NodeId, RunOptions, ThreadPool, Value};
+use rten_tensor::prelude::*;
 
 use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
 
@@ -104,7 +104,10 @@ impl Engine for CpuEngine {
             node.ok_or_else(|| error(format!("lost tensor {name}")))
         };
         let names = info.cuts.iter().map(|c| c.tensor.as_str());
-        let nodes = names.clone().map(|n| find(n.to_owned())).collect::<Result<_, _>>()?;
+        let nodes = names
+            .clone()
+            .map(|n| find(n.to_owned()))
+            .collect::<Result<_, _>>()?;
         let careful = careful.then(|| names.map(|n| find(Model::careful_name(n))).collect());
         let careful = careful.transpose()?;
         let guards = guards
@@ -112,7 +115,10 @@ impl Engine for CpuEngine {
             .map(|guard| {
                 Ok(Watched {
                     node: find(guard.tensor.clone())?,
-                    careful: careful.as_ref().map(|_| find(Model::careful_name(&guard.tensor))).transpose()?,
+                    careful: careful
+                        .as_ref()
+                        .map(|_| find(Model::careful_name(&guard.tensor)))
+                        .transpose()?,
                     guard,
                 })
             })
@@ -198,7 +204,11 @@ impl Engine for CpuEngine {
         let failed = |cause: String| EngineError::Run { range, cause };
         let requests = batch.requests();
         let all_finite = batch.floats().is_none_or(|v| v.iter().all(|x| x.is_finite()));
-        let nodes = loaded.careful.as_ref().filter(|_| !all_finite).unwrap_or(&loaded.nodes);
+        let nodes = loaded
+            .careful
+            .as_ref()
+            .filter(|_| !all_finite)
+            .unwrap_or(&loaded.nodes);
         let mut shape = vec![requests];
         shape.extend_from_slice(batch.shape());
         let input = match batch.into_elements() {
@@ -207,8 +217,17 @@ impl Engine for CpuEngine {
             Elements::U8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
             Elements::I8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
         };
-        let watched = loaded.guards.iter().filter(|w| range.segments().contains(&w.guard.segment));
-        let way = |w: &'_ Watched| if all_finite { w.node } else { w.careful.unwrap_or(w.node) };
+        let watched = loaded
+            .guards
+            .iter()
+            .filter(|w| range.segments().contains(&w.guard.segment));
+        let way = |w: &'_ Watched| {
+            if all_finite {
+                w.node
+            } else {
+                w.careful.unwrap_or(w.node)
+            }
+        };
         let watched = watched.map(|w| (&w.guard, way(w)));
         let (inside, at_input): (Vec<_>, Vec<_>) =
             watched.partition(|(_, node)| *node != nodes[range.from().index()]);
@@ -218,7 +237,12 @@ impl Engine for CpuEngine {
         let inputs = vec![(nodes[range.from().index()], input.into())];
         let result = nodes[range.to().index()];
         let mut outputs = vec![result];
-        outputs.extend(inside.iter().map(|&(_, node)| node).filter(|node| *node != result));
+        outputs.extend(
+            inside
+                .iter()
+                .map(|&(_, node)| node)
+                .filter(|node| *node != result),
+        );
         outputs.dedup();
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&pool.pool)));
         let mut values = guarded(|| {
@@ -291,7 +315,7 @@ fn within(guard: &Guard, value: &Value) -> Result<(), String> {
 fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Result<(), EngineError> {
     let cut = &info.cuts[at.index()];
     let float = matches!(cut.dtype, DType::F32 | DType::F16);
-    if batch.shape() != cut.shape || !held_as(&batch, cut.dtype, float) || batch.requests() == 0 {
+    if batch.shape() != cut.shape || !held_as(batch, cut.dtype, float) || batch.requests() == 0 {
         return Err(EngineError::Input {
             at,
             got: batch.shape().to_vec(),

@@ -16,5 +16,5 @@ pub mod conformance;
 pub use cpu::{CpuEngine, cpu_kind, pin_current_thread, usable_cores};
 pub use emulated::EmulatedEngine;
 pub use engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
-pub use trial::try_out;
 pub use measure::{MeasureOptions, Measured, Progress, measure, time_ranges};
+pub use trial::try_out;

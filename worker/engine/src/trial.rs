@@ -41,6 +41,7 @@ fn refusal_of(opset: i64, cause: &str) -> Refusal {
         node,
         opset,
         why: cause.to_owned(),
-        what_to_do: "Export the network without this operator or setting, or for another operator set".to_owned(),
+        what_to_do: "Export the network without this operator or setting, or for another operator set"
+            .to_owned(),
     }
 }

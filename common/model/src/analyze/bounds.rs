@@ -110,8 +110,8 @@ impl Walk<'_> {
             "CumSum" => at(0, h) * along,
             "MatMul" | "Gemm" => at(0, h).max(1.0) * at(1, h).max(1.0) * along + at(2, h),
             "Gather" | "Reshape" | "Expand" | "Slice" | "Transpose" | "Tile" | "Split" | "Squeeze"
-            | "Unsqueeze" | "Flatten" | "ReduceMax" | "ReduceMin" | "Div" | "Neg" | "Abs" | "Clip" | "Cast"
-            | "ReduceMean" => at(0, h),
+            | "Unsqueeze" | "Flatten" | "ReduceMax" | "ReduceMin" | "Div" | "Neg" | "Abs" | "Clip"
+            | "Cast" | "ReduceMean" => at(0, h),
             "Pad" => at(0, h).max(at(2, h)),
             "Range" => most(h),
             _ => most(h),
@@ -125,7 +125,11 @@ impl Walk<'_> {
             });
         }
         for (h, slot) in self.wide.iter_mut().enumerate() {
-            let needs = if wide_input { most(h).max(if *dtype == DType::I64 { bound[h] } else { 0.0 }) } else { bound[h] };
+            let needs = if wide_input {
+                most(h).max(if *dtype == DType::I64 { bound[h] } else { 0.0 })
+            } else {
+                bound[h]
+            };
             if needs > MOST && !outside {
                 slot.get_or_insert_with(|| label(node, index));
             }

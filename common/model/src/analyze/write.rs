@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use rten_onnx::onnx::{
-    DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+    DataType, Dimension, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
     TypeProtoTensor, ValueInfoProto,
 };
 
-use super::{Narrow, Walk};
-use crate::cut::Cut;
+use super::{Analysis, Found, Narrow, Walk};
 use crate::dim::DType;
 
 impl Walk<'_> {
@@ -17,12 +16,16 @@ impl Walk<'_> {
         &mut self,
         input: &str,
         input_dtype: DType,
-        cuts: &[Cut],
-        narrow: &Narrow,
-        nodes: Vec<NodeProto>,
+        found: Found,
         opset: i64,
         ir_version: i64,
-    ) -> ModelProto {
+    ) -> Analysis {
+        let Found {
+            cuts,
+            segments,
+            nodes,
+            narrow,
+        } = found;
         let used: BTreeSet<&String> = nodes.iter().flat_map(|n| &n.input).collect();
         let initializer = used
             .into_iter()
@@ -52,7 +55,7 @@ impl Walk<'_> {
             .iter()
             .map(|c| value(&c.tensor, &c.shape, c.dtype))
             .collect();
-        if let Narrow::Within(guards) = narrow {
+        if let Narrow::Within(guards) = &narrow {
             for guard in guards {
                 if cuts.iter().any(|c| c.tensor == guard.tensor)
                     || output.iter().any(|v| v.name.as_ref() == Some(&guard.tensor))
@@ -68,7 +71,7 @@ impl Walk<'_> {
                 output.push(info);
             }
         }
-        ModelProto {
+        let graph = ModelProto {
             ir_version: Some(ir_version),
             opset_import: vec![OperatorSetIdProto {
                 domain: None,
@@ -82,6 +85,14 @@ impl Walk<'_> {
                 value_info: vec![],
             }),
             ..ModelProto::default()
+        };
+        Analysis {
+            input: input.to_owned(),
+            output: cuts.last().map(|c| c.tensor.clone()).unwrap_or_default(),
+            cuts,
+            segments,
+            graph,
+            narrow,
         }
     }
 }

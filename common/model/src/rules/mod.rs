@@ -240,7 +240,9 @@ const REDUCE: &[&str] = &[
 /// Shapes of `op`'s outputs. An unknown operator is an error that names it.
 pub(crate) fn infer(op: &Op<'_>) -> Ruling {
     if op.kind == "BatchNormalization" && op.int("training_mode", 0) != 0 {
-        return Err(mixes_batch("BatchNormalization in training mode runs over the batch"));
+        return Err(mixes_batch(
+            "BatchNormalization in training mode runs over the batch",
+        ));
     }
     match op.kind {
         kind if UNARY.contains(&kind) => {

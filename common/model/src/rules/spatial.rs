@@ -27,7 +27,12 @@ impl Windows {
     pub fn of(op: &Op<'_>) -> Result<Self, ModelError> {
         if matches!(op.kind, "Conv" | "ConvTranspose") {
             let weights = op.required(1)?;
-            let shape = weights.dims.iter().skip(2).map(|d| d.known()).collect::<Option<Vec<_>>>();
+            let shape = weights
+                .dims
+                .iter()
+                .skip(2)
+                .map(|d| d.known())
+                .collect::<Option<Vec<_>>>();
             let shape = shape.ok_or_else(|| malformed("weights that grow with the batch"))?;
             return Windows::new(op, shape);
         }
@@ -186,7 +191,9 @@ pub(super) fn conv_transpose(op: &Op<'_>) -> Ruling {
             show(&weights.dims)
         )));
     }
-    let automatic = op.text("auto_pad").is_some_and(|t| !matches!(t, "NOTSET" | "VALID"));
+    let automatic = op
+        .text("auto_pad")
+        .is_some_and(|t| !matches!(t, "NOTSET" | "VALID"));
     if automatic || op.ints("output_shape").is_some() {
         return Err(ModelError::new(
             crate::error::ModelErrorKind::UnknownOperator,

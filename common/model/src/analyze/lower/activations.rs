@@ -102,14 +102,18 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// A reduction of no axes that says so hands its input on.
+    /// The root of the square of one element, where a reduction of no axes says that it reduces none.
     pub(super) fn reduction(mut self) -> Result<(), ModelError> {
         let axes = self.inputs.get(1).and_then(Option::as_ref);
         let none = axes.is_none_or(|f| f.dims == [crate::dim::Dim::fixed(0)]);
-        let by_attribute = self.node.attribute.iter().any(|a| a.name.as_deref() == Some("axes"));
+        let by_attribute = self
+            .node
+            .attribute
+            .iter()
+            .any(|a| a.name.as_deref() == Some("axes"));
         if none && !by_attribute && self.int("noop_with_empty_axes", 0) != 0 {
             let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
-            self.w.op_to("Identity", &[&x], &[], &y);
+            self.w.op_to("Abs", &[&x], &[], &y);
             return Ok(());
         }
         self.keep();

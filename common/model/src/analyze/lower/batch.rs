@@ -10,7 +10,11 @@ use crate::fact::{Fact, Small};
 
 impl Walk<'_> {
     /// Constants that are joined to data grow with the batch: a class token, say.
-    pub(in crate::analyze) fn repeat_constants(&mut self, node: &mut NodeProto, index: usize) -> Result<(), ModelError> {
+    pub(in crate::analyze) fn repeat_constants(
+        &mut self,
+        node: &mut NodeProto,
+        index: usize,
+    ) -> Result<(), ModelError> {
         let like = node
             .input
             .iter()

@@ -65,7 +65,7 @@ impl Lowering<'_, '_> {
             "Cast" if self.out_dtype == DType::F16 && self.is_float(0) && self.dtype(0) != DType::F16 => {
                 self.cast_to_half()
             }
-            kind if kind.starts_with("Reduce") => self.reduction(),
+            "ReduceL2" => self.reduction(),
             "Sign" if self.is_float(0) => self.sign(),
             "Pow" => self.power(),
             "Div" => self.division(),
@@ -105,12 +105,20 @@ impl Lowering<'_, '_> {
     }
 
     fn int(&self, name: &str, default: i64) -> i64 {
-        let found = self.node.attribute.iter().find(|a| a.name.as_deref() == Some(name));
+        let found = self
+            .node
+            .attribute
+            .iter()
+            .find(|a| a.name.as_deref() == Some(name));
         found.and_then(|a| a.i).unwrap_or(default)
     }
 
     fn float(&self, name: &str, default: f32) -> f32 {
-        let found = self.node.attribute.iter().find(|a| a.name.as_deref() == Some(name));
+        let found = self
+            .node
+            .attribute
+            .iter()
+            .find(|a| a.name.as_deref() == Some(name));
         found.and_then(|a| a.f).unwrap_or(default)
     }
 

@@ -23,7 +23,9 @@ impl Lowering<'_, '_> {
         let (scale, bias) = (self.input(1).to_owned(), self.input(2).to_owned());
         let by_group = self.dims(1) == [Dim::fixed(groups as usize)] && self.opset < 21;
         let epsilon = self.float("epsilon", 1e-5);
-        let grouped = self.w.ints(&[-1, groups, channels.coef as i64 / groups * area as i64]);
+        let grouped = self
+            .w
+            .ints(&[-1, groups, channels.coef as i64 / groups * area as i64]);
         let shape = self.w.ints(&target(&dims));
         let rows = self.w.op("Reshape", &[&x, &grouped], &[]);
         let (one, zero) = if by_group {

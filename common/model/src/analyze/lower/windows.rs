@@ -96,5 +96,4 @@ impl Lowering<'_, '_> {
         self.w.op_to("Sub", &[&end, &found], &[], &y);
         Ok(())
     }
-
 }

@@ -15,11 +15,7 @@ pub(super) struct Writer<'w, 'a> {
 
 impl<'w, 'a> Writer<'w, 'a> {
     pub fn new(walk: &'w mut Walk<'a>, index: usize) -> Self {
-        Writer {
-            walk,
-            index,
-            made: 0,
-        }
+        Writer { walk, index, made: 0 }
     }
 
     fn name(&mut self) -> String {
@@ -111,7 +107,10 @@ pub(super) fn operator(kind: &str, inputs: &[&str], output: &str, attributes: &[
         op_type: Some(kind.to_owned()),
         input: inputs.iter().map(|&i| i.to_owned()).collect(),
         output: vec![output.to_owned()],
-        attribute: attributes.iter().map(|&(name, i)| int_attribute(name, i)).collect(),
+        attribute: attributes
+            .iter()
+            .map(|&(name, i)| int_attribute(name, i))
+            .collect(),
         domain: None,
     }
 }
