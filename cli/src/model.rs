@@ -109,7 +109,7 @@ fn refusal_json(refusal: &Refusal) -> Value {
 fn refuse(json: bool, engine: Option<&str>, refused: Value, error: anyhow::Error) -> anyhow::Error {
     let object = json!({ "engine": engine, "segments": [], "warnings": [], "refused": refused });
     if json && let Err(error) = line(format_args!("{object}")) {
-        return error.into();
+        return error;
     }
     error
 }

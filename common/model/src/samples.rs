@@ -398,6 +398,37 @@ pub fn lrn(size: i64) -> Vec<u8> {
     b.finish((DataType::FLOAT, &[7, 2, 3]), Batch::Symbolic, &x)
 }
 
+/// A Softmax as operator sets before 13 mean it, over `[N, 2, 2, 1]` from axis 1 on; opset 9.
+pub fn softmax_of_old() -> Vec<u8> {
+    let mut b = Builder::new(9);
+    let x = b.op("Softmax", &["input"], &[]);
+    b.finish((DataType::FLOAT, &[2, 2, 1]), Batch::Symbolic, &x)
+}
+
+/// A pool of 2 by 2 without padding of its own on 3 by 3 elements, strides left to their default; opset 13.
+pub fn bare_pool() -> Vec<u8> {
+    let mut b = Builder::new(13);
+    let x = b.op("AveragePool", &["input"], &[Ints("kernel_shape", &[2, 2])]);
+    b.finish((DataType::FLOAT, &[1, 3, 3]), Batch::Symbolic, &x)
+}
+
+/// ReLU, and nothing else; opset 14.
+pub fn relu() -> Vec<u8> {
+    let mut b = Builder::new(14);
+    let x = b.op("Relu", &["input"], &[]);
+    b.finish((DataType::FLOAT, &[4]), Batch::Symbolic, &x)
+}
+
+/// Floats become 64-bit integers, are multiplied by a constant, and become floats again; opset 13.
+pub fn integers_times(factor: i64) -> Vec<u8> {
+    let mut b = Builder::new(13);
+    let factor = b.ints(&[factor]);
+    let x = b.op("Cast", &["input"], &[Int("to", 7)]);
+    let x = b.op("Mul", &[&x, &factor], &[]);
+    let x = b.op("Cast", &[&x], &[Int("to", 1)]);
+    b.finish((DataType::FLOAT, &[2]), Batch::Symbolic, &x)
+}
+
 /// A vision transformer with a class token and position embeddings; opset 13.
 pub fn vit(batch: Batch) -> Vec<u8> {
     let (width, patches, tokens) = (32, 16, 17);

@@ -241,6 +241,26 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     out
 }
 
+#[test]
+fn a_model_that_can_t_be_served_does_not_keep_others_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in [
+        ("good", samples::mlp(2, 8)),
+        ("bad", replaced(&samples::mlp(2, 9), b"Relu", b"Ruin")),
+    ] {
+        let own = folder.path().join(name);
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join("m.onnx"), bytes).unwrap();
+        let manifest = format!("name = \"{name}\"\nfile = \"m.onnx\"\nlicense = \"MIT\"\n");
+        std::fs::write(own.join("model.toml"), manifest).unwrap();
+    }
+    let catalog = crate::Catalog::read(folder.path()).unwrap();
+    assert_eq!(catalog.entries().len(), 1);
+    assert_eq!(catalog.left_out()[0].operator(), Some("Ruin"));
+    std::fs::remove_dir_all(folder.path().join("good")).unwrap();
+    assert!(crate::Catalog::read(folder.path()).is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

@@ -287,12 +287,12 @@ fn too_narrow(info: &ModelInfo, node: &str) -> EngineError {
     EngineError::Refused {
         engine: "rten",
         file: info.file.display().to_string(),
-        refusal: Refusal {
+        refusal: Box::new(Refusal {
             node: Some(node.to_owned()),
             opset: info.opset,
             why: "its 64-bit numbers need more than the 32 bits in which rten computes".to_owned(),
             what_to_do: "Compute in 32-bit floats or smaller integers".to_owned(),
-        },
+        }),
     }
 }
 

@@ -52,7 +52,7 @@ pub enum EngineError {
         /// The model's file.
         file: String,
         /// Why.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// The model is not loaded.
     #[error("model {0:?} is not loaded")]

@@ -12,7 +12,7 @@ const BATCH: usize = 2;
 pub fn try_out(engine: &dyn Engine, partition: PartitionId, model: &Model) -> Result<(), Refusal> {
     let info = model.info();
     let refused = |e: EngineError| match e {
-        EngineError::Refused { refusal, .. } => refusal,
+        EngineError::Refused { refusal, .. } => *refusal,
         EngineError::Load { cause, .. } | EngineError::Run { cause, .. } => refusal_of(info.opset, &cause),
         other => refusal_of(info.opset, &other.to_string()),
     };

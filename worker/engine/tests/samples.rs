@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use graft_engine::{CpuEngine, Engine, EngineError, conformance, usable_cores};
-use graft_model::{Model, ModelId, ReadOptions, StageRange, Tensor, samples};
+use graft_engine::{CpuEngine, Engine, EngineError, conformance, try_out, usable_cores};
+use graft_model::{Elements, Model, ModelId, ReadOptions, StageRange, Tensor, samples};
 
 fn parse(name: &str, bytes: &[u8]) -> Model {
     Model::parse(Path::new(name), bytes, &ReadOptions::default()).expect("samples are well-formed")
@@ -132,4 +132,61 @@ fn local_response_normalisation_is_what_onnx_says() {
             }
         }
     }
+}
+
+/// What the whole of a sample makes of one request.
+fn answer(name: &str, bytes: &[u8], input: &[f32]) -> Result<Vec<f32>, EngineError> {
+    let model = parse(name, bytes);
+    let engine = CpuEngine::new();
+    engine.load(&model)?;
+    let partition = engine.open_partition(&usable_cores()[..1])?;
+    let info = model.info();
+    let input = Tensor::new(1, info.cuts[0].shape.clone(), Elements::F32(input.to_vec())).unwrap();
+    let output = engine.run(partition, info.id, info.whole().unwrap(), input)?;
+    Ok(output.floats().unwrap().to_vec())
+}
+
+#[test]
+fn a_softmax_of_an_old_operator_set_runs_over_all_axes_from_its_own_on() {
+    // By hand: e^x of 0, ln 2, ln 3, ln 4 is 1, 2, 3, 4.
+    let input = [1.0f32, 2.0, 3.0, 4.0].map(f32::ln);
+    let output = answer("softmax", &samples::softmax_of_old(), &input).unwrap();
+    for (got, want) in output.iter().zip([0.1, 0.2, 0.3, 0.4]) {
+        assert!((got - want).abs() < 1e-6, "{output:?}");
+    }
+}
+
+#[test]
+fn a_pool_whose_strides_are_left_out_moves_by_one() {
+    let input: Vec<f32> = (1..=9u8).map(f32::from).collect();
+    let output = answer("pool", &samples::bare_pool(), &input).unwrap();
+    assert_eq!(output, [3.0, 4.0, 6.0, 7.0]);
+}
+
+#[test]
+fn what_is_no_number_stays_none() {
+    let input = [f32::NAN, -1.0, f32::INFINITY, f32::NEG_INFINITY];
+    let output = answer("relu", &samples::relu(), &input).unwrap();
+    assert!(output[0].is_nan(), "{output:?}");
+    assert_eq!(output[1..], [0.0, f32::INFINITY, 0.0]);
+}
+
+#[test]
+fn integers_beyond_32_bits_are_refused_before_or_when_they_come() {
+    let model = parse("far", &samples::integers_times(1_000_000));
+    let engine = CpuEngine::new();
+    let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+    let refusal = try_out(&engine, partition, &model).unwrap_err();
+    assert!(
+        refusal.node.as_deref().is_some_and(|n| n.contains("Mul")),
+        "{refusal}"
+    );
+    assert_eq!(engine.memory().models, 0);
+
+    let near = samples::integers_times(3);
+    assert_eq!(answer("near", &near, &[7.9, -2.0]).unwrap(), [21.0, -6.0]);
+    assert!(matches!(
+        answer("near", &near, &[2e9, 0.0]),
+        Err(EngineError::Run { .. })
+    ));
 }
