@@ -1,13 +1,8 @@
 #!/usr/bin/env bash
-# Makes docs/operators.md, what Graft does with every ONNX operator: operators.sh [--small] [FOLDER]
-# --small writes worker/engine/tests/operators.zip too. Python packages and cases go to FOLDER, or to a temporary one.
+# Makes docs/operators.md, what Graft does with every ONNX operator: operators.sh [FOLDER]
+# Python packages and cases go to FOLDER, or to a temporary one.
 # Needs python3 with venv, about 500 MB of disk, and a graft in target/release, which it builds if there is none.
 set -euo pipefail
-small=
-if [ "${1:-}" = --small ]; then
-    small=yes
-    shift
-fi
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if [ $# -gt 0 ]; then
@@ -23,13 +18,8 @@ if [ ! -x "$python" ]; then
 fi
 "$python" -m pip install --quiet onnx==1.23.2 onnxruntime==1.32.0 numpy
 "$python" "$here/operators.py" cases "$folder/cases"
-if [ -n "$small" ]; then
-    "$python" "$here/operators.py" small "$folder/cases" "$root/worker/engine/tests/operators.zip"
-fi
 graft=$root/target/release/graft
 if [ ! -x "$graft" ]; then
     cargo build --release --manifest-path "$root/Cargo.toml" --bin graft
 fi
-ORT_DYLIB_PATH=$(ls "$folder"/venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.* | head -n 1)
-export ORT_DYLIB_PATH
-"$python" "$here/operators.py" table "$folder/cases" --graft "$graft" --engine rten --engine onnxruntime --out "$root/docs/operators.md"
+"$python" "$here/operators.py" table "$folder/cases" --graft "$graft" --engine rten --out "$root/docs/operators.md"
