@@ -2,7 +2,6 @@
 //!
 //! Exit codes: 0 = as asked, 1 = the answer is no (a wrong result, a check that fails), 2 = unusable input.
 
-mod against;
 mod ask;
 mod ca;
 mod demo;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use graft_engine::conformance::{CutCheck, TOLERANCE, check_cuts, check_rows};
-use graft_engine::{CpuEngine, Engine, PartitionId, Refusal, try_out, usable_cores};
-use graft_model::{CatalogEntry, Manifest, Model, ModelError, operator_of};
+use graft_engine::{
+    Against, CpuEngine, Engine, PartitionId, Refusal, against, try_out, usable_cores, warnings,
+};
+use graft_model::{CatalogEntry, DataSet, Manifest, Model, ModelError, operator_of};
 use serde_json::{Value, json};
 
 use crate::Verdict;
-use crate::against::{Against, Unfit, against, warnings};
 use crate::output::line;
 
 /// What to do.
@@ -40,9 +41,6 @@ pub(crate) struct Check {
     /// A test data set to hold the answer against: a folder with input_0.pb and output_0.pb, as ONNX models carry them
     #[arg(long, value_name = "FOLDER")]
     against: Option<PathBuf>,
-    /// The engine that runs it
-    #[arg(long, value_name = "NAME", default_value = "rten", value_parser = ["rten"])]
-    engine: String,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -98,6 +96,15 @@ fn refused_json(error: &ModelError) -> Value {
     })
 }
 
+fn against_json(against: &Against) -> Value {
+    // JSON has no infinity.
+    let worst = Some(against.max_abs_diff).filter(|d| d.is_finite());
+    json!({
+        "holds": against.holds(), "max_abs": against.max_abs, "allowed": against.allowed, "max_abs_diff": worst,
+        "elements": against.given, "elements_expected": against.right,
+    })
+}
+
 fn refusal_json(refusal: &Refusal) -> Value {
     json!({
         "node": refusal.node, "operator": refusal.node.as_deref().and_then(operator_of),
@@ -106,8 +113,8 @@ fn refusal_json(refusal: &Refusal) -> Value {
 }
 
 /// Says that a network is not served: with JSON on standard output, if that is asked for.
-fn refuse(json: bool, engine: Option<&str>, refused: Value, error: anyhow::Error) -> anyhow::Error {
-    let object = json!({ "engine": engine, "segments": [], "warnings": [], "refused": refused });
+fn refuse(json: bool, refused: Value, error: anyhow::Error) -> anyhow::Error {
+    let object = json!({ "engine": null, "segments": [], "warnings": [], "refused": refused });
     if json && let Err(error) = line(format_args!("{object}")) {
         return error;
     }
@@ -117,22 +124,23 @@ fn refuse(json: bool, engine: Option<&str>, refused: Value, error: anyhow::Error
 /// Opens a model and sees whether the engine here runs it.
 fn open_and_try(file: &Path, json: bool) -> anyhow::Result<(CatalogEntry, Model, Here)> {
     let (entry, model) = open(file).map_err(|error| match error.downcast_ref::<ModelError>() {
-        Some(cause) => refuse(json, None, refused_json(cause), error),
+        Some(cause) => refuse(json, refused_json(cause), error),
         None => error,
     })?;
     let here = Here::open()?;
     if let Err(refusal) = try_out(&here.engine, here.partition, &model) {
         let name = here.engine.name();
         let text = format!("{}: engine {name} does not run it: {refusal}", file.display());
-        return Err(refuse(json, None, refusal_json(&refusal), anyhow::anyhow!(text)));
+        return Err(refuse(json, refusal_json(&refusal), anyhow::anyhow!(text)));
     }
     Ok((entry, model, here))
 }
 
 fn inspect(arguments: &Inspect) -> anyhow::Result<Verdict> {
-    let (entry, _, here) = open_and_try(&arguments.file, arguments.json)?;
+    let (entry, model, here) = open_and_try(&arguments.file, arguments.json)?;
     let info = &entry.info;
     let engine = here.engine.name();
+    let warnings = warnings(&here.engine, here.partition, &model, 1)?;
     if arguments.json {
         let cuts: Vec<_> = info
             .cuts
@@ -147,7 +155,7 @@ fn inspect(arguments: &Inspect) -> anyhow::Result<Verdict> {
             .collect();
         let whole = json!({
             "name": entry.manifest.name, "file": info.file, "id": info.id, "opset": info.opset,
-            "engine": engine, "warnings": [], "refused": null,
+            "engine": engine, "warnings": warnings, "refused": null,
             "cut_points": cuts, "segments": info.segments,
             "flops": info.segments.iter().map(|s| s.flops).sum::<u64>(),
             "weights_bytes": info.weights_bytes(),
@@ -188,6 +196,9 @@ fn inspect(arguments: &Inspect) -> anyhow::Result<Verdict> {
         flops as f64 / 1e6,
         info.weights_bytes()
     ))?;
+    for warning in &warnings {
+        line(format_args!("warning: {warning}"))?;
+    }
     Ok(Verdict::Yes)
 }
 
@@ -218,20 +229,18 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
     let info = &entry.info;
     let against = match &arguments.against {
         None => None,
-        Some(folder) => match against(&engine, partition, &model, folder) {
-            Ok(against) => Some(against),
-            Err(Unfit::Data(error)) => {
-                let refused = refused_json(&error);
-                return Err(refuse(arguments.json, None, refused, error.into()));
-            }
-            Err(Unfit::Run(error)) => {
+        Some(folder) => {
+            let set = DataSet::read(folder, &info.cuts[0])
+                .map_err(|error| refuse(arguments.json, refused_json(&error), error.into()))?;
+            let found = against(&engine, partition, &model, set).map_err(|error| {
                 let refused = json!({
                     "node": null, "operator": null, "opset": info.opset, "why": error.to_string(),
-                    "what_to_do": "Use an engine that computes these values",
+                    "what_to_do": "Use smaller numbers, or an engine that computes these",
                 });
-                return Err(refuse(arguments.json, None, refused, error.into()));
-            }
-        },
+                refuse(arguments.json, refused, error.into())
+            })?;
+            Some(found)
+        }
     };
     let warnings = warnings(&engine, partition, &model, usize::from(arguments.batch))?;
     let mut checks: Vec<CutCheck> = vec![];
@@ -268,7 +277,7 @@ fn check(arguments: &Check) -> anyhow::Result<Verdict> {
             json!({
                 "id": info.id, "opset": info.opset, "engine": engine.name(), "segments": info.segments,
                 "warnings": warnings, "refused": null,
-                "against": against.as_ref().map(Against::json),
+                "against": against.as_ref().map(against_json),
                 "holds": holds, "worst_relative": worst, "cut_points": list,
                 "rows": { "max_abs_diff": mixed, "max_abs": top, "holds": rows_hold },
             })

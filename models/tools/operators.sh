@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes docs/operators.md, what Graft does with every ONNX operator: operators.sh [FOLDER]
+# Makes docs/operators.md, what Graft does with every ONNX operator, and worker/engine/tests/operators.zip, the small
+# form that tests hold Graft against: operators.sh [FOLDER]
 # Python packages and cases go to FOLDER, or to a temporary one.
 # Needs python3 with venv, about 500 MB of disk, and a graft in target/release, which it builds if there is none.
 set -euo pipefail
@@ -18,8 +19,9 @@ if [ ! -x "$python" ]; then
 fi
 "$python" -m pip install --quiet onnx==1.23.2 onnxruntime==1.32.0 numpy
 "$python" "$here/operators.py" cases "$folder/cases"
+"$python" "$here/operators.py" small "$folder/cases" "$root/worker/engine/tests/operators.zip"
 graft=$root/target/release/graft
 if [ ! -x "$graft" ]; then
     cargo build --release --manifest-path "$root/Cargo.toml" --bin graft
 fi
-"$python" "$here/operators.py" table "$folder/cases" --graft "$graft" --engine rten --out "$root/docs/operators.md"
+"$python" "$here/operators.py" table "$folder/cases" --graft "$graft" --out "$root/docs/operators.md"

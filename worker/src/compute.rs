@@ -78,20 +78,29 @@ fn work(
         let (batch, last) = (chunk.batch, chunk.last);
         let result = run(engine, partition, chunk, &mut aside);
         let elapsed: Duration = start.elapsed();
-        let result = match result {
-            Ok(tensor) if last => Ok(Some(tensor)),
-            Ok(tensor) => {
+        let (result, spoiled) = match result {
+            Ok(Rows { tensor, spoiled }) if last => (Ok(Some(tensor)), spoiled),
+            Ok(Rows { tensor, spoiled }) => {
                 aside.insert(batch, tensor);
-                Ok(None)
+                (Ok(None), spoiled)
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => (Err(error.to_string()), vec![]),
         };
         actor.do_send(Ran {
             batch,
             result,
+            spoiled,
             elapsed,
         });
     }
+}
+
+/// What a chunk made of a batch.
+#[derive(Debug)]
+struct Rows {
+    tensor: Tensor,
+    /// Rows that the engine does not compute, by their place, and why. The tensor holds another row in their place.
+    spoiled: Vec<(usize, String)>,
 }
 
 fn run(
@@ -99,7 +108,7 @@ fn run(
     partition: PartitionId,
     chunk: Chunk,
     aside: &mut HashMap<BatchId, Tensor>,
-) -> Result<Tensor, EngineError> {
+) -> Result<Rows, EngineError> {
     let input = match chunk.inputs {
         None => aside.remove(&chunk.batch).ok_or_else(|| EngineError::Run {
             range: chunk.range,
@@ -114,7 +123,50 @@ fn run(
             gather(cut, inputs, chunk.range)?
         }
     };
-    engine.run(partition, chunk.model, chunk.range, input)
+    let info = engine.info(chunk.model)?;
+    let may_refuse = input.requests() > 1 && info.narrow.watches(chunk.range);
+    let spare = may_refuse.then(|| input.clone());
+    match (engine.run(partition, chunk.model, chunk.range, input), spare) {
+        (Ok(tensor), _) => Ok(Rows {
+            tensor,
+            spoiled: vec![],
+        }),
+        (Err(_), Some(batch)) => one_by_one(engine, partition, (chunk.model, chunk.range), &batch),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// A batch failed that holds numbers which the engine may not compute: each row by itself, so that one does not
+/// cost the others their answers.
+fn one_by_one(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    (model, range): (ModelId, StageRange),
+    batch: &Tensor,
+) -> Result<Rows, EngineError> {
+    let rows = (0..batch.requests()).filter_map(|row| batch.row(row));
+    let outcomes: Vec<Result<Tensor, EngineError>> =
+        rows.map(|row| engine.run(partition, model, range, row)).collect();
+    let Some(stand_in) = outcomes.iter().find_map(|o| o.as_ref().ok()).cloned() else {
+        let first = outcomes.into_iter().find_map(Result::err);
+        return Err(first.unwrap_or_else(|| EngineError::Run {
+            range,
+            cause: "a batch without rows".to_owned(),
+        }));
+    };
+    let mut spoiled = vec![];
+    let mut whole = vec![];
+    for (place, outcome) in outcomes.into_iter().enumerate() {
+        whole.push(outcome.unwrap_or_else(|error| {
+            spoiled.push((place, error.to_string()));
+            stand_in.clone()
+        }));
+    }
+    let tensor = Tensor::join(&whole).ok_or_else(|| EngineError::Run {
+        range,
+        cause: "rows of different shapes can't be one batch".to_owned(),
+    })?;
+    Ok(Rows { tensor, spoiled })
 }
 
 /// The rows of a batch as one tensor.
@@ -140,4 +192,45 @@ fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Tenso
         range,
         cause: "rows of different shapes can't be one batch".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use graft_engine::{CpuEngine, usable_cores};
+    use graft_model::{CutPoint, Elements, Model, ReadOptions, samples};
+
+    use super::*;
+
+    /// Two batches of two rows through a network that multiplies integers by 3, which rten does in 32 bits.
+    fn tripled(rows: [[f32; 2]; 2]) -> Result<Rows, EngineError> {
+        let bytes = samples::integers_times(3);
+        let model = Model::parse(Path::new("m.onnx"), &bytes, &ReadOptions::default()).unwrap();
+        let engine = CpuEngine::new();
+        engine.load(&model).unwrap();
+        let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+        let info = model.info();
+        let row = |row: [f32; 2]| Tensor::new(1, vec![2], Elements::F32(row.to_vec())).unwrap();
+        let chunk = Chunk {
+            batch: BatchId(1),
+            model: info.id,
+            range: StageRange::new(CutPoint(0), info.last()).unwrap(),
+            inputs: Some(rows.map(|r| Activation::Tensor(row(r))).into_iter().collect()),
+            last: true,
+        };
+        run(&engine, partition, chunk, &mut HashMap::new())
+    }
+
+    #[test]
+    fn a_request_whose_numbers_can_t_be_computed_does_not_spoil_its_batch() {
+        let Rows { tensor, spoiled } = tripled([[2e9, 0.0], [7.0, -2.0]]).unwrap();
+        assert_eq!(tensor.row(1).unwrap().floats().unwrap(), [21.0, -6.0]);
+        assert_eq!(spoiled.len(), 1);
+        assert_eq!(spoiled[0].0, 0);
+        assert!(spoiled[0].1.contains("32 bits"), "{}", spoiled[0].1);
+
+        assert!(tripled([[1.0, 2.0], [3.0, 4.0]]).unwrap().spoiled.is_empty());
+        assert!(tripled([[2e9, 0.0], [3e9, 0.0]]).is_err());
+    }
 }

@@ -77,10 +77,14 @@ impl Opening {
                 tracing::warn!(%model, engine = engine.name(), %refusal, "the model is not served: no engine here runs it");
                 continue;
             }
-            let profile = bench
-                .profile(entry, &model)
-                .with_context(|| entry.manifest.name.clone())?;
-            profiles.push(profile);
+            match bench.profile(entry, &model) {
+                Ok(profile) => profiles.push(profile),
+                Err(error) => {
+                    let model = &entry.manifest.name;
+                    tracing::warn!(%model, %error, "the model is not served: it could not be measured");
+                    engine.unload(entry.info.id)?;
+                }
+            }
         }
         engine.close_partition(partition)?;
         Ok(Device {

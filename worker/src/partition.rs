@@ -44,6 +44,8 @@ pub(crate) struct Ran {
     pub batch: BatchId,
     /// The result after a batch's last chunk.
     pub result: Result<Option<Tensor>, String>,
+    /// Rows that could not be computed, by their place in the batch, and why.
+    pub spoiled: Vec<(usize, String)>,
     pub elapsed: Duration,
 }
 
@@ -373,6 +375,13 @@ impl Handler<Ran> for PartitionActor {
         };
         metrics::histogram!(names::WORKER_CHUNK_SECONDS).record(ran.elapsed.as_secs_f64());
         self.note(&run, ran.elapsed);
+        for (row, cause) in ran.spoiled {
+            if let Some(&id) = run.requests.get(row) {
+                // The batch goes on without it, as it does without what was cancelled.
+                self.scheduler.cancel(id);
+                self.refuse(id, Status::BadRequest, &cause);
+            }
+        }
         match ran.result {
             Err(cause) => {
                 tracing::error!(cause, partition = %self.parts.name, "a chunk failed");

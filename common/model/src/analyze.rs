@@ -7,6 +7,7 @@
 //! depend on which topological order the file uses.
 
 mod bounds;
+mod cuts;
 mod lower;
 mod write;
 
@@ -33,15 +34,6 @@ pub(crate) struct Analysis {
     pub segments: Vec<Segment>,
     pub graph: ModelProto,
     pub narrow: Narrow,
-}
-
-/// Cut points and what lies between them.
-struct Found {
-    cuts: Vec<Cut>,
-    segments: Vec<Segment>,
-    /// The nodes that the output needs.
-    nodes: Vec<NodeProto>,
-    narrow: Narrow,
 }
 
 /// A node of the file that stays.
@@ -146,6 +138,32 @@ fn label(node: &NodeProto, index: usize) -> String {
     }
 }
 
+/// Element types that Graft does not read, by the numbers of ONNX' `TensorProto.DataType`.
+fn type_name(code: i32) -> String {
+    let names = [
+        (4, "16-bit unsigned integers"),
+        (5, "16-bit integers"),
+        (8, "texts"),
+        (12, "32-bit unsigned integers"),
+        (13, "64-bit unsigned integers"),
+        (14, "complex numbers"),
+        (15, "complex numbers"),
+        (16, "bfloat16 numbers"),
+    ];
+    match names.iter().find(|(known, _)| *known == code) {
+        Some((_, name)) => (*name).to_owned(),
+        None => format!("elements of type {code}"),
+    }
+}
+
+fn element_type(what: String) -> ModelError {
+    ModelError::new(
+        ModelErrorKind::UnknownOperator,
+        format!("{what}, which Graft does not read"),
+        "Export it with floats of 16, 32 or 64 bits, or integers of 8, 32 or 64",
+    )
+}
+
 /// A network that is well-formed, and of which Graft does not serve a part.
 fn not_served(what: String) -> ModelError {
     ModelError::new(
@@ -167,11 +185,8 @@ impl Walk<'_> {
     fn initializer(&mut self, tensor: TensorProto) -> Result<(), ModelError> {
         let name = tensor.name.clone().unwrap_or_default();
         let code = tensor.data_type.map_or(0, |t| t.0);
-        let dtype = DType::from_onnx(code).ok_or_else(|| {
-            malformed(format!(
-                "tensor {name} has element type {code}, which Graft does not read"
-            ))
-        })?;
+        let dtype = DType::from_onnx(code)
+            .ok_or_else(|| element_type(format!("tensor {name} has {}", type_name(code))))?;
         let dims: Vec<usize> = tensor
             .dims
             .iter()
@@ -203,7 +218,7 @@ impl Walk<'_> {
             dtype,
             origin: Origin::Constant,
             small: small_of(&tensor, &dims, dtype),
-            bound: None,
+            bound: (dtype == DType::I64).then(|| bounds::of_integers(&tensor)),
         };
         self.facts.insert(name.clone(), fact);
         self.initializers.insert(name, tensor);
@@ -239,14 +254,9 @@ impl Walk<'_> {
             .as_ref()
             .and_then(|t| t.tensor_type.as_ref())
             .ok_or_else(|| malformed(format!("input {name} is no tensor")))?;
-        let dtype = tensor
-            .elem_type
-            .and_then(|t| DType::from_onnx(t.0))
-            .ok_or_else(|| {
-                malformed(format!(
-                    "input {name} has an element type that Graft does not read"
-                ))
-            })?;
+        let code = tensor.elem_type.map_or(0, |t| t.0);
+        let dtype = DType::from_onnx(code)
+            .ok_or_else(|| element_type(format!("input {name} has {}", type_name(code))))?;
         let dims = tensor
             .shape
             .as_ref()
@@ -309,7 +319,10 @@ impl Walk<'_> {
         }
         elements(&facts)?;
         let mut fact = Fact::data(facts, dtype);
-        fact.bound = (dtype == DType::I64).then_some(bounds::OUTSIDE);
+        if dtype == DType::I64 {
+            fact.bound = Some(bounds::OUTSIDE);
+            self.watch_input(&name);
+        }
         self.facts.insert(name.clone(), fact);
         Ok((name, dtype))
     }
@@ -338,7 +351,11 @@ impl Walk<'_> {
         let name = self.resolve(name);
         match self.facts.get(&name) {
             Some(fact) if fact.is_data() => Ok(name),
-            _ => Err(malformed(format!("output {name} does not depend on the input"))),
+            _ => Err(ModelError::new(
+                ModelErrorKind::NoCutPoint,
+                format!("output {name} is the same whatever the input is"),
+                "There is nothing to run for a request: choose another output in model.toml, or answer with the constant",
+            )),
         }
     }
 
@@ -371,7 +388,10 @@ impl Walk<'_> {
             }
         }
         let Some(output) = node.output.first().cloned().filter(|o| !o.is_empty()) else {
-            return Err(malformed("a node without output"));
+            return Err(match node.output.iter().any(|o| !o.is_empty()) {
+                true => not_served(format!("{kind} without its first output is not served")),
+                false => malformed("a node without output"),
+            });
         };
         for name in node.output.iter().filter(|o| !o.is_empty()) {
             if self.facts.contains_key(name) || self.aliases.contains_key(name) {
@@ -546,7 +566,9 @@ impl Walk<'_> {
             self.facts.insert(output, Fact::from_small(small, dtype));
             return Ok(());
         }
-        Err(malformed("a Constant without a value that Graft reads"))
+        Err(not_served(
+            "a Constant of texts, or of a sparse tensor, is not served".to_owned(),
+        ))
     }
 
     fn shape_of(&mut self, node: &NodeProto, output: String) -> Result<(), ModelError> {
@@ -596,139 +618,6 @@ impl Walk<'_> {
                 "Graft answers each request of a batch by itself: export the model so that only shapes depend on the batch",
             )),
         }
-    }
-
-    /// The cut points, their segments and the nodes that the output needs.
-    fn cut(&mut self, input: &str, output: &str) -> Result<Found, ModelError> {
-        // What the output needs, from the end to the start.
-        let mut needed: HashSet<String> = HashSet::from([output.to_owned()]);
-        let mut kept: Vec<Kept> = vec![];
-        for node in std::mem::take(&mut self.kept).into_iter().rev() {
-            if node.outputs.iter().any(|o| needed.contains(o)) {
-                needed.extend(node.inputs.iter().cloned());
-                kept.push(node);
-            }
-        }
-        kept.reverse();
-        if !needed.contains(input) {
-            return Err(malformed("the output does not depend on the input"));
-        }
-
-        // How many nodes are still to use each tensor that depends on the input.
-        let mut uses: HashMap<&str, usize> = HashMap::new();
-        for name in kept.iter().filter(|n| n.data).flat_map(|n| &n.inputs) {
-            if self.facts.get(name).is_some_and(Fact::is_data) {
-                *uses.entry(name).or_default() += 1;
-            }
-        }
-        *uses.entry(output).or_default() += 1;
-
-        let mut cuts = vec![];
-        let mut segments = vec![];
-        let mut crossing: BTreeSet<&str> = BTreeSet::from([input]);
-        let mut open = Segment {
-            nodes: vec![],
-            flops: 0,
-            weights_bytes: 0,
-        };
-        let mut read: BTreeSet<&str> = BTreeSet::new();
-        self.close(&crossing, output, &mut cuts)?;
-        if cuts.is_empty() {
-            return Err(malformed("the input can't be a cut point"));
-        }
-        let mut segment_of: HashMap<usize, usize> = HashMap::new();
-        for node in kept.iter().filter(|n| n.data) {
-            segment_of.insert(node.place, segments.len());
-            for name in &node.inputs {
-                if let Some(left) = uses.get_mut(name.as_str()) {
-                    *left -= 1;
-                    if *left == 0 {
-                        crossing.remove(name.as_str());
-                    }
-                }
-                if self.facts.get(name).is_some_and(|f| f.origin == Origin::Constant) {
-                    read.insert(name);
-                }
-            }
-            for name in &node.outputs {
-                if uses.get(name.as_str()).is_some_and(|&left| left > 0) {
-                    crossing.insert(name);
-                }
-            }
-            open.nodes.push(node.kind.clone());
-            open.flops = open.flops.saturating_add(node.flops);
-            if self.close(&crossing, output, &mut cuts)? {
-                open.weights_bytes = read.iter().map(|name| self.bytes(name)).sum();
-                read.clear();
-                let next = Segment {
-                    nodes: vec![],
-                    flops: 0,
-                    weights_bytes: 0,
-                };
-                segments.push(std::mem::replace(&mut open, next));
-            }
-        }
-        if cuts.last().map(|c: &Cut| c.tensor.as_str()) != Some(output) || segments.is_empty() {
-            return Err(ModelError::new(
-                ModelErrorKind::NoCutPoint,
-                format!("the output {output} is not one tensor with the batch as its first dimension"),
-                "Export the model with one output of shape [batch, …]",
-            ));
-        }
-        if cuts.len() > usize::from(u16::MAX) {
-            return Err(malformed("more than 65535 cut points"));
-        }
-        let narrow = self.narrow(|place| segment_of.get(&place).copied());
-        let nodes = kept.into_iter().flat_map(|n| n.runs).collect();
-        Ok(Found {
-            cuts,
-            segments,
-            nodes,
-            narrow,
-        })
-    }
-
-    /// Bytes of a constant.
-    fn bytes(&self, name: &str) -> u64 {
-        let count = |f: &Fact| {
-            f.dims
-                .iter()
-                .fold(f.dtype.bytes(), |n, d| n.saturating_mul(d.coef)) as u64
-        };
-        self.facts.get(name).map_or(0, count)
-    }
-
-    /// Adds a cut point if one tensor crosses here that can be one; says whether it did.
-    fn close(
-        &self,
-        crossing: &BTreeSet<&str>,
-        output: &str,
-        cuts: &mut Vec<Cut>,
-    ) -> Result<bool, ModelError> {
-        let Some(&name) = crossing.first().filter(|_| crossing.len() == 1) else {
-            return Ok(false);
-        };
-        if cuts.last().is_some_and(|c| c.tensor == name) {
-            return Ok(false);
-        }
-        let Some(fact) = self.facts.get(name) else {
-            return Ok(false);
-        };
-        let [Dim::BATCH, rest @ ..] = fact.dims.as_slice() else {
-            return Ok(false);
-        };
-        // Truth values cross only as the input or the output.
-        let outer = cuts.is_empty() || name == output;
-        if rest.iter().any(|d| d.batch) || fact.dtype == DType::F64 || fact.dtype == DType::Bool && !outer {
-            return Ok(false);
-        }
-        cuts.push(Cut {
-            tensor: name.to_owned(),
-            shape: rest.iter().map(|d| d.coef).collect(),
-            dtype: fact.dtype,
-            elements: elements(&fact.dims)?,
-        });
-        Ok(true)
     }
 }
 

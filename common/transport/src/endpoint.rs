@@ -37,9 +37,9 @@ pub enum Protocol {
 impl Protocol {
     fn alpn(self) -> Vec<u8> {
         match self {
-            Protocol::Client => b"graft-client/3".to_vec(),
-            Protocol::Work => b"graft-work/3".to_vec(),
-            Protocol::Control => b"graft-control/3".to_vec(),
+            Protocol::Client => b"graft-client/4".to_vec(),
+            Protocol::Work => b"graft-work/4".to_vec(),
+            Protocol::Control => b"graft-control/4".to_vec(),
         }
     }
 }

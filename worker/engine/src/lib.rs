@@ -5,6 +5,7 @@
 //!
 //! An engine knows tensors, layers and partitions. It never knows requests, deadlines, plans or networks.
 
+mod against;
 mod cpu;
 mod emulated;
 mod engine;
@@ -13,6 +14,7 @@ mod trial;
 
 pub mod conformance;
 
+pub use against::{Against, against, warnings};
 pub use cpu::{CpuEngine, cpu_kind, pin_current_thread, usable_cores};
 pub use emulated::EmulatedEngine;
 pub use engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};

@@ -4,9 +4,10 @@
 //! checks while it runs ([`Guard`]). Interval arithmetic says what follows from it. The largest of a few limits
 //! under which nothing leaves 32 bits is taken; if there is none, the network needs an engine with 64 bits.
 
-use rten_onnx::onnx::NodeProto;
+use rten_onnx::onnx::{NodeProto, TensorProto};
 
 use super::{Walk, label};
+use crate::cut::StageRange;
 use crate::dim::{DType, Dim, elements};
 use crate::error::ModelError;
 use crate::fact::Fact;
@@ -28,8 +29,8 @@ pub struct Guard {
     pub segment: usize,
     /// The largest magnitude that it may have.
     pub limit: f64,
-    /// Place of the node in the file.
-    pub(crate) node: usize,
+    /// Place in the file of the node that reads it; `None`: it is the model's input.
+    pub(crate) node: Option<usize>,
 }
 
 /// Whether 32 bits do for the 64-bit numbers of a network.
@@ -39,6 +40,16 @@ pub enum Narrow {
     Within(Vec<Guard>),
     /// They don't: at this node.
     TooNarrow(String),
+}
+
+impl Narrow {
+    /// Whether layers of a range rely on the size of numbers that only running tells.
+    pub fn watches(&self, range: StageRange) -> bool {
+        match self {
+            Narrow::Within(guards) => guards.iter().any(|g| range.segments().contains(&g.segment)),
+            Narrow::TooNarrow(_) => false,
+        }
+    }
 }
 
 /// What is known of one tensor of integers. `None`: no 64-bit integers, nothing to hold.
@@ -56,6 +67,26 @@ pub(crate) fn of_fact(fact: &Fact) -> Bound {
         DType::I32 => [MOST; LIMITS.len()],
         _ => [f64::INFINITY; LIMITS.len()],
     }
+}
+
+/// Of a tensor of 64-bit integers in the file.
+pub(super) fn of_integers(tensor: &TensorProto) -> Bound {
+    let magnitude = |v: i64| v.unsigned_abs() as f64;
+    let most = match &tensor.raw_data {
+        Some(raw) => {
+            let raw = raw.borrow();
+            let words = raw.as_chunks::<8>().0.iter();
+            words
+                .map(|&w| magnitude(i64::from_le_bytes(w)))
+                .fold(0.0, f64::max)
+        }
+        None => tensor
+            .int64_data
+            .iter()
+            .map(|&v| magnitude(v))
+            .fold(0.0, f64::max),
+    };
+    [most; LIMITS.len()]
 }
 
 /// What comes from outside.
@@ -110,10 +141,9 @@ impl Walk<'_> {
             "CumSum" => at(0, h) * along,
             "MatMul" | "Gemm" => at(0, h).max(1.0) * at(1, h).max(1.0) * along + at(2, h),
             "Gather" | "Reshape" | "Expand" | "Slice" | "Transpose" | "Tile" | "Split" | "Squeeze"
-            | "Unsqueeze" | "Flatten" | "ReduceMax" | "ReduceMin" | "Div" | "Neg" | "Abs" | "Clip"
-            | "Cast" | "ReduceMean" => at(0, h),
+            | "Unsqueeze" | "Flatten" | "ReduceMax" | "ReduceMin" | "Div" | "Neg" | "Abs" | "Cast"
+            | "ReduceMean" => at(0, h),
             "Pad" => at(0, h).max(at(2, h)),
-            "Range" => most(h),
             _ => most(h),
         });
         if outside && *dtype == DType::I64 {
@@ -121,7 +151,7 @@ impl Walk<'_> {
                 tensor: node.input.first().cloned().unwrap_or_default(),
                 segment: 0,
                 limit: 0.0,
-                node: index,
+                node: Some(index),
             });
         }
         for (h, slot) in self.wide.iter_mut().enumerate() {
@@ -137,6 +167,16 @@ impl Walk<'_> {
         Ok((*dtype == DType::I64).then_some(bound))
     }
 
+    /// The model's input is of 64-bit integers: it comes from outside.
+    pub(super) fn watch_input(&mut self, input: &str) {
+        self.guards.push(Guard {
+            tensor: input.to_owned(),
+            segment: 0,
+            limit: 0.0,
+            node: None,
+        });
+    }
+
     /// What 32 bits do for the network. `segment_of`: the segment of a node, by its place in the file.
     pub(super) fn narrow(&self, segment_of: impl Fn(usize) -> Option<usize>) -> Narrow {
         if let Some(node) = &self.double {
@@ -148,7 +188,7 @@ impl Walk<'_> {
                     .iter()
                     .filter_map(|g| {
                         Some(Guard {
-                            segment: segment_of(g.node)?,
+                            segment: g.node.map_or(Some(0), &segment_of)?,
                             limit: LIMITS[h],
                             ..g.clone()
                         })

@@ -7,7 +7,8 @@ use rten_onnx::onnx::{
     TypeProtoTensor, ValueInfoProto,
 };
 
-use super::{Analysis, Found, Narrow, Walk};
+use super::cuts::Found;
+use super::{Analysis, Narrow, Walk};
 use crate::dim::DType;
 
 impl Walk<'_> {

@@ -5,6 +5,14 @@ use crate::dim::{DType, Dim, elements, product, show};
 use crate::error::ModelError;
 use crate::fact::{Fact, Num};
 
+/// Shapes that don't fit: where one grows with the batch, the other has a batch baked in, or mixes it.
+fn misfit(what: String, dims: &[Dim]) -> ModelError {
+    match dims.iter().any(|d| d.batch) {
+        true => mixes_batch(format!("{what} holds for one size of the batch only")),
+        false => malformed(what),
+    }
+}
+
 pub(super) fn reduce(op: &Op<'_>) -> Ruling {
     let x = op.required(0)?;
     let rank = x.dims.len();
@@ -147,11 +155,10 @@ pub(super) fn concat(op: &Op<'_>) -> Ruling {
         for (j, (a, b)) in dims.iter().zip(&part.dims).enumerate() {
             let repeated = j == 0 && batched && *b == Dim::ONE && !part.is_data();
             if j != at && a != b && !repeated {
-                return Err(malformed(format!(
-                    "Concat of {} and {}",
-                    show(&first.dims),
-                    show(&part.dims)
-                )));
+                return Err(misfit(
+                    format!("Concat of {} and {}", show(&first.dims), show(&part.dims)),
+                    &dims,
+                ));
             }
         }
         let size = part.dims[at];
@@ -279,7 +286,10 @@ pub(crate) fn reshape(op: &Op<'_>) -> Result<(Vec<i64>, Outcome), ModelError> {
             .iter()
             .map(|n| format!("{}{}", n.coef, if n.batch { "N" } else { "" }))
             .collect();
-        malformed(format!("Reshape of {} to [{}]", show(&x.dims), list.join(", ")))
+        misfit(
+            format!("Reshape of {} to [{}]", show(&x.dims), list.join(", ")),
+            &x.dims,
+        )
     };
     // Sizes as asked for with a batch of one; `None` where the size is to be inferred.
     let mut sizes: Vec<Option<Dim>> = vec![];

@@ -20,6 +20,9 @@ pub(super) fn gemm(op: &Op<'_>) -> Ruling {
     if k.batch {
         return Err(mixes_batch("Gemm sums over the batch"));
     }
+    if k2.batch {
+        return Err(mixes_batch("Gemm sums over the batch"));
+    }
     if k != k2 {
         return Err(malformed(format!(
             "Gemm of {} and {}",
@@ -48,6 +51,9 @@ pub(super) fn matmul(op: &Op<'_>) -> Ruling {
     }
     let (k, k2) = (left[left.len() - 1], right[right.len() - 2]);
     if k.batch {
+        return Err(mixes_batch("MatMul sums over the batch"));
+    }
+    if k2.batch {
         return Err(mixes_batch("MatMul sums over the batch"));
     }
     if k != k2 {

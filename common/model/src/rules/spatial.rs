@@ -3,6 +3,7 @@
 use super::{Op, Outcome, Ruling, malformed, mixes_batch};
 use crate::dim::{Dim, elements, show};
 use crate::error::ModelError;
+use crate::fact::Fact;
 
 /// Windows along each spatial dimension.
 pub(crate) struct Windows {
@@ -155,13 +156,18 @@ fn split<'a>(op: &Op<'_>, dims: &'a [Dim]) -> Result<(Dim, Dim, &'a [Dim]), Mode
     }
 }
 
+/// Sizes of a convolution's weights over so many spatial dimensions.
+fn weights_shape(weights: &Fact, space: &[Dim]) -> Result<Vec<usize>, ModelError> {
+    let shape: Option<Vec<usize>> = weights.dims.iter().map(|d| d.known()).collect();
+    shape
+        .filter(|s| s.len() == space.len() + 2)
+        .ok_or_else(|| malformed(format!("weights of shape {}", show(&weights.dims))))
+}
+
 pub(super) fn conv(op: &Op<'_>) -> Ruling {
     let (x, weights) = (op.required(0)?, op.required(1)?);
     let (batch, channels, space) = split(op, &x.dims)?;
-    let shape: Option<Vec<usize>> = weights.dims.iter().map(|d| d.known()).collect();
-    let shape = shape
-        .filter(|s| s.len() == space.len() + 2)
-        .ok_or_else(|| malformed(format!("weights of shape {}", show(&weights.dims))))?;
+    let shape = weights_shape(weights, space)?;
     let groups = op.int("group", 1).max(1) as usize;
     if channels.known() != Some(shape[1].saturating_mul(groups)) {
         return Err(malformed(format!(
@@ -181,10 +187,7 @@ pub(super) fn conv(op: &Op<'_>) -> Ruling {
 pub(super) fn conv_transpose(op: &Op<'_>) -> Ruling {
     let (x, weights) = (op.required(0)?, op.required(1)?);
     let (batch, channels, space) = split(op, &x.dims)?;
-    let shape: Option<Vec<usize>> = weights.dims.iter().map(|d| d.known()).collect();
-    let shape = shape
-        .filter(|s| s.len() == space.len() + 2)
-        .ok_or_else(|| malformed(format!("weights of shape {}", show(&weights.dims))))?;
+    let shape = weights_shape(weights, space)?;
     if channels.known() != Some(shape[0]) {
         return Err(malformed(format!(
             "{channels} channels meet weights of shape {}",

@@ -106,11 +106,7 @@ impl Lowering<'_, '_> {
     pub(super) fn reduction(mut self) -> Result<(), ModelError> {
         let axes = self.inputs.get(1).and_then(Option::as_ref);
         let none = axes.is_none_or(|f| f.dims == [crate::dim::Dim::fixed(0)]);
-        let by_attribute = self
-            .node
-            .attribute
-            .iter()
-            .any(|a| a.name.as_deref() == Some("axes"));
+        let by_attribute = self.attribute("axes").is_some();
         if none && !by_attribute && self.int("noop_with_empty_axes", 0) != 0 {
             let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
             self.w.op_to("Abs", &[&x], &[], &y);

@@ -3,7 +3,7 @@
 use super::Lowering;
 use super::writer::{ints_attribute, target};
 use crate::error::ModelError;
-use crate::rules::{Op, full_pads};
+use crate::rules::full_pads;
 
 impl Lowering<'_, '_> {
     /// `[N, C, H, W]` to `[N, C·b², H/b, W/b]`: rows and columns of a block become the first of the channels.
@@ -24,12 +24,7 @@ impl Lowering<'_, '_> {
 
     /// Padding of every axis, as an input.
     pub(super) fn pad(mut self) -> Result<(), ModelError> {
-        let op = Op {
-            node: &self.node,
-            kind: "Pad",
-            opset: self.opset,
-            inputs: self.inputs.iter().map(Option::as_ref).collect(),
-        };
+        let op = self.op("Pad");
         let pads = full_pads(&op)?;
         let value = match self.opset {
             ..11 => {
@@ -51,12 +46,7 @@ impl Lowering<'_, '_> {
 
     /// What is taken of each axis, as inputs; an axis that is taken whole is left out.
     pub(super) fn slice(mut self) -> Result<(), ModelError> {
-        let op = Op {
-            node: &self.node,
-            kind: "Slice",
-            opset: self.opset,
-            inputs: self.inputs.iter().map(Option::as_ref).collect(),
-        };
+        let op = self.op("Slice");
         let slices = op.slices().unwrap_or_default();
         let dims = self.dims(0).to_vec();
         let kept: Vec<_> = slices

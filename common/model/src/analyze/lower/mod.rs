@@ -10,13 +10,13 @@ mod norms;
 mod windows;
 mod writer;
 
-use rten_onnx::onnx::NodeProto;
+use rten_onnx::onnx::{AttributeProto, NodeProto};
 
 use super::Walk;
 use crate::dim::{DType, Dim};
 use crate::error::ModelError;
 use crate::fact::Fact;
-use crate::rules::axis;
+use crate::rules::{Op, axis};
 use writer::{Writer, int_attribute};
 
 /// The node that is being written out.
@@ -104,22 +104,27 @@ impl Lowering<'_, '_> {
         self.node.attribute.push(int_attribute(name, value));
     }
 
+    fn attribute(&self, name: &str) -> Option<&AttributeProto> {
+        let mut all = self.node.attribute.iter();
+        all.find(|a| a.name.as_deref() == Some(name))
+    }
+
     fn int(&self, name: &str, default: i64) -> i64 {
-        let found = self
-            .node
-            .attribute
-            .iter()
-            .find(|a| a.name.as_deref() == Some(name));
-        found.and_then(|a| a.i).unwrap_or(default)
+        self.attribute(name).and_then(|a| a.i).unwrap_or(default)
     }
 
     fn float(&self, name: &str, default: f32) -> f32 {
-        let found = self
-            .node
-            .attribute
-            .iter()
-            .find(|a| a.name.as_deref() == Some(name));
-        found.and_then(|a| a.f).unwrap_or(default)
+        self.attribute(name).and_then(|a| a.f).unwrap_or(default)
+    }
+
+    /// As the shape rules see it.
+    fn op<'s>(&'s self, kind: &'s str) -> Op<'s> {
+        Op {
+            node: &self.node,
+            kind,
+            opset: self.opset,
+            inputs: self.inputs.iter().map(Option::as_ref).collect(),
+        }
     }
 
     fn input(&self, i: usize) -> &str {

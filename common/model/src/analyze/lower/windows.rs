@@ -4,17 +4,12 @@ use super::Lowering;
 use super::writer::ints_attribute;
 use crate::dim::DType;
 use crate::error::ModelError;
-use crate::rules::{Op, Windows};
+use crate::rules::Windows;
 
 impl Lowering<'_, '_> {
     /// Kernel, strides, dilations and pads stand there; nothing is automatic.
     pub(super) fn windows(mut self, kind: &str) -> Result<(), ModelError> {
-        let op = Op {
-            node: &self.node,
-            kind,
-            opset: self.opset,
-            inputs: self.inputs.iter().map(Option::as_ref).collect(),
-        };
+        let op = self.op(kind);
         let windows = Windows::of(&op)?;
         let pads = windows.explicit_pads(&self.dims(0)[2..]);
         self.drop_attributes(&["auto_pad", "kernel_shape", "strides", "dilations", "pads"]);

@@ -1,10 +1,8 @@
-//! An answer held against what is right by somebody else, and what an answer says of itself.
+//! Answers held against what somebody else says is right, and what an answer says of itself.
 
-use std::path::Path;
+use graft_model::{DType, DataSet, Model, Tensor};
 
-use graft_engine::{Engine, EngineError, PartitionId};
-use graft_model::{DType, DataSet, Model, ModelError, Tensor};
-use serde_json::{Value, json};
+use crate::engine::{Engine, EngineError, PartitionId};
 
 /// Floats may differ from the right ones by this part of the largest magnitude of the right output.
 const RELATIVE: f64 = 1e-4;
@@ -13,23 +11,19 @@ const RELATIVE_HALF: f64 = 5e-3;
 /// Floats may differ by this much anyway.
 const ABSOLUTE: f64 = 1e-5;
 
-/// Why nothing can be compared.
-pub(crate) enum Unfit {
-    /// The test data can't be used.
-    Data(ModelError),
-    /// The layers did not run on it.
-    Run(EngineError),
-}
-
 /// How far an answer is from the right one.
-pub(crate) struct Against {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Against {
     /// Largest difference of an element; infinite where one of two is no number.
     pub max_abs_diff: f64,
     /// Largest finite magnitude of the right output.
     pub max_abs: f64,
-    allowed: f64,
-    right: usize,
-    given: usize,
+    /// Largest difference that the output's type excuses.
+    pub allowed: f64,
+    /// Elements of the right output.
+    pub right: usize,
+    /// Elements of the answer.
+    pub given: usize,
 }
 
 impl Against {
@@ -37,30 +31,18 @@ impl Against {
     pub fn holds(&self) -> bool {
         self.right == self.given && self.max_abs_diff <= self.allowed
     }
-
-    pub fn json(&self) -> Value {
-        json!({
-            "holds": self.holds(), "max_abs": self.max_abs, "allowed": self.allowed,
-            // JSON has no infinity.
-            "max_abs_diff": if self.max_abs_diff.is_finite() { json!(self.max_abs_diff) } else { Value::Null },
-            "elements": self.given, "elements_expected": self.right,
-        })
-    }
 }
 
 /// Runs the whole model on a test data set's input and compares.
-pub(crate) fn against(
+pub fn against(
     engine: &dyn Engine,
     partition: PartitionId,
     model: &Model,
-    folder: &Path,
-) -> Result<Against, Unfit> {
+    set: DataSet,
+) -> Result<Against, EngineError> {
     let info = model.info();
-    let set = DataSet::read(folder, &info.cuts[0]).map_err(Unfit::Data)?;
     let output = match info.whole() {
-        Some(whole) => engine
-            .run(partition, info.id, whole, set.input)
-            .map_err(Unfit::Run)?,
+        Some(whole) => engine.run(partition, info.id, whole, set.input)?,
         None => set.input,
     };
     let (mut worst, mut top) = (0.0f64, 0.0f64);
@@ -91,7 +73,7 @@ pub(crate) fn against(
 }
 
 /// What makes equality say little: outputs that hold no numbers, do not depend on the input, or only 0 and 1.
-pub(crate) fn warnings(
+pub fn warnings(
     engine: &dyn Engine,
     partition: PartitionId,
     model: &Model,
