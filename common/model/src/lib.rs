@@ -37,4 +37,4 @@ pub use dim::DType;
 pub use error::{ModelError, ModelErrorKind, operator_of};
 pub use manifest::{ImageInput, Manifest, Resample, Sample};
 pub use read::{Model, ModelInfo, ReadOptions};
-pub use tensor::{Elements, Tensor, TensorError};
+pub use tensor::{Elements, Tensor, TensorError, largest_difference};

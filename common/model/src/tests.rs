@@ -168,6 +168,32 @@ fn padding_as_torch_computes_it_is_followed() {
 }
 
 #[test]
+fn nan_and_infinities_are_found_among_many_numbers() {
+    use crate::{Elements, Tensor};
+    let of = |v: Vec<f32>| Tensor::new(1, vec![v.len()], Elements::F32(v)).unwrap();
+    let ordinary = vec![
+        f32::MAX,
+        f32::MIN,
+        f32::MIN_POSITIVE,
+        -0.0,
+        1e-45,
+        3.0,
+        4.0,
+        5.0,
+        6.0,
+    ];
+    assert!(of(ordinary.clone()).is_finite());
+    assert!(of(vec![]).is_finite());
+    for odd in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in 0..ordinary.len() {
+            let mut numbers = ordinary.clone();
+            numbers[at] = odd;
+            assert!(!of(numbers).is_finite(), "{odd} at {at}");
+        }
+    }
+}
+
+#[test]
 fn a_missing_file_says_what_to_do() {
     let error = Model::read(Path::new("/nowhere/m.onnx"), &ReadOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ModelErrorKind::Io);

@@ -1,6 +1,6 @@
 //! Answers held against what somebody else says is right, and what an answer says of itself.
 
-use graft_model::{DType, DataSet, Model, Tensor};
+use graft_model::{DType, DataSet, Model, Tensor, largest_difference};
 
 use crate::engine::{Engine, EngineError, PartitionId};
 
@@ -45,20 +45,7 @@ pub fn against(
         Some(whole) => engine.run(partition, info.id, whole, set.input)?,
         None => set.input,
     };
-    let (mut worst, mut top) = (0.0f64, 0.0f64);
-    for (right, given) in set.output.iter().zip(output.numbers()) {
-        let difference = if *right == given || right.is_nan() && given.is_nan() {
-            0.0
-        } else if right.is_finite() && given.is_finite() {
-            (right - given).abs()
-        } else {
-            f64::INFINITY
-        };
-        worst = worst.max(difference);
-        if right.is_finite() {
-            top = top.max(right.abs());
-        }
-    }
+    let (worst, top) = largest_difference(set.output.iter().copied(), output.numbers());
     Ok(Against {
         max_abs_diff: worst,
         max_abs: top,

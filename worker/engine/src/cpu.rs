@@ -203,7 +203,7 @@ impl Engine for CpuEngine {
         check_input(&loaded.info, range.from(), &batch)?;
         let failed = |cause: String| EngineError::Run { range, cause };
         let requests = batch.requests();
-        let all_finite = batch.floats().is_none_or(|v| v.iter().all(|x| x.is_finite()));
+        let all_finite = batch.is_finite();
         let nodes = loaded
             .careful
             .as_ref()
