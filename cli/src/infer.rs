@@ -14,6 +14,7 @@ use graft_wire::Status;
 use serde_json::json;
 
 use crate::Verdict;
+use crate::engines::EngineArguments;
 use crate::output::line;
 
 /// Tries while no plan serves the partition point yet, and the time between two.
@@ -55,6 +56,8 @@ pub(crate) struct Arguments {
     /// How intermediate tensors travel
     #[arg(long, value_enum, default_value_t = Wire::F32)]
     wire: Wire,
+    #[command(flatten)]
+    engine: EngineArguments,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -84,7 +87,11 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
         entry.manifest.name,
         entry.manifest.wire
     );
-    let device = Arc::new(Device::cpu(None)?);
+    let device = Arc::new(Device::with_engine(
+        None,
+        arguments.engine.kind(),
+        arguments.engine.library(),
+    )?);
     let here = Arc::new(device.load(entry.clone(), &model)?);
     let router = Router {
         address: resolve("--router", &arguments.router)?,

@@ -5,6 +5,7 @@
 mod ask;
 mod ca;
 mod demo;
+mod engines;
 mod evaluate;
 mod explain;
 mod infer;
@@ -70,6 +71,7 @@ enum Verdict {
 }
 
 fn main() -> ExitCode {
+    graft_engine::start_without_telemetry();
     let outcome = match Cli::parse().command {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Up(arguments) => up::run(arguments),

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use graft_engine::{CpuEngine, Engine, MeasureOptions, cpu_kind, measure, usable_cores};
+use graft_engine::{Engine, MeasureOptions, cpu_kind, measure, usable_cores};
 use graft_model::ModelInfo;
 use graft_plan::{FormatFile, ModelProfile, Profile, Share, Source};
 use graft_planner_core::{GPUS, Gpu};
 
 use crate::Verdict;
+use crate::engines::EngineArguments;
 use crate::model::open;
 use crate::output::line;
 
@@ -40,6 +41,8 @@ struct Measured {
     /// Where the profile goes
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    engine: EngineArguments,
     /// Batches to measure, ascending from 1
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     batches: Vec<u32>,
@@ -127,8 +130,9 @@ fn measured(arguments: &Measured) -> anyhow::Result<Verdict> {
     for file in &arguments.models {
         let (entry, model) = open(file)?;
         let name = entry.manifest.name.clone();
-        let engine = CpuEngine::new();
+        let engine = arguments.engine.open()?;
         engine.load(&model)?;
+        eprintln!("{name}: on {}", engine.engine_of(entry.info.id)?);
         let measured = measure(&engine, &model, &options, |p| {
             eprintln!("{name}: {} of {} measured", p.done, p.all);
         })?;

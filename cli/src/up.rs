@@ -7,6 +7,7 @@ use clap::Args;
 use graft_engine::usable_cores;
 use graft_service::{Shutdown, read_catalog, read_config, resolve, run_system};
 use graft_transport::Authority;
+use graft_worker::EngineName;
 use serde::Deserialize;
 
 use crate::Verdict;
@@ -24,6 +25,8 @@ use crate::site::{Site, SiteSettings};
 ///   http = "0.0.0.0:8000"      Open Inference Protocol v2, /healthz, /readyz, /metrics
 ///   names = ["graft.example"]  host names and addresses that clients use
 ///   cores = [1]                cores to run layers on; default: all but the first
+///   engine = "cpu"             each model on the fastest engine here; or one engine: "rten", "onnxruntime"
+///   onnxruntime = "/opt/ort"   its library or the library's folder; default: ORT_DYLIB_PATH, else it is looked for
 ///   batches = [1, 2, 4, 8]     batches that are measured
 ///   headroom = 0.2             capacity exceeds the rate by this part
 ///   standing_budget_ms = 1000  whole models are always served within this; 0: only what is asked for
@@ -48,6 +51,10 @@ struct Config {
     names: Vec<String>,
     #[serde(default)]
     cores: Option<Vec<usize>>,
+    #[serde(default)]
+    engine: EngineName,
+    #[serde(default)]
+    onnxruntime: Option<PathBuf>,
     #[serde(default = "default_batches")]
     batches: Vec<u32>,
     #[serde(default = "default_headroom")]
@@ -117,7 +124,7 @@ impl Config {
             authority: authority(&self.state)?,
             state: self.state,
             cores,
-            engine: graft_worker::EngineChoice::Cpu,
+            engine: self.engine.on_cpu(self.onnxruntime)?,
             batches: self.batches,
             names: self.names,
             headroom: self.headroom,

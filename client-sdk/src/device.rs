@@ -1,9 +1,13 @@
 //! This device: runs layers, and knows what they cost here.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use graft_engine::{CpuEngine, Engine, EngineError, MeasureOptions, PartitionId, measure, usable_cores};
+use graft_engine::{
+    Choice, Engine, EngineError, EngineKind, Engines, MeasureOptions, Missing, PartitionId, Refusal,
+};
+use graft_engine::{measure, usable_cores};
 use graft_model::{CatalogEntry, Model, ModelError, ModelInfo, StageRange, Tensor};
 use graft_plan::Share;
 
@@ -16,11 +20,24 @@ pub enum DeviceError {
     /// The engine can't run it.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// No engine here runs it.
+    #[error("engine {engine} does not run {file}: {refusal}")]
+    Refused {
+        /// An engine.
+        engine: &'static str,
+        /// The model's file.
+        file: String,
+        /// What it does not run.
+        refusal: Box<Refusal>,
+    },
+    /// The engine that was asked for is not here.
+    #[error(transparent)]
+    Missing(#[from] Missing),
 }
 
 /// This device. Sessions share it; its layers run one after the other.
 pub struct Device {
-    engine: Arc<dyn Engine>,
+    engine: Engines,
     partition: PartitionId,
 }
 
@@ -39,27 +56,47 @@ pub struct ModelHere {
     pub entry: CatalogEntry,
     /// Milliseconds from the input to each cut point; the last: the whole.
     pub head_ms: Vec<f64>,
+    /// Which engine runs it, and why.
+    pub choice: Arc<Choice>,
 }
 
 /// Runs of which each figure is the median.
 const REPEATS: usize = 7;
 
 impl Device {
-    /// The CPU, on some of its cores; `None`: one of those that this process may use.
+    /// The CPU, on some of its cores; `None`: one of those that this process may use. Each model runs on whichever engine
+    /// here is fastest for it.
     pub fn cpu(cores: Option<&[usize]>) -> Result<Self, DeviceError> {
+        Self::with_engine(cores, EngineKind::Fastest, None)
+    }
+
+    /// The same with engines of a kind. `library`: where onnxruntime is, instead of looking for it.
+    pub fn with_engine(
+        cores: Option<&[usize]>,
+        kind: EngineKind,
+        library: Option<&Path>,
+    ) -> Result<Self, DeviceError> {
         let usable = usable_cores();
         let cores = cores.unwrap_or(usable.get(..1).unwrap_or(&usable));
-        let engine = CpuEngine::new();
+        let engine = Engines::open(kind, library)?;
         let partition = engine.open_partition(cores)?;
-        Ok(Device {
-            engine: Arc::new(engine),
-            partition,
-        })
+        Ok(Device { engine, partition })
     }
 
     /// Loads a model and measures its segments here. Blocks for about a second.
     pub fn load(&self, entry: CatalogEntry, model: &Model) -> Result<ModelHere, DeviceError> {
-        self.engine.load(model)?;
+        let choice = self
+            .engine
+            .choose(self.partition, model)
+            .map_err(|mut refusals| {
+                let (engine, refusal) = refusals.swap_remove(0);
+                DeviceError::Refused {
+                    engine,
+                    file: model.info().file.display().to_string(),
+                    refusal: Box::new(refusal),
+                }
+            })?;
+        tracing::info!(model = %entry.manifest.name, engine = choice.engine, why = %choice, "layers run here");
         let options = MeasureOptions {
             batches: vec![1],
             shares: vec![Share(1)],
@@ -68,14 +105,18 @@ impl Device {
             patience: Duration::from_secs(1),
             hop_ms: 0.0,
         };
-        let measured = measure(&*self.engine, model, &options, |_| {})?;
+        let measured = measure(&self.engine, model, &options, |_| {})?;
         let mut head_ms = vec![0.0];
         let mut sum = measured.stage_overhead_ms;
         for segment in &measured.model.segments {
             sum += segment.ms[0][0];
             head_ms.push(sum);
         }
-        Ok(ModelHere { entry, head_ms })
+        Ok(ModelHere {
+            entry,
+            head_ms,
+            choice,
+        })
     }
 
     /// Runs layers, blocking.

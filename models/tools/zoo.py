@@ -11,6 +11,7 @@ import torch
 import torchvision
 
 NETWORKS = {
+    "resnet50": (torchvision.models.resnet50, 224),
     "resnet101": (torchvision.models.resnet101, 224),
     "inception_v3": (lambda: torchvision.models.inception_v3(init_weights=True, aux_logits=True), 299),
     "densenet121": (torchvision.models.densenet121, 224),

@@ -14,8 +14,10 @@ use serde::Serialize;
 use crate::actor::PlannerActor;
 use crate::store::Kept;
 
-/// Time for a worker to prepare, or a router to switch.
+/// Time for a router to switch, and for a worker to take note.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for a worker to prepare a plan: engines may have to load what it runs.
+const PREPARING: Duration = Duration::from_secs(30);
 /// Plans that are remembered while they roll out, or while others that overtook them do.
 const MOST_WAYS: usize = 8;
 
@@ -39,6 +41,7 @@ async fn tell<T: Serialize>(
     connection: Option<Connection>,
     request: ControlRequest,
     body: Option<&T>,
+    patience: Duration,
 ) -> Result<(), String> {
     let connection = connection.ok_or("it is not there")?;
     let payload = match body {
@@ -46,7 +49,7 @@ async fn tell<T: Serialize>(
         Some(body) => Bytes::from(serde_json::to_vec(body).map_err(|e| e.to_string())?),
     };
     match connection
-        .call::<_, ControlReply>(&request, payload, Limits::default(), PATIENCE)
+        .call::<_, ControlReply>(&request, payload, Limits::default(), patience)
         .await
     {
         Ok((ControlReply::Done, _)) => Ok(()),
@@ -97,7 +100,7 @@ impl PlannerActor {
                 let connection = self.worker(&worker);
                 let preparing = async move {
                     let work = work.ok_or("the plan is forgotten")?;
-                    tell(connection, ControlRequest::Prepare, Some(&work)).await
+                    tell(connection, ControlRequest::Prepare, Some(&work), PREPARING).await
                 };
                 self.then(preparing, context, move |done| match done {
                     Ok(()) => Notice::Prepared(worker, epoch),
@@ -113,7 +116,7 @@ impl PlannerActor {
                 let switching = async move {
                     let mut update = update.ok_or("the routes are forgotten")?;
                     update.routers = routers;
-                    tell(connection, ControlRequest::Switch, Some(&update)).await
+                    tell(connection, ControlRequest::Switch, Some(&update), PATIENCE).await
                 };
                 let switching = switching.into_actor(self);
                 context.spawn(switching.map(move |done, this, context| {
@@ -185,7 +188,7 @@ impl PlannerActor {
     fn send(&self, worker: &str, request: ControlRequest, context: &mut Context<Self>) {
         let (connection, worker) = (self.worker(worker), worker.to_owned());
         let telling = async move {
-            if let Err(reason) = tell::<()>(connection, request, None).await {
+            if let Err(reason) = tell::<()>(connection, request, None, PATIENCE).await {
                 tracing::debug!(worker, reason, ?request, "a worker was not told");
             }
         };

@@ -305,8 +305,8 @@ impl Front {
         let dtype = header.dtype.dtype();
         let allowed = match cut.dtype {
             DType::F32 | DType::F16 => entry.manifest.wire.contains(&dtype) || dtype == DType::F32,
-            DType::U8 | DType::I8 | DType::Bool => dtype == cut.dtype,
-            _ => matches!(dtype, DType::I32 | DType::I64),
+            DType::I64 => matches!(dtype, DType::I32 | DType::I64),
+            _ => dtype == cut.dtype,
         };
         if !allowed {
             let what = format!(

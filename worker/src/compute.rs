@@ -124,7 +124,8 @@ fn run(
         }
     };
     let info = engine.info(chunk.model)?;
-    let may_refuse = input.requests() > 1 && info.narrow.watches(chunk.range);
+    let may_refuse = info.narrow.watches(chunk.range) || input.dtype() == DType::I64;
+    let may_refuse = may_refuse && input.requests() > 1;
     let spare = may_refuse.then(|| input.clone());
     match (engine.run(partition, chunk.model, chunk.range, input), spare) {
         (Ok(tensor), _) => Ok(Rows {
@@ -198,7 +199,7 @@ fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Tenso
 mod tests {
     use std::path::Path;
 
-    use graft_engine::{CpuEngine, usable_cores};
+    use graft_engine::{RtenEngine, usable_cores};
     use graft_model::{CutPoint, Elements, Model, ReadOptions, samples};
 
     use super::*;
@@ -207,7 +208,7 @@ mod tests {
     fn tripled(rows: [[f32; 2]; 2]) -> Result<Rows, EngineError> {
         let bytes = samples::integers_times(3);
         let model = Model::parse(Path::new("m.onnx"), &bytes, &ReadOptions::default()).unwrap();
-        let engine = CpuEngine::new();
+        let engine = RtenEngine::new();
         engine.load(&model).unwrap();
         let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
         let info = model.info();

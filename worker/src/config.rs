@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use graft_engine::usable_cores;
+use graft_engine::{EngineKind, usable_cores};
 use graft_model::Catalog;
 use graft_plan::{FormatFile, Profile};
 use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;
 
-use crate::device::{Emulated, EngineChoice};
+use crate::device::{Emulated, EngineChoice, OnCpu};
 
 /// The configuration file. `graft-worker --help` describes the keys.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Config {
     /// Layers run there.
     #[serde(default)]
     pub engine: EngineName,
+    /// Where onnxruntime's library is: a file, or a folder with it; looked for, if not given.
+    #[serde(default)]
+    pub onnxruntime: Option<PathBuf>,
     /// The device that `engine = "emulated"` emulates.
     #[serde(default)]
     pub emulated: Option<EmulatedConfig>,
@@ -58,11 +61,35 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineName {
-    /// The cores of this machine.
+    /// The cores of this machine, each model on the fastest engine.
     #[default]
     Cpu,
+    /// The cores of this machine, by the engine that is always there.
+    Rten,
+    /// The cores of this machine, by onnxruntime's library.
+    OnnxRuntime,
     /// A device that there is not: layers take the time that a profile says.
     Emulated,
+}
+
+impl EngineName {
+    /// The engines on the cores of this machine. `library`: where onnxruntime is, instead of looking for it. `Err`: it is
+    /// none of them.
+    pub fn on_cpu(self, library: Option<PathBuf>) -> Result<EngineChoice, ConfigError> {
+        let kind = match self {
+            EngineName::Cpu => EngineKind::Fastest,
+            EngineName::Rten => EngineKind::Rten,
+            EngineName::OnnxRuntime => EngineKind::OnnxRuntime,
+            EngineName::Emulated => {
+                return Err(ConfigError::Value {
+                    key: "engine",
+                    value: "emulated".to_owned(),
+                    cause: "expected \"cpu\", \"rten\" or \"onnxruntime\"".to_owned(),
+                });
+            }
+        };
+        Ok(EngineChoice::Cpu(OnCpu { kind, library }))
+    }
 }
 
 /// A device that there is not.
@@ -159,8 +186,14 @@ impl Config {
             resolve("advertise", advertise)?;
         }
         let engine = match (self.engine, &self.emulated) {
-            (EngineName::Cpu, None) => EngineChoice::Cpu,
-            (EngineName::Cpu, Some(_)) => {
+            (EngineName::Emulated, _) if self.onnxruntime.is_some() => {
+                let cause = "is given, but nothing is computed with `engine` \"emulated\"";
+                return Err(wrong("onnxruntime", String::new(), cause).into());
+            }
+            (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime, None) => {
+                self.engine.on_cpu(self.onnxruntime.clone())?
+            }
+            (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime, Some(_)) => {
                 let cause = "is given, but `engine` is not \"emulated\"";
                 return Err(wrong("emulated", String::new(), cause).into());
             }

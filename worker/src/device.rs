@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use graft_engine::{CpuEngine, EmulatedEngine, Engine, cpu_kind, try_out};
+use graft_engine::{EmulatedEngine, Engine, EngineKind, Engines, cpu_kind};
 use graft_model::Catalog;
 use graft_plan::Profile;
 
@@ -14,9 +14,18 @@ use crate::profiles::{Bench, join};
 #[derive(Debug, Clone, PartialEq)]
 pub enum EngineChoice {
     /// The cores of this machine.
-    Cpu,
+    Cpu(OnCpu),
     /// None: layers take the time that a profile says.
     Emulated(Emulated),
+}
+
+/// Which engines run layers on the cores of this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnCpu {
+    /// One of them, or the fastest for each model.
+    pub kind: EngineKind,
+    /// Where onnxruntime's library is; `None`: it is looked for.
+    pub library: Option<PathBuf>,
 }
 
 /// A device that there is not.
@@ -55,15 +64,18 @@ impl Opening {
     /// Loads the models, and measures them if need be. Blocks.
     pub fn open(self) -> anyhow::Result<Device> {
         match &self.choice {
-            EngineChoice::Cpu => self.cpu(),
+            EngineChoice::Cpu(on) => self.cpu(on),
             EngineChoice::Emulated(emulated) => self.emulated(emulated),
         }
     }
 
-    fn cpu(&self) -> anyhow::Result<Device> {
-        let engine: Arc<dyn Engine> = Arc::new(CpuEngine::new());
+    fn cpu(&self, on: &OnCpu) -> anyhow::Result<Device> {
+        let engine = Engines::open(on.kind, on.library.as_deref())?;
+        if let Some(missing) = engine.missing() {
+            tracing::info!(%missing, "onnxruntime is not here; it would run convolutional networks several times as fast");
+        }
         let bench = Bench {
-            engine: &*engine,
+            engine: &engine,
             cores: &self.cores,
             batches: &self.batches,
             state: &self.state,
@@ -72,16 +84,21 @@ impl Opening {
         let partition = engine.open_partition(&self.cores)?;
         for entry in self.catalog.entries() {
             let model = entry.load()?;
-            if let Err(refusal) = try_out(&*engine, partition, &model) {
-                let model = &entry.manifest.name;
-                tracing::warn!(%model, engine = engine.name(), %refusal, "the model is not served: no engine here runs it");
-                continue;
-            }
-            match bench.profile(entry, &model) {
+            let name = &entry.manifest.name;
+            let choice = match engine.choose(partition, &model) {
+                Ok(choice) => choice,
+                Err(refusals) => {
+                    for (engine, refusal) in refusals {
+                        tracing::warn!(model = %name, engine, %refusal, "the model is not served: no engine here runs it");
+                    }
+                    continue;
+                }
+            };
+            tracing::info!(model = %name, engine = choice.engine, why = %choice, "layers run here");
+            match bench.profile(entry, &model, choice.engine) {
                 Ok(profile) => profiles.push(profile),
                 Err(error) => {
-                    let model = &entry.manifest.name;
-                    tracing::warn!(%model, %error, "the model is not served: it could not be measured");
+                    tracing::warn!(model = %name, %error, "the model is not served: it could not be measured");
                     engine.unload(entry.info.id)?;
                 }
             }
@@ -93,7 +110,7 @@ impl Opening {
             units: self.cores.clone(),
             memory_bytes: memory_bytes(),
             emulated: false,
-            engine,
+            engine: Arc::new(engine),
         })
     }
 

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use graft_engine::{Engine, PartitionId};
-use graft_model::{Cut, ModelId};
-use graft_plan::{Epoch, Profile, Route};
+use graft_model::{Cut, ModelId, StageRange};
+use graft_plan::{Epoch, Partition, Plan, Profile, Route};
 use graft_service::{Clock, resolve};
 use graft_transport::Link;
 use graft_wire::WorkerPlan;
@@ -54,18 +55,58 @@ pub(crate) struct Workshop {
     pub observed: Arc<Observed>,
 }
 
+/// A partition of a plan that runs here, checked.
+struct Part<'p> {
+    /// Its place in the plan.
+    place: usize,
+    partition: &'p Partition,
+    spec: PartitionSpec,
+    /// By stage.
+    models: Vec<ModelId>,
+    cores: Vec<usize>,
+}
+
+/// What a plan's partitions run, for the engine to make ready.
+pub(crate) type Ranges = Vec<(PartitionId, ModelId, Vec<StageRange>)>;
+
+/// Has an engine make ready what a plan runs. Blocks for `patience` at most, and a range more; what is left then is made
+/// ready when it is run.
+pub(crate) fn make_ready(engine: &dyn Engine, ranges: &Ranges, patience: Duration) -> Result<(), String> {
+    let start = Instant::now();
+    for (partition, model, list) in ranges {
+        for range in list {
+            if start.elapsed() > patience {
+                tracing::warn!("a plan takes long to prepare; it is used as it is");
+                return Ok(());
+            }
+            let made = engine.prepare(*partition, *model, std::slice::from_ref(range));
+            made.map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
+}
+
 impl Workshop {
-    /// Makes a plan's partitions. What it says is checked first; a plan that can't be run leaves nothing behind.
-    pub fn prepare(&mut self, work: &WorkerPlan) -> Result<PreparedPlan, String> {
-        let plan = &work.plan;
-        let corrections = Arc::new(Corrections::new(&work.corrections));
-        let profile = corrections.apply(&self.profile);
+    /// The ranges of all chunks that a plan has run here, after a look at whether it can be run.
+    pub fn ranges(&mut self, work: &WorkerPlan) -> Result<Ranges, String> {
+        let profile = Corrections::new(&work.corrections).apply(&self.profile);
+        let mut found = vec![];
+        for part in self.parts(&work.plan, &profile)? {
+            let share = self.share(&part.cores)?;
+            let stages = part.models.iter().zip(&part.spec.stages);
+            found.extend(stages.map(|(model, stage)| (share, *model, stage.ranges())));
+        }
+        Ok(found)
+    }
+
+    /// The partitions of a plan that run here. `Err`: why one can't.
+    fn parts<'p>(&self, plan: &'p Plan, profile: &Profile) -> Result<Vec<Part<'p>>, String> {
         let stages = plan.stages_by_id();
         let mut free = self.cores.as_slice();
         let mut parts = vec![];
         let own = plan.partitions.iter().enumerate();
         for (place, partition) in own.filter(|(_, p)| p.device == self.name) {
-            let spec = PartitionSpec::of_plan(plan, partition, &profile, Limits::default(), Admission::On)
+            let spec = PartitionSpec::of_plan(plan, partition, profile, Limits::default(), Admission::On)
                 .map_err(|e| e.to_string())?;
             let models = partition
                 .stages
@@ -90,16 +131,38 @@ impl Workshop {
                 .split_at_checked(share)
                 .ok_or_else(|| format!("the plan takes more cores than the {} here", self.cores.len()))?;
             free = rest;
-            parts.push((place, partition, spec, models, cores.to_vec()));
+            parts.push(Part {
+                place,
+                partition,
+                spec,
+                models,
+                cores: cores.to_vec(),
+            });
         }
+        Ok(parts)
+    }
+
+    /// Makes a plan's partitions. What it says is checked first; a plan that can't be run leaves nothing behind.
+    pub fn prepare(&mut self, work: &WorkerPlan) -> Result<PreparedPlan, String> {
+        let plan = &work.plan;
+        let corrections = Arc::new(Corrections::new(&work.corrections));
+        let profile = corrections.apply(&self.profile);
+        let parts = self.parts(plan, &profile)?;
         let (mut partitions, mut counted) = (vec![], vec![]);
         let mut here: BTreeMap<usize, Hosted> = BTreeMap::new();
         self.fits_memory(work)?;
         // All that can fail comes before anything is started.
-        let shares = parts.iter().map(|(.., cores)| self.share(cores));
+        let shares = parts.iter().map(|part| self.share(&part.cores));
         let shares: Vec<PartitionId> = shares.collect::<Result<_, _>>()?;
         let links = self.links(work)?;
-        for ((place, partition, spec, models, _), share) in parts.into_iter().zip(shares) {
+        for (part, share) in parts.into_iter().zip(shares) {
+            let Part {
+                place,
+                partition,
+                spec,
+                models,
+                ..
+            } = part;
             let counts: Arc<PartitionCounts> = Arc::default();
             counted.push((partition.id.clone(), Arc::clone(&counts)));
             let (actor, present) = PartitionActor::new(PartitionParts {
@@ -283,7 +346,7 @@ fn stage_model(
 
 impl PreparedPlan {
     /// Ends its partitions when they are idle, or after `patience`.
-    pub fn drain(&self, patience: std::time::Duration) {
+    pub fn drain(&self, patience: Duration) {
         for partition in &self.partitions {
             partition.do_send(Drain {
                 patience,

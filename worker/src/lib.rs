@@ -19,7 +19,7 @@ mod peers;
 mod profiles;
 mod worker;
 
-pub use config::{Config, Settings};
-pub use device::{Emulated, EngineChoice};
+pub use config::{Config, EngineName, Settings};
+pub use device::{Emulated, EngineChoice, OnCpu};
 pub use handle::{Handle, WorkAnswer};
 pub use worker::Worker;

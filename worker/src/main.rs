@@ -22,7 +22,9 @@ use graft_worker::{Config, Worker};
 ///   queue_bytes = 1073741824        tensors held for requests; more are refused
 ///   drain_ms = 5000                 longest wait for running requests at the end
 ///
-///   engine = "cpu"                  or "emulated": layers take the time that a profile says, and answers mean nothing
+///   engine = "cpu"                  each model on the fastest engine of this machine; or one engine: "rten", "onnxruntime";
+///                                   or "emulated": layers take the time that a profile says, and answers mean nothing
+///   onnxruntime = "/opt/onnxruntime" its library, or the library's folder; default: ORT_DYLIB_PATH, else it is looked for
 ///
 ///   [emulated]                      with engine = "emulated" alone, for load tests
 ///   profiles = "h200.json"          what stages cost there, models by their names
@@ -41,6 +43,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    graft_engine::start_without_telemetry();
     let cli = Cli::parse();
     run_program(
         "graft-worker",

@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 /// Runs of which each figure is the median.
 const REPEATS: usize = 5;
+/// Names the way of measuring; profiles that were made in another way are not used.
+const MEASURED_AS: &str = "by heads and tails";
 /// Time that one (batch, share) may take.
 const PATIENCE: Duration = Duration::from_millis(900);
 /// From a stage to the next on one host: a message and a copy, in milliseconds.
@@ -37,10 +39,9 @@ impl Bench<'_> {
     }
 
     /// Kept by the model's identity, the CPU, the engine, cores and batches.
-    fn file(&self, entry: &CatalogEntry) -> PathBuf {
+    fn file(&self, entry: &CatalogEntry, engine: &str) -> PathBuf {
         let make = format!(
-            "{} {} {:?} {}",
-            self.engine.name(),
+            "{engine} {MEASURED_AS} {} {:?} {}",
             cpu_kind(),
             self.batches,
             self.cores.len()
@@ -53,8 +54,8 @@ impl Bench<'_> {
     }
 
     /// The profile of a model, from the file or by measuring.
-    pub fn profile(&self, entry: &CatalogEntry, model: &Model) -> anyhow::Result<Profile> {
-        let file = self.file(entry);
+    pub fn profile(&self, entry: &CatalogEntry, model: &Model, engine: &str) -> anyhow::Result<Profile> {
+        let file = self.file(entry, engine);
         let name = entry.info.id.to_string();
         if file.is_file() {
             match Profile::read(&file) {

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Settings;
 use crate::device::Opening;
-use crate::epochs::{Epochs, Workshop};
+use crate::epochs::{Epochs, Workshop, make_ready};
 use crate::handle::Handle;
 use crate::job::Budget;
 use crate::observed::Observed;
@@ -33,6 +33,8 @@ use crate::peers::Peers;
 
 /// Time for a request to come in whole, and for control messages to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for an engine to make ready what a plan runs; the planner waits a little longer.
+const PREPARING: Duration = Duration::from_secs(20);
 /// Time between two reports to the planner.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Plans that may be prepared at a time; the oldest is drained to make room.
@@ -68,20 +70,43 @@ impl Actor for PlanKeeper {
 }
 
 impl Handler<Prepare> for PlanKeeper {
-    type Result = Result<(), String>;
+    /// Other messages wait until it is done, so that plans stay in their order; partitions go on meanwhile.
+    type Result = AtomicResponse<Self, Result<(), String>>;
 
     fn handle(&mut self, Prepare(work): Prepare, _: &mut Self::Context) -> Self::Result {
+        let ranges = self.in_order(&work).and_then(|()| self.workshop.ranges(&work));
+        let engine = Arc::clone(&self.workshop.engine);
+        let making = async move {
+            let ranges = ranges?;
+            let made = tokio::task::spawn_blocking(move || make_ready(&*engine, &ranges, PREPARING));
+            made.await.map_err(|e| e.to_string())?
+        };
+        let made = making.into_actor(self);
+        AtomicResponse::new(Box::pin(made.map(move |made, keeper, _| {
+            made?;
+            keeper.use_plan(&work)
+        })))
+    }
+}
+
+impl PlanKeeper {
+    /// Whether a plan comes after all that are prepared.
+    fn in_order(&self, work: &WorkerPlan) -> Result<(), String> {
+        let epochs = self.epochs.load();
+        match epochs.last_key_value() {
+            Some((&latest, _)) if work.plan.epoch < latest => Err(format!(
+                "plan {} is older than plan {latest}, which is prepared",
+                work.plan.epoch
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// From now on requests of the plan are taken.
+    fn use_plan(&mut self, work: &WorkerPlan) -> Result<(), String> {
         let plan = &work.plan;
         let mut epochs = (**self.epochs.load()).clone();
-        if let Some((&latest, _)) = epochs.last_key_value()
-            && plan.epoch < latest
-        {
-            return Err(format!(
-                "plan {} is older than plan {latest}, which is prepared",
-                plan.epoch
-            ));
-        }
-        let prepared = self.workshop.prepare(&work)?;
+        let prepared = self.workshop.prepare(work)?;
         tracing::info!(epoch = %plan.epoch, partitions = prepared.partitions.len(), "prepared a plan");
         if let Some(same) = epochs.insert(plan.epoch, Arc::new(prepared)) {
             same.drain(self.drain);

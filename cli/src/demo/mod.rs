@@ -19,6 +19,7 @@ use graft_service::run_system;
 use graft_transport::{Authority, Endpoint, EndpointOptions, Role};
 
 use crate::Verdict;
+use crate::engines::EngineArguments;
 use crate::output::line;
 use crate::site::{Site, SiteSettings};
 use phones::{Fleet, Phone, Sample};
@@ -41,6 +42,8 @@ pub(crate) struct Arguments {
     /// How long the phones send, in seconds
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(4..=600))]
     seconds: u64,
+    #[command(flatten)]
+    engine: EngineArguments,
     /// One JSON object on standard output instead of text
     #[arg(long)]
     json: bool,
@@ -116,7 +119,11 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
     let usable = usable_cores();
     let phone_core = &usable[..1];
     let worker_core = usable[usable.len() - 1..].to_vec();
-    let device = Arc::new(Device::cpu(Some(phone_core))?);
+    let device = Arc::new(Device::with_engine(
+        Some(phone_core),
+        arguments.engine.kind(),
+        arguments.engine.library(),
+    )?);
     let (here, samples) = {
         let (device, entry) = (Arc::clone(&device), entry.clone());
         let image = arguments.image.clone();
@@ -134,7 +141,7 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
         listen: any,
         http: any,
         cores: worker_core,
-        engine: graft_worker::EngineChoice::Cpu,
+        engine: arguments.engine.choice(),
         batches: vec![1, 2, 4],
         authority,
         names: vec![],

@@ -13,6 +13,7 @@ mod write;
 
 pub(crate) use bounds::Bound;
 pub use bounds::{Guard, Narrow};
+pub(crate) use write::value_info;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -32,8 +33,20 @@ pub(crate) struct Analysis {
     pub output: String,
     pub cuts: Vec<Cut>,
     pub segments: Vec<Segment>,
+    /// The graph with each node's meaning written out.
     pub graph: ModelProto,
+    /// The file's own nodes.
+    pub standard: Vec<StandardNode>,
+    /// Constants that they read and the graph does not hold.
+    pub constants: Vec<TensorProto>,
     pub narrow: Narrow,
+}
+
+/// What stands for one node of the file in the words of its own operator set.
+pub(crate) struct StandardNode {
+    /// `None`: it does not depend on the input.
+    pub segment: Option<usize>,
+    pub nodes: Vec<NodeProto>,
 }
 
 /// A node of the file that stays.
@@ -46,6 +59,8 @@ struct Kept {
     outputs: Vec<String>,
     /// What engines run for it: the node with its meaning written out, or several that mean the same.
     runs: Vec<NodeProto>,
+    /// The node as the file's operator set has it, the batch made symbolic.
+    standard: Vec<NodeProto>,
     /// Depends on the model's input: it counts for cut points.
     data: bool,
     flops: u64,
@@ -76,6 +91,8 @@ struct Walk<'a> {
     label: String,
     /// What engines are to run for the node that is being looked at.
     runs: Vec<NodeProto>,
+    /// The same in the words of the file's operator set.
+    standard: Vec<NodeProto>,
     /// For each limit on what comes from outside: the first node whose 64-bit integers need more than 32 bits.
     wide: [Option<String>; 4],
     /// The first node that computes in 64-bit floats.
@@ -99,6 +116,7 @@ pub(crate) fn analyze(
         unserved: HashMap::new(),
         label: String::new(),
         runs: vec![],
+        standard: vec![],
         wide: Default::default(),
         double: None,
         guards: vec![],
@@ -108,7 +126,7 @@ pub(crate) fn analyze(
         walk.initializer(tensor)?;
     }
     let used: HashSet<String> = graph.node.iter().flat_map(reads).collect();
-    let (input, input_dtype) = walk.input(&graph.input, &used)?;
+    let input = walk.input(&graph.input, &used)?;
     for (index, node) in graph.node.into_iter().enumerate() {
         let label = label(&node, index);
         walk.label = label.clone();
@@ -116,7 +134,7 @@ pub(crate) fn analyze(
     }
     let output = walk.output(&graph.output)?;
     let found = walk.cut(&input, &output)?;
-    Ok(walk.write(&input, input_dtype, found, opset, ir_version))
+    Ok(walk.write(&input, found, opset, ir_version))
 }
 
 /// The tensors that a node reads, those of its inner graphs included.
@@ -124,6 +142,15 @@ fn reads(node: &NodeProto) -> Vec<String> {
     let inner = node.attribute.iter().filter_map(|a| a.g.as_ref());
     let inner = inner.flat_map(|g| g.node.iter().flat_map(reads));
     node.input.iter().cloned().chain(inner).collect()
+}
+
+/// The tensors that some nodes read and none of them makes.
+fn taken(nodes: &[NodeProto]) -> BTreeSet<String> {
+    let made: HashSet<&String> = nodes.iter().flat_map(|n| &n.output).collect();
+    let read = nodes.iter().flat_map(|n| &n.input);
+    read.filter(|name| !name.is_empty() && !made.contains(name))
+        .cloned()
+        .collect()
 }
 
 /// How a node is named in messages: its own name where it has one, else its place and first output.
@@ -228,11 +255,7 @@ impl Walk<'_> {
     /// The one input that is no initializer, with its batch made symbolic.
     ///
     /// `used`: the tensors that nodes read; an input that none reads is left out.
-    fn input(
-        &mut self,
-        inputs: &[ValueInfoProto],
-        used: &HashSet<String>,
-    ) -> Result<(String, DType), ModelError> {
+    fn input(&mut self, inputs: &[ValueInfoProto], used: &HashSet<String>) -> Result<String, ModelError> {
         let mut real: Vec<&ValueInfoProto> = inputs
             .iter()
             .filter(|v| !self.initializers.contains_key(v.name.as_deref().unwrap_or("")))
@@ -324,7 +347,7 @@ impl Walk<'_> {
             self.watch_input(&name);
         }
         self.facts.insert(name.clone(), fact);
-        Ok((name, dtype))
+        Ok(name)
     }
 
     /// The one output, or the one that the options name.
@@ -440,7 +463,14 @@ impl Walk<'_> {
             self.unserved.insert(name.clone(), why);
         }
         node.output.truncate(served);
+        let by_sizes = |name: &String| self.facts.get(name).is_some_and(|f| f.origin == Origin::Sizes);
+        let counts_batch = node.input.iter().any(by_sizes);
+        self.standard.push(node.clone());
         self.lower(node.clone(), index, &outcome.outputs[0])?;
+        if counts_batch {
+            // Written out, it does without.
+            self.standard.clone_from(&self.runs);
+        }
         let origin = if data { Origin::Data } else { Origin::Constant };
         for (name, (dims, dtype)) in node.output.iter().zip(outcome.outputs) {
             elements(&dims)?;
@@ -466,21 +496,18 @@ impl Walk<'_> {
         flops: u64,
     ) -> Result<(), ModelError> {
         let mut runs = std::mem::take(&mut self.runs);
-        for (i, run) in runs.iter_mut().enumerate() {
-            // What an engine complains of carries the name of the file's node.
-            run.name = Some(match i {
-                0 => self.label.clone(),
-                i => format!("{} /{i}", self.label),
-            });
+        let mut standard = std::mem::take(&mut self.standard);
+        for list in [&mut runs, &mut standard] {
+            for (i, run) in list.iter_mut().enumerate() {
+                // What an engine complains of carries the name of the file's node.
+                run.name = Some(match i {
+                    0 => self.label.clone(),
+                    i => format!("{} /{i}", self.label),
+                });
+            }
         }
-        let made: HashSet<&String> = runs.iter().flat_map(|n| &n.output).collect();
-        let inputs: BTreeSet<String> = runs
-            .iter()
-            .flat_map(|n| &n.input)
-            .filter(|name| !name.is_empty() && !made.contains(name))
-            .cloned()
-            .collect();
-        for name in &inputs {
+        let inputs = taken(&runs);
+        for name in inputs.union(&taken(&standard)) {
             self.provide(name)?;
         }
         self.kept.push(Kept {
@@ -489,6 +516,7 @@ impl Walk<'_> {
             inputs,
             outputs,
             runs,
+            standard,
             data,
             flops,
         });

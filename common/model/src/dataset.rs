@@ -42,6 +42,11 @@ impl DataSet {
         )
     }
 
+    /// From the elements of input and output, for a model whose input is `cut`; `file` is for messages.
+    pub fn new(file: &Path, input: Numbers, output: Numbers, cut: &Cut) -> Result<Self, ModelError> {
+        Self::of(input, output, cut).map_err(|e| e.in_file(file))
+    }
+
     fn of(input: Numbers, output: Numbers, cut: &Cut) -> Result<Self, ModelError> {
         let requests = input.values.len() / cut.elements.max(1);
         if requests == 0 || requests * cut.elements != input.values.len() {
@@ -56,18 +61,8 @@ impl DataSet {
             DType::F32 | DType::F16 | DType::F64 => Elements::F32(values.map(|&v| v as f32).collect()),
             DType::U8 => Elements::U8(values.map(|&v| v as u8).collect()),
             DType::I8 => Elements::I8(values.map(|&v| v as i8).collect()),
-            DType::I32 | DType::I64 | DType::Bool => {
-                if let Some(&far) = input.values.iter().find(|&&v| v as i32 as f64 != v) {
-                    return Err(ModelError::new(
-                        ModelErrorKind::Data,
-                        format!(
-                            "the input holds {far}, beyond the 32 bits in which integers are computed here"
-                        ),
-                        "Use an engine with 64-bit integers",
-                    ));
-                }
-                Elements::I32(values.map(|&v| v as i32).collect())
-            }
+            DType::I64 => Elements::I64(values.map(|&v| v as i64).collect()),
+            DType::I32 | DType::Bool => Elements::I32(values.map(|&v| v as i32).collect()),
         };
         let input = Tensor::new(requests, cut.shape.clone(), elements).map_err(|e| wrong(e.to_string()))?;
         Ok(DataSet {
@@ -78,9 +73,30 @@ impl DataSet {
     }
 }
 
-struct Numbers {
-    values: Vec<f64>,
-    dtype: DType,
+/// The elements of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Numbers {
+    /// In row-major order.
+    pub values: Vec<f64>,
+    /// Their type.
+    pub dtype: DType,
+}
+
+impl Numbers {
+    /// From little-endian bytes; what is left over at the end is left out.
+    pub fn from_bytes(dtype: DType, bytes: &[u8]) -> Self {
+        let chunks = bytes.chunks_exact(dtype.bytes());
+        let values = match dtype {
+            DType::F32 => chunks.map(|c| f64::from(f32::from_le_bytes(of(c)))).collect(),
+            DType::F64 => chunks.map(|c| f64::from_le_bytes(of(c))).collect(),
+            DType::F16 => chunks.map(|c| half::f16::from_le_bytes(of(c)).to_f64()).collect(),
+            DType::I64 => chunks.map(|c| i64::from_le_bytes(of(c)) as f64).collect(),
+            DType::I32 => chunks.map(|c| f64::from(i32::from_le_bytes(of(c)))).collect(),
+            DType::I8 => bytes.iter().map(|&b| f64::from(b as i8)).collect(),
+            DType::U8 | DType::Bool => bytes.iter().map(|&b| f64::from(b)).collect(),
+        };
+        Numbers { values, dtype }
+    }
 }
 
 fn wrong(what: String) -> ModelError {
@@ -107,19 +123,7 @@ fn numbers(bytes: &[u8]) -> Result<Numbers, String> {
     let dtype =
         DType::from_onnx(code).ok_or_else(|| format!("has element type {code}, which is not read"))?;
     let values = match &tensor.raw_data {
-        Some(raw) => {
-            let raw = raw.borrow();
-            let chunks = raw.chunks_exact(dtype.bytes());
-            match dtype {
-                DType::F32 => chunks.map(|c| f64::from(f32::from_le_bytes(of(c)))).collect(),
-                DType::F64 => chunks.map(|c| f64::from_le_bytes(of(c))).collect(),
-                DType::F16 => chunks.map(|c| half::f16::from_le_bytes(of(c)).to_f64()).collect(),
-                DType::I64 => chunks.map(|c| i64::from_le_bytes(of(c)) as f64).collect(),
-                DType::I32 => chunks.map(|c| f64::from(i32::from_le_bytes(of(c)))).collect(),
-                DType::I8 => raw.iter().map(|&b| f64::from(b as i8)).collect(),
-                DType::U8 | DType::Bool => raw.iter().map(|&b| f64::from(b)).collect(),
-            }
-        }
+        Some(raw) => return Ok(Numbers::from_bytes(dtype, &raw.borrow())),
         None => match dtype {
             DType::F32 => tensor.float_data.iter().map(|&v| f64::from(v)).collect(),
             DType::F64 => tensor.double_data.clone(),

@@ -51,6 +51,11 @@ impl ModelError {
         }
     }
 
+    /// A test data set that can't be used.
+    pub fn data(file: &Path, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(ModelErrorKind::Data, what, hint).in_file(file)
+    }
+
     pub(crate) fn in_file(mut self, file: &Path) -> Self {
         self.file = file.to_owned();
         self

@@ -185,9 +185,10 @@ pub(crate) fn tensor_of(name: &str, small: &Small, dtype: DType) -> TensorProto 
     };
     let values = small.nums.iter().map(|n| n.coef);
     match dtype {
-        DType::F32 | DType::F16 => {
-            tensor.data_type = Some(DataType::FLOAT);
-            tensor.float_data = values.map(|v| v as f32).collect();
+        DType::F32 => tensor.float_data = values.map(|v| v as f32).collect(),
+        DType::F16 => {
+            let halves = values.flat_map(|v| half::f16::from_f64(v).to_le_bytes());
+            tensor.raw_data = Some(halves.collect::<Vec<u8>>().into());
         }
         DType::F64 => tensor.double_data = values.collect(),
         DType::I64 => tensor.int64_data = values.map(|v| v as i64).collect(),

@@ -1,15 +1,17 @@
 //! Opening a model: from a file to cut points and the graph that engines load.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rten_onnx::onnx::{DataLocation, ModelProto, OperatorSetIdProto, TensorProto};
 use sha2::{Digest, Sha256};
 
-use crate::analyze::{Narrow, analyze, cut_points};
+use crate::analyze::{Narrow, StandardNode, analyze, cut_points};
 use crate::cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
 use crate::error::{ModelError, ModelErrorKind};
+use crate::parts::{Parts, WeightsFile};
 use crate::{careful, framing};
 
 /// Operator sets of the default domain that Graft reads.
@@ -88,6 +90,9 @@ impl ModelInfo {
 pub struct Model {
     info: Arc<ModelInfo>,
     graph: ModelProto,
+    /// The file's own nodes, and constants that the graph does not hold.
+    standard: Vec<StandardNode>,
+    constants: Vec<TensorProto>,
 }
 
 impl std::fmt::Debug for Model {
@@ -113,6 +118,39 @@ impl Model {
     /// What is known of it.
     pub fn info(&self) -> &Arc<ModelInfo> {
         &self.info
+    }
+
+    /// The file's own nodes in parts between cut points, with everything in them.
+    pub fn parts(&self) -> Parts {
+        Parts::of(self, |_, tensor| Ok::<_, Infallible>(tensor.clone())).unwrap_or_else(|e| match e {})
+    }
+
+    /// The same with the larger weights in a file of their own, `folder/weights`, which parts name as external data.
+    pub fn parts_beside_weights(&self, folder: &Path) -> std::io::Result<Parts> {
+        let mut file = WeightsFile::create(folder)?;
+        let parts = Parts::of(self, |dtype, tensor| file.put(dtype, tensor))?;
+        file.close()?;
+        Ok(parts)
+    }
+
+    /// All constants of the graph and of the file's nodes.
+    pub(crate) fn all_constants(&self) -> impl Iterator<Item = &TensorProto> {
+        let graph = self.graph.graph.iter().flat_map(|g| &g.initializer);
+        graph.chain(&self.constants)
+    }
+
+    /// How messages call the nodes: `name (operator)`.
+    pub fn node_names(&self) -> impl Iterator<Item = &str> {
+        let nodes = self.standard.iter().filter_map(|n| n.nodes.first());
+        nodes.filter_map(|node| node.name.as_deref())
+    }
+
+    pub(crate) fn standard(&self) -> &[StandardNode] {
+        &self.standard
+    }
+
+    pub(crate) fn ir_version(&self) -> Option<i64> {
+        self.graph.ir_version
     }
 
     /// The graph for engines, as an ONNX file: symbolic batch, no dead nodes, every cut point an output.
@@ -244,6 +282,8 @@ fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Model
             narrow: analysis.narrow,
         }),
         graph: analysis.graph,
+        standard: analysis.standard,
+        constants: analysis.constants,
     })
 }
 

@@ -28,12 +28,6 @@ pub enum TensorError {
         /// As wanted.
         wanted: DType,
     },
-    /// Engines that compute 64-bit integers in 32 bits can't take it.
-    #[error("{value} does not fit into the 32 bits in which integers are computed here")]
-    Range {
-        /// The integer.
-        value: i64,
-    },
 }
 
 /// Elements of a tensor.
@@ -41,8 +35,10 @@ pub enum TensorError {
 pub enum Elements {
     /// Floats.
     F32(Vec<f32>),
-    /// Integers; 64-bit integers of a model are held as 32-bit ones, as engines want them.
+    /// Integers of 32 bits; truth values are held as 0 and 1.
     I32(Vec<i32>),
+    /// Integers of 64 bits.
+    I64(Vec<i64>),
     /// 8-bit unsigned integers.
     U8(Vec<u8>),
     /// 8-bit signed integers.
@@ -63,6 +59,7 @@ impl Tensor {
         let (got, dtype) = match &elements {
             Elements::F32(v) => (v.len(), DType::F32),
             Elements::I32(v) => (v.len(), DType::I32),
+            Elements::I64(v) => (v.len(), DType::I64),
             Elements::U8(v) => (v.len(), DType::U8),
             Elements::I8(v) => (v.len(), DType::I8),
         };
@@ -88,6 +85,8 @@ impl Tensor {
         let want_float = matches!(cut.dtype, DType::F32 | DType::F16);
         let mut floats: Vec<f32> = vec![];
         let mut ints: Vec<i32> = vec![];
+        let mut longs: Vec<i64> = vec![];
+        let long = cut.dtype == DType::I64;
         let mut bytes_of: Vec<u8> = vec![];
         if want_float {
             floats.reserve_exact(cut.elements.saturating_mul(requests.len()));
@@ -119,17 +118,16 @@ impl Tensor {
                         .iter()
                         .map(|&b| half::f16::from_le_bytes(b).to_f32()),
                 ),
+                (false, DType::I32) if long => {
+                    longs.extend(words(bytes).map(i32::from_le_bytes).map(i64::from))
+                }
                 (false, DType::I32) => ints.extend(words(bytes).map(i32::from_le_bytes)),
                 (false, DType::Bool) if cut.dtype == DType::Bool => {
                     ints.extend(bytes.iter().map(|&b| i32::from(b != 0)));
                 }
-                (false, DType::I64) => {
-                    ints.reserve(cut.elements);
-                    for &b in bytes.as_chunks::<8>().0 {
-                        let value = i64::from_le_bytes(b);
-                        let narrow = i32::try_from(value).map_err(|_| TensorError::Range { value })?;
-                        ints.push(narrow);
-                    }
+                (false, DType::I64) if long => {
+                    let all = bytes.as_chunks::<8>().0.iter();
+                    longs.extend(all.map(|&b| i64::from_le_bytes(b)));
                 }
                 _ => {
                     return Err(TensorError::Type {
@@ -143,6 +141,7 @@ impl Tensor {
             _ if want_float => Elements::F32(floats),
             DType::U8 => Elements::U8(bytes_of),
             DType::I8 => Elements::I8(bytes_of.into_iter().map(|b| b as i8).collect()),
+            DType::I64 => Elements::I64(longs),
             _ => Elements::I32(ints),
         };
         Tensor::new(requests.len(), cut.shape.clone(), elements)
@@ -173,6 +172,7 @@ impl Tensor {
         match self.elements {
             Elements::F32(_) => DType::F32,
             Elements::I32(_) => DType::I32,
+            Elements::I64(_) => DType::I64,
             Elements::U8(_) => DType::U8,
             Elements::I8(_) => DType::I8,
         }
@@ -205,6 +205,7 @@ impl Tensor {
         let elements = match &self.elements {
             Elements::F32(v) => Elements::F32(v.get(range)?.to_vec()),
             Elements::I32(v) => Elements::I32(v.get(range)?.to_vec()),
+            Elements::I64(v) => Elements::I64(v.get(range)?.to_vec()),
             Elements::U8(v) => Elements::U8(v.get(range)?.to_vec()),
             Elements::I8(v) => Elements::I8(v.get(range)?.to_vec()),
         };
@@ -226,6 +227,7 @@ impl Tensor {
             match (&mut out.elements, &part.elements) {
                 (Elements::F32(a), Elements::F32(b)) => a.extend_from_slice(b),
                 (Elements::I32(a), Elements::I32(b)) => a.extend_from_slice(b),
+                (Elements::I64(a), Elements::I64(b)) => a.extend_from_slice(b),
                 (Elements::U8(a), Elements::U8(b)) => a.extend_from_slice(b),
                 (Elements::I8(a), Elements::I8(b)) => a.extend_from_slice(b),
                 _ => return None,
@@ -250,9 +252,7 @@ impl Tensor {
             (Elements::I8(v), DType::I8) => Ok(v.iter().map(|&x| x as u8).collect()),
             (Elements::I32(v), DType::Bool) => Ok(v.iter().map(|&x| u8::from(x != 0)).collect()),
             (Elements::I32(v), DType::I32) => Ok(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-            (Elements::I32(v), DType::I64) => {
-                Ok(v.iter().flat_map(|&x| i64::from(x).to_le_bytes()).collect())
-            }
+            (Elements::I64(v), DType::I64) => Ok(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
             _ => Err(TensorError::Type {
                 sent: dtype,
                 wanted: self.dtype(),
@@ -277,6 +277,7 @@ impl Tensor {
         match &self.elements {
             Elements::F32(v) => Box::new(v.iter().map(|&x| f64::from(x))),
             Elements::I32(v) => Box::new(v.iter().map(|&x| f64::from(x))),
+            Elements::I64(v) => Box::new(v.iter().map(|&x| x as f64)),
             Elements::U8(v) => Box::new(v.iter().map(|&x| f64::from(x))),
             Elements::I8(v) => Box::new(v.iter().map(|&x| f64::from(x))),
         }
@@ -304,6 +305,7 @@ impl Tensor {
             match cut.dtype {
                 DType::U8 => Elements::U8((0..len).map(|_| next() as u8).collect()),
                 DType::I8 => Elements::I8((0..len).map(|_| next() as i8).collect()),
+                DType::I64 => Elements::I64((0..len).map(|_| (next() & 1) as i64).collect()),
                 _ => Elements::I32((0..len).map(|_| (next() & 1) as i32).collect()),
             }
         };

@@ -36,6 +36,22 @@ impl StageSpec {
         listed.or(self.runs.last())
     }
 
+    /// The ranges of all chunks of runs up to the stage's batch, in order, each once.
+    pub fn ranges(&self) -> Vec<StageRange> {
+        let most = self.listed(self.batch as usize);
+        let mut found: Vec<StageRange> = vec![];
+        for (_, chunks) in self.runs.iter().filter(|(batch, _)| *batch <= most) {
+            let mut from = self.range.from();
+            for chunk in chunks {
+                found.extend(StageRange::new(from, chunk.to));
+                from = chunk.to;
+            }
+        }
+        found.sort_by_key(|r| (r.from(), r.to()));
+        found.dedup();
+        found
+    }
+
     /// The listed batch whose costs a run of `requests` has.
     pub fn listed(&self, requests: usize) -> u32 {
         self.run(requests).map_or(1, |(batch, _)| *batch)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use graft_engine::{CpuEngine, Engine, time_ranges, usable_cores};
+use graft_engine::{Engine, RtenEngine, time_ranges, usable_cores};
 use graft_model::{CutPoint, Model, StageRange};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
         PathBuf::from,
     );
-    let engine = CpuEngine::new();
+    let engine = RtenEngine::new();
     let model = Model::read(&file, &Default::default())?;
     engine.load(&model)?;
     let info = model.info();

@@ -1,8 +1,9 @@
 //! Answers held against what somebody else says is right, and what an answer says of itself.
 
-use graft_model::{DType, DataSet, Model, Tensor, largest_difference};
+use graft_model::{CutPoint, DType, DataSet, Model, StageRange, Tensor, largest_difference};
 
 use crate::engine::{Engine, EngineError, PartitionId};
+use crate::onnxruntime::Reference;
 
 /// Floats may differ from the right ones by this part of the largest magnitude of the right output.
 const RELATIVE: f64 = 1e-4;
@@ -45,18 +46,71 @@ pub fn against(
         Some(whole) => engine.run(partition, info.id, whole, set.input)?,
         None => set.input,
     };
-    let (worst, top) = largest_difference(set.output.iter().copied(), output.numbers());
-    Ok(Against {
-        max_abs_diff: worst,
-        max_abs: top,
-        allowed: match set.dtype {
-            DType::F32 | DType::F64 => ABSOLUTE + RELATIVE * top,
-            DType::F16 => ABSOLUTE + RELATIVE_HALF * top,
-            _ => 0.0,
-        },
-        right: set.output.len(),
-        given: output.numbers().count(),
-    })
+    Ok(Against::of(&set.output, set.dtype, &output))
+}
+
+impl Against {
+    fn of(right: &[f64], dtype: DType, output: &Tensor) -> Self {
+        let (worst, top) = largest_difference(right.iter().copied(), output.numbers());
+        Against {
+            max_abs_diff: worst,
+            max_abs: top,
+            allowed: match dtype {
+                DType::F32 | DType::F64 => ABSOLUTE + RELATIVE * top,
+                DType::F16 => ABSOLUTE + RELATIVE_HALF * top,
+                _ => 0.0,
+            },
+            right: right.len(),
+            given: output.numbers().count(),
+        }
+    }
+}
+
+/// A tensor that is not as it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// Its cut point.
+    pub at: CutPoint,
+    /// Its name.
+    pub tensor: String,
+    /// How far it is off.
+    pub found: Against,
+}
+
+/// Runs one request segment by segment and compares each tensor with what the file gives when it is run untouched: how
+/// far the output is off, and the first tensor that is too far off.
+pub fn first_difference(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    model: &Model,
+    reference: &mut Reference,
+) -> Result<(Against, Option<Difference>), EngineError> {
+    let info = model.info();
+    let mut tensor = Tensor::pseudo_random(&info.cuts[0], 1, 5);
+    let whole = info.whole().ok_or(EngineError::NotLoaded(info.id))?;
+    let right = reference.run(tensor.clone());
+    let right = right.map_err(|cause| EngineError::Run { range: whole, cause })?;
+    let all = engine.run(partition, info.id, whole, tensor.clone())?;
+    let mut first = None;
+    for (to, right) in info.cut_points().skip(1).zip(&right) {
+        let Some(range) = StageRange::new(CutPoint(to.0 - 1), to) else {
+            continue;
+        };
+        tensor = engine.run(partition, info.id, range, tensor)?;
+        let cut = &info.cuts[to.index()];
+        let found = Against::of(&right.numbers().collect::<Vec<f64>>(), cut.dtype, &tensor);
+        if !found.holds() {
+            first = Some(Difference {
+                at: to,
+                tensor: cut.tensor.clone(),
+                found,
+            });
+            break;
+        }
+    }
+    let numbers: Vec<f64> = right.last().map_or(vec![], |r| r.numbers().collect());
+    let dtype = info.cuts.last().map_or(DType::F32, |c| c.dtype);
+    Ok((Against::of(&numbers, dtype, &all), first))
 }
 
 /// What makes equality say little: outputs that hold no numbers, do not depend on the input, or only 0 and 1.

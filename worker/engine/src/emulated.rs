@@ -151,6 +151,7 @@ impl Engine for EmulatedEngine {
             DType::F32 | DType::F16 | DType::F64 => Elements::F32(vec![0.0; elements]),
             DType::U8 => Elements::U8(vec![0; elements]),
             DType::I8 => Elements::I8(vec![0; elements]),
+            DType::I64 => Elements::I64(vec![0; elements]),
             _ => Elements::I32(vec![0; elements]),
         };
         let output = Tensor::new(requests, to.shape.clone(), elements)?;

@@ -122,6 +122,17 @@ pub trait Engine: Send + Sync {
     /// Gives a partition back.
     fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError>;
 
+    /// Makes ready what runs of these ranges need on a partition, so that the first of them takes no longer than others.
+    /// Blocks. What is not made ready is made when it is run.
+    fn prepare(
+        &self,
+        _partition: PartitionId,
+        _model: ModelId,
+        _ranges: &[StageRange],
+    ) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Runs layers on a batch, blocking. The input is the tensor of `range.from()`, the result that of `range.to()`.
     /// Running a range in several pieces gives the same as running it in one.
     fn run(

@@ -1,22 +1,29 @@
 //! Engines run layers: [`Engine`] loads models and runs ranges between cut points on partitions.
 //!
-//! [`CpuEngine`] runs anywhere, on rten; [`EmulatedEngine`] takes the time that a profile says. [`conformance`] holds what every engine must do, with named
+//! [`RtenEngine`] runs anywhere, on rten; [`EmulatedEngine`] takes the time that a profile says. [`conformance`] holds what every engine must do, with named
 //! failures. [`measure`] times an engine's segments and makes a profile of them.
 //!
 //! An engine knows tensors, layers and partitions. It never knows requests, deadlines, plans or networks.
 
 mod against;
-mod cpu;
+mod checks;
+mod cores;
 mod emulated;
 mod engine;
+mod engines;
 mod measure;
+mod onnxruntime;
+mod rten;
 mod trial;
 
 pub mod conformance;
 
-pub use against::{Against, against, warnings};
-pub use cpu::{CpuEngine, cpu_kind, pin_current_thread, usable_cores};
+pub use against::{Against, Difference, against, first_difference, warnings};
+pub use cores::{cpu_kind, pin_current_thread, usable_cores};
 pub use emulated::EmulatedEngine;
 pub use engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
+pub use engines::{Choice, EngineKind, Engines};
 pub use measure::{MeasureOptions, Measured, Progress, measure, time_ranges};
+pub use onnxruntime::{Gives, Missing, OnnxRuntimeEngine, Reference, start_without_telemetry};
+pub use rten::RtenEngine;
 pub use trial::try_out;

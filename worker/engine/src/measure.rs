@@ -60,11 +60,20 @@ impl Measured {
     }
 }
 
+/// Cut points at which a network is cut to see what lies before and behind.
+const PLACES: usize = 16;
+/// Of the time that a pair may take, one round of runs may take this part.
+const ROUND: f64 = 0.4;
+/// A segment takes at least this part of the mean segment.
+const LEAST: f64 = 0.01;
+
 /// Measures a model that is loaded in `engine`.
 ///
-/// Each segment is run by itself, and the whole in one piece. A segment that is run alone pays the engine's
-/// overhead of a chunk, the whole pays it once: so the overhead is (sum − whole) / (segments − 1), and is
-/// taken off every segment.
+/// A segment that is run alone pays for what engines do at the ends of a run (a layout that is changed, a fusion that is
+/// lost), and the sum of all segments is far more than the whole. So heads and tails are timed: what lies before a cut
+/// point takes (head + whole − tail) / 2, and head + tail − whole is what one chunk more costs. Between two of
+/// the cut points that are tried, time is shared out as it is known from the smaller batch, at first by what segments
+/// compute and move.
 pub fn measure(
     engine: &dyn Engine,
     model: &Model,
@@ -74,30 +83,27 @@ pub fn measure(
     let info = model.info();
     let count = info.segments.len();
     let mut ms = vec![vec![vec![0.0; options.shares.len()]; options.batches.len()]; count];
-    let mut overhead = f64::INFINITY;
+    let mut overheads = vec![];
     let all = options.shares.len() * options.batches.len();
     let mut done = 0;
+    let mut known = by_size(info);
     for (s, share) in options.shares.iter().enumerate() {
         let cores = options.cores.get(..share.0 as usize).unwrap_or(&options.cores);
         let partition = engine.open_partition(cores)?;
         for (b, &batch) in options.batches.iter().enumerate() {
-            let sampled = sample(engine, partition, info, batch as usize, options);
-            let (segments, whole) = match sampled {
-                Ok(times) => times,
+            let sampled = sample(engine, partition, info, &known, batch as usize, options);
+            let sampled = match sampled {
+                Ok(sampled) => sampled,
                 Err(e) => {
                     engine.close_partition(partition)?;
                     return Err(e);
                 }
             };
-            let sum: f64 = segments.iter().sum();
-            let extra = ((sum - whole) / (count.max(2) - 1) as f64).max(0.0);
-            overhead = overhead.min(extra);
-            // The segments share what the whole takes in proportion to what they take alone.
-            let alone: Vec<f64> = segments.iter().map(|t| (t - extra).max(t * 0.05)).collect();
-            let scale = (whole - extra).max(whole * 0.5) / alone.iter().sum::<f64>().max(1e-9);
-            for (k, t) in alone.into_iter().enumerate() {
-                ms[k][b][s] = t * scale;
+            known = sampled.segments(&known);
+            for (segment, &t) in ms.iter_mut().zip(&known) {
+                segment[b][s] = t;
             }
+            overheads.push(sampled.overhead());
             done += 1;
             progress(Progress { done, all });
         }
@@ -118,60 +124,153 @@ pub fn measure(
             cut_bytes: info.cuts.iter().map(|c| 2 * c.elements as u64).collect(),
             segments,
         },
-        stage_overhead_ms: if overhead.is_finite() { overhead } else { 0.0 },
+        stage_overhead_ms: median(overheads),
     })
 }
 
-/// Medians in milliseconds: each segment alone, and the whole in one piece.
+/// How segments compare before anything was timed: a byte that is moved counts as much as ten operations.
+fn by_size(info: &ModelInfo) -> Vec<f64> {
+    const OPERATIONS_A_BYTE: f64 = 10.0;
+    let moved = |k: usize| info.cuts[k].bytes() + info.cuts[k + 1].bytes();
+    let segments = info.segments.iter().enumerate();
+    segments
+        .map(|(k, s)| s.flops as f64 + OPERATIONS_A_BYTE * (moved(k) as f64 + s.weights_bytes as f64))
+        .collect()
+}
+
+/// Medians in milliseconds.
+struct Sampled {
+    whole: f64,
+    /// Inner cut points, ascending, with the times of head and tail.
+    places: Vec<(usize, f64, f64)>,
+}
+
+impl Sampled {
+    /// What one chunk more costs.
+    fn overhead(&self) -> f64 {
+        let extra = self
+            .places
+            .iter()
+            .map(|(_, head, tail)| (head + tail - self.whole).max(0.0));
+        median(extra.collect())
+    }
+
+    /// What each segment takes; the whole takes their sum and what one chunk costs. `known`: how segments compare.
+    fn segments(&self, known: &[f64]) -> Vec<f64> {
+        let net = (self.whole - self.overhead()).max(self.whole * 0.5);
+        let scale = net / self.whole.max(f64::MIN_POSITIVE);
+        // Time before each place; noise must not let it fall.
+        let mut before = vec![(0, 0.0f64)];
+        for &(at, head, tail) in &self.places {
+            let latest = before.last().map_or(0.0, |b| b.1);
+            let time = (head + self.whole - tail) / 2.0 * scale;
+            before.push((at, time.clamp(latest, net)));
+        }
+        before.push((known.len(), net));
+        let least = net / known.len().max(1) as f64 * LEAST;
+        let mut segments = vec![0.0; known.len()];
+        for pair in before.windows(2) {
+            let [(from, start), (to, end)] = [pair[0], pair[1]];
+            let sum: f64 = known[from..to].iter().sum();
+            for k in from..to {
+                let part = if sum > 0.0 {
+                    known[k] / sum
+                } else {
+                    1.0 / (to - from) as f64
+                };
+                segments[k] = ((end - start) * part).max(least);
+            }
+        }
+        let sum: f64 = segments.iter().sum();
+        segments
+            .iter()
+            .map(|t| t * net / sum.max(f64::MIN_POSITIVE))
+            .collect()
+    }
+}
+
+/// Inner cut points that part a network into pieces that take about as long, as far as is known.
+fn places(known: &[f64], count: usize) -> Vec<usize> {
+    let all: f64 = known.iter().sum();
+    let mut found = vec![];
+    let mut sum = 0.0;
+    for (k, t) in known.iter().enumerate().take(known.len().saturating_sub(1)) {
+        sum += t;
+        if sum >= all * (found.len() + 1) as f64 / (count + 1) as f64 {
+            found.push(k + 1);
+        }
+    }
+    found
+}
+
+/// Times the whole, and heads and tails at as many places as there is time for.
 fn sample(
     engine: &dyn Engine,
     partition: PartitionId,
     info: &ModelInfo,
+    known: &[f64],
     batch: usize,
     options: &MeasureOptions,
-) -> Result<(Vec<f64>, f64), EngineError> {
-    let ranges: Vec<StageRange> = pieces(info);
-    let whole: Vec<StageRange> = info.whole().into_iter().collect();
+) -> Result<Sampled, EngineError> {
+    let Some(whole) = info.whole() else {
+        return Ok(Sampled {
+            whole: 0.0,
+            places: vec![],
+        });
+    };
     let input = Tensor::pseudo_random(&info.cuts[0], batch, 1);
+    let run = |range: StageRange, tensor: Tensor| run_ranges(engine, partition, info, &[range], tensor);
+    let (_, first) = run(whole, input.clone())?;
+    // Runs of whole networks: each place takes as much, and the whole once.
+    let affordable = options.patience.as_secs_f64() * 1e3 * ROUND / first[0].max(1e-3);
+    let count = (affordable as usize).saturating_sub(1).clamp(1, PLACES);
+    let places = places(known, count);
+    let ends: Vec<(StageRange, StageRange)> = places
+        .iter()
+        .filter_map(|&k| {
+            let at = CutPoint(u16::try_from(k).ok()?);
+            StageRange::new(CutPoint(0), at).zip(info.tail(at))
+        })
+        .collect();
+    let ranges: Vec<StageRange> = ends.iter().flat_map(|&(head, tail)| [head, tail]).collect();
+    engine.prepare(partition, info.id, &ranges)?;
+    let (mut wholes, mut heads, mut tails) = (vec![], vec![vec![]; ends.len()], vec![vec![]; ends.len()]);
     let start = Instant::now();
-    let (mut by_segment, mut by_whole) = (vec![vec![]; ranges.len()], vec![]);
-    run_ranges(engine, partition, info, &whole, input.clone())?;
     for repeat in 0..options.repeats.max(1) {
         if repeat > 0 && start.elapsed() > options.patience {
             break;
         }
-        by_whole.extend(run_ranges(engine, partition, info, &whole, input.clone())?);
-        let times = run_ranges(engine, partition, info, &ranges, input.clone())?;
-        for (list, time) in by_segment.iter_mut().zip(times) {
-            list.push(time);
+        wholes.extend(run(whole, input.clone())?.1);
+        for ((head, tail), (heads, tails)) in ends.iter().zip(heads.iter_mut().zip(&mut tails)) {
+            let (middle, time) = run(*head, input.clone())?;
+            heads.extend(time);
+            tails.extend(run(*tail, middle)?.1);
         }
     }
-    Ok((by_segment.into_iter().map(median).collect(), median(by_whole)))
+    let ends = places.into_iter().zip(heads.into_iter().zip(tails));
+    Ok(Sampled {
+        whole: median(wholes),
+        places: ends
+            .map(|(at, (head, tail))| (at, median(head), median(tail)))
+            .collect(),
+    })
 }
 
-/// Every segment as a range.
-fn pieces(info: &ModelInfo) -> Vec<StageRange> {
-    info.cut_points()
-        .filter_map(|from| StageRange::new(from, CutPoint(from.0.checked_add(1)?)))
-        .take(info.segments.len())
-        .collect()
-}
-
-/// Runs ranges one after the other on the tensor that each leaves; their times in milliseconds.
+/// Runs ranges one after the other on the tensor that each leaves; the last tensor, and their times in milliseconds.
 fn run_ranges(
     engine: &dyn Engine,
     partition: PartitionId,
     info: &ModelInfo,
     ranges: &[StageRange],
     mut tensor: Tensor,
-) -> Result<Vec<f64>, EngineError> {
+) -> Result<(Tensor, Vec<f64>), EngineError> {
     let mut times = Vec::with_capacity(ranges.len());
     for &range in ranges {
         let start = Instant::now();
         tensor = engine.run(partition, info.id, range, tensor)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    Ok(times)
+    Ok((tensor, times))
 }
 
 /// Times some ranges in turn, `repeats` times over; the medians in milliseconds. For comparisons in one run.
@@ -188,7 +287,8 @@ pub fn time_ranges(
         for (list, ranges) in times.iter_mut().zip(plans) {
             let Some(first) = ranges.first() else { continue };
             let input = Tensor::pseudo_random(&info.cuts[first.from().index()], batch, 1);
-            list.push(run_ranges(engine, partition, info, ranges, input)?.iter().sum());
+            let (_, times) = run_ranges(engine, partition, info, ranges, input)?;
+            list.push(times.iter().sum());
         }
     }
     Ok(times.into_iter().map(median).collect())
@@ -197,4 +297,37 @@ pub fn time_ranges(
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_before_a_cut_point_is_what_head_and_tail_say() {
+        // Segments of 1, 2, 3, 4 ms; a chunk more costs 0.5 ms, of which head and tail pay half each.
+        let (head, tail) = (1.0 + 2.0 + 0.25, 3.0 + 4.0 + 0.25);
+        let sampled = Sampled {
+            whole: 10.0,
+            places: vec![(2, head, tail)],
+        };
+        assert!((sampled.overhead() - 0.5).abs() < 1e-9);
+        let segments = sampled.segments(&[1.0, 2.0, 3.0, 4.0]);
+        assert!((segments.iter().sum::<f64>() - 9.5).abs() < 1e-9);
+        for (got, want) in segments.iter().zip([1.0, 2.0, 3.0, 4.0]) {
+            assert!((got - want * 0.95).abs() < 1e-9, "{segments:?}");
+        }
+    }
+
+    #[test]
+    fn noise_makes_no_segment_negative() {
+        let sampled = Sampled {
+            whole: 10.0,
+            places: vec![(1, 6.0, 4.0), (2, 5.0, 5.0), (3, 12.0, 0.1)],
+        };
+        let segments = sampled.segments(&[1.0; 4]);
+        assert!(segments.iter().all(|t| *t > 0.0), "{segments:?}");
+        assert_eq!(places(&[1.0; 4], 16), [1, 2, 3]);
+        assert_eq!(places(&[1.0, 1.0, 8.0, 1.0, 1.0], 1), [3]);
+    }
 }

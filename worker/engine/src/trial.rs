@@ -13,8 +13,8 @@ pub fn try_out(engine: &dyn Engine, partition: PartitionId, model: &Model) -> Re
     let info = model.info();
     let refused = |e: EngineError| match e {
         EngineError::Refused { refusal, .. } => *refusal,
-        EngineError::Load { cause, .. } | EngineError::Run { cause, .. } => refusal_of(info.opset, &cause),
-        other => refusal_of(info.opset, &other.to_string()),
+        EngineError::Load { cause, .. } | EngineError::Run { cause, .. } => refusal_of(model, &cause),
+        other => refusal_of(model, &other.to_string()),
     };
     engine.load(model).map_err(refused)?;
     let Some(whole) = info.whole() else { return Ok(()) };
@@ -30,16 +30,12 @@ pub fn try_out(engine: &dyn Engine, partition: PartitionId, model: &Model) -> Re
     Ok(())
 }
 
-/// From what an engine says, which quotes the node's name: `… "conv1 (Conv)" …`.
-fn refusal_of(opset: i64, cause: &str) -> Refusal {
-    let quoted = cause.split('"').skip(1).step_by(2);
-    let node = quoted
-        .filter(|text| text.contains(" ("))
-        .map(|text| text.split(" /").next().unwrap_or(text).to_owned())
-        .next();
+/// From what an engine says, which mentions the node.
+fn refusal_of(model: &Model, cause: &str) -> Refusal {
+    let mentioned = model.node_names().filter(|name| cause.contains(name));
     Refusal {
-        node,
-        opset,
+        node: mentioned.max_by_key(|name| name.len()).map(str::to_owned),
+        opset: model.info().opset,
         why: cause.to_owned(),
         what_to_do: "Export the network without this operator or setting, or for another operator set"
             .to_owned(),

@@ -1,4 +1,4 @@
-//! The CPU engine against answers that others gave: the ONNX standard's node tests, and onnxruntime's outputs.
+//! Engines against answers that others gave: the ONNX standard's node tests, and onnxruntime's outputs.
 //!
 //! `operators.zip` is the small form of what `models/tools/operators.sh` makes. Each of its cases is a network of one
 //! operator with an input and the right output: it is answered rightly, or refused with a true reason.
@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use graft_engine::{CpuEngine, Engine, EngineError, against, try_out, usable_cores};
+use graft_engine::{Engine, EngineError, RtenEngine, against, try_out, usable_cores};
 use graft_model::{DataSet, Model, ReadOptions};
 
 /// Cases that were answered rightly when the file was made; fewer is a step back.
-const RIGHT_AT_LEAST: usize = 232;
+const RIGHT_BY_RTEN: usize = 232;
+const RIGHT_BY_ONNXRUNTIME: usize = 232;
+
+mod library;
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -42,7 +45,7 @@ enum Verdict {
 }
 
 /// `spoil`: what is added to every element of the right output.
-fn verdict(case: &Files, spoil: f64) -> Verdict {
+fn verdict(engine: &dyn Engine, case: &Files, spoil: f64) -> Verdict {
     let model = match Model::parse(
         Path::new("model.onnx"),
         &case["model.onnx"],
@@ -51,9 +54,8 @@ fn verdict(case: &Files, spoil: f64) -> Verdict {
         Ok(model) => model,
         Err(error) => return Verdict::Refused(error.to_string()),
     };
-    let engine = CpuEngine::new();
     let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
-    if let Err(refusal) = try_out(&engine, partition, &model) {
+    if let Err(refusal) = try_out(engine, partition, &model) {
         return Verdict::Refused(refusal.to_string());
     }
     let cut = &model.info().cuts[0];
@@ -62,7 +64,7 @@ fn verdict(case: &Files, spoil: f64) -> Verdict {
         Err(error) => return Verdict::Refused(error.to_string()),
     };
     set.output.iter_mut().for_each(|v| *v += spoil);
-    match against(&engine, partition, &model, set) {
+    match against(engine, partition, &model, set) {
         Ok(found) if found.holds() => Verdict::Right,
         Ok(found) => Verdict::Wrong(format!("{found:?}")),
         Err(EngineError::Run { cause, .. }) => Verdict::Refused(cause),
@@ -70,11 +72,11 @@ fn verdict(case: &Files, spoil: f64) -> Verdict {
     }
 }
 
-#[test]
-fn every_operator_is_right_or_truly_refused() {
+/// Counts the right answers; a wrong one is a failure.
+fn right(engine: &dyn Engine) -> usize {
     let mut right = 0;
     for (name, case) in cases() {
-        match verdict(&case, 0.0) {
+        match verdict(engine, &case, 0.0) {
             Verdict::Right => right += 1,
             Verdict::Wrong(how) => panic!("{name}: {how}"),
             // Every file passes onnx.checker.
@@ -84,7 +86,22 @@ fn every_operator_is_right_or_truly_refused() {
             ),
         }
     }
-    assert!(right >= RIGHT_AT_LEAST, "{right} right");
+    right
+}
+
+#[test]
+fn every_operator_is_right_or_truly_refused() {
+    let right = right(&RtenEngine::new());
+    assert!(right >= RIGHT_BY_RTEN, "{right} right");
+}
+
+#[test]
+fn every_operator_is_right_or_truly_refused_by_onnxruntime() {
+    let Some(engine) = library::onnxruntime() else {
+        return;
+    };
+    let right = right(&engine);
+    assert!(right >= RIGHT_BY_ONNXRUNTIME, "{right} right");
 }
 
 #[test]
@@ -93,6 +110,15 @@ fn an_answer_that_is_off_by_one_is_found_wrong() {
         .into_iter()
         .find(|(name, _)| name.starts_with("Relu_"))
         .unwrap();
-    assert!(matches!(verdict(&relu.1, 0.0), Verdict::Right), "{}", relu.0);
-    assert!(matches!(verdict(&relu.1, 1.0), Verdict::Wrong(_)), "{}", relu.0);
+    let engine = RtenEngine::new();
+    assert!(
+        matches!(verdict(&engine, &relu.1, 0.0), Verdict::Right),
+        "{}",
+        relu.0
+    );
+    assert!(
+        matches!(verdict(&engine, &relu.1, 1.0), Verdict::Wrong(_)),
+        "{}",
+        relu.0
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use graft_engine::{CpuEngine, Engine, EngineError, conformance, try_out, usable_cores};
+use graft_engine::{Engine, EngineError, RtenEngine, conformance, try_out, usable_cores};
 use graft_model::{Elements, Model, ModelId, ReadOptions, StageRange, Tensor, samples};
 
 fn parse(name: &str, bytes: &[u8]) -> Model {
@@ -12,7 +12,7 @@ fn parse(name: &str, bytes: &[u8]) -> Model {
 #[test]
 fn the_cpu_engine_conforms_on_every_sample() {
     for (name, bytes) in samples::all() {
-        let engine = CpuEngine::new();
+        let engine = RtenEngine::new();
         let cores = usable_cores();
         let failures = conformance::check(&engine, &parse(name, &bytes), &cores[..1]).unwrap();
         assert!(failures.is_empty(), "{name}: {failures:#?}");
@@ -24,13 +24,13 @@ fn the_cpu_engine_conforms_on_the_trained_model() {
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/efficientnet-lite0/efficientnet-lite0.onnx");
     let model = Model::read(&file, &ReadOptions::default()).unwrap();
-    let engine = CpuEngine::new();
+    let engine = RtenEngine::new();
     let failures = conformance::check(&engine, &model, &usable_cores()).unwrap();
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
 /// Adds noise to every tail: the kit must find it.
-struct Leaky(CpuEngine);
+struct Leaky(RtenEngine);
 
 impl Engine for Leaky {
     fn name(&self) -> &'static str {
@@ -80,7 +80,7 @@ impl Engine for Leaky {
 #[test]
 fn the_kit_finds_an_engine_whose_tails_differ() {
     let model = parse("mlp", &samples::mlp(3, 8));
-    let failures = conformance::check(&Leaky(CpuEngine::new()), &model, &usable_cores()[..1]).unwrap();
+    let failures = conformance::check(&Leaky(RtenEngine::new()), &model, &usable_cores()[..1]).unwrap();
     assert!(
         failures
             .iter()
@@ -91,7 +91,7 @@ fn the_kit_finds_an_engine_whose_tails_differ() {
 
 #[test]
 fn cores_that_are_not_there_are_refused() {
-    let engine = CpuEngine::new();
+    let engine = RtenEngine::new();
     assert!(matches!(
         engine.open_partition(&[]),
         Err(EngineError::Partition { .. })
@@ -109,7 +109,7 @@ fn local_response_normalisation_is_what_onnx_says() {
     let (channels, area) = (7i64, 6usize);
     for size in [1i64, 2, 3, 4, 5, 9] {
         let model = parse("lrn", &samples::lrn(size));
-        let engine = CpuEngine::new();
+        let engine = RtenEngine::new();
         engine.load(&model).unwrap();
         let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
         let info = model.info();
@@ -137,7 +137,7 @@ fn local_response_normalisation_is_what_onnx_says() {
 /// What the whole of a sample makes of one request.
 fn answer(name: &str, bytes: &[u8], input: &[f32]) -> Result<Vec<f32>, EngineError> {
     let model = parse(name, bytes);
-    let engine = CpuEngine::new();
+    let engine = RtenEngine::new();
     engine.load(&model)?;
     let partition = engine.open_partition(&usable_cores()[..1])?;
     let info = model.info();
@@ -174,7 +174,7 @@ fn what_is_no_number_stays_none() {
 #[test]
 fn integers_beyond_32_bits_are_refused_before_or_when_they_come() {
     let model = parse("far", &samples::integers_times(1_000_000));
-    let engine = CpuEngine::new();
+    let engine = RtenEngine::new();
     let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
     let refusal = try_out(&engine, partition, &model).unwrap_err();
     assert!(

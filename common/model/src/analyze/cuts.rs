@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
-use super::{Kept, Narrow, Walk, malformed};
+use super::{Kept, Narrow, StandardNode, Walk, malformed, taken};
 use crate::cut::{Cut, Segment};
 use crate::dim::{DType, Dim, elements};
 use crate::error::{ModelError, ModelErrorKind};
@@ -14,8 +14,10 @@ use crate::fact::{Fact, Origin};
 pub(super) struct Found {
     pub cuts: Vec<Cut>,
     pub segments: Vec<Segment>,
-    /// The nodes that the output needs.
+    /// The nodes that the output needs, their meaning written out.
     pub nodes: Vec<NodeProto>,
+    /// The same as the file has them.
+    pub standard: Vec<StandardNode>,
     pub narrow: Narrow,
 }
 
@@ -28,6 +30,8 @@ impl Walk<'_> {
         for node in std::mem::take(&mut self.kept).into_iter().rev() {
             if node.outputs.iter().any(|o| needed.contains(o)) {
                 needed.extend(node.inputs.iter().cloned());
+                let constant = |name: &String| self.facts.get(name).is_some_and(|f| !f.is_data());
+                needed.extend(taken(&node.standard).into_iter().filter(constant));
                 kept.push(node);
             }
         }
@@ -101,11 +105,19 @@ impl Walk<'_> {
             return Err(malformed("more than 65535 cut points"));
         }
         let narrow = self.narrow(|place| segment_of.get(&place).copied());
-        let nodes = kept.into_iter().flat_map(|n| n.runs).collect();
+        let (mut nodes, mut standard) = (vec![], vec![]);
+        for node in kept {
+            standard.push(StandardNode {
+                segment: segment_of.get(&node.place).copied(),
+                nodes: node.standard,
+            });
+            nodes.extend(node.runs);
+        }
         Ok(Found {
             cuts,
             segments,
             nodes,
+            standard,
             narrow,
         })
     }

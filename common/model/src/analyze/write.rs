@@ -9,22 +9,17 @@ use rten_onnx::onnx::{
 
 use super::cuts::Found;
 use super::{Analysis, Narrow, Walk};
+use crate::cut::Cut;
 use crate::dim::DType;
 
 impl Walk<'_> {
     /// The graph for engines: every cut point's tensor is an output of it, so that no optimiser fuses it away.
-    pub(super) fn write(
-        &mut self,
-        input: &str,
-        input_dtype: DType,
-        found: Found,
-        opset: i64,
-        ir_version: i64,
-    ) -> Analysis {
+    pub(super) fn write(&mut self, input: &str, found: Found, opset: i64, ir_version: i64) -> Analysis {
         let Found {
             cuts,
             segments,
             nodes,
+            standard,
             narrow,
         } = found;
         let used: BTreeSet<&String> = nodes.iter().flat_map(|n| &n.input).collect();
@@ -32,30 +27,9 @@ impl Walk<'_> {
             .into_iter()
             .filter_map(|name| self.initializers.remove(name))
             .collect();
-        let value = |name: &str, shape: &[usize], dtype: DType| ValueInfoProto {
-            name: Some(name.to_owned()),
-            r#type: Some(TypeProto {
-                tensor_type: Some(TypeProtoTensor {
-                    elem_type: Some(DataType(dtype.to_onnx())),
-                    shape: Some(TensorShapeProto {
-                        dim: std::iter::once(Dimension {
-                            dim_value: None,
-                            dim_param: Some("batch".to_owned()),
-                        })
-                        .chain(shape.iter().map(|&d| Dimension {
-                            dim_value: Some(d as i64),
-                            dim_param: None,
-                        }))
-                        .collect(),
-                    }),
-                }),
-                sequence: None,
-            }),
-        };
-        let mut output: Vec<ValueInfoProto> = cuts[1..]
-            .iter()
-            .map(|c| value(&c.tensor, &c.shape, c.dtype))
-            .collect();
+        let others = standard.iter().flat_map(|n| &n.nodes).flat_map(|n| &n.input);
+        let constants = others.filter_map(|name| self.initializers.remove(name)).collect();
+        let mut output: Vec<ValueInfoProto> = cuts[1..].iter().map(|c| value_info(c, None)).collect();
         if let Narrow::Within(guards) = &narrow {
             for guard in guards {
                 if cuts.iter().any(|c| c.tensor == guard.tensor)
@@ -65,11 +39,7 @@ impl Walk<'_> {
                 }
                 // Of what is watched the shape does not matter.
                 let dtype = self.facts.get(&guard.tensor).map_or(DType::F32, |f| f.dtype);
-                let mut info = value(&guard.tensor, &[], dtype);
-                if let Some(tensor) = info.r#type.as_mut().and_then(|t| t.tensor_type.as_mut()) {
-                    tensor.shape = None;
-                }
-                output.push(info);
+                output.push(typed(&guard.tensor, dtype, None));
             }
         }
         let graph = ModelProto {
@@ -81,7 +51,7 @@ impl Walk<'_> {
             graph: Some(GraphProto {
                 node: nodes,
                 initializer,
-                input: vec![value(input, &cuts[0].shape, input_dtype)],
+                input: vec![value_info(&cuts[0], None)],
                 output,
                 value_info: vec![],
             }),
@@ -93,7 +63,42 @@ impl Walk<'_> {
             cuts,
             segments,
             graph,
+            standard,
+            constants,
             narrow,
         }
+    }
+}
+
+/// The tensor of a cut point as a graph's input or output; `batch`: `None` leaves it open.
+pub(crate) fn value_info(cut: &Cut, batch: Option<usize>) -> ValueInfoProto {
+    let first = match batch {
+        Some(n) => Dimension {
+            dim_value: Some(n as i64),
+            dim_param: None,
+        },
+        None => Dimension {
+            dim_value: None,
+            dim_param: Some("batch".to_owned()),
+        },
+    };
+    let others = cut.shape.iter().map(|&d| Dimension {
+        dim_value: Some(d as i64),
+        dim_param: None,
+    });
+    let dim = std::iter::once(first).chain(others).collect();
+    typed(&cut.tensor, cut.dtype, Some(TensorShapeProto { dim }))
+}
+
+fn typed(name: &str, dtype: DType, shape: Option<TensorShapeProto>) -> ValueInfoProto {
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto {
+            tensor_type: Some(TypeProtoTensor {
+                elem_type: Some(DataType(dtype.to_onnx())),
+                shape,
+            }),
+            sequence: None,
+        }),
     }
 }

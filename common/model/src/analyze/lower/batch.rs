@@ -6,7 +6,7 @@ use super::writer::operator;
 use crate::analyze::Walk;
 use crate::dim::{DType, Dim};
 use crate::error::ModelError;
-use crate::fact::{Fact, Small};
+use crate::fact::{Fact, Num, Small};
 
 impl Walk<'_> {
     /// Constants that are joined to data grow with the batch: a class token, say.
@@ -33,23 +33,31 @@ impl Walk<'_> {
                 continue;
             }
             self.provide(name)?;
-            let names =
-                ["batch", "target", "repeated", "rest"].map(|part| format!("graft:{part}:{index}:{i}"));
-            let [batch, target, repeated, rest] = &names;
+            let names = ["batch", "target", "repeated", "rest", "shape", "first"];
+            let names = names.map(|part| format!("graft:{part}:{index}:{i}"));
+            let [batch, target, repeated, rest, shape, first] = &names;
             let others = fact.dims[1..].iter().map(|&d| d.into()).collect();
             let others = Fact::from_small(Small::list(others), DType::I64);
             self.facts.insert(rest.clone(), others);
             self.provide(rest)?;
+            let place = Small::list(vec![Num::fixed(0.0)]);
+            self.facts
+                .insert(first.clone(), Fact::from_small(place, DType::I64));
+            self.provide(first)?;
             // Only a part of the shape is asked for: rten 0.27 would take a whole shape's symbolic batch
             // from the model's input, which a run from an inner cut point has not.
-            let helpers = [
-                operator("Shape", &[&like], batch, &[("start", 0), ("end", 1)]),
+            let part = [operator("Shape", &[&like], batch, &[("start", 0), ("end", 1)])];
+            // Operator sets before 15 know a whole shape alone.
+            let whole = [
+                operator("Shape", &[&like], shape, &[]),
+                operator("Gather", &[shape, first], batch, &[("axis", 0)]),
+            ];
+            let repeat = [
                 operator("Concat", &[batch, rest], target, &[("axis", 0)]),
                 operator("Expand", &[name.as_str(), target], repeated, &[]),
             ];
-            for proto in helpers {
-                self.runs.push(proto);
-            }
+            self.runs.extend(part.into_iter().chain(repeat.clone()));
+            self.standard.extend(whole.into_iter().chain(repeat));
             *name = repeated.clone();
         }
         Ok(())

@@ -1,14 +1,15 @@
-//! The CPU engine, on rten.
+//! The engine on rten: runs anywhere.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
-use graft_model::{CutPoint, DType, Elements, Guard, Model, ModelId, ModelInfo, Narrow, StageRange, Tensor};
+use graft_model::{DType, Elements, Guard, Model, ModelId, ModelInfo, Narrow, StageRange, Tensor};
 use rten::{ModelOptions, NodeId, RunOptions, ThreadPool, Value};
 use rten_tensor::prelude::*;
 
+use crate::checks::{check_input, guarded};
+use crate::cores::pin_current_thread;
 use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
 
 struct Loaded {
@@ -36,13 +37,13 @@ struct Pool {
 
 /// Runs layers on the CPU. A partition is a set of cores with a thread pool pinned to them.
 #[derive(Default)]
-pub struct CpuEngine {
+pub struct RtenEngine {
     models: RwLock<HashMap<ModelId, Arc<Loaded>>>,
     partitions: RwLock<HashMap<PartitionId, Arc<Pool>>>,
     next: AtomicU32,
 }
 
-impl CpuEngine {
+impl RtenEngine {
     /// An engine with nothing loaded.
     pub fn new() -> Self {
         Self::default()
@@ -59,18 +60,7 @@ impl CpuEngine {
     }
 }
 
-/// rten promises errors, but a model is somebody's file: a panic in it must not take the worker down.
-fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(format!("panicked: {}", text.unwrap_or("without a message")))
-    })
-}
-
-impl Engine for CpuEngine {
+impl Engine for RtenEngine {
     fn name(&self) -> &'static str {
         "rten"
     }
@@ -214,6 +204,10 @@ impl Engine for CpuEngine {
         let input = match batch.into_elements() {
             Elements::F32(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
             Elements::I32(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
+            Elements::I64(v) => {
+                let narrow = narrowed(v).map_err(failed)?;
+                Value::from_shape(&shape, narrow).map_err(|e| failed(e.to_string()))?
+            }
             Elements::U8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
             Elements::I8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
         };
@@ -261,6 +255,9 @@ impl Engine for CpuEngine {
         let value = values.swap_remove(0);
         let elements = match value {
             Value::FloatTensor(t) => Elements::F32(t.into_data()),
+            Value::Int32Tensor(t) if out.dtype == DType::I64 => {
+                Elements::I64(t.into_data().into_iter().map(i64::from).collect())
+            }
             Value::Int32Tensor(t) => Elements::I32(t.into_data()),
             Value::UInt8Tensor(t) => Elements::U8(t.into_data()),
             Value::Int8Tensor(t) => Elements::I8(t.into_data()),
@@ -296,6 +293,16 @@ fn too_narrow(info: &ModelInfo, node: &str) -> EngineError {
     }
 }
 
+/// 64-bit integers in the 32 bits in which rten computes them.
+fn narrowed(values: Vec<i64>) -> Result<Vec<i32>, String> {
+    let narrow = |value: i64| {
+        i32::try_from(value).map_err(|_| {
+            format!("{value} does not fit into the 32 bits in which rten computes 64-bit integers")
+        })
+    };
+    values.into_iter().map(narrow).collect()
+}
+
 /// Whether a tensor stays within what 32 bits do for.
 fn within(guard: &Guard, value: &Value) -> Result<(), String> {
     let most = match value {
@@ -310,83 +317,4 @@ fn within(guard: &Guard, value: &Value) -> Result<(), String> {
         "tensor {} reaches {most:e}; beyond {:e} the 32 bits in which rten computes 64-bit integers don't do",
         guard.tensor, guard.limit
     ))
-}
-
-fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Result<(), EngineError> {
-    let cut = &info.cuts[at.index()];
-    let float = matches!(cut.dtype, DType::F32 | DType::F16);
-    if batch.shape() != cut.shape || !held_as(batch, cut.dtype, float) || batch.requests() == 0 {
-        return Err(EngineError::Input {
-            at,
-            got: batch.shape().to_vec(),
-            want: cut.shape.clone(),
-        });
-    }
-    Ok(())
-}
-
-/// 16-bit floats are held as 32-bit ones, larger integers as 32-bit ones.
-fn held_as(batch: &Tensor, dtype: DType, float: bool) -> bool {
-    match batch.dtype() {
-        DType::F32 => float,
-        DType::I32 => !float && !matches!(dtype, DType::U8 | DType::I8),
-        held => held == dtype,
-    }
-}
-
-/// Confines the calling thread, and the threads that it starts from now on, to some cores.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn pin_current_thread(cores: &[usize]) -> Result<(), String> {
-    let mut set = rustix::thread::CpuSet::new();
-    for &core in cores {
-        if core >= rustix::thread::CpuSet::MAX_CPU {
-            return Err(format!("there is no core {core}"));
-        }
-        set.set(core);
-    }
-    rustix::thread::sched_setaffinity(None, &set)
-        .map_err(|e| format!("the system refuses: {e} (are these cores there, and allowed to this process?)"))
-}
-
-/// Confines nothing where the system has no way to.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn pin_current_thread(_cores: &[usize]) -> Result<(), String> {
-    Ok(())
-}
-
-/// The cores that this process may use, in order.
-pub fn usable_cores() -> Vec<usize> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Ok(set) = rustix::thread::sched_getaffinity(None) {
-        return (0..rustix::thread::CpuSet::MAX_CPU)
-            .filter(|&c| set.is_set(c))
-            .collect();
-    }
-    (0..std::thread::available_parallelism().map_or(1, usize::from)).collect()
-}
-
-/// Kind of this machine's CPU, for profiles: `cpu-` and the processor's name.
-pub fn cpu_kind() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        info.lines()
-            .find(|l| l.starts_with(name))
-            .and_then(|l| l.split(':').nth(1))
-            .map(|v| v.trim().to_owned())
-    };
-    let name = field("model name")
-        .or_else(|| field("CPU part"))
-        .unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-    let plain: String = name
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '-'
-            }
-        })
-        .collect();
-    let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
-    format!("cpu-{}", words.join("-"))
 }

@@ -1,0 +1,180 @@
+//! A model's own nodes between two cut points, as an ONNX file of the same operator set.
+//!
+//! For engines that read operator sets themselves, and for people who run a head or a tail elsewhere.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use rten_onnx::onnx::{
+    DataLocation, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+};
+
+use crate::analyze::value_info;
+use crate::cut::StageRange;
+use crate::dim::DType;
+use crate::error::{ModelError, ModelErrorKind};
+use crate::read::{Model, ModelInfo};
+
+/// Smallest weights that get into a file of their own, in bytes.
+const LARGE_BYTES: usize = 4096;
+/// Weights begin at multiples of this, in bytes, so that engines may map them into memory.
+const ALIGNED_BYTES: u64 = 4096;
+/// Name of the weights' file in its folder.
+const WEIGHTS: &str = "weights";
+
+/// A model's nodes, from which parts between cut points are written.
+pub struct Parts {
+    info: Arc<ModelInfo>,
+    ir_version: Option<i64>,
+    /// Nodes with the segment that they are in; `None`: they compute constants.
+    nodes: Vec<(Option<usize>, NodeProto)>,
+    constants: BTreeMap<String, TensorProto>,
+}
+
+impl Parts {
+    /// Every constant as `keep` gives it back.
+    pub(crate) fn of<E>(
+        model: &Model,
+        mut keep: impl FnMut(DType, &TensorProto) -> Result<TensorProto, E>,
+    ) -> Result<Self, E> {
+        let listed = model.standard().iter();
+        let nodes: Vec<(Option<usize>, NodeProto)> = listed
+            .flat_map(|n| n.nodes.iter().map(|node| (n.segment, node.clone())))
+            .collect();
+        let read: HashSet<&str> = nodes
+            .iter()
+            .flat_map(|(_, n)| n.input.iter().map(String::as_str))
+            .collect();
+        let mut constants = BTreeMap::new();
+        for tensor in model.all_constants() {
+            let name = tensor.name.clone().unwrap_or_default();
+            let dtype = tensor.data_type.and_then(|t| DType::from_onnx(t.0));
+            if let Some(dtype) = dtype.filter(|_| read.contains(name.as_str())) {
+                constants.insert(name, keep(dtype, tensor)?);
+            }
+        }
+        Ok(Parts {
+            info: Arc::clone(model.info()),
+            ir_version: model.ir_version(),
+            nodes,
+            constants,
+        })
+    }
+
+    /// The model.
+    pub fn info(&self) -> &Arc<ModelInfo> {
+        &self.info
+    }
+
+    /// The layers of a range as an ONNX file: its input is the tensor of the first cut point, its output that of the
+    /// last. `batch`: the first size of both; `None` leaves it open. `Err`: the range goes beyond the last cut point.
+    pub fn part(&self, range: StageRange, batch: Option<usize>) -> Result<Vec<u8>, ModelError> {
+        let wrong =
+            |what: String| ModelError::new(ModelErrorKind::Malformed, what, "").in_file(&self.info.file);
+        let ends = self.info.cut(range.from()).zip(self.info.cut(range.to()));
+        let (from, to) = ends.ok_or_else(|| {
+            let last = self.info.last();
+            wrong(format!("layers {range} go beyond the last cut point {last}"))
+        })?;
+        let segments = range.segments();
+        let mut wanted: HashSet<&str> = HashSet::from([to.tensor.as_str()]);
+        let mut nodes = vec![];
+        for (segment, node) in self.nodes.iter().rev() {
+            let inside = segment.is_none_or(|s| segments.contains(&s));
+            if inside && node.output.iter().any(|o| wanted.contains(o.as_str())) {
+                wanted.extend(node.input.iter().map(String::as_str));
+                nodes.push(node.clone());
+            }
+        }
+        nodes.reverse();
+        let initializer = self.constants.iter();
+        let initializer = initializer.filter(|(name, _)| wanted.contains(name.as_str()));
+        let proto = ModelProto {
+            ir_version: self.ir_version,
+            producer_name: Some("graft".to_owned()),
+            opset_import: vec![OperatorSetIdProto {
+                domain: None,
+                version: Some(self.info.opset),
+            }],
+            graph: Some(GraphProto {
+                node: nodes,
+                initializer: initializer.map(|(_, tensor)| tensor.clone()).collect(),
+                input: vec![value_info(from, batch)],
+                output: vec![value_info(to, batch)],
+                value_info: vec![],
+            }),
+            ..ModelProto::default()
+        };
+        proto
+            .write_buf()
+            .map_err(|e| wrong(format!("can't be written: {e}")))
+    }
+}
+
+/// Weights, one after the other.
+pub(crate) struct WeightsFile {
+    file: BufWriter<File>,
+    at: u64,
+}
+
+impl WeightsFile {
+    pub fn create(folder: &Path) -> io::Result<Self> {
+        let file = File::create(folder.join(WEIGHTS))?;
+        Ok(WeightsFile {
+            file: BufWriter::new(file),
+            at: 0,
+        })
+    }
+
+    /// A tensor that says where its elements are, if there are many; else the tensor as it is.
+    pub fn put(&mut self, dtype: DType, tensor: &TensorProto) -> io::Result<TensorProto> {
+        let elements = raw(dtype, tensor);
+        if elements.len() < LARGE_BYTES {
+            return Ok(tensor.clone());
+        }
+        let start = self.at.next_multiple_of(ALIGNED_BYTES);
+        let gap = vec![0; (start - self.at) as usize];
+        self.file.write_all(&gap)?;
+        self.file.write_all(&elements)?;
+        self.at = start + elements.len() as u64;
+        let entry = |key: &str, value: String| StringStringEntryProto {
+            key: Some(key.to_owned()),
+            value: Some(value),
+        };
+        Ok(TensorProto {
+            name: tensor.name.clone(),
+            dims: tensor.dims.clone(),
+            data_type: tensor.data_type,
+            data_location: Some(DataLocation::EXTERNAL),
+            external_data: vec![
+                entry("location", WEIGHTS.to_owned()),
+                entry("offset", start.to_string()),
+                entry("length", elements.len().to_string()),
+            ],
+            ..TensorProto::default()
+        })
+    }
+
+    pub fn close(mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The elements of a tensor of the file, little-endian.
+fn raw(dtype: DType, tensor: &TensorProto) -> Vec<u8> {
+    if let Some(raw) = &tensor.raw_data {
+        return raw.borrow().clone();
+    }
+    let words = &tensor.int32_data;
+    match dtype {
+        DType::F32 => tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F64 => tensor.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::I64 => tensor.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::I32 => words.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F16 => words.iter().flat_map(|&v| (v as u16).to_le_bytes()).collect(),
+        DType::I8 | DType::U8 | DType::Bool => words.iter().map(|&v| v as u8).collect(),
+    }
+}

@@ -1,0 +1,41 @@
+//! What every engine sees to before and while it runs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use graft_model::{CutPoint, DType, ModelInfo, Tensor};
+
+use crate::engine::EngineError;
+
+/// Engines promise errors, but a model is somebody's file: a panic in one must not take the worker down.
+pub(crate) fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panicked: {}", text.unwrap_or("without a message")))
+    })
+}
+
+/// Whether a batch is what a cut point takes.
+pub(crate) fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Result<(), EngineError> {
+    let cut = &info.cuts[at.index()];
+    let float = matches!(cut.dtype, DType::F32 | DType::F16);
+    if batch.shape() != cut.shape || !held_as(batch, cut.dtype, float) || batch.requests() == 0 {
+        return Err(EngineError::Input {
+            at,
+            got: batch.shape().to_vec(),
+            want: cut.shape.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// 16-bit floats are held as 32-bit ones, truth values as 32-bit integers.
+fn held_as(batch: &Tensor, dtype: DType, float: bool) -> bool {
+    match batch.dtype() {
+        DType::F32 => float,
+        DType::I32 => matches!(dtype, DType::I32 | DType::Bool),
+        held => held == dtype,
+    }
+}

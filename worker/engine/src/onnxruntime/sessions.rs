@@ -1,0 +1,332 @@
+//! Sessions of ranges, which share one copy of a model's weights.
+//!
+//! onnxruntime optimises a graph when it makes a session, and keeps the weights that come of it for that session alone. So
+//! a range is optimised once, into a file; its weights are taken out of that file and kept by what they hold; the
+//! session that runs is made of the rest, unchanged, with weights that all sessions of the model share.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use graft_model::{Cut, DType, Elements, Model, ModelInfo, Parts, StageRange, Tensor};
+use half::f16;
+use ort::ep;
+use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
+use ort::session::{Session, SessionInputValue};
+use ort::value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::library::Library;
+use super::wire::{Initializer, take_out};
+
+/// Smallest weights that sessions share, in bytes.
+const SHARED_BYTES: usize = 1024;
+/// A file in a model's folder that is there. What is named so is never read: sessions get the weights in memory.
+const PLACE: &str = "weights";
+
+/// What tells onnxruntime where weights outside of a graph lie.
+pub(super) const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
+/// Weights by what they hold: type, shape and content.
+type Weights = HashMap<[u8; 32], Weak<DynValue>>;
+
+/// A loaded model.
+pub(super) struct Loaded {
+    pub info: Arc<ModelInfo>,
+    library: Arc<Library>,
+    parts: Mutex<Parts>,
+    /// Holds the file's weights, so that they take no memory, and for a moment what is optimised.
+    folder: TempDir,
+    weights: Mutex<Weights>,
+    packed: PrepackedWeights,
+    optimised: Mutex<HashMap<StageRange, Weak<Optimised>>>,
+    files: AtomicU64,
+}
+
+/// A range as onnxruntime would run it, without its larger weights.
+struct Optimised {
+    graph: Vec<u8>,
+    weights: Vec<(String, Arc<DynValue>)>,
+}
+
+/// A range that is ready to run.
+pub(super) struct Ready {
+    session: Session,
+    from: Cut,
+    to: Cut,
+    /// For sessions of other partitions that are made while this one is there.
+    _optimised: Arc<Optimised>,
+}
+
+pub(super) fn text(e: ort::Error) -> String {
+    e.to_string()
+}
+
+impl Loaded {
+    pub fn new(library: Arc<Library>, model: &Model) -> Result<Self, String> {
+        let folder = tempfile::Builder::new().prefix("graft-").tempdir();
+        let folder = folder.map_err(|e| {
+            format!("no folder for its weights: {e} (is there room in the temporary folder?)")
+        })?;
+        let parts = model
+            .parts_beside_weights(folder.path())
+            .map_err(|e| format!("its weights can't be written to {}: {e}", folder.path().display()))?;
+        Ok(Loaded {
+            info: Arc::clone(model.info()),
+            library,
+            parts: Mutex::new(parts),
+            folder,
+            weights: Mutex::default(),
+            packed: PrepackedWeights::new(),
+            optimised: Mutex::default(),
+            files: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes a range ready to run on some cores: by a thread that calls from the first, and one for each of the others.
+    pub fn ready(&self, range: StageRange, cores: &[usize]) -> Result<Ready, String> {
+        let cut = |at| {
+            self.info
+                .cut(at)
+                .cloned()
+                .ok_or("a range beyond the last cut point")
+        };
+        let (from, to) = (cut(range.from())?, cut(range.to())?);
+        let optimised = self.optimised(range)?;
+        let mut builder = self
+            .builder(cores.len(), true)?
+            .with_optimization_level(GraphOptimizationLevel::Disable)
+            .and_then(|b| b.with_prepacked_weights(&self.packed))
+            .and_then(|b| b.with_env_allocators())
+            // Threads wait for each other in a loop while a session runs; afterwards that would take other sessions' cores.
+            .and_then(|b| b.with_intra_op_spinning(true))
+            .and_then(|b| b.with_config_entry("session.force_spinning_stop", "1"))
+            .map_err(|e| text(e.into()))?;
+        // Threads that may share a core wait for each other in a loop, one of them in vain.
+        let others: Vec<String> = cores.iter().skip(1).map(|core| (core + 1).to_string()).collect();
+        if cfg!(target_os = "linux") && !others.is_empty() {
+            builder = builder
+                .with_config_entry("session.intra_op_thread_affinities", others.join(";"))
+                .map_err(|e| text(e.into()))?;
+        }
+        for (name, value) in &optimised.weights {
+            builder = builder
+                .with_initializer(name, Arc::clone(value))
+                .map_err(|e| text(e.into()))?;
+        }
+        let session = builder.commit_from_memory(&optimised.graph).map_err(text)?;
+        Ok(Ready {
+            session,
+            from,
+            to,
+            _optimised: optimised,
+        })
+    }
+
+    /// A builder of sessions that read weights in the model's folder.
+    fn builder(&self, threads: usize, arena: bool) -> Result<SessionBuilder, String> {
+        let folder = self.folder.path().to_string_lossy().into_owned();
+        Session::builder(&self.library.environment)
+            .map_err(text)?
+            .with_intra_threads(threads)
+            .and_then(|b| {
+                b.with_execution_providers([ep::CPU::default().with_arena_allocator(arena).build()])
+            })
+            .and_then(|b| b.with_config_entry(WEIGHTS_FOLDER, folder))
+            .map_err(|e| text(e.into()))
+    }
+
+    /// A range as onnxruntime would run it. It is kept as long as somebody holds it.
+    fn optimised(&self, range: StageRange) -> Result<Arc<Optimised>, String> {
+        let known = |map: &HashMap<StageRange, Weak<Optimised>>| map.get(&range).and_then(Weak::upgrade);
+        if let Some(optimised) = known(&self.optimised.lock().unwrap_or_else(|e| e.into_inner())) {
+            return Ok(optimised);
+        }
+        let parts = self.parts.lock().unwrap_or_else(|e| e.into_inner());
+        let part = parts.part(range, None).map_err(|e| e.to_string())?;
+        drop(parts);
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let file = self.folder.path().join(format!("{number}.onnx"));
+        self.write_optimised(&part, &file)?;
+        drop(part);
+        let bytes = std::fs::read(&file).map_err(|e| format!("{} can't be read: {e}", file.display()))?;
+        if let Err(error) = std::fs::remove_file(&file) {
+            tracing::debug!(%error, file = %file.display(), "an optimised graph stays until its model is unloaded");
+        }
+        let mut weights = vec![];
+        let mut failed = None;
+        let graph = take_out(&bytes, PLACE, |initializer| match self.share(&initializer) {
+            Ok(Some(value)) => {
+                weights.push((initializer.name, value));
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                failed.get_or_insert(error);
+                false
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let optimised = Arc::new(Optimised { graph, weights });
+        let mut all = self.optimised.lock().unwrap_or_else(|e| e.into_inner());
+        all.retain(|_, kept| kept.strong_count() > 0);
+        all.insert(range, Arc::downgrade(&optimised));
+        Ok(optimised)
+    }
+
+    fn write_optimised(&self, part: &[u8], file: &Path) -> Result<(), String> {
+        let session = self
+            .builder(1, false)?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .and_then(|b| b.with_prepacking(false))
+            .and_then(|b| b.with_optimized_model_path(file))
+            .map_err(|e| text(e.into()))?
+            .commit_from_memory(part);
+        session.map(drop).map_err(text)
+    }
+
+    /// An initialiser's value, from those that the model's sessions share. `None`: it is small, or of another type.
+    fn share(&self, initializer: &Initializer<'_>) -> Result<Option<Arc<DynValue>>, String> {
+        let read;
+        let raw = if initializer.elsewhere.is_empty() {
+            initializer.raw
+        } else {
+            read = elsewhere(self.folder.path(), initializer)
+                .map_err(|e| format!("weights {} can't be read: {e}", initializer.name))?;
+            &read
+        };
+        if raw.len() < SHARED_BYTES && initializer.elsewhere.is_empty() {
+            return Ok(None);
+        }
+        let mut hash = Sha256::new();
+        hash.update(initializer.data_type.to_le_bytes());
+        initializer.dims.iter().for_each(|d| hash.update(d.to_le_bytes()));
+        hash.update(raw);
+        let key: [u8; 32] = hash.finalize().into();
+        let mut weights = self.weights.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(value) = weights.get(&key).and_then(Weak::upgrade) {
+            return Ok(Some(value));
+        }
+        let Some(value) = value_of(initializer.data_type, &initializer.dims, raw) else {
+            return Ok(None);
+        };
+        let value = Arc::new(value.map_err(text)?);
+        weights.retain(|_, kept| kept.strong_count() > 0);
+        weights.insert(key, Arc::downgrade(&value));
+        Ok(Some(value))
+    }
+
+    /// Bytes of the weights that sessions hold.
+    pub fn weights_bytes(&self) -> u64 {
+        let weights = self.weights.lock().unwrap_or_else(|e| e.into_inner());
+        let held = weights.values().filter_map(Weak::upgrade);
+        held.map(|value| {
+            let shape = value.dtype().tensor_shape().map_or(0, |s| s.num_elements());
+            let each = value.dtype().tensor_type().and_then(|t| t.byte_size(1));
+            (shape * each.unwrap_or(0)) as u64
+        })
+        .sum()
+    }
+}
+
+/// Elements that lie in a file of the folder.
+fn elsewhere(folder: &Path, initializer: &Initializer<'_>) -> std::io::Result<Vec<u8>> {
+    let entry = |key: &str| {
+        let mut all = initializer.elsewhere.iter();
+        all.find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    };
+    let number = |key: &str| entry(key).and_then(|v| v.parse().ok());
+    let mut file = File::open(folder.join(entry("location").unwrap_or_default()))?;
+    file.seek(SeekFrom::Start(number("offset").unwrap_or(0)))?;
+    let mut bytes = vec![];
+    file.take(number("length").unwrap_or(u64::MAX))
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A tensor of an ONNX element type from its bytes. `None`: a type that is not shared.
+fn value_of(data_type: i32, dims: &[i64], raw: &[u8]) -> Option<ort::Result<DynValue>> {
+    fn tensor<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static, const N: usize>(
+        dims: &[i64],
+        raw: &[u8],
+        from: impl Fn([u8; N]) -> T,
+    ) -> ort::Result<DynValue> {
+        let elements: Vec<T> = raw.as_chunks::<N>().0.iter().map(|&b| from(b)).collect();
+        Ok(OrtTensor::from_array((dims.to_vec(), elements))?.into_dyn())
+    }
+    Some(match data_type {
+        1 => tensor(dims, raw, f32::from_le_bytes),
+        2 => tensor(dims, raw, |[b]| b),
+        3 => tensor(dims, raw, |[b]| b as i8),
+        6 => tensor(dims, raw, i32::from_le_bytes),
+        7 => tensor(dims, raw, i64::from_le_bytes),
+        10 => tensor(dims, raw, f16::from_le_bytes),
+        11 => tensor(dims, raw, f64::from_le_bytes),
+        _ => return None,
+    })
+}
+
+impl Ready {
+    /// Runs the range on a batch that fits its first cut point.
+    pub fn run(&mut self, batch: Tensor) -> Result<Tensor, String> {
+        let requests = batch.requests();
+        let input = input_of(&self.from, batch).map_err(text)?;
+        let name = self.from.tensor.as_str();
+        let outputs = self
+            .session
+            .run(vec![(name, SessionInputValue::from(input))])
+            .map_err(text)?;
+        let output = outputs.get(&self.to.tensor).ok_or("the session has no output")?;
+        let elements = elements_of(self.to.dtype, output).map_err(text)?;
+        Tensor::new(requests, self.to.shape.clone(), elements).map_err(|e| e.to_string())
+    }
+}
+
+/// A batch in the type that the model wants: 16-bit floats are held as 32-bit ones, truth values as integers.
+pub(super) fn input_of(cut: &Cut, batch: Tensor) -> ort::Result<DynValue> {
+    let mut shape = vec![batch.requests() as i64];
+    shape.extend(batch.shape().iter().map(|&d| d as i64));
+    Ok(match (batch.into_elements(), cut.dtype) {
+        (Elements::F32(v), DType::F16) => {
+            let halves: Vec<f16> = v.into_iter().map(f16::from_f32).collect();
+            OrtTensor::from_array((shape, halves))?.into_dyn()
+        }
+        (Elements::F32(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
+        (Elements::I32(v), DType::Bool) => {
+            let truths: Vec<bool> = v.into_iter().map(|x| x != 0).collect();
+            OrtTensor::from_array((shape, truths))?.into_dyn()
+        }
+        (Elements::I32(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
+        (Elements::I64(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
+        (Elements::U8(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
+        (Elements::I8(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
+    })
+}
+
+pub(super) fn elements_of(dtype: DType, value: &DynValue) -> ort::Result<Elements> {
+    Ok(match dtype {
+        DType::F32 => Elements::F32(value.try_extract_tensor::<f32>()?.1.to_vec()),
+        DType::F64 => {
+            let (_, wide) = value.try_extract_tensor::<f64>()?;
+            Elements::F32(wide.iter().map(|&x| x as f32).collect())
+        }
+        DType::F16 => {
+            let (_, halves) = value.try_extract_tensor::<f16>()?;
+            Elements::F32(halves.iter().map(|x| x.to_f32()).collect())
+        }
+        DType::I32 => Elements::I32(value.try_extract_tensor::<i32>()?.1.to_vec()),
+        DType::I64 => Elements::I64(value.try_extract_tensor::<i64>()?.1.to_vec()),
+        DType::U8 => Elements::U8(value.try_extract_tensor::<u8>()?.1.to_vec()),
+        DType::I8 => Elements::I8(value.try_extract_tensor::<i8>()?.1.to_vec()),
+        DType::Bool => {
+            let (_, truths) = value.try_extract_tensor::<bool>()?;
+            Elements::I32(truths.iter().map(|&x| i32::from(x)).collect())
+        }
+    })
+}
