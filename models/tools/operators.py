@@ -48,9 +48,10 @@ def read_cases(folder):
     return cases
 
 
-def verdict(graft, folder):
+def verdict(graft, folder, engine):
     """(RIGHT, REFUSED, WRONG or BROKEN, why)."""
-    command = [graft, "model", "check", str(folder / "model.onnx"), "--against", str(folder / "test_data_set_0"), "--json"]
+    command = [graft, "model", "check", str(folder / "model.onnx"), "--engine", engine,
+               "--against", str(folder / "test_data_set_0"), "--json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -151,13 +152,13 @@ def page(cases, results, engines):
 
 
 def write_table(arguments):
-    cases, engines = read_cases(arguments.folder), ["rten"]
+    cases, engines = read_cases(arguments.folder), ["rten", "onnxruntime"]
     graft = shutil.which(arguments.graft)
     if not graft:
         sys.exit(f"{arguments.graft} is no program: build it with `cargo build --release`")
     work = [(engine, about) for engine in engines for about in cases]
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = pool.map(lambda job: verdict(graft, arguments.folder / job[1]["case"]), work)
+        outcomes = pool.map(lambda job: verdict(graft, arguments.folder / job[1]["case"], job[0]), work)
         results = {(engine, about["case"]): (about, outcome) for (engine, about), outcome in zip(work, outcomes)}
     lines = page(cases, results, engines)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

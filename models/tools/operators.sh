@@ -24,4 +24,6 @@ graft=$root/target/release/graft
 if [ ! -x "$graft" ]; then
     cargo build --release --manifest-path "$root/Cargo.toml" --bin graft
 fi
+ORT_DYLIB_PATH=$(echo "$folder"/venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
+export ORT_DYLIB_PATH
 "$python" "$here/operators.py" table "$folder/cases" --graft "$graft" --out "$root/docs/operators.md"

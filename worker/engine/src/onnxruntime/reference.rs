@@ -46,7 +46,7 @@ impl OnnxRuntimeEngine {
             let folder = info.file.parent().unwrap_or(Path::new("."));
             session = builder
                 .with_config_entry(WEIGHTS_FOLDER, folder.to_string_lossy())
-                .map_err(|e| text(e.into()))?
+                .map_err(text)?
                 .commit_from_memory(&bytes)
                 .map_err(text)?;
         }
@@ -77,7 +77,7 @@ impl OnnxRuntimeEngine {
 
     fn plain(&self, threads: usize) -> Result<SessionBuilder, String> {
         let builder = Session::builder(&self.library.environment).map_err(text)?;
-        builder.with_intra_threads(threads).map_err(|e| text(e.into()))
+        builder.with_intra_threads(threads).map_err(text)
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) struct Ready {
     _optimised: Arc<Optimised>,
 }
 
-pub(super) fn text(e: ort::Error) -> String {
+pub(super) fn text<T>(e: ort::Error<T>) -> String {
     e.to_string()
 }
 
@@ -100,23 +100,25 @@ impl Loaded {
         let mut builder = self
             .builder(cores.len(), true)?
             .with_optimization_level(GraphOptimizationLevel::Disable)
-            .and_then(|b| b.with_prepacked_weights(&self.packed))
-            .and_then(|b| b.with_env_allocators())
+            .map_err(text)?
+            .with_prepacked_weights(&self.packed)
+            .map_err(text)?
+            .with_env_allocators()
+            .map_err(text)?
             // Threads wait for each other in a loop while a session runs; afterwards that would take other sessions' cores.
-            .and_then(|b| b.with_intra_op_spinning(true))
-            .and_then(|b| b.with_config_entry("session.force_spinning_stop", "1"))
-            .map_err(|e| text(e.into()))?;
+            .with_intra_op_spinning(true)
+            .map_err(text)?
+            .with_config_entry("session.force_spinning_stop", "1")
+            .map_err(text)?;
         // Threads that may share a core wait for each other in a loop, one of them in vain.
         let others: Vec<String> = cores.iter().skip(1).map(|core| (core + 1).to_string()).collect();
         if cfg!(target_os = "linux") && !others.is_empty() {
             builder = builder
                 .with_config_entry("session.intra_op_thread_affinities", others.join(";"))
-                .map_err(|e| text(e.into()))?;
+                .map_err(text)?;
         }
         for (name, value) in &optimised.weights {
-            builder = builder
-                .with_initializer(name, Arc::clone(value))
-                .map_err(|e| text(e.into()))?;
+            builder = builder.with_initializer(name, Arc::clone(value)).map_err(text)?;
         }
         let session = builder.commit_from_memory(&optimised.graph).map_err(text)?;
         Ok(Ready {
@@ -133,11 +135,11 @@ impl Loaded {
         Session::builder(&self.library.environment)
             .map_err(text)?
             .with_intra_threads(threads)
-            .and_then(|b| {
-                b.with_execution_providers([ep::CPU::default().with_arena_allocator(arena).build()])
-            })
-            .and_then(|b| b.with_config_entry(WEIGHTS_FOLDER, folder))
-            .map_err(|e| text(e.into()))
+            .map_err(text)?
+            .with_execution_providers([ep::CPU::default().with_arena_allocator(arena).build()])
+            .map_err(text)?
+            .with_config_entry(WEIGHTS_FOLDER, folder)
+            .map_err(text)
     }
 
     /// A range as onnxruntime would run it. It is kept as long as somebody holds it.
@@ -184,9 +186,11 @@ impl Loaded {
         let session = self
             .builder(1, false)?
             .with_optimization_level(GraphOptimizationLevel::All)
-            .and_then(|b| b.with_prepacking(false))
-            .and_then(|b| b.with_optimized_model_path(file))
-            .map_err(|e| text(e.into()))?
+            .map_err(text)?
+            .with_prepacking(false)
+            .map_err(text)?
+            .with_optimized_model_path(file)
+            .map_err(text)?
             .commit_from_memory(part);
         session.map(drop).map_err(text)
     }
