@@ -24,6 +24,8 @@ mod read;
 mod rules;
 mod tensor;
 
+pub mod edit;
+
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
 

@@ -15,6 +15,7 @@ use rten_onnx::onnx::{
 use crate::analyze::value_info;
 use crate::cut::StageRange;
 use crate::dim::DType;
+use crate::edit::with_graph_name;
 use crate::error::{ModelError, ModelErrorKind};
 use crate::read::{Model, ModelInfo};
 
@@ -108,9 +109,9 @@ impl Parts {
             }),
             ..ModelProto::default()
         };
-        proto
-            .write_buf()
-            .map_err(|e| wrong(format!("can't be written: {e}")))
+        let bytes = proto.write_buf();
+        let bytes = bytes.map_err(|e| wrong(format!("can't be written: {e}")))?;
+        with_graph_name(&bytes, "graft").map_err(|e| wrong(format!("can't be written: {e}")))
     }
 }
 

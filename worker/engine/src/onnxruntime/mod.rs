@@ -7,7 +7,6 @@
 mod library;
 mod reference;
 mod sessions;
-mod wire;
 
 use std::collections::HashMap;
 use std::path::Path;

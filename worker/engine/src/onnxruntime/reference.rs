@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use graft_model::edit::with_outputs;
 use graft_model::{Cut, Model, StageRange, Tensor};
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session, SessionInputValue};
 
 use super::OnnxRuntimeEngine;
 use super::sessions::{WEIGHTS_FOLDER, elements_of, input_of, text};
-use super::wire::with_outputs;
 
 /// A model's file in one session with onnxruntime's own defaults.
 pub struct Reference {

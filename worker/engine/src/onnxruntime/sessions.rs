@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use graft_model::edit::{Initializer, take_out};
 use graft_model::{Cut, DType, Elements, Model, ModelInfo, Parts, StageRange, Tensor};
 use half::f16;
 use ort::ep;
@@ -21,7 +22,6 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::library::Library;
-use super::wire::{Initializer, take_out};
 
 /// Smallest weights that sessions share, in bytes.
 const SHARED_BYTES: usize = 1024;

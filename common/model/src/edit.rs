@@ -6,6 +6,8 @@
 
 /// `ModelProto.graph`.
 const GRAPH: u64 = 7;
+/// `GraphProto.name`.
+const GRAPH_NAME: u64 = 2;
 /// `GraphProto.initializer`.
 const INITIALIZER: u64 = 5;
 /// `GraphProto.output`.
@@ -30,11 +32,14 @@ const FIXED_32: u64 = 5;
 
 /// An initialiser's description.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Initializer<'a> {
+pub struct Initializer<'a> {
+    /// Its name.
     pub name: String,
+    /// Its shape.
     pub dims: Vec<i64>,
     /// By the numbers of `TensorProto.DataType`.
     pub data_type: i32,
+    /// Its elements, little-endian, if they are stored so and here.
     pub raw: &'a [u8],
     /// Keys and values of what says where the elements are, if they are elsewhere.
     pub elsewhere: Vec<(String, String)>,
@@ -52,50 +57,56 @@ struct Field<'a> {
     whole: &'a [u8],
 }
 
+/// The file with its main graph as `edit` makes it. `Err`: the bytes are no messages.
+fn with_graph(
+    model: &[u8],
+    mut edit: impl FnMut(&[u8]) -> Result<Vec<u8>, String>,
+) -> Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(model.len());
+    for field in fields(model)? {
+        if field.number == GRAPH && field.wire == BYTES {
+            put_bytes(&mut out, GRAPH, &edit(field.bytes)?);
+        } else {
+            out.extend_from_slice(field.whole);
+        }
+    }
+    Ok(out)
+}
+
 /// The file with the initialisers for which `take` says `true` made external: in `file`, at its beginning. `Err`: the
 /// bytes are no messages.
-pub(super) fn take_out<'a>(
-    model: &'a [u8],
+pub fn take_out(
+    model: &[u8],
     file: &str,
-    mut take: impl FnMut(Initializer<'a>) -> bool,
+    mut take: impl FnMut(Initializer<'_>) -> bool,
 ) -> Result<Vec<u8>, String> {
-    let mut out = Vec::with_capacity(model.len() / 8);
-    for field in fields(model)? {
-        if field.number != GRAPH || field.wire != BYTES {
-            out.extend_from_slice(field.whole);
-            continue;
-        }
+    with_graph(model, |bytes| {
         let mut graph = vec![];
-        for inner in fields(field.bytes)? {
-            if inner.number == INITIALIZER && inner.wire == BYTES {
-                let tensor = initializer(inner.bytes)?;
+        for field in fields(bytes)? {
+            if field.number == INITIALIZER && field.wire == BYTES {
+                let tensor = initializer(field.bytes)?;
                 let described = elsewhere(&tensor, file);
                 if take(tensor) {
                     put_bytes(&mut graph, INITIALIZER, &described);
                     continue;
                 }
             }
-            graph.extend_from_slice(inner.whole);
+            graph.extend_from_slice(field.whole);
         }
-        put_bytes(&mut out, GRAPH, &graph);
-    }
-    Ok(out)
+        Ok(graph)
+    })
 }
 
-/// The file with more tensors of its main graph as outputs; those that are outputs already stay as they are.
-pub(super) fn with_outputs<'n>(
+/// The file with more tensors of its main graph as outputs; those that are outputs already stay as they are. `Err`: the
+/// bytes are no messages.
+pub fn with_outputs<'n>(
     model: &[u8],
     names: impl Iterator<Item = &'n str> + Clone,
 ) -> Result<Vec<u8>, String> {
-    let mut out = Vec::with_capacity(model.len());
-    for field in fields(model)? {
-        if field.number != GRAPH || field.wire != BYTES {
-            out.extend_from_slice(field.whole);
-            continue;
-        }
+    with_graph(model, |bytes| {
         let mut known = vec![];
-        for inner in fields(field.bytes)?.iter().filter(|f| f.number == OUTPUT) {
-            let parts = fields(inner.bytes)?;
+        for field in fields(bytes)?.iter().filter(|f| f.number == OUTPUT) {
+            let parts = fields(field.bytes)?;
             known.extend(
                 parts
                     .iter()
@@ -103,15 +114,24 @@ pub(super) fn with_outputs<'n>(
                     .map(|p| text(p.bytes)),
             );
         }
-        let mut graph = field.bytes.to_vec();
+        let mut graph = bytes.to_vec();
         for name in names.clone().filter(|n| !known.iter().any(|k| k == n)) {
             let mut value = vec![];
             put_bytes(&mut value, VALUE_NAME, name.as_bytes());
             put_bytes(&mut graph, OUTPUT, &value);
         }
-        put_bytes(&mut out, GRAPH, &graph);
-    }
-    Ok(out)
+        Ok(graph)
+    })
+}
+
+/// The file with a name for its main graph, which the standard demands. `Err`: the bytes are no messages.
+pub fn with_graph_name(model: &[u8], name: &str) -> Result<Vec<u8>, String> {
+    with_graph(model, |bytes| {
+        let mut graph = vec![];
+        put_bytes(&mut graph, GRAPH_NAME, name.as_bytes());
+        graph.extend_from_slice(bytes);
+        Ok(graph)
+    })
 }
 
 fn initializer(bytes: &[u8]) -> Result<Initializer<'_>, String> {
