@@ -1,10 +1,10 @@
 //! Which engines a command uses.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use graft_engine::{EngineKind, Engines};
-use graft_worker::{EngineChoice, OnCpu};
+use graft_engine::{EngineKind, EngineOptions, Engines};
+use graft_worker::EngineChoice;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct EngineArguments {
@@ -26,26 +26,27 @@ enum Name {
 impl EngineArguments {
     /// The engines.
     pub fn open(&self) -> anyhow::Result<Engines> {
-        Ok(Engines::open(self.kind(), self.onnxruntime.as_deref())?)
+        Ok(Engines::open(&self.options())?)
     }
 
-    pub fn kind(&self) -> EngineKind {
-        match self.engine {
-            Name::Fastest => EngineKind::Fastest,
-            Name::Rten => EngineKind::Rten,
-            Name::Onnxruntime => EngineKind::OnnxRuntime,
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions {
+            kind: match self.engine {
+                Name::Fastest => EngineKind::Fastest,
+                Name::Rten => EngineKind::Rten,
+                Name::Onnxruntime => EngineKind::OnnxRuntime,
+            },
+            library: self.onnxruntime.clone(),
+            scratch: None,
         }
     }
 
-    pub fn library(&self) -> Option<&std::path::Path> {
+    pub fn library(&self) -> Option<&Path> {
         self.onnxruntime.as_deref()
     }
 
     /// For a worker.
     pub fn choice(&self) -> EngineChoice {
-        EngineChoice::Cpu(OnCpu {
-            kind: self.kind(),
-            library: self.onnxruntime.clone(),
-        })
+        EngineChoice::Cpu(self.options())
     }
 }

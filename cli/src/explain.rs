@@ -77,11 +77,16 @@ fn head(life: &Life) -> String {
 }
 
 fn ending(life: &Life) -> String {
-    match &life.refused {
+    let numbers = match life.not_finite {
+        0 => String::new(),
+        n => format!("; {n} elements of the answer are NaN or infinite"),
+    };
+    let text = match &life.refused {
         Some(refused) => format!("refused after {:.2} ms: {refused}", life.took_ms),
         None if life.in_time => format!("in time: {:.2} of {:.2} ms", life.took_ms, life.budget_ms),
         None => format!("late: {:.2} of {:.2} ms", life.took_ms, life.budget_ms),
-    }
+    };
+    text + &numbers
 }
 
 /// The whole life, an event a line; times in milliseconds from the router's having the request.

@@ -87,11 +87,7 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
         entry.manifest.name,
         entry.manifest.wire
     );
-    let device = Arc::new(Device::with_engine(
-        None,
-        arguments.engine.kind(),
-        arguments.engine.library(),
-    )?);
+    let device = Arc::new(Device::with_engines(None, &arguments.engine.options())?);
     let here = Arc::new(device.load(entry.clone(), &model)?);
     let router = Router {
         address: resolve("--router", &arguments.router)?,

@@ -1,11 +1,10 @@
 //! This device: runs layers, and knows what they cost here.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use graft_engine::{
-    Choice, Engine, EngineError, EngineKind, Engines, MeasureOptions, Missing, PartitionId, Refusal,
+    Choice, Engine, EngineError, EngineOptions, Engines, MeasureOptions, Missing, PartitionId, Refusal,
 };
 use graft_engine::{measure, usable_cores};
 use graft_model::{CatalogEntry, Model, ModelError, ModelInfo, StageRange, Tensor};
@@ -67,18 +66,14 @@ impl Device {
     /// The CPU, on some of its cores; `None`: one of those that this process may use. Each model runs on whichever engine
     /// here is fastest for it.
     pub fn cpu(cores: Option<&[usize]>) -> Result<Self, DeviceError> {
-        Self::with_engine(cores, EngineKind::Fastest, None)
+        Self::with_engines(cores, &EngineOptions::default())
     }
 
-    /// The same with engines of a kind. `library`: where onnxruntime is, instead of looking for it.
-    pub fn with_engine(
-        cores: Option<&[usize]>,
-        kind: EngineKind,
-        library: Option<&Path>,
-    ) -> Result<Self, DeviceError> {
+    /// The same with some engines alone.
+    pub fn with_engines(cores: Option<&[usize]>, options: &EngineOptions) -> Result<Self, DeviceError> {
         let usable = usable_cores();
         let cores = cores.unwrap_or(usable.get(..1).unwrap_or(&usable));
-        let engine = Engines::open(kind, library)?;
+        let engine = Engines::open(options)?;
         let partition = engine.open_partition(cores)?;
         Ok(Device { engine, partition })
     }

@@ -15,6 +15,7 @@ use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{
     AnswerHeader, Description, InferHeader, OutcomeEntry, Outcomes, Refused, RunHeader, Status, Visit,
+    WireType,
 };
 use tokio::sync::Notify;
 
@@ -92,6 +93,9 @@ impl Living<'_> {
             .increment(1);
         metrics::histogram!(names::ROUTER_SECONDS).record(took.as_secs());
         tracing::debug!(request = %life.request_id, status, took_ms = life.took_ms, "a request ended");
+        if life.not_finite > 0 {
+            metrics::counter!(names::ROUTER_NOT_FINITE, "model" => life.model_name.clone()).increment(1);
+        }
         if self.is_known {
             self.front.ended(&life);
         }
@@ -109,6 +113,15 @@ impl Drop for Living<'_> {
             );
         }
     }
+}
+
+/// Elements of an answer that are NaN or infinite.
+fn not_finite(dtype: WireType, bytes: &[u8]) -> u64 {
+    if dtype != WireType::F32 {
+        return 0;
+    }
+    let words = bytes.as_chunks::<4>().0.iter();
+    words.filter(|&&w| !f32::from_le_bytes(w).is_finite()).count() as u64
 }
 
 /// One in so many places in flight may be taken by a request that waits for a plan.
@@ -189,6 +202,7 @@ impl Front {
             bytes: payload.len() as u64,
             took_ms: 0.0,
             in_time: false,
+            not_finite: 0,
             refused: None,
             attempts: vec![],
         };
@@ -201,8 +215,11 @@ impl Front {
         };
         let mut outcome = self.route(&header, payload, start, &mut living.attempts).await;
         let took = self.clock.now() - start;
-        if let Ok((answer, _)) = &mut outcome {
+        if let Ok((answer, bytes)) = &mut outcome {
             answer.timing.router_ns = took.0;
+            if let Some(life) = &mut living.life {
+                life.not_finite = not_finite(answer.dtype, bytes);
+            }
         }
         let in_time = outcome.is_ok() && took.0 <= header.time_left_ns;
         living.end(outcome.as_ref().err().cloned(), in_time);

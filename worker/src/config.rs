@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use graft_engine::{EngineKind, usable_cores};
+use graft_engine::{EngineKind, EngineOptions, usable_cores};
 use graft_model::Catalog;
 use graft_plan::{FormatFile, Profile};
 use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;
 
-use crate::device::{Emulated, EngineChoice, OnCpu};
+use crate::device::{Emulated, EngineChoice};
 
 /// The configuration file. `graft-worker --help` describes the keys.
 #[derive(Debug, Clone, Deserialize)]
@@ -88,7 +88,11 @@ impl EngineName {
                 });
             }
         };
-        Ok(EngineChoice::Cpu(OnCpu { kind, library }))
+        Ok(EngineChoice::Cpu(EngineOptions {
+            kind,
+            library,
+            scratch: None,
+        }))
     }
 }
 

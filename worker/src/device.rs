@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use graft_engine::{EmulatedEngine, Engine, EngineKind, Engines, cpu_kind};
+use graft_engine::{EmulatedEngine, Engine, EngineOptions, Engines, cpu_kind};
 use graft_model::Catalog;
 use graft_plan::Profile;
 
@@ -14,18 +14,9 @@ use crate::profiles::{Bench, join};
 #[derive(Debug, Clone, PartialEq)]
 pub enum EngineChoice {
     /// The cores of this machine.
-    Cpu(OnCpu),
+    Cpu(EngineOptions),
     /// None: layers take the time that a profile says.
     Emulated(Emulated),
-}
-
-/// Which engines run layers on the cores of this machine.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OnCpu {
-    /// One of them, or the fastest for each model.
-    pub kind: EngineKind,
-    /// Where onnxruntime's library is; `None`: it is looked for.
-    pub library: Option<PathBuf>,
 }
 
 /// A device that there is not.
@@ -64,13 +55,17 @@ impl Opening {
     /// Loads the models, and measures them if need be. Blocks.
     pub fn open(self) -> anyhow::Result<Device> {
         match &self.choice {
-            EngineChoice::Cpu(on) => self.cpu(on),
+            EngineChoice::Cpu(options) => self.cpu(options),
             EngineChoice::Emulated(emulated) => self.emulated(emulated),
         }
     }
 
-    fn cpu(&self, on: &OnCpu) -> anyhow::Result<Device> {
-        let engine = Engines::open(on.kind, on.library.as_deref())?;
+    fn cpu(&self, options: &EngineOptions) -> anyhow::Result<Device> {
+        let scratch = Some(self.scratch()?);
+        let engine = Engines::open(&EngineOptions {
+            scratch,
+            ..options.clone()
+        })?;
         if let Some(missing) = engine.missing() {
             tracing::info!(%missing, "onnxruntime is not here; it would run convolutional networks several times as fast");
         }
@@ -112,6 +107,16 @@ impl Opening {
             emulated: false,
             engine: Arc::new(engine),
         })
+    }
+
+    /// An empty folder for what engines keep on the disk while they run; what a worker that was killed left there is gone.
+    fn scratch(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.state.join("scratch");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        Ok(folder)
     }
 
     fn emulated(&self, emulated: &Emulated) -> anyhow::Result<Device> {

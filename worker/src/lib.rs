@@ -20,6 +20,6 @@ mod profiles;
 mod worker;
 
 pub use config::{Config, EngineName, Settings};
-pub use device::{Emulated, EngineChoice, OnCpu};
+pub use device::{Emulated, EngineChoice};
 pub use handle::{Handle, WorkAnswer};
 pub use worker::Worker;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use graft_engine::{EngineKind, usable_cores};
+use graft_engine::{EngineKind, EngineOptions, usable_cores};
 use graft_model::{Catalog, CutPoint, ModelId};
 use graft_plan::{Epoch, Order, Partition, Plan, Route, Share, Stage};
 use graft_transport::{
@@ -18,7 +18,7 @@ use graft_wire::{
     ControlReply, ControlRequest, Correction, Join, Limits, RunHeader, Status, TraceContext, Visit, WireType,
     WorkReply, WorkRequest, WorkerEndpoint, WorkerPlan,
 };
-use graft_worker::{EngineChoice, OnCpu, Settings, Worker};
+use graft_worker::{EngineChoice, Settings, Worker};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Where the route goes from one worker to the other.
@@ -79,9 +79,9 @@ async fn worker(name: &str, authority: &Authority, planner: SocketAddr, state: &
         batches: vec![1],
         queue_bytes: 1 << 28,
         drain: Duration::from_secs(1),
-        engine: EngineChoice::Cpu(OnCpu {
+        engine: EngineChoice::Cpu(EngineOptions {
             kind: EngineKind::Rten,
-            library: None,
+            ..EngineOptions::default()
         }),
         identity: authority.issue(Role::Worker, &[]).expect("an identity"),
     })

@@ -119,10 +119,9 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
     let usable = usable_cores();
     let phone_core = &usable[..1];
     let worker_core = usable[usable.len() - 1..].to_vec();
-    let device = Arc::new(Device::with_engine(
+    let device = Arc::new(Device::with_engines(
         Some(phone_core),
-        arguments.engine.kind(),
-        arguments.engine.library(),
+        &arguments.engine.options(),
     )?);
     let (here, samples) = {
         let (device, entry) = (Arc::clone(&device), entry.clone());

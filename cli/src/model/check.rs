@@ -73,7 +73,7 @@ fn hold(here: &Here, place: &Path, arguments: &Arguments) -> anyhow::Result<Held
         )
     };
     if place.as_os_str() == "onnxruntime" && !place.exists() {
-        let other = OnnxRuntimeEngine::open(arguments.engine.library())?;
+        let other = OnnxRuntimeEngine::open(arguments.engine.library(), None)?;
         let get_right = "See whether onnxruntime alone runs the file";
         let mut reference = other
             .reference(&here.model, usable_cores().len(), Gives::EveryCut)

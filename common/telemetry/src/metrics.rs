@@ -11,6 +11,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 pub const ROUTER_REQUESTS: &str = "graft_router_requests_total";
 /// Histogram, seconds: from a router's having a request whole to its having the answer.
 pub const ROUTER_SECONDS: &str = "graft_router_request_seconds";
+/// Counter: answers that hold NaN or infinite numbers, by `model`.
+pub const ROUTER_NOT_FINITE: &str = "graft_router_not_finite_total";
 /// Gauge: requests that a router is waiting for.
 pub const ROUTER_IN_FLIGHT: &str = "graft_router_in_flight";
 /// Counter: requests that a router sent to another worker, since the first was gone.
@@ -82,6 +84,7 @@ fn describe() {
         "From having a request whole to having its answer"
     );
     describe_gauge!(ROUTER_IN_FLIGHT, "Requests that are waited for");
+    describe_counter!(ROUTER_NOT_FINITE, "Answers that hold NaN or infinite numbers");
     describe_counter!(ROUTER_RETRIES, "Requests sent to another worker");
     describe_gauge!(EPOCH, "The plan that is worked by");
     describe_counter!(WORKER_REQUESTS, "Requests at a worker, by status");

@@ -32,6 +32,9 @@ pub struct Life {
     pub took_ms: f64,
     /// It was answered within its budget.
     pub in_time: bool,
+    /// Elements of its answer that are NaN or infinite.
+    #[serde(default)]
+    pub not_finite: u64,
     /// Why there was no answer.
     pub refused: Option<Refused>,
     /// Where it was sent; the last one answered, if any did.
@@ -121,6 +124,7 @@ mod tests {
             bytes: 0,
             took_ms: 1.0,
             in_time,
+            not_finite: 0,
             refused: None,
             attempts: vec![],
         }

@@ -263,6 +263,11 @@ impl RouteTable {
         pool.is_some_and(|p| p.gate.pass(now, target.work_ms, p.part(entry.budget())))
     }
 
+    /// A plan's hints name every model that a worker runs.
+    fn runs_nowhere(&self, model: &ModelId) -> bool {
+        self.epoch > Epoch(0) && !self.server_ms.is_empty() && !self.server_ms.contains_key(model)
+    }
+
     /// Why a request that has no route gets none.
     fn without_route(&self, model: ModelId, point: CutPoint, time_left: Nanos) -> Refused {
         let out = self.left_out.get(&(model, point)).and_then(|list| list.first());
@@ -271,6 +276,10 @@ impl RouteTable {
         let out = out.filter(|out| !looser(out));
         let epoch = self.epoch;
         match out {
+            None if self.runs_nowhere(&model) => Refused::new(
+                Status::NotReady,
+                "no worker that is here runs this model: their logs say why, and so does `graft model inspect`",
+            ),
             None => Refused::new(
                 Status::NotReady,
                 format!("plan {epoch} has no route for cut point {point} of this model yet"),

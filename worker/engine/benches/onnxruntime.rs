@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .join("../../models/efficientnet-lite0/efficientnet-lite0.onnx");
     let files: Vec<PathBuf> = first.into_iter().chain(arguments).map(PathBuf::from).collect();
     let files = if files.is_empty() { vec![own] } else { files };
-    let engine = match OnnxRuntimeEngine::open(None) {
+    let engine = match OnnxRuntimeEngine::open(None, None) {
         Ok(engine) => engine,
         Err(missing) => {
             println!("nothing to compare: {missing}");
@@ -193,7 +193,7 @@ fn chunks(info: &ModelInfo) -> Vec<StageRange> {
 
 /// Prints the process' memory in MB with nothing, one plain session, or ten ranges loaded, after a run of each.
 fn memory_of(kind: &str, file: PathBuf) -> Result<(), Box<dyn Error>> {
-    let engine = OnnxRuntimeEngine::open(None)?;
+    let engine = OnnxRuntimeEngine::open(None, None)?;
     let model = Model::read(&file, &Default::default())?;
     let info = model.info().clone();
     let whole = info.whole().ok_or("no layers")?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Instant;
@@ -28,6 +28,17 @@ pub enum EngineKind {
     Rten,
     /// The one that needs a library on the machine.
     OnnxRuntime,
+}
+
+/// How engines are opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Which of them.
+    pub kind: EngineKind,
+    /// onnxruntime's library, or a folder with it; `None`: it is looked for.
+    pub library: Option<PathBuf>,
+    /// Folder for the weights of models that onnxruntime runs; `None`: the system's temporary folder.
+    pub scratch: Option<PathBuf>,
 }
 
 /// Why a model runs on an engine.
@@ -68,12 +79,12 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// The engines of a kind. `library`: where onnxruntime is, instead of looking for it. `Err`: onnxruntime was asked
-    /// for, and is not here.
-    pub fn open(kind: EngineKind, library: Option<&Path>) -> Result<Self, Missing> {
+    /// The engines of a kind. `Err`: onnxruntime was asked for, and is not here.
+    pub fn open(options: &EngineOptions) -> Result<Self, Missing> {
+        let (kind, library) = (options.kind, options.library.as_deref());
         let (mut list, mut missing): (Vec<Box<dyn Engine>>, _) = (vec![], None);
         if kind != EngineKind::Rten {
-            match OnnxRuntimeEngine::open(library) {
+            match OnnxRuntimeEngine::open(library, options.scratch.as_deref()) {
                 Ok(engine) => list.push(Box::new(engine)),
                 Err(error) if kind == EngineKind::OnnxRuntime || library.is_some() => return Err(error),
                 Err(error) => missing = Some(error),

@@ -22,7 +22,7 @@ pub use against::{Against, Difference, against, first_difference, warnings};
 pub use cores::{cpu_kind, pin_current_thread, usable_cores};
 pub use emulated::EmulatedEngine;
 pub use engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
-pub use engines::{Choice, EngineKind, Engines};
+pub use engines::{Choice, EngineKind, EngineOptions, Engines};
 pub use measure::{MeasureOptions, Measured, Progress, measure, time_ranges};
 pub use onnxruntime::{Gives, Missing, OnnxRuntimeEngine, Reference, start_without_telemetry};
 pub use rten::RtenEngine;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use graft_engine::{
-    Engine, EngineKind, Engines, Gives, RtenEngine, conformance, first_difference, try_out, usable_cores,
+    Engine, EngineOptions, Engines, Gives, RtenEngine, conformance, first_difference, try_out, usable_cores,
 };
 use graft_model::{CutPoint, Elements, Model, ReadOptions, StageRange, Tensor, samples};
 
@@ -103,7 +103,7 @@ fn a_model_runs_on_the_engine_that_is_fastest_or_the_only_one() {
     if library::onnxruntime().is_none() {
         return;
     }
-    let engines = Engines::open(EngineKind::Fastest, None).unwrap();
+    let engines = Engines::open(&EngineOptions::default()).unwrap();
     assert_eq!(engines.names().collect::<Vec<_>>(), ["onnxruntime", "rten"]);
     let partition = engines.open_partition(&usable_cores()[..1]).unwrap();
     let choice = engines.choose(partition, &trained()).unwrap();

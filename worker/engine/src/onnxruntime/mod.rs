@@ -9,7 +9,7 @@ mod reference;
 mod sessions;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
@@ -33,6 +33,7 @@ const MAX_SESSIONS: usize = 256;
 /// Runs layers through onnxruntime's library.
 pub struct OnnxRuntimeEngine {
     library: Arc<Library>,
+    scratch: PathBuf,
     models: RwLock<HashMap<ModelId, Arc<Loaded>>>,
     partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
     next: AtomicU32,
@@ -41,9 +42,11 @@ pub struct OnnxRuntimeEngine {
 impl OnnxRuntimeEngine {
     /// An engine on the library that is found: `asked` names its file or folder; else `ORT_DYLIB_PATH` does; else the usual
     /// places are looked through, Python environments included. A process loads one library: later calls get the same.
-    pub fn open(asked: Option<&Path>) -> Result<Self, Missing> {
+    /// `scratch`: folder for models' weights instead of the system's temporary one, which may be memory.
+    pub fn open(asked: Option<&Path>, scratch: Option<&Path>) -> Result<Self, Missing> {
         Ok(OnnxRuntimeEngine {
             library: library::open(asked)?,
+            scratch: scratch.map_or_else(std::env::temp_dir, Path::to_owned),
             models: RwLock::default(),
             partitions: RwLock::default(),
             next: AtomicU32::new(0),
@@ -76,7 +79,7 @@ impl Engine for OnnxRuntimeEngine {
         if self.loaded(info.id).is_ok() {
             return Ok(());
         }
-        let loaded = guarded(|| Loaded::new(Arc::clone(&self.library), model));
+        let loaded = guarded(|| Loaded::new(Arc::clone(&self.library), &self.scratch, model));
         let loaded = loaded.map_err(|cause| EngineError::Load {
             engine: NAME,
             file: info.file.display().to_string(),

@@ -67,14 +67,16 @@ pub(super) fn text<T>(e: ort::Error<T>) -> String {
 }
 
 impl Loaded {
-    pub fn new(library: Arc<Library>, model: &Model) -> Result<Self, String> {
-        let folder = tempfile::Builder::new().prefix("graft-").tempdir();
-        let folder = folder.map_err(|e| {
-            format!("no folder for its weights: {e} (is there room in the temporary folder?)")
+    pub fn new(library: Arc<Library>, scratch: &Path, model: &Model) -> Result<Self, String> {
+        let folder = tempfile::Builder::new().prefix("graft-").tempdir_in(scratch);
+        let folder =
+            folder.map_err(|e| format!("no folder for its weights in {}: {e}", scratch.display()))?;
+        let parts = model.parts_beside_weights(folder.path()).map_err(|e| {
+            format!(
+                "its weights can't be written to {}: {e} (is there room?)",
+                folder.path().display()
+            )
         })?;
-        let parts = model
-            .parts_beside_weights(folder.path())
-            .map_err(|e| format!("its weights can't be written to {}: {e}", folder.path().display()))?;
         Ok(Loaded {
             info: Arc::clone(model.info()),
             library,

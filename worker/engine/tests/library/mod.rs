@@ -7,7 +7,7 @@ const REQUIRED: &str = "GRAFT_TEST_ONNXRUNTIME";
 
 /// The engine, if the library is here.
 pub fn onnxruntime() -> Option<OnnxRuntimeEngine> {
-    match OnnxRuntimeEngine::open(None) {
+    match OnnxRuntimeEngine::open(None, None) {
         Ok(engine) => Some(engine),
         Err(missing) if std::env::var_os(REQUIRED).is_some() => panic!("{missing}"),
         Err(missing) => {
