@@ -118,6 +118,20 @@ fn standard_clients_are_served_and_garbage_disturbs_nobody() {
         (200, &json!([1, 1000])),
         "{answer}"
     );
+
+    // What is no number stays none, and is told.
+    let body = String::from_utf8(infer_body(2000)).expect("text");
+    let spoiled = body.replacen("0.0,", "NaN,", 1);
+    assert_ne!(spoiled, body);
+    let (status, reply) = http::post(site.http, path, &[], spoiled.as_bytes()).expect("an answer");
+    let answer: Value = serde_json::from_slice(&reply).expect("JSON");
+    let data = answer["outputs"][0]["data"].as_array().expect("elements");
+    assert_eq!((status, data.len()), (200, 1000), "{answer}");
+    assert!(data.iter().all(Value::is_null), "{answer}");
+    let (_, lives) = http::get(site.http, "/v1/requests?missed=false&limit=1").expect("lives");
+    let lives: Value = serde_json::from_str(&lives).expect("JSON");
+    assert_eq!(lives[0]["not_finite"], 1000, "{lives}");
+
     let bytes = vec![0u8; 2 * 3 * 224 * 224 * 4];
     let header = json!({
         "id": "two",

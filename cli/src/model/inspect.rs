@@ -86,6 +86,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     for warning in &warnings {
         line(format_args!("warning: {warning}"))?;
     }
+    if let Some(missing) = here.engines.missing() {
+        line(format_args!("onnxruntime was not tried: {missing}"))?;
+    }
     Ok(Verdict::Yes)
 }
 

@@ -172,13 +172,14 @@ fn by_flops(info: &ModelInfo, part: f64) -> CutPoint {
     CutPoint(info.last().0 - 1)
 }
 
-/// Four ranges: in each quarter's neighbourhood the cut point with the fewest elements.
+/// Four ranges: in each quarter's neighbourhood the cut point with the fewest elements, of several the last: what follows a
+/// convolution's sum, an activation say, runs within it.
 fn chunks(info: &ModelInfo) -> Vec<StageRange> {
     let mut places = vec![CutPoint(0)];
     for quarter in 1..4 {
         let [low, high] = [-0.08, 0.08].map(|d| by_flops(info, quarter as f64 / 4.0 + d));
         let near = info.cut_points().filter(|at| (low..=high).contains(at));
-        if let Some(at) = near.min_by_key(|at| info.cuts[at.index()].elements)
+        if let Some(at) = near.min_by_key(|at| (info.cuts[at.index()].elements, std::cmp::Reverse(*at)))
             && places.last().is_some_and(|last| *last < at)
         {
             places.push(at);
