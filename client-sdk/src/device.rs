@@ -7,7 +7,7 @@ use graft_engine::{
     Choice, Engine, EngineError, EngineOptions, Engines, MeasureOptions, Missing, PartitionId, Refusal,
 };
 use graft_engine::{measure, usable_cores};
-use graft_model::{CatalogEntry, Model, ModelError, ModelInfo, StageRange, Tensor};
+use graft_model::{CatalogEntry, CutPoint, Model, ModelError, ModelInfo, StageRange, Tensor};
 use graft_plan::Share;
 
 /// A device that can't run a model.
@@ -112,6 +112,14 @@ impl Device {
             head_ms,
             choice,
         })
+    }
+
+    /// Makes ready what handing over at a cut point takes: the layers before it, and those after it for when no answer
+    /// comes. Blocks; what is not made ready is made when it is run.
+    pub fn prepare(&self, info: &ModelInfo, point: CutPoint) -> Result<(), DeviceError> {
+        let head = StageRange::new(CutPoint(0), point);
+        let ranges: Vec<StageRange> = head.into_iter().chain(info.tail(point)).collect();
+        Ok(self.engine.prepare(self.partition, info.id, &ranges)?)
     }
 
     /// Runs layers, blocking.

@@ -306,9 +306,23 @@ impl Session {
         }
     }
 
-    /// Connects if need be, measures the link, and asks the server what it needs. `false`: the router can't be reached.
+    /// Connects if need be, measures the link, asks the server what it needs, and makes ready the layers before and after
+    /// the partition point. `false`: the router can't be reached.
     pub async fn prepare(&self) -> bool {
-        self.reach(PATIENCE * 4).await
+        let reached = self.reach(PATIENCE * 4).await;
+        if let Some(choice) = self.choice() {
+            let (device, info) = (
+                Arc::clone(&self.inner.device),
+                Arc::clone(&self.inner.model.entry.info),
+            );
+            let made = tokio::task::spawn_blocking(move || device.prepare(&info, choice.point)).await;
+            match made {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "layers could not be made ready"),
+                Err(error) => tracing::warn!(%error, "layers could not be made ready"),
+            }
+        }
+        reached
     }
 
     /// Whether the router can be asked now. What is missing for that is done by a task beside, which goes on when

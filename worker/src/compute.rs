@@ -124,7 +124,7 @@ fn run(
         }
     };
     let info = engine.info(chunk.model)?;
-    let may_refuse = info.narrow.watches(chunk.range) || input.dtype() == DType::I64;
+    let may_refuse = info.narrow.watches(chunk.range) || input.dtype() != DType::F32;
     let may_refuse = may_refuse && input.requests() > 1;
     let spare = may_refuse.then(|| input.clone());
     match (engine.run(partition, chunk.model, chunk.range, input), spare) {

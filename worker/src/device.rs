@@ -9,6 +9,7 @@ use graft_model::Catalog;
 use graft_plan::Profile;
 
 use crate::profiles::{Bench, join};
+use crate::scratch::Scratch;
 
 /// Which engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +41,8 @@ pub(crate) struct Device {
     pub units: Vec<usize>,
     pub memory_bytes: u64,
     pub emulated: bool,
+    /// Where its engine keeps weights; in use as long as this is there.
+    pub scratch: Option<Scratch>,
 }
 
 /// What opening a device needs.
@@ -61,9 +64,9 @@ impl Opening {
     }
 
     fn cpu(&self, options: &EngineOptions) -> anyhow::Result<Device> {
-        let scratch = Some(self.scratch()?);
+        let scratch = Scratch::open(&self.state.join("scratch"))?;
         let engine = Engines::open(&EngineOptions {
-            scratch,
+            scratch: Some(scratch.folder().to_owned()),
             ..options.clone()
         })?;
         if let Some(missing) = engine.missing() {
@@ -105,18 +108,9 @@ impl Opening {
             units: self.cores.clone(),
             memory_bytes: memory_bytes(),
             emulated: false,
+            scratch: Some(scratch),
             engine: Arc::new(engine),
         })
-    }
-
-    /// An empty folder for what engines keep on the disk while they run; what a worker that was killed left there is gone.
-    fn scratch(&self) -> anyhow::Result<PathBuf> {
-        let folder = self.state.join("scratch");
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        }
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        Ok(folder)
     }
 
     fn emulated(&self, emulated: &Emulated) -> anyhow::Result<Device> {
@@ -147,6 +141,7 @@ impl Opening {
             units: (0..profile.share_total.0 as usize).collect(),
             memory_bytes: emulated.memory_bytes,
             emulated: true,
+            scratch: None,
             profile,
         })
     }

@@ -69,21 +69,30 @@ struct Part<'p> {
 /// What a plan's partitions run, for the engine to make ready.
 pub(crate) type Ranges = Vec<(PartitionId, ModelId, Vec<StageRange>)>;
 
-/// Has an engine make ready what a plan runs. Blocks for `patience` at most, and a range more; what is left then is made
-/// ready when it is run.
-pub(crate) fn make_ready(engine: &dyn Engine, ranges: &Ranges, patience: Duration) -> Result<(), String> {
+/// Has an engine make ready what a plan runs. Blocks for `patience` at most, and a range more; what is left then, and what
+/// could not be made ready, is tried again when it is run. It ends early when the plan is `overtaken`.
+pub(crate) fn make_ready(
+    engine: &dyn Engine,
+    ranges: &Ranges,
+    patience: Duration,
+    overtaken: impl Fn() -> bool,
+) {
     let start = Instant::now();
     for (partition, model, list) in ranges {
         for range in list {
+            if overtaken() {
+                return;
+            }
             if start.elapsed() > patience {
                 tracing::warn!("a plan takes long to prepare; it is used as it is");
-                return Ok(());
+                return;
             }
-            let made = engine.prepare(*partition, *model, std::slice::from_ref(range));
-            made.map_err(|e| e.to_string())?;
+            if let Err(error) = engine.prepare(*partition, *model, std::slice::from_ref(range)) {
+                tracing::warn!(%model, %error, "layers of a plan could not be made ready");
+                break;
+            }
         }
     }
-    Ok(())
 }
 
 impl Workshop {

@@ -17,6 +17,7 @@ mod observed;
 mod partition;
 mod peers;
 mod profiles;
+mod scratch;
 mod worker;
 
 pub use config::{Config, EngineName, Settings};

@@ -3,7 +3,7 @@
 //! What survives a restart: measured profiles (files). Plans are prepared again by the planner, to which the
 //! worker joins anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +30,7 @@ use crate::handle::Handle;
 use crate::job::Budget;
 use crate::observed::Observed;
 use crate::peers::Peers;
+use crate::scratch::Scratch;
 
 /// Time for a request to come in whole, and for control messages to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -63,6 +64,10 @@ struct PlanKeeper {
     epochs: Arc<ArcSwap<Epochs>>,
     drain: Duration,
     readiness: Readiness,
+    /// The latest plan that is to be prepared, or that comes after all that were retired.
+    wanted: Arc<AtomicU64>,
+    /// The latest plans that were abandoned, maybe before they were prepared.
+    given_up: VecDeque<Epoch>,
 }
 
 impl Actor for PlanKeeper {
@@ -70,33 +75,45 @@ impl Actor for PlanKeeper {
 }
 
 impl Handler<Prepare> for PlanKeeper {
-    /// Other messages wait until it is done, so that plans stay in their order; partitions go on meanwhile.
-    type Result = AtomicResponse<Self, Result<(), String>>;
+    /// Partitions and other messages go on while the engine makes ready what the plan runs.
+    type Result = ResponseActFuture<Self, Result<(), String>>;
 
     fn handle(&mut self, Prepare(work): Prepare, _: &mut Self::Context) -> Self::Result {
         let ranges = self.in_order(&work).and_then(|()| self.workshop.ranges(&work));
         let engine = Arc::clone(&self.workshop.engine);
+        let epoch = work.plan.epoch.0;
+        if ranges.is_ok() {
+            self.wanted.fetch_max(epoch, Ordering::Relaxed);
+        }
+        let wanted = Arc::clone(&self.wanted);
         let making = async move {
             let ranges = ranges?;
-            let made = tokio::task::spawn_blocking(move || make_ready(&*engine, &ranges, PREPARING));
-            made.await.map_err(|e| e.to_string())?
+            let overtaken = move || wanted.load(Ordering::Relaxed) > epoch;
+            let making =
+                tokio::task::spawn_blocking(move || make_ready(&*engine, &ranges, PREPARING, overtaken));
+            making.await.map_err(|e| e.to_string())
         };
         let made = making.into_actor(self);
-        AtomicResponse::new(Box::pin(made.map(move |made, keeper, _| {
+        Box::pin(made.map(move |made, keeper, _| {
             made?;
+            // Meanwhile another plan may have been prepared, or this one given up.
+            keeper.in_order(&work)?;
             keeper.use_plan(&work)
-        })))
+        }))
     }
 }
 
 impl PlanKeeper {
     /// Whether a plan comes after all that are prepared.
     fn in_order(&self, work: &WorkerPlan) -> Result<(), String> {
+        let epoch = work.plan.epoch;
+        if epoch.0 < self.wanted.load(Ordering::Relaxed) || self.given_up.contains(&epoch) {
+            return Err(format!("plan {epoch} is not wanted any more"));
+        }
         let epochs = self.epochs.load();
         match epochs.last_key_value() {
-            Some((&latest, _)) if work.plan.epoch < latest => Err(format!(
-                "plan {} is older than plan {latest}, which is prepared",
-                work.plan.epoch
+            Some((&latest, _)) if epoch < latest => Err(format!(
+                "plan {epoch} is older than plan {latest}, which is prepared"
             )),
             _ => Ok(()),
         }
@@ -127,6 +144,7 @@ impl Handler<Retire> for PlanKeeper {
     type Result = ();
 
     fn handle(&mut self, Retire { before }: Retire, _: &mut Self::Context) {
+        self.wanted.fetch_max(before.0, Ordering::Relaxed);
         let mut old = (**self.epochs.load()).clone();
         let kept = old.split_off(&before);
         self.epochs.store(Arc::new(kept));
@@ -141,6 +159,10 @@ impl Handler<Abandon> for PlanKeeper {
     type Result = ();
 
     fn handle(&mut self, Abandon(epoch): Abandon, _: &mut Self::Context) {
+        self.given_up.push_back(epoch);
+        if self.given_up.len() > MAX_PLANS {
+            self.given_up.pop_front();
+        }
         let mut epochs = (**self.epochs.load()).clone();
         if let Some(plan) = epochs.remove(&epoch) {
             tracing::info!(%epoch, "a plan was abandoned");
@@ -164,6 +186,8 @@ pub struct Worker {
     drain: Duration,
     failed: oneshot::Receiver<String>,
     address: SocketAddr,
+    /// Where its engine keeps weights.
+    _scratch: Option<Scratch>,
 }
 
 impl Worker {
@@ -243,6 +267,8 @@ impl Worker {
             epochs,
             drain: settings.drain,
             readiness: readiness.clone(),
+            wanted: Arc::default(),
+            given_up: VecDeque::new(),
         }
         .start();
 
@@ -286,6 +312,7 @@ impl Worker {
             drain: settings.drain,
             failed,
             address,
+            _scratch: device.scratch,
         })
     }
 

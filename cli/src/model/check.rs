@@ -79,7 +79,7 @@ fn hold(here: &Here, place: &Path, arguments: &Arguments) -> anyhow::Result<Held
             .reference(&here.model, usable_cores().len(), Gives::EveryCut)
             .map_err(|why| failed(format!("onnxruntime does not run the file: {why}"), get_right))?;
         let (output, first) = first_difference(&here.engines, here.partition, &here.model, &mut reference)
-            .map_err(|error| failed(error.to_string(), get_right))?;
+            .map_err(|error| failed(error.to_string(), "Try another engine with --engine"))?;
         return Ok(Held { output, first });
     }
     let set = if place.extension().is_some_and(|e| e == "npz") {

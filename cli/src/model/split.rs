@@ -59,11 +59,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
             Some(place(&arguments.tail, "tail")),
         ),
     };
-    anyhow::ensure!(head != tail, "head and tail would be the same file");
+    let absolute = |file: &Option<PathBuf>| file.as_ref().and_then(|f| std::path::absolute(f).ok());
+    anyhow::ensure!(
+        head.is_none() || absolute(&head) != absolute(&tail),
+        "head and tail would be the same file"
+    );
     let mut written = vec![];
     for (range, file) in [(StageRange::new(CutPoint(0), at), head), (info.tail(at), tail)] {
         if let (Some(range), Some(file)) = (range, file) {
-            write(&parts, range, batch, &arguments.file, &file)?;
+            write(&parts, range, batch, &info.file, &file)?;
             written.push((range, file));
         }
     }
@@ -133,6 +137,12 @@ fn write(
     };
     anyhow::ensure!(!same(source, file), "{}: is the model itself", file.display());
     let bytes = parts.part(range, batch)?;
+    anyhow::ensure!(
+        bytes.len() < LARGEST_BYTES,
+        "{}: would have {} bytes; readers of ONNX files take less than {LARGEST_BYTES}",
+        file.display(),
+        bytes.len()
+    );
     // Whole, or not at all.
     let mut draft = file.as_os_str().to_owned();
     draft.push(".draft");
@@ -143,6 +153,9 @@ fn write(
     }
     written.with_context(|| format!("{} can't be written", file.display()))
 }
+
+/// What readers of protobuf messages take at most, in bytes.
+const LARGEST_BYTES: usize = 1 << 31;
 
 /// A table of all inner cut points.
 fn list(info: &ModelInfo, as_json: bool) -> anyhow::Result<Verdict> {

@@ -40,6 +40,7 @@ pub(crate) struct Analysis {
     /// Constants that they read and the graph does not hold.
     pub constants: Vec<TensorProto>,
     pub narrow: Narrow,
+    pub divides: Option<String>,
 }
 
 /// What stands for one node of the file in the words of its own operator set.
@@ -98,6 +99,8 @@ struct Walk<'a> {
     /// The first node that computes in 64-bit floats.
     double: Option<String>,
     guards: Vec<Guard>,
+    /// The first node that divides integers by what may be 0 or −1.
+    divides: Option<String>,
     options: &'a ReadOptions,
 }
 
@@ -120,6 +123,7 @@ pub(crate) fn analyze(
         wide: Default::default(),
         double: None,
         guards: vec![],
+        divides: None,
         options,
     };
     for tensor in graph.initializer {
@@ -442,6 +446,7 @@ impl Walk<'_> {
             Some(flops) => flops,
             None => elements(&outcome.outputs[0].0)? as u64,
         };
+        self.look_at_divisor(&node, &kind, outcome.outputs[0].1);
         let bound = self.bound(&node, &kind, index, &outcome.outputs[0])?;
         if let Some(target) = target {
             let name = format!("graft:target:{index}");
@@ -484,6 +489,24 @@ impl Walk<'_> {
             self.facts.insert(name.clone(), fact);
         }
         self.keep(index, kind, outputs, data, flops)
+    }
+
+    /// Notes a node that divides integers by what is not known to be fine.
+    fn look_at_divisor(&mut self, node: &NodeProto, kind: &str, dtype: DType) {
+        let floats = matches!(dtype, DType::F32 | DType::F16 | DType::F64);
+        if floats || !matches!(kind, "Div" | "Mod") {
+            return;
+        }
+        let divisor = node.input.get(1).and_then(|name| self.facts.get(name));
+        let fine = |small: &Small| {
+            small
+                .nums
+                .iter()
+                .all(|n| !n.batch && n.coef != 0.0 && n.coef != -1.0)
+        };
+        if !divisor.and_then(|f| f.small.as_ref()).is_some_and(fine) {
+            self.divides.get_or_insert_with(|| self.label.clone());
+        }
     }
 
     /// Closes a node of the file: what engines run for it stays.

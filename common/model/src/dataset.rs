@@ -56,6 +56,20 @@ impl DataSet {
                 cut.elements
             )));
         }
+        let whole = |v: f64| match cut.dtype {
+            DType::U8 => v as u8 as f64 == v,
+            DType::I8 => v as i8 as f64 == v,
+            DType::I32 | DType::Bool => v as i32 as f64 == v,
+            // Beyond 2^53 a 64-bit float does not hold every integer, and this may be another than the file's.
+            DType::I64 => v.fract() == 0.0 && v.abs() <= 9_007_199_254_740_992.0,
+            _ => true,
+        };
+        if let Some(&far) = input.values.iter().find(|&&v| !whole(v)) {
+            return Err(wrong(format!(
+                "the input holds {far}, which is not compared as {}",
+                cut.dtype
+            )));
+        }
         let values = input.values.iter();
         let elements = match cut.dtype {
             DType::F32 | DType::F16 | DType::F64 => Elements::F32(values.map(|&v| v as f32).collect()),

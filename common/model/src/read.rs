@@ -47,6 +47,8 @@ pub struct ModelInfo {
     pub segments: Vec<Segment>,
     /// What 32 bits do for its 64-bit integers.
     pub narrow: Narrow,
+    /// The first node that divides integers by what may be 0 or −1, which stops a processor.
+    pub divides: Option<String>,
 }
 
 impl ModelInfo {
@@ -280,6 +282,7 @@ fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Model
             cuts: analysis.cuts,
             segments: analysis.segments,
             narrow: analysis.narrow,
+            divides: analysis.divides,
         }),
         graph: analysis.graph,
         standard: analysis.standard,

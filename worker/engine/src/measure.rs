@@ -61,7 +61,7 @@ impl Measured {
 }
 
 /// Cut points at which a network is cut to see what lies before and behind.
-const PLACES: usize = 16;
+const PLACES: usize = 8;
 /// Of the time that a pair may take, one round of runs may take this part.
 const ROUND: f64 = 0.4;
 /// A segment takes at least this part of the mean segment.
@@ -70,10 +70,11 @@ const LEAST: f64 = 0.01;
 /// Measures a model that is loaded in `engine`.
 ///
 /// A segment that is run alone pays for what engines do at the ends of a run (a layout that is changed, a fusion that is
-/// lost), and the sum of all segments is far more than the whole. So heads and tails are timed: what lies before a cut
-/// point takes (head + whole − tail) / 2, and head + tail − whole is what one chunk more costs. Between two of
-/// the cut points that are tried, time is shared out as it is known from the smaller batch, at first by what segments
-/// compute and move.
+/// lost), and the sum of all segments is far more than the whole. So heads and tails are timed. A run takes what its
+/// segments take and an overhead, so head + tail − whole is the overhead, and what lies before a cut point takes
+/// (head + whole − tail − overhead) / 2. Between two of the cut points that are tried, time is shared out as it is known
+/// from the smaller batch, at first by what segments compute and move. One overhead holds for all batches and shares, the
+/// median; segments are such that the whole takes what was measured.
 pub fn measure(
     engine: &dyn Engine,
     model: &Model,
@@ -82,32 +83,34 @@ pub fn measure(
 ) -> Result<Measured, EngineError> {
     let info = model.info();
     let count = info.segments.len();
-    let mut ms = vec![vec![vec![0.0; options.shares.len()]; options.batches.len()]; count];
-    let mut overheads = vec![];
     let all = options.shares.len() * options.batches.len();
-    let mut done = 0;
     let mut known = by_size(info);
-    for (s, share) in options.shares.iter().enumerate() {
+    let places = places(&known, PLACES);
+    let mut sampled = vec![];
+    for share in &options.shares {
         let cores = options.cores.get(..share.0 as usize).unwrap_or(&options.cores);
         let partition = engine.open_partition(cores)?;
-        for (b, &batch) in options.batches.iter().enumerate() {
-            let sampled = sample(engine, partition, info, &known, batch as usize, options);
-            let sampled = match sampled {
-                Ok(sampled) => sampled,
+        for &batch in &options.batches {
+            match sample(engine, partition, info, &places, batch as usize, options) {
+                Ok(found) => sampled.push(found),
                 Err(e) => {
                     engine.close_partition(partition)?;
                     return Err(e);
                 }
-            };
-            known = sampled.segments(&known);
-            for (segment, &t) in ms.iter_mut().zip(&known) {
-                segment[b][s] = t;
             }
-            overheads.push(sampled.overhead());
-            done += 1;
+            let done = sampled.len();
             progress(Progress { done, all });
         }
         engine.close_partition(partition)?;
+    }
+    let overhead = median(sampled.iter().map(Sampled::overhead).collect());
+    let mut ms = vec![vec![vec![0.0; options.shares.len()]; options.batches.len()]; count];
+    let pairs = (0..options.shares.len()).flat_map(|s| (0..options.batches.len()).map(move |b| (s, b)));
+    for ((s, b), found) in pairs.zip(&sampled) {
+        known = found.segments(&known, overhead);
+        for (segment, &t) in ms.iter_mut().zip(&known) {
+            segment[b][s] = t;
+        }
     }
     let segments = info
         .segments
@@ -124,7 +127,7 @@ pub fn measure(
             cut_bytes: info.cuts.iter().map(|c| 2 * c.elements as u64).collect(),
             segments,
         },
-        stage_overhead_ms: median(overheads),
+        stage_overhead_ms: overhead,
     })
 }
 
@@ -146,7 +149,7 @@ struct Sampled {
 }
 
 impl Sampled {
-    /// What one chunk more costs.
+    /// What a run takes beyond its segments.
     fn overhead(&self) -> f64 {
         let extra = self
             .places
@@ -155,15 +158,18 @@ impl Sampled {
         median(extra.collect())
     }
 
-    /// What each segment takes; the whole takes their sum and what one chunk costs. `known`: how segments compare.
-    fn segments(&self, known: &[f64]) -> Vec<f64> {
-        let net = (self.whole - self.overhead()).max(self.whole * 0.5);
-        let scale = net / self.whole.max(f64::MIN_POSITIVE);
+    /// What each segment takes, so that the whole takes their sum and `overhead`. `known`: how segments compare.
+    fn segments(&self, known: &[f64], overhead: f64) -> Vec<f64> {
+        let own = self.overhead();
+        // Noise must not leave nothing.
+        let part = |o: f64| (self.whole - o).max(self.whole * 0.5);
+        let scale = part(overhead) / part(own).max(f64::MIN_POSITIVE);
+        let net = part(overhead);
         // Time before each place; noise must not let it fall.
         let mut before = vec![(0, 0.0f64)];
         for &(at, head, tail) in &self.places {
             let latest = before.last().map_or(0.0, |b| b.1);
-            let time = (head + self.whole - tail) / 2.0 * scale;
+            let time = (head + self.whole - tail - own) / 2.0 * scale;
             before.push((at, time.clamp(latest, net)));
         }
         before.push((known.len(), net));
@@ -189,26 +195,34 @@ impl Sampled {
     }
 }
 
-/// Inner cut points that part a network into pieces that take about as long, as far as is known.
+/// Inner cut points that part a network into pieces that take about as long, as far as is known; `count` at most.
 fn places(known: &[f64], count: usize) -> Vec<usize> {
     let all: f64 = known.iter().sum();
     let mut found = vec![];
     let mut sum = 0.0;
     for (k, t) in known.iter().enumerate().take(known.len().saturating_sub(1)) {
         sum += t;
-        if sum >= all * (found.len() + 1) as f64 / (count + 1) as f64 {
+        if found.len() < count && sum >= all * (found.len() + 1) as f64 / (count + 1) as f64 {
             found.push(k + 1);
         }
     }
     found
 }
 
-/// Times the whole, and heads and tails at as many places as there is time for.
+/// Some of a list, evenly spread; at least one of a list that has any.
+fn some_of(list: &[usize], count: usize) -> Vec<usize> {
+    let count = count.clamp(1, list.len().max(1));
+    let step = list.len() as f64 / count as f64;
+    let pick = |i: usize| list.get(((i as f64 + 0.5) * step) as usize).copied();
+    (0..count).filter_map(pick).collect()
+}
+
+/// Times the whole, and heads and tails at as many of the places as there is time for.
 fn sample(
     engine: &dyn Engine,
     partition: PartitionId,
     info: &ModelInfo,
-    known: &[f64],
+    places: &[usize],
     batch: usize,
     options: &MeasureOptions,
 ) -> Result<Sampled, EngineError> {
@@ -220,11 +234,11 @@ fn sample(
     };
     let input = Tensor::pseudo_random(&info.cuts[0], batch, 1);
     let run = |range: StageRange, tensor: Tensor| run_ranges(engine, partition, info, &[range], tensor);
+    engine.prepare(partition, info.id, &[whole])?;
     let (_, first) = run(whole, input.clone())?;
     // Runs of whole networks: each place takes as much, and the whole once.
     let affordable = options.patience.as_secs_f64() * 1e3 * ROUND / first[0].max(1e-3);
-    let count = (affordable as usize).saturating_sub(1).clamp(1, PLACES);
-    let places = places(known, count);
+    let places = some_of(places, (affordable as usize).saturating_sub(1));
     let ends: Vec<(StageRange, StageRange)> = places
         .iter()
         .filter_map(|&k| {
@@ -305,18 +319,19 @@ mod tests {
 
     #[test]
     fn time_before_a_cut_point_is_what_head_and_tail_say() {
-        // Segments of 1, 2, 3, 4 ms; a chunk more costs 0.5 ms, of which head and tail pay half each.
-        let (head, tail) = (1.0 + 2.0 + 0.25, 3.0 + 4.0 + 0.25);
+        // Segments of 1, 2, 3, 4 ms; a run takes 0.5 ms more.
         let sampled = Sampled {
-            whole: 10.0,
-            places: vec![(2, head, tail)],
+            whole: 10.5,
+            places: vec![(2, 3.5, 7.5)],
         };
         assert!((sampled.overhead() - 0.5).abs() < 1e-9);
-        let segments = sampled.segments(&[1.0, 2.0, 3.0, 4.0]);
-        assert!((segments.iter().sum::<f64>() - 9.5).abs() < 1e-9);
-        for (got, want) in segments.iter().zip([1.0, 2.0, 3.0, 4.0]) {
-            assert!((got - want * 0.95).abs() < 1e-9, "{segments:?}");
-        }
+        let near =
+            |segments: &[f64], want: [f64; 4]| segments.iter().zip(want).all(|(s, w)| (s - w).abs() < 1e-9);
+        let segments = sampled.segments(&[1.0, 2.0, 3.0, 4.0], 0.5);
+        assert!(near(&segments, [1.0, 2.0, 3.0, 4.0]), "{segments:?}");
+        // Where the overhead of all is another, the whole still takes what it took.
+        let segments = sampled.segments(&[1.0, 2.0, 3.0, 4.0], 1.5);
+        assert!(near(&segments, [0.9, 1.8, 2.7, 3.6]), "{segments:?}");
     }
 
     #[test]
@@ -325,9 +340,12 @@ mod tests {
             whole: 10.0,
             places: vec![(1, 6.0, 4.0), (2, 5.0, 5.0), (3, 12.0, 0.1)],
         };
-        let segments = sampled.segments(&[1.0; 4]);
+        let segments = sampled.segments(&[1.0; 4], 0.2);
         assert!(segments.iter().all(|t| *t > 0.0), "{segments:?}");
         assert_eq!(places(&[1.0; 4], 16), [1, 2, 3]);
         assert_eq!(places(&[1.0, 1.0, 8.0, 1.0, 1.0], 1), [3]);
+        assert_eq!(some_of(&[1, 2, 3, 4, 5], 1), [3]);
+        assert_eq!(some_of(&[1, 2, 3], 16), [1, 2, 3]);
+        assert_eq!(some_of(&[], 2), [0usize; 0]);
     }
 }

@@ -66,6 +66,7 @@ impl Walk<'_> {
             standard,
             constants,
             narrow,
+            divides: self.divides.take(),
         }
     }
 }

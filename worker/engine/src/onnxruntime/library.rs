@@ -72,18 +72,33 @@ pub(super) fn open(asked: Option<&Path>) -> Result<Arc<Library>, Missing> {
     if let Some(library) = opened.as_ref() {
         return Ok(Arc::clone(library));
     }
-    let file = find(asked, std::env::var_os(FILE_VARIABLE), usual_folders)?;
+    let files = find(asked, std::env::var_os(FILE_VARIABLE), usual_folders)?;
     if std::env::var_os(TELEMETRY_VARIABLE).is_none() {
         return Err(Missing {
-            why: format!(
-                "onnxruntime ({}) sends usage data to its maker unless {TELEMETRY_VARIABLE} is set",
-                file.display()
-            ),
+            why: format!("onnxruntime sends usage data to its maker unless {TELEMETRY_VARIABLE} is set"),
             what_to_do: format!("Set {TELEMETRY_VARIABLE}=1 in the environment (0: let it)"),
         });
     }
-    let environment = guarded(|| {
-        let builder = ort::init_from(&file).map_err(|e| e.to_string())?;
+    let mut causes = vec![];
+    for file in files {
+        match load(&file) {
+            Ok(environment) => {
+                let library = Arc::new(Library { environment, file });
+                *opened = Some(Arc::clone(&library));
+                return Ok(library);
+            }
+            Err(cause) => causes.push(format!("{}: {cause}", file.display())),
+        }
+    }
+    Err(Missing {
+        why: format!("onnxruntime is there, but can't be used: {}", causes.join("; ")),
+        what_to_do: format!("Needed is version 1.{OLDEST_MINOR} or newer for this machine: {HOW_TO_GET_IT}"),
+    })
+}
+
+fn load(file: &Path) -> Result<Environment, String> {
+    guarded(|| {
+        let builder = ort::init_from(file).map_err(|e| e.to_string())?;
         let logger = |level: LogLevel, _: &str, _: &str, at: &str, text: &str| match level {
             LogLevel::Error | LogLevel::Fatal => tracing::debug!(at, "onnxruntime: {text}"),
             _ => tracing::trace!(at, "onnxruntime: {text}"),
@@ -93,23 +108,16 @@ pub(super) fn open(asked: Option<&Path>) -> Result<Arc<Library>, Missing> {
         let environment = built.map_err(|e| e.to_string())?;
         graft_arena::share(&environment).map_err(|e| e.to_string())?;
         Ok(environment)
-    });
-    let environment = environment.map_err(|cause| Missing {
-        why: format!("{} can't be used as onnxruntime: {cause}", file.display()),
-        what_to_do: format!("Needed is version 1.{OLDEST_MINOR} or newer for this machine: {HOW_TO_GET_IT}"),
-    })?;
-    let library = Arc::new(Library { environment, file });
-    *opened = Some(Arc::clone(&library));
-    Ok(library)
+    })
 }
 
-/// The library's file: where it was asked for, else where the environment names it, else the newest in the first of the
-/// usual folders that has one.
+/// The library's files, to be tried in this order: the one that was asked for, else the one that the environment names, else
+/// the newest in each of the usual folders.
 fn find(
     asked: Option<&Path>,
     named: Option<OsString>,
     usual: impl FnOnce() -> Vec<PathBuf>,
-) -> Result<PathBuf, Missing> {
+) -> Result<Vec<PathBuf>, Missing> {
     let named = named.filter(|n| !n.is_empty()).map(PathBuf::from);
     let place = asked
         .map(|place| (place.to_owned(), "the configuration"))
@@ -120,24 +128,25 @@ fn find(
         } else {
             Some(place.clone()).filter(|p| p.is_file())
         };
-        return found.ok_or_else(|| Missing {
+        // A name alone would be looked for elsewhere when it is loaded.
+        let found = found.and_then(|file| std::path::absolute(file).ok());
+        return found.map(|file| vec![file]).ok_or_else(|| Missing {
             why: format!("there is no onnxruntime at {}, which {by} names", place.display()),
             what_to_do: format!("Name the file {} or its folder", file_names()),
         });
     }
     let folders = usual();
-    folders
-        .iter()
-        .find_map(|folder| newest_in(folder))
-        .ok_or_else(|| {
-            let there = folders.iter().filter(|f| f.is_dir());
-            let mut shown: Vec<String> = there.map(|f| f.display().to_string()).collect();
-            shown.push("the packages of a Python environment".to_owned());
-            Missing {
-                why: format!("there is no {} in {}", file_names(), shown.join(", ")),
-                what_to_do: HOW_TO_GET_IT.to_owned(),
-            }
-        })
+    let files: Vec<PathBuf> = folders.iter().filter_map(|folder| newest_in(folder)).collect();
+    if !files.is_empty() {
+        return Ok(files);
+    }
+    let there = folders.iter().filter(|f| f.is_dir());
+    let mut shown: Vec<String> = there.map(|f| f.display().to_string()).collect();
+    shown.push("the packages of a Python environment".to_owned());
+    Err(Missing {
+        why: format!("there is no {} in {}", file_names(), shown.join(", ")),
+        what_to_do: HOW_TO_GET_IT.to_owned(),
+    })
 }
 
 fn file_names() -> &'static str {
@@ -240,7 +249,7 @@ mod tests {
 
     #[cfg(all(unix, not(target_vendor = "apple")))]
     #[test]
-    fn the_newest_version_of_the_first_folder_is_taken() {
+    fn the_newest_version_of_each_folder_is_tried() {
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = ["first", "second"].map(|n| folder.path().join(n));
         for (place, name) in [
@@ -254,14 +263,18 @@ mod tests {
         }
         let usual = || vec![folder.path().join("none"), first.clone(), second.clone()];
         let found = |asked: Option<&Path>, named: &str| find(asked, Some(named.into()), usual);
-        assert_eq!(found(None, "").unwrap(), first.join("libonnxruntime.so.1.22.1"));
+        let newest = first.join("libonnxruntime.so.1.22.1");
+        assert_eq!(
+            found(None, "").unwrap(),
+            [newest, second.join("libonnxruntime.so")]
+        );
         assert_eq!(
             found(None, second.to_str().unwrap()).unwrap(),
-            second.join("libonnxruntime.so")
+            [second.join("libonnxruntime.so")]
         );
         assert_eq!(
             found(Some(&second), "elsewhere").unwrap(),
-            second.join("libonnxruntime.so")
+            [second.join("libonnxruntime.so")]
         );
         let error = found(Some(Path::new("/nowhere/lib.so")), "")
             .unwrap_err()

@@ -22,7 +22,7 @@ use sessions::{Loaded, Ready};
 
 use crate::checks::{check_input, guarded};
 use crate::cores::Confined;
-use crate::engine::{Engine, EngineError, MemoryUse, PartitionId};
+use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
 
 /// Its name.
 const NAME: &str = "onnxruntime";
@@ -78,6 +78,21 @@ impl Engine for OnnxRuntimeEngine {
         let info = model.info();
         if self.loaded(info.id).is_ok() {
             return Ok(());
+        }
+        if let Some(node) = &info.divides {
+            // Its versions differ in whether they look first; the processor's signal would end the process.
+            let refusal = Refusal {
+                node: Some(node.clone()),
+                opset: info.opset,
+                why: "it divides integers by what may be 0 or -1, for which onnxruntime may end the process"
+                    .to_owned(),
+                what_to_do: "Divide floats, or by a constant".to_owned(),
+            };
+            return Err(EngineError::Refused {
+                engine: NAME,
+                file: info.file.display().to_string(),
+                refusal: Box::new(refusal),
+            });
         }
         let loaded = guarded(|| Loaded::new(Arc::clone(&self.library), &self.scratch, model));
         let loaded = loaded.map_err(|cause| EngineError::Load {
