@@ -9,7 +9,7 @@ fn root() -> PathBuf {
 
 /// Layers: a crate may import Graft's crates of lower layers only.
 const LAYERS: &[&[&str]] = &[
-    &["graft-model", "graft-arena"],
+    &["graft-model", "graft-ort-ffi"],
     &["graft-plan"],
     &["graft-wire"],
     &[
@@ -42,7 +42,7 @@ const CORES: &[&str] = &[
     "graft-simulator",
 ];
 /// Crates that call C, and may hold unsafe code for it, each block with its reasons.
-const FOREIGN: &[&str] = &["graft-arena"];
+const FOREIGN: &[&str] = &["graft-ort-ffi"];
 /// What a core may import besides Graft's own.
 const CORE_IMPORTS: &[&str] = &["hdrhistogram", "rustc-hash", "thiserror", "serde"];
 /// Longest file of code, in lines, tests apart.

@@ -14,8 +14,8 @@ use crate::checks::guarded;
 const FILE_VARIABLE: &str = "ORT_DYLIB_PATH";
 /// What keeps onnxruntime from sending usage data to its maker; it is read when the library is loaded.
 const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
-/// Oldest minor version of onnxruntime 1 that does.
-const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
+/// Oldest minor version of onnxruntime 1 that is used: older ones give wrong numbers for some operators (1.26: Erf of NaN).
+const OLDEST_MINOR: u32 = 28;
 /// What people do who don't have it.
 const HOW_TO_GET_IT: &str = "pip install onnxruntime, or a release's shared library in the place that ORT_DYLIB_PATH or the \
                              configuration's `onnxruntime` names";
@@ -97,6 +97,11 @@ pub(super) fn open(asked: Option<&Path>) -> Result<Arc<Library>, Missing> {
 }
 
 fn load(file: &Path) -> Result<Environment, String> {
+    let version = graft_ort_ffi::version(file)?;
+    let mut numbers = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(1), Some(OLDEST_MINOR)) {
+        return Err(format!("has version {version}"));
+    }
     guarded(|| {
         let builder = ort::init_from(file).map_err(|e| e.to_string())?;
         let logger = |level: LogLevel, _: &str, _: &str, at: &str, text: &str| match level {
@@ -106,7 +111,7 @@ fn load(file: &Path) -> Result<Environment, String> {
         let builder = builder.with_name("graft").with_telemetry(false);
         let built = builder.with_logger(Arc::new(logger)).build();
         let environment = built.map_err(|e| e.to_string())?;
-        graft_arena::share(&environment).map_err(|e| e.to_string())?;
+        graft_ort_ffi::share(&environment).map_err(|e| e.to_string())?;
         Ok(environment)
     })
 }

@@ -1,10 +1,12 @@
-//! One arena for the activations of all sessions of onnxruntime in this process.
+//! Calls of onnxruntime that the crate `ort` does not wrap: a library's version, and one arena for the activations of all
+//! sessions of this process.
 //!
 //! Without an arena, large activations come from the system anew with every run, which costs a quarter of the speed of large
-//! batches; with an arena a session, memory grows with the number of sessions. `ort` wraps no call that makes one
-//! for all, so this crate calls the library itself: `CreateArenaCfg` and `CreateAndRegisterAllocator` of
-//! <https://onnxruntime.ai/docs/api/c/struct_ort_api.html>.
+//! batches; with an arena a session, memory grows with the number of sessions. The calls are `CreateArenaCfg` and
+//! `CreateAndRegisterAllocator` of <https://onnxruntime.ai/docs/api/c/struct_ort_api.html>.
 
+use std::ffi::CStr;
+use std::path::Path;
 use std::ptr;
 
 use ort::AsPointer;
@@ -38,4 +40,23 @@ pub fn share(environment: &Environment) -> ort::Result<()> {
     unsafe { (api.ReleaseArenaCfg)(settings) };
     // SAFETY: as above.
     unsafe { ort::Error::result_from_status(status) }
+}
+
+/// The version that a library says it has, like `1.32.0`. The library stays loaded. `Err`: it is no such library, or not for
+/// this machine.
+pub fn version(library: &Path) -> Result<String, String> {
+    // SAFETY: loading runs the library's initialisers. Whoever runs this program chose the file, and would have it loaded
+    // by `ort` next.
+    let loaded = unsafe { libloading::Library::new(library) }.map_err(|e| e.to_string())?;
+    // SAFETY: this is the function's type in onnxruntime_c_api.h, whose only promise to all versions it is.
+    let get: libloading::Symbol<'_, unsafe extern "C" fn() -> *const ort::sys::OrtApiBase> =
+        unsafe { loaded.get(b"OrtGetApiBase") }.map_err(|e| e.to_string())?;
+    // SAFETY: it takes nothing, and gives a pointer to a constant of the library, or null.
+    let base = unsafe { get().as_ref() }.ok_or("it has no API")?;
+    // SAFETY: it takes nothing, and gives a constant text of the library that ends with 0.
+    let text = unsafe { CStr::from_ptr((base.GetVersionString)()) };
+    let text = text.to_string_lossy().into_owned();
+    // Code of it may run in threads of its own by now.
+    std::mem::forget(loaded);
+    Ok(text)
 }
