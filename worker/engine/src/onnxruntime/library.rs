@@ -14,8 +14,9 @@ use crate::checks::guarded;
 const FILE_VARIABLE: &str = "ORT_DYLIB_PATH";
 /// What keeps onnxruntime from sending usage data to its maker; it is read when the library is loaded.
 const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
-/// Oldest minor version of onnxruntime 1 that is used: older ones give wrong numbers for some operators (1.26: Erf of NaN).
-const OLDEST_MINOR: u32 = 28;
+/// Oldest minor version of onnxruntime 1 that is used. Older ones give wrong numbers: 1.31 for the maximum of large 64-bit
+/// integers, 1.28 for average pools with rounded-up shapes, 1.26 for Erf of NaN.
+const OLDEST_MINOR: u32 = 32;
 /// What people do who don't have it.
 const HOW_TO_GET_IT: &str = "pip install onnxruntime, or a release's shared library in the place that ORT_DYLIB_PATH or the \
                              configuration's `onnxruntime` names";
