@@ -120,6 +120,7 @@ fn open_and_try(file: &Path, with: &EngineArguments, json: bool) -> anyhow::Resu
         let tried = refusals.into_iter().map(|(name, refusal)| (name, Err(refusal)));
         let choice = Choice {
             engine: "",
+            narrow: None,
             tried: tried.collect(),
         };
         refuse(json, refused, engines_json(&choice), anyhow::anyhow!(text))

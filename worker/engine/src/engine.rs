@@ -107,6 +107,11 @@ pub trait Engine: Send + Sync {
     /// Name for people and metrics.
     fn name(&self) -> &'static str;
 
+    /// Whether it computes the model's 64-bit integers in fewer bits, and refuses values that don't fit when they come.
+    fn narrows(&self, _info: &ModelInfo) -> bool {
+        false
+    }
+
     /// Loads a model, with one copy of its weights for all ranges and partitions. Loading it again changes nothing.
     fn load(&self, model: &Model) -> Result<(), EngineError>;
 

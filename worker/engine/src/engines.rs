@@ -46,6 +46,8 @@ pub struct EngineOptions {
 pub struct Choice {
     /// The engine.
     pub engine: &'static str,
+    /// One that also runs it, but computes its 64-bit integers in fewer bits.
+    pub narrow: Option<&'static str>,
     /// All engines here, in order: milliseconds of one request where it was measured, or why it does not run the model.
     pub tried: Vec<(&'static str, Result<Option<f64>, Refusal>)>,
 }
@@ -57,7 +59,11 @@ impl fmt::Display for Choice {
             Ok(None) => format!("{name} runs it"),
             Err(refusal) => format!("{name} does not run it ({})", refusal.why),
         });
-        f.write_str(&parts.collect::<Vec<_>>().join(", "))
+        f.write_str(&parts.collect::<Vec<_>>().join(", "))?;
+        match self.narrow {
+            Some(name) => write!(f, "; {name} computes its 64-bit integers in fewer bits"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -139,7 +145,11 @@ impl Engines {
         let running = tried.iter().enumerate();
         let running = running
             .filter_map(|(place, (_, outcome))| Some((place, (*outcome.as_ref().ok()?).unwrap_or(0.0))));
-        let Some((place, _)) = running.min_by(|a, b| a.1.total_cmp(&b.1)) else {
+        // Those that compute all integers as they are come first.
+        let narrows = |place: usize| self.list.get(place).is_some_and(|e| e.narrows(info));
+        let order =
+            |a: &(usize, f64), b: &(usize, f64)| narrows(a.0).cmp(&narrows(b.0)).then(a.1.total_cmp(&b.1));
+        let Some((place, _)) = running.min_by(order) else {
             return Err(tried
                 .into_iter()
                 .filter_map(|(name, outcome)| Some((name, outcome.err()?)))
@@ -153,8 +163,13 @@ impl Engines {
                 tracing::warn!(%error, engine = engine.name(), "a model stays loaded that another engine runs");
             }
         }
+        let others = tried.iter().enumerate();
+        let narrow =
+            others.filter(|(other, (_, outcome))| *other != place && outcome.is_ok() && narrows(*other));
+        let narrow = narrow.map(|(_, (name, _))| *name).next();
         let choice = Arc::new(Choice {
             engine: self.list[place].name(),
+            narrow: narrow.filter(|_| !narrows(place)),
             tried,
         });
         let chosen = Chosen {

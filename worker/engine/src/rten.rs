@@ -65,6 +65,11 @@ impl Engine for RtenEngine {
         "rten"
     }
 
+    fn narrows(&self, info: &ModelInfo) -> bool {
+        let watched = !matches!(&info.narrow, Narrow::Within(guards) if guards.is_empty());
+        watched || info.cuts.iter().any(|c| c.dtype == DType::I64)
+    }
+
     fn load(&self, model: &Model) -> Result<(), EngineError> {
         let info = Arc::clone(model.info());
         if self.loaded(info.id).is_ok() {
