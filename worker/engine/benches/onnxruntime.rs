@@ -8,7 +8,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use graft_engine::{Engine, Gives, OnnxRuntimeEngine, Reference, usable_cores};
+use graft_engine::{Engine, Gives, OnnxRuntimeEngine, Reference, RtenEngine, usable_cores};
 use graft_model::{CutPoint, Model, ModelInfo, StageRange, Tensor};
 
 /// Batches that are timed.
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     println!("{}", engine.library().display());
     println!(
-        "{:<22} {:>5} {:>5} {:>10}  ratios of speed: whole, tails from 1/4, 1/2, 3/4, four chunks",
+        "{:<22} {:>5} {:>5} {:>10}  ratios of speed: whole, tails from 1/4, 1/2, 3/4, four chunks; the whole on rten",
         "model", "cores", "batch", "plain ms"
     );
     let all = usable_cores();
@@ -128,6 +128,7 @@ fn compare(
         timed(&mut plain, &[tail], &middle)?;
     }
     timed(&mut plain, &chunks(info), &input)?;
+    ratios.push(on_rten(&mut plain, model, cores, &input)?);
     engine.close_partition(partition)?;
     let name = info
         .file
@@ -143,6 +144,31 @@ fn compare(
     );
     graft_engine::pin_current_thread(&usable_cores())?;
     Ok(())
+}
+
+/// The speed of rten on the whole network, against the plain session.
+fn on_rten(
+    plain: &mut Reference,
+    model: &Model,
+    cores: &[usize],
+    input: &Tensor,
+) -> Result<f64, Box<dyn Error>> {
+    let (rten, info) = (RtenEngine::new(), model.info());
+    rten.load(model)?;
+    let partition = rten.open_partition(cores)?;
+    let whole = info.whole().ok_or("no layers")?;
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    block(&mut theirs, || {
+        let began = Instant::now();
+        plain.run(input.clone())?;
+        Ok(began.elapsed())
+    })?;
+    block(&mut ours, || {
+        let began = Instant::now();
+        rten.run(partition, info.id, whole, input.clone())?;
+        Ok(began.elapsed())
+    })?;
+    Ok(median(theirs) / median(ours))
 }
 
 /// Runs something a few times; the first run is not counted. Threads of onnxruntime's own sessions wait in a loop for a
