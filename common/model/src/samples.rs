@@ -429,6 +429,16 @@ pub fn integers_times(factor: i64) -> Vec<u8> {
     b.finish((DataType::FLOAT, &[2]), Batch::Symbolic, &x)
 }
 
+/// Floats become 64-bit integers, are divided by a constant or by themselves, and become floats again; opset 13.
+pub fn integers_over(divisor: Option<i64>) -> Vec<u8> {
+    let mut b = Builder::new(13);
+    let x = b.op("Cast", &["input"], &[Int("to", 7)]);
+    let divisor = divisor.map_or_else(|| x.clone(), |d| b.ints(&[d]));
+    let x = b.op("Div", &[&x, &divisor], &[]);
+    let x = b.op("Cast", &[&x], &[Int("to", 1)]);
+    b.finish((DataType::FLOAT, &[2]), Batch::Symbolic, &x)
+}
+
 /// A vision transformer with a class token and position embeddings; opset 13.
 pub fn vit(batch: Batch) -> Vec<u8> {
     let (width, patches, tokens) = (32, 16, 17);

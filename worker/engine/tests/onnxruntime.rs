@@ -68,6 +68,25 @@ fn integers_keep_their_64_bits() {
 }
 
 #[test]
+fn a_division_that_could_stop_the_processor_is_refused() {
+    let Some(engine) = library::onnxruntime() else {
+        return;
+    };
+    let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+    for divisor in [None, Some(0), Some(-1)] {
+        let model = parse("divided", &samples::integers_over(divisor));
+        let refusal = try_out(&engine, partition, &model).unwrap_err();
+        assert!(
+            refusal.node.as_deref().is_some_and(|n| n.contains("Div")),
+            "{refusal}"
+        );
+        assert_eq!(engine.memory().models, 0);
+    }
+    let model = parse("halved", &samples::integers_over(Some(2)));
+    try_out(&engine, partition, &model).unwrap();
+}
+
+#[test]
 fn weights_are_shared_by_ranges_and_freed_with_the_model() {
     let Some(engine) = library::onnxruntime() else {
         return;

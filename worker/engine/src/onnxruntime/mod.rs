@@ -80,7 +80,7 @@ impl Engine for OnnxRuntimeEngine {
             return Ok(());
         }
         if let Some(node) = &info.divides {
-            // Its versions differ in whether they look first; the processor's signal would end the process.
+            // Version 1.32 looks for 0 first, but not for the smallest integer over -1: the processor's signal ends the process.
             let refusal = Refusal {
                 node: Some(node.clone()),
                 opset: info.opset,
