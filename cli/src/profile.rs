@@ -25,6 +25,8 @@ pub(crate) struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     measured: Option<Measured>,
+    #[command(flatten)]
+    engine: EngineArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -41,8 +43,6 @@ struct Measured {
     /// Where the profile goes
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    #[command(flatten)]
-    engine: EngineArguments,
     /// Batches to measure, ascending from 1
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     batches: Vec<u32>,
@@ -76,7 +76,7 @@ const HOP_MS: f64 = 0.2;
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     match (arguments.command, arguments.measured) {
         (Some(Command::Model(arguments)), _) => modelled(&arguments),
-        (None, Some(arguments)) => measured(&arguments),
+        (None, Some(measure)) => measured(&measure, &arguments.engine),
         (None, None) => anyhow::bail!("give --model and --out, or the subcommand `model`: see --help"),
     }
 }
@@ -107,7 +107,7 @@ fn modelled(arguments: &Modelled) -> anyhow::Result<Verdict> {
     write(profile, &arguments.out)
 }
 
-fn measured(arguments: &Measured) -> anyhow::Result<Verdict> {
+fn measured(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Verdict> {
     let mut cores = usable_cores();
     if let Some(most) = arguments.cores {
         anyhow::ensure!(
@@ -130,7 +130,7 @@ fn measured(arguments: &Measured) -> anyhow::Result<Verdict> {
     for file in &arguments.models {
         let (entry, model) = open(file)?;
         let name = entry.manifest.name.clone();
-        let engine = arguments.engine.open()?;
+        let engine = engine.open()?;
         engine.load(&model)?;
         eprintln!("{name}: on {}", engine.engine_of(entry.info.id)?);
         let measured = measure(&engine, &model, &options, |p| {

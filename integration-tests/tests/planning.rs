@@ -271,6 +271,51 @@ fn a_gpu_is_modelled_and_does_not_replace_what_was_measured() {
     assert_eq!(read()["source"], "measured");
 }
 
+#[test]
+fn a_network_is_measured_on_the_engine_that_was_asked_for() {
+    let data = Data::new();
+    let model = path(&models().join("efficientnet-lite0"));
+    let out = path(&data.folder.path().join("measured.json"));
+    let quickly = [
+        "--cores",
+        "1",
+        "--batches",
+        "1,2",
+        "--repeats",
+        "1",
+        "--patience",
+        "1",
+    ];
+    let asked = ["profile", "--model", &model, "--engine", "rten", "--out", &out];
+    let measured = graft(asked.into_iter().chain(quickly).collect::<Vec<_>>());
+    let said = String::from_utf8_lossy(&measured.stderr).into_owned();
+    assert_eq!(measured.status.code(), Some(0), "{said}");
+    assert!(said.contains("on rten"), "{said}");
+    let profile: Value = serde_json::from_slice(&std::fs::read(&out).expect("a file")).expect("JSON");
+    assert_eq!(profile["source"], "measured");
+    let segments = &profile["models"]["efficientnet-lite0"]["segments"];
+    let segments = segments.as_array().expect("segments");
+    let all = |batch: usize| -> f64 { segments.iter().filter_map(|s| s["ms"][batch][0].as_f64()).sum() };
+    assert!(
+        segments.len() == 49 && 0.0 < all(0) && all(0) < all(1),
+        "{profile}"
+    );
+
+    let nowhere = graft([
+        "profile",
+        "--model",
+        &model,
+        "--engine",
+        "onnxruntime",
+        "--onnxruntime",
+        "/nowhere",
+        "--out",
+        &out,
+    ]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("/nowhere"));
+}
+
 fn examples() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/scenarios"))
 }

@@ -74,7 +74,7 @@ const LEAST: f64 = 0.01;
 /// segments take and an overhead, so head + tail − whole is the overhead, and what lies before a cut point takes
 /// (head + whole − tail − overhead) / 2. Between two of the cut points that are tried, time is shared out as it is known
 /// from the smaller batch, at first by what segments compute and move. One overhead holds for all batches and shares, the
-/// median; segments are such that the whole takes what was measured.
+/// median of the smallest batch's; segments are such that the whole takes what was measured.
 pub fn measure(
     engine: &dyn Engine,
     model: &Model,
@@ -103,7 +103,9 @@ pub fn measure(
         }
         engine.close_partition(partition)?;
     }
-    let overhead = median(sampled.iter().map(Sampled::overhead).collect());
+    // At the ends of a run of a large batch more is moved, too; what a run takes at least is what a request alone pays.
+    let smallest = sampled.iter().step_by(options.batches.len().max(1));
+    let overhead = median(smallest.map(Sampled::overhead).collect());
     let mut ms = vec![vec![vec![0.0; options.shares.len()]; options.batches.len()]; count];
     let pairs = (0..options.shares.len()).flat_map(|s| (0..options.batches.len()).map(move |b| (s, b)));
     for ((s, b), found) in pairs.zip(&sampled) {
@@ -151,11 +153,8 @@ struct Sampled {
 impl Sampled {
     /// What a run takes beyond its segments.
     fn overhead(&self) -> f64 {
-        let extra = self
-            .places
-            .iter()
-            .map(|(_, head, tail)| (head + tail - self.whole).max(0.0));
-        median(extra.collect())
+        let extra = self.places.iter().map(|(_, head, tail)| head + tail - self.whole);
+        median(extra.collect()).max(0.0)
     }
 
     /// What each segment takes, so that the whole takes their sum and `overhead`. `known`: how segments compare.
