@@ -12,7 +12,7 @@ use graft_model::{DataSet, Model, ReadOptions};
 
 /// Cases that were answered rightly when the file was made; fewer is a step back.
 const RIGHT_BY_RTEN: usize = 232;
-const RIGHT_BY_ONNXRUNTIME: usize = 232;
+const RIGHT_BY_ONNXRUNTIME: usize = 290;
 
 mod library;
 
