@@ -8,6 +8,7 @@ use graft_client_core::{DESCRIBE_EVERY, Handover, Hints, LinkEstimate};
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
 use graft_wire::Status;
+use graft_worker_core::Due;
 
 use crate::cast::Cast;
 use crate::context::Context;
@@ -394,6 +395,7 @@ fn begun(client: u32, now: Nanos, counted: bool) -> Request {
         budget: Nanos::ZERO,
         at_router: Nanos::ZERO,
         server_deadline: Nanos::ZERO,
+        due: Due::at(Nanos::ZERO),
         answered: Nanos::ZERO,
         epoch: Epoch(0),
         route: 0,

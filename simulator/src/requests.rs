@@ -4,7 +4,7 @@ use graft_model::CutPoint;
 use graft_plan::{Epoch, Nanos};
 use graft_router_core::InFlight;
 use graft_wire::Status;
-use graft_worker_core::RequestId;
+use graft_worker_core::{Due, RequestId};
 
 /// A request under way; it outlives the request, so that late events find nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub(crate) struct Request {
     pub at_router: Nanos,
     /// When the server must have answered.
     pub server_deadline: Nanos,
+    /// When partitions are to be done with it.
+    pub due: Due,
     /// When the server had answered.
     pub answered: Nanos,
     pub epoch: Epoch,

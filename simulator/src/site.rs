@@ -10,8 +10,8 @@ use graft_planner_core::routes;
 use graft_router_core::{Arrived, BudgetClass, ClassKey, MixWindow, RouteTable, URGENT_EVERY};
 use graft_wire::{MixEntry, RoutesUpdate, Status, WorkerEndpoint};
 use graft_worker_core::{
-    Admission, Finished, Instance, Limits, PartitionSpec, Refusal, Request as Submitted, RequestId,
-    RouteIndex, RouteStep, Scheduler, SpecError,
+    Admission, Due, Finished, Instance, Next, PartitionSpec, RequestId, RouteIndex, RouteStep, Scheduler,
+    SpecError, fewest, next,
 };
 
 use crate::context::Context;
@@ -70,6 +70,25 @@ impl InUse {
     /// It is retired, and nothing of it is under way or runs.
     fn is_over(&self) -> bool {
         self.retired && self.under_way == 0 && !self.partitions.iter().any(|p| p.busy)
+    }
+
+    /// Where a request of a worker goes for a stage: the worker, and the place there.
+    fn place(&self, step: &RouteStep, worker: u32) -> Option<(u32, Instance)> {
+        let of = |i: &Instance| self.partitions[i.partition].worker;
+        let present = |i: &Instance| self.partitions[i.partition].scheduler.present(i.stage);
+        let on = |w: u32| step.instances.iter().filter(move |i| of(i) == w);
+        let places = |w: u32| on(w).map(move |i| (present(i), *i));
+        // Workers of other places are looked for only where the stage runs nowhere here.
+        let others = || -> BTreeSet<u32> { step.instances.iter().map(of).filter(|w| *w != worker).collect() };
+        let others = std::iter::once_with(others).flatten();
+        let pressure = |w: u32| {
+            let there: usize = on(w).map(present).sum();
+            there as f64 / on(w).count().max(1) as f64
+        };
+        match next(places(worker), others.map(|w| (pressure(w), w)))? {
+            Next::Here(place) => Some((worker, place)),
+            Next::There(other) => Some((other, fewest(places(other))?)),
+        }
     }
 }
 
@@ -178,7 +197,7 @@ impl Site {
         let index = RouteIndex::new(&plan, profile);
         let mut partitions = vec![];
         for partition in &plan.partitions {
-            let spec = PartitionSpec::of_plan(&plan, partition, profile, Limits::default(), Admission::On)?;
+            let spec = PartitionSpec::of_plan(&plan, partition, profile, Admission::On)?;
             partitions.push(Partition {
                 scheduler: Scheduler::new(spec),
                 worker: self.by_name.get(&partition.device).copied().unwrap_or(0),
@@ -390,31 +409,23 @@ impl Site {
         let Some(plan) = self.plans.get_mut(&epoch) else {
             return;
         };
-        let step = plan.steps.get(route).and_then(|steps| steps.get(at));
-        let partitions = &plan.partitions;
-        let least = step.and_then(|step| {
-            let is_here = |i: &&Instance| partitions[i.partition].worker == worker;
-            let present = |i: &&Instance| partitions[i.partition].scheduler.present(i.stage);
-            let all = || step.instances.iter();
-            // In memory where the stage runs here, else over to another worker.
-            let least = all().filter(is_here).min_by_key(present);
-            Some((step, least.or_else(|| all().min_by_key(present))?))
-        });
-        let Some((step, instance)) = least else {
+        let Some(step) = plan.steps.get(route).and_then(|steps| steps.get(at)) else {
             self.over(ticket, Err(Status::Internal), cx);
             return;
         };
-        let there = plan.partitions[instance.partition].worker;
+        let Some((there, instance)) = plan.place(step, worker) else {
+            self.over(ticket, Err(Status::Internal), cx);
+            return;
+        };
+        if at == 0 || there != worker {
+            request.due = Due::with_guard(now, request.server_deadline - now, step);
+        }
         request.worker = there;
         if !self.workers[there as usize].alive {
             request.place = Place::Lost;
             return;
         }
-        let submitted = Submitted {
-            id: ticket.id(),
-            key: step.key(request.server_deadline),
-            latest_start: step.latest_start(request.server_deadline),
-        };
+        let submitted = step.request(ticket.id(), request.due);
         let (stage, number) = (instance.stage, instance.partition);
         match plan.partitions[number].scheduler.submit(now, stage, submitted) {
             Ok(()) => {
@@ -422,12 +433,7 @@ impl Site {
                 self.touched.push((epoch, number as u32));
             }
             Err(refusal) => {
-                let status = match refusal {
-                    Refusal::Late => Status::Late,
-                    Refusal::Overloaded => Status::Overloaded,
-                    Refusal::UnknownStage | Refusal::Duplicate => Status::Internal,
-                };
-                self.over(ticket, Err(status), cx);
+                self.over(ticket, Err(refusal.status()), cx);
             }
         }
     }

@@ -12,7 +12,7 @@ use graft_plan::{Epoch, Partition, Plan, Profile, Route};
 use graft_service::{Clock, resolve};
 use graft_transport::Link;
 use graft_wire::WorkerPlan;
-use graft_worker_core::{Admission, Limits, PartitionSpec, RouteIndex, RouteStep};
+use graft_worker_core::{Admission, PartitionSpec, RouteIndex, RouteStep};
 
 use crate::job::{Hop, Instance, RoutePlan};
 use crate::observed::{Corrections, Observed, PartitionCounts};
@@ -115,8 +115,8 @@ impl Workshop {
         let mut parts = vec![];
         let own = plan.partitions.iter().enumerate();
         for (place, partition) in own.filter(|(_, p)| p.device == self.name) {
-            let spec = PartitionSpec::of_plan(plan, partition, profile, Limits::default(), Admission::On)
-                .map_err(|e| e.to_string())?;
+            let spec =
+                PartitionSpec::of_plan(plan, partition, profile, Admission::On).map_err(|e| e.to_string())?;
             let models = partition
                 .stages
                 .iter()

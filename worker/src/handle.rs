@@ -10,16 +10,12 @@ use graft_plan::{Epoch, Nanos};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{AnswerHeader, Refused, RunHeader, Status, Timing, Visit, WireType};
-use graft_worker_core::RequestId;
+use graft_worker_core::{Due, RequestId};
 use tokio::sync::oneshot;
 
 use crate::cancel::CancelOnDrop;
 use crate::epochs::Epochs;
 use crate::job::{Activation, Budget, Ended, Job, Spent, UnderWay};
-
-/// Requests are to be done so much earlier than they must be, as a part of what they take at least: runs take a little
-/// longer now and then, and under overload each that is begun at the last moment would be late for it.
-const GUARD: f64 = 0.1;
 
 /// An answer, or why there is none; and where the request was.
 pub type WorkAnswer = (Result<(AnswerHeader, Bytes), Refused>, Vec<Visit>);
@@ -80,8 +76,8 @@ impl Handle {
             Refused::new(Status::Overloaded, "the worker holds all the tensors that it may")
         })?;
         let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
-        let least = hop.step.alone + hop.step.later_alone;
-        let early = Nanos((least.0 as f64 * GUARD) as u64).min(Nanos(header.time_left_ns / 10));
+        let time_left = Nanos(header.time_left_ns);
+        let due = Due::with_guard(start, time_left, &hop.step);
         let (reply, ended) = oneshot::channel();
         let job = Job {
             id,
@@ -89,8 +85,8 @@ impl Handle {
             at,
             activation: Activation::Bytes(header.dtype, payload),
             began: start,
-            final_deadline: start + Nanos(header.time_left_ns),
-            guard: early,
+            final_deadline: start + time_left,
+            due,
             trace: header.trace,
             entered: start,
             spent: Spent::default(),

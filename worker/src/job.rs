@@ -10,7 +10,7 @@ use graft_plan::{Epoch, Nanos};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{Refused, Status, TraceContext, Visit, WireType};
-use graft_worker_core::{RequestId, RouteStep, StageIndex};
+use graft_worker_core::{Due, Next, RequestId, RouteStep, StageIndex, fewest, next};
 use tokio::sync::oneshot;
 
 use crate::partition::PartitionActor;
@@ -40,29 +40,22 @@ pub(crate) struct Hop {
     pub step: RouteStep,
 }
 
-/// Where a request's next stage runs.
-pub(crate) enum Next<'h> {
-    Here(&'h Instance),
-    There(&'h Peer),
-}
-
 impl Hop {
-    /// Of the places here, the one with the fewest requests; the first on a tie.
-    pub fn choose_here(&self) -> Option<&Instance> {
-        self.instances
-            .iter()
-            .min_by_key(|i| i.present.load(Ordering::Relaxed))
+    fn here(&self) -> impl Iterator<Item = (usize, &Instance)> {
+        let places = self.instances.iter();
+        places.map(|i| (i.present.load(Ordering::Relaxed), i))
     }
 
-    /// Where a request goes: in memory where the stage runs here, else to the worker with the fewest requests that were
-    /// handed over to it from here.
-    pub fn choose(&self) -> Option<Next<'_>> {
-        if let Some(here) = self.choose_here() {
-            return Some(Next::Here(here));
-        }
+    /// The place here that takes a request.
+    pub fn choose_here(&self) -> Option<&Instance> {
+        fewest(self.here())
+    }
+
+    /// Where a request goes: workers that can't be reached are asked only where there are no others.
+    pub fn choose(&self) -> Option<Next<&Instance, &Peer>> {
         let usable = self.peers.iter().filter(|p| p.is_connected());
-        let there = usable.min_by_key(|p| p.pressure());
-        there.or(self.peers.first()).map(Next::There)
+        let there = next(self.here(), usable.map(|p| (p.pressure(), p)));
+        there.or(self.peers.first().map(Next::There))
     }
 }
 
@@ -142,8 +135,8 @@ pub(crate) struct Job {
     /// The worker had it then.
     pub began: Nanos,
     pub final_deadline: Nanos,
-    /// It is to be done here so much earlier.
-    pub guard: Nanos,
+    /// When partitions here are to be done with it.
+    pub due: Due,
     pub trace: TraceContext,
     /// When it entered the present queue.
     pub entered: Nanos,
@@ -189,7 +182,9 @@ impl Job {
                     self,
                     clock,
                     peer.clone(),
-                    others.min_by_key(|p| p.pressure()).cloned(),
+                    others
+                        .min_by(|a, b| a.pressure().total_cmp(&b.pressure()))
+                        .cloned(),
                 );
             }
             None => self.end(Err(Refused::new(

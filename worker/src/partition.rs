@@ -16,8 +16,7 @@ use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{BatchClosed, ChunkRun, Refused, Status, Visit};
 use graft_worker_core::{
-    BatchId, Cancelled, Closed, Finished, PartitionSpec, Refusal, Request, RequestId, Run, Scheduler,
-    StageIndex,
+    BatchId, Cancelled, Closed, Finished, PartitionSpec, RequestId, Run, Scheduler, StageIndex,
 };
 
 use crate::compute::{Chunk, Command, Computer};
@@ -318,11 +317,7 @@ impl Handler<Submit> for PartitionActor {
             job.end(Err(Refused::new(Status::Internal, "the route has no such stage")));
             return;
         };
-        let request = Request {
-            id: job.id,
-            key: hop.step.key(job.final_deadline - job.guard),
-            latest_start: hop.step.latest_start(job.final_deadline - job.guard),
-        };
+        let request = hop.step.request(job.id, job.due);
         job.visits.push(Visit {
             worker: self.parts.worker.clone(),
             partition: self.parts.id.clone(),
@@ -341,12 +336,7 @@ impl Handler<Submit> for PartitionActor {
                 self.pump();
             }
             Err(refusal) => {
-                let status = match refusal {
-                    Refusal::Late => Status::Late,
-                    Refusal::Overloaded => Status::Overloaded,
-                    Refusal::UnknownStage | Refusal::Duplicate => Status::Internal,
-                };
-                job.end(Err(Refused::new(status, refusal.to_string())));
+                job.end(Err(Refused::new(refusal.status(), refusal.to_string())));
                 // It counted as present.
                 self.pump();
             }

@@ -52,8 +52,8 @@ impl Peer {
     }
 
     /// Requests for each of its partitions.
-    pub fn pressure(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed) / self.partitions.max(1)
+    pub fn pressure(&self) -> f64 {
+        self.in_flight.load(Ordering::Relaxed) as f64 / self.partitions.max(1) as f64
     }
 
     /// The same worker.

@@ -19,6 +19,6 @@ mod tests;
 pub use arrivals::Generator;
 pub use certificate::{Certificate, SEEDS, certify, certify_each};
 pub use crew::{Alone, Crew, gathered};
-pub use part::{Journey, Part, PartOutcome, Place, Step};
+pub use part::{Journey, Part, PartOutcome};
 pub use setup::SetupError;
 pub use simulation::{Outcome, Tally, simulate};

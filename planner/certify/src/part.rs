@@ -5,30 +5,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use graft_plan::Nanos;
-use graft_worker_core::{Finished, PartitionSpec, Request, RequestId, Scheduler, StageIndex};
+use graft_worker_core::{Due, Finished, PartitionSpec, RequestId, RouteStep, Scheduler, fewest};
 
 use crate::arrivals::{Arrivals, Merged};
 use crate::simulation::Tally;
-
-/// Where a stage runs.
-#[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// Place in the part's list of partitions.
-    pub partition: u32,
-    /// Which of the partition's stages.
-    pub stage: StageIndex,
-}
-
-/// One stage of a route.
-#[derive(Debug, Clone)]
-pub struct Step {
-    /// Its instances, in the plan's order.
-    pub places: Vec<Place>,
-    /// Local deadlines and hops of the stages after it.
-    pub later_deadlines: Nanos,
-    /// What the request needs at least from here on, this stage included.
-    pub least: Nanos,
-}
 
 /// One fragment on its way through its stages.
 #[derive(Debug, Clone)]
@@ -41,8 +21,8 @@ pub struct Journey {
     pub burstiness: f64,
     /// From arrival to answer.
     pub budget: Nanos,
-    /// Its stages, in order.
-    pub steps: Vec<Step>,
+    /// Its stages, in order; instances name partitions by their places in the part.
+    pub steps: Vec<RouteStep>,
 }
 
 /// Partitions and routes that have nothing to do with any others.
@@ -198,22 +178,20 @@ impl<'a> Run<'a> {
     fn enter(&mut self, now: Nanos, number: u32) {
         let request = self.live[number as usize];
         let step = &self.part.journeys[request.journey as usize].steps[request.step as usize];
-        let present = |p: &Place| self.schedulers[p.partition as usize].present(p.stage);
-        let place = match step.places.as_slice() {
-            [only] => *only,
-            several => match several.iter().min_by_key(|p| present(p)) {
-                Some(least) => *least,
-                None => return,
-            },
+        let place = match step.instances.as_slice() {
+            [only] => only,
+            several => {
+                let present = several
+                    .iter()
+                    .map(|i| (self.schedulers[i.partition].present(i.stage), i));
+                let Some(place) = fewest(present) else { return };
+                place
+            }
         };
-        let entered = Request {
-            id: RequestId(u64::from(number)),
-            key: request.deadline - step.later_deadlines,
-            latest_start: request.deadline - step.least,
-        };
-        let taken = self.schedulers[place.partition as usize].submit(now, place.stage, entered);
+        let entered = step.request(RequestId(u64::from(number)), Due::at(request.deadline));
+        let taken = self.schedulers[place.partition].submit(now, place.stage, entered);
         debug_assert!(taken.is_ok(), "admission is off");
-        self.touched.push(place.partition);
+        self.touched.push(place.partition as u32);
     }
 
     fn hand_on(&mut self, now: u64, number: u32, tallies: &mut [Tally]) {

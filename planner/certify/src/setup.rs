@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use graft_plan::{Nanos, Plan, Profile, Workload, ms_to_nanos};
-use graft_worker_core::{Admission, Limits, PartitionSpec, RouteError, RouteIndex, RouteStep, SpecError};
+use graft_worker_core::{Admission, PartitionSpec, RouteError, RouteIndex, RouteStep, SpecError};
 
-use crate::part::{Journey, Part, Place, Step};
+use crate::part::{Journey, Part};
 
 /// A plan that can't be simulated. [`Plan::check`] says more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,11 +41,11 @@ impl Setup {
 
         let hop = ms_to_nanos(profile.hop_ms);
         let mut parts: BTreeMap<usize, (Part, Vec<usize>)> = BTreeMap::new();
-        let mut numbers = vec![0u32; plan.partitions.len()];
+        let mut numbers = vec![0; plan.partitions.len()];
         for (p, partition) in plan.partitions.iter().enumerate() {
-            let spec = PartitionSpec::of_plan(plan, partition, profile, Limits::default(), Admission::Off)?;
+            let spec = PartitionSpec::of_plan(plan, partition, profile, Admission::Off)?;
             let (part, _) = parts.entry(pools[p]).or_default();
-            numbers[p] = u32::try_from(part.partitions.len()).unwrap_or(u32::MAX);
+            numbers[p] = part.partitions.len();
             part.partitions.push(spec);
         }
         // The order of fragments must not matter, not even for ties: they are taken by id.
@@ -57,19 +57,13 @@ impl Setup {
             let fragment = fragments.get(route.fragment.as_str()).ok_or_else(unknown)?;
             let steps = index.steps(route)?;
             let group = steps.first().map(|s| pools[s.instances[0].partition]);
-            let step = |s: RouteStep| Step {
-                least: s.alone + s.later_alone,
-                later_deadlines: s.later_deadlines,
-                places: s
-                    .instances
-                    .iter()
-                    .map(|at| Place {
-                        partition: numbers[at.partition],
-                        stage: at.stage,
-                    })
-                    .collect(),
+            let renumbered = |mut step: RouteStep| {
+                for instance in &mut step.instances {
+                    instance.partition = numbers[instance.partition];
+                }
+                step
             };
-            let steps = steps.into_iter().map(step).collect();
+            let steps = steps.into_iter().map(renumbered).collect();
             let Some((part, fragments)) = group.and_then(|g| parts.get_mut(&g)) else {
                 nothing_owed.push((route.fragment.clone(), fragment.rate_rps));
                 continue;

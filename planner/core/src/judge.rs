@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use graft_certify::{Journey, Part, Place, Step, Tally};
-use graft_plan::{Nanos, Order, Workload, ms_to_nanos};
-use graft_worker_core::{Admission, Limits, PartitionSpec, StageIndex, StageSpec};
+use graft_certify::{Journey, Part, Tally};
+use graft_plan::{Nanos, Workload, ms_to_nanos};
+use graft_worker_core::{Admission, Instance, Leg, Manner, PartitionSpec, RouteStep, StageIndex, Work};
 
 use crate::costs::{Costs, ModelIndex};
 use crate::draft::Draft;
@@ -171,63 +171,44 @@ fn owners<'a>(draft: &'a Draft, merged: &'a [Merged], fragments: bool) -> impl I
 fn part(draft: &Draft, merged: &[Merged], costs: &Costs<'_>, fragments: Option<&Workload>) -> Option<Part> {
     let profile = costs.profile;
     let hop = ms_to_nanos(profile.hop_ms);
-    let mut places: Vec<Vec<Place>> = vec![vec![]; draft.stages.len()];
+    let mut instances: Vec<Vec<Instance>> = vec![vec![]; draft.stages.len()];
     let mut alone = vec![Nanos::ZERO; draft.stages.len()];
     let mut partitions = vec![];
     for partition in &draft.partitions {
-        let quantum = match partition.order {
-            Order::Edf => partition.quantum_ms,
-            Order::Cycle => 0.0,
-        };
         let share = costs.share(partition.share);
-        let mut stages = vec![];
         for (at, &s) in partition.stages.iter().enumerate() {
-            let stage = &draft.stages[s];
-            let name = costs.name(stage.model);
-            let chunks = |b: u32| profile.chunks(name, stage.range, b, share, quantum).ok();
-            let batches = &profile.batches[..=stage.batch];
-            let runs = batches
-                .iter()
-                .map(|&b| Some((b, chunks(b)?)))
-                .collect::<Option<_>>()?;
-            stages.push(StageSpec {
-                range: stage.range,
-                batch: profile.batches[stage.batch],
-                runs,
-            });
-            if places[s].is_empty() {
+            if instances[s].is_empty() {
+                let stage = &draft.stages[s];
+                let name = costs.name(stage.model);
                 alone[s] = profile.latency(name, stage.range, 1, share, 0.0).ok()?;
             }
-            let instances = partitions.len()..partitions.len() + partition.copies;
-            places[s].extend(instances.map(|p| Place {
-                partition: p as u32,
-                stage: StageIndex(at as u16),
-            }));
+            let copies = partitions.len()..partitions.len() + partition.copies;
+            let stage = StageIndex(u16::try_from(at).ok()?);
+            instances[s].extend(copies.map(|partition| Instance { partition, stage }));
         }
-        let spec = PartitionSpec {
-            stages,
+        let manner = Manner {
+            share,
             order: partition.order,
-            limits: Limits::default(),
+            quantum_ms: partition.quantum_ms,
             admission: Admission::Off,
         };
+        let work = partition.stages.iter().map(|&s| Work {
+            model: costs.name(draft.stages[s].model),
+            range: draft.stages[s].range,
+            batch: profile.batches[draft.stages[s].batch],
+        });
+        let spec = PartitionSpec::new(manner, work, profile).ok()?;
         partitions.extend(std::iter::repeat_n(spec, partition.copies));
     }
     let mut journeys = vec![];
     for (unit, route) in &draft.routes {
         let m = &merged[*unit];
-        let (mut later_deadlines, mut later_least) = (Nanos::ZERO, Nanos::ZERO);
-        let mut steps: Vec<Step> = vec![];
-        for &s in route.iter().rev() {
-            let least = alone[s] + later_least;
-            steps.push(Step {
-                places: places[s].clone(),
-                later_deadlines,
-                least,
-            });
-            later_deadlines += ms_to_nanos(draft.stages[s].deadline_ms) + hop;
-            later_least = least + hop;
-        }
-        steps.reverse();
+        let leg = |&s: &usize| Leg {
+            instances: instances[s].clone(),
+            alone: alone[s],
+            deadline: ms_to_nanos(draft.stages[s].deadline_ms),
+        };
+        let steps = RouteStep::of_route(hop, route.iter().map(leg).collect());
         match fragments {
             Some(workload) => journeys.extend(m.fragments.iter().map(|&i| {
                 let f = &workload.fragments[i];

@@ -28,7 +28,41 @@ pub struct RouteStep {
     pub later_alone: Nanos,
 }
 
+/// A stage of a route before what comes after it is summed up.
+#[derive(Debug, Clone)]
+pub struct Leg {
+    /// Where it runs, in the plan's order; at least one.
+    pub instances: Vec<Instance>,
+    /// What a request takes there at least: alone, uncut, on the first instance.
+    pub alone: Nanos,
+    /// Its local deadline.
+    pub deadline: Nanos,
+}
+
 impl RouteStep {
+    /// The steps of a route, from its stages in order. `hop`: what a request takes to a stage.
+    pub fn of_route(hop: Nanos, legs: Vec<Leg>) -> Vec<RouteStep> {
+        let (mut later_deadlines, mut later_alone) = (Nanos::ZERO, Nanos::ZERO);
+        let mut steps: Vec<RouteStep> = vec![];
+        for leg in legs.into_iter().rev() {
+            steps.push(RouteStep {
+                instances: leg.instances,
+                alone: leg.alone,
+                later_deadlines,
+                later_alone,
+            });
+            later_deadlines += leg.deadline + hop;
+            later_alone += leg.alone + hop;
+        }
+        steps.reverse();
+        steps
+    }
+
+    /// What a request takes at least from here on: this stage alone and those after it, hops included.
+    pub fn least(&self) -> Nanos {
+        self.alone + self.later_alone
+    }
+
     /// A request's key at this stage: when it must leave it, so that the later stages have their time.
     pub fn key(&self, final_deadline: Nanos) -> Nanos {
         final_deadline - self.later_deadlines
@@ -36,7 +70,7 @@ impl RouteStep {
 
     /// The latest time at which a request that starts here can still be answered in time.
     pub fn latest_start(&self, final_deadline: Nanos) -> Nanos {
-        final_deadline - self.alone - self.later_alone
+        final_deadline - self.least()
     }
 }
 
@@ -137,10 +171,8 @@ impl<'a> RouteIndex<'a> {
 
     /// The stages of a route, in order.
     pub fn steps(&self, route: &Route) -> Result<Vec<RouteStep>, RouteError> {
-        let hop = ms_to_nanos(self.profile.hop_ms);
-        let mut steps: Vec<RouteStep> = vec![];
-        let (mut later_deadlines, mut later_alone) = (Nanos::ZERO, Nanos::ZERO);
-        for id in route.stages.iter().rev() {
+        let mut legs = vec![];
+        for id in &route.stages {
             let names = || (route.fragment.clone(), id.clone());
             let nowhere = || {
                 let (fragment, stage) = names();
@@ -164,16 +196,12 @@ impl<'a> RouteIndex<'a> {
                         cause,
                     }
                 })?;
-            steps.push(RouteStep {
+            legs.push(Leg {
                 instances: instances.clone(),
                 alone,
-                later_deadlines,
-                later_alone,
+                deadline: ms_to_nanos(stage.deadline_ms),
             });
-            later_deadlines += ms_to_nanos(stage.deadline_ms) + hop;
-            later_alone += alone + hop;
         }
-        steps.reverse();
-        Ok(steps)
+        Ok(RouteStep::of_route(ms_to_nanos(self.profile.hop_ms), legs))
     }
 }

@@ -1,7 +1,7 @@
 //! What a partition runs: its stages, their chunks at each batch, and its bounds.
 
 use graft_model::StageRange;
-use graft_plan::{Chunk, CostError, Nanos, Order, Partition, Plan, Profile, nanos_to_ms};
+use graft_plan::{Chunk, CostError, Nanos, Order, Partition, Plan, Profile, Share, nanos_to_ms};
 
 /// A stage's place in the partition's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,22 +140,80 @@ pub enum SpecError {
     },
 }
 
+/// A stage that is to be run, on the costs of a profile.
+#[derive(Debug, Clone, Copy)]
+pub struct Work<'a> {
+    /// The profile's name of its model.
+    pub model: &'a str,
+    /// Its layers.
+    pub range: StageRange,
+    /// Largest batch.
+    pub batch: u32,
+}
+
+/// What a partition has of its device, and how it goes about its work.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Its share.
+    pub share: Share,
+    /// How it chooses.
+    pub order: Order,
+    /// Longest chunk in milliseconds; 0: runs are not cut. A cycle does not cut them in any case.
+    pub quantum_ms: f64,
+    /// Whether it refuses at the door.
+    pub admission: Admission,
+}
+
+impl StageSpec {
+    /// On a share, cut into chunks of at most a quantum. Batches beyond the stage's largest are not listed.
+    fn new(work: &Work<'_>, manner: &Manner, profile: &Profile) -> Result<Self, CostError> {
+        let quantum = match manner.order {
+            Order::Edf => manner.quantum_ms,
+            Order::Cycle => 0.0,
+        };
+        let mut runs = vec![];
+        for &batch in &profile.batches {
+            let chunks = profile.chunks(work.model, work.range, batch, manner.share, quantum)?;
+            runs.push((batch, chunks));
+            if batch >= work.batch {
+                break;
+            }
+        }
+        Ok(StageSpec {
+            range: work.range,
+            batch: work.batch,
+            runs,
+        })
+    }
+}
+
 impl PartitionSpec {
+    /// The description of a partition that runs these stages, on the costs of a profile.
+    pub fn new<'w>(
+        manner: Manner,
+        stages: impl IntoIterator<Item = Work<'w>>,
+        profile: &Profile,
+    ) -> Result<Self, CostError> {
+        let stages = stages.into_iter();
+        let stages = stages.map(|work| StageSpec::new(&work, &manner, profile));
+        Ok(PartitionSpec {
+            stages: stages.collect::<Result<_, _>>()?,
+            order: manner.order,
+            limits: Limits::default(),
+            admission: manner.admission,
+        })
+    }
+
     /// The description of a plan's partition, on the costs of a profile.
     pub fn of_plan(
         plan: &Plan,
         partition: &Partition,
         profile: &Profile,
-        limits: Limits,
         admission: Admission,
     ) -> Result<Self, SpecError> {
         if partition.stages.len() > usize::from(u16::MAX) {
             return Err(SpecError::TooManyStages(partition.id.clone()));
         }
-        let quantum = match partition.order {
-            Order::Edf => partition.quantum_ms,
-            Order::Cycle => 0.0,
-        };
         let by_id = plan.stages_by_id();
         let mut stages = vec![];
         for id in &partition.stages {
@@ -164,30 +222,21 @@ impl PartitionSpec {
                 stage: id.clone(),
             };
             let stage = by_id.get(id.as_str()).ok_or_else(unknown)?;
-            let range = stage.range().ok_or_else(unknown)?;
-            let runs = profile
-                .batches
-                .iter()
-                .map(|&batch| {
-                    let chunks = profile.chunks(&stage.model, range, batch, partition.share, quantum)?;
-                    Ok((batch, chunks))
-                })
-                .collect::<Result<_, _>>()
-                .map_err(|cause| SpecError::Cost {
-                    partition: partition.id.clone(),
-                    cause,
-                })?;
-            stages.push(StageSpec {
-                range,
+            stages.push(Work {
+                model: &stage.model,
+                range: stage.range().ok_or_else(unknown)?,
                 batch: stage.batch,
-                runs,
             });
         }
-        Ok(PartitionSpec {
-            stages,
+        let manner = Manner {
+            share: partition.share,
             order: partition.order,
-            limits,
+            quantum_ms: partition.quantum_ms,
             admission,
+        };
+        PartitionSpec::new(manner, stages, profile).map_err(|cause| SpecError::Cost {
+            partition: partition.id.clone(),
+            cause,
         })
     }
 
