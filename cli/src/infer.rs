@@ -172,7 +172,7 @@ fn print_text(answer: &Inference, entry: &CatalogEntry) -> anyhow::Result<()> {
         None => line(format_args!(
             "handed over at cut point {} of {last}, served by plan {}",
             answer.partition_point,
-            answer.epoch.unwrap_or(0)
+            answer.epoch.unwrap_or_default()
         ))?,
     }
     let t = answer.times;

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use graft_engine::{Engine, MeasureOptions, cpu_kind, measure, usable_cores};
 use graft_model::ModelInfo;
 use graft_plan::{FormatFile, ModelProfile, Profile, Share, Source};
-use graft_planner_core::{GPUS, Gpu};
+use graft_planner_search::{GPUS, Gpu};
 
 use crate::Verdict;
 use crate::engines::EngineArguments;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_model::{CutPoint, DType, ModelInfo, StageRange, Tensor};
+use graft_plan::{Epoch, ms_to_nanos};
 use graft_transport::{CallError, Connection, Endpoint, Protocol};
 use graft_wire::{
     ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, TraceContext, WireType,
@@ -127,7 +128,7 @@ pub struct Inference {
     /// The server's account.
     pub server: Option<Timing>,
     /// The plan that served it.
-    pub epoch: Option<u64>,
+    pub epoch: Option<Epoch>,
     /// The id by which the router remembers the request, if one was sent.
     pub request_id: Option<String>,
 }
@@ -452,7 +453,7 @@ impl Session {
 
     async fn describe(&self, connection: &Connection) -> Result<Description, String> {
         let request = ClientRequest::Describe {
-            model: self.info().id.0,
+            model: self.info().id,
         };
         match self.exchange(connection, &request, Bytes::new(), PATIENCE).await {
             Ok((ClientReply::Described, json, _)) => serde_json::from_slice(&json).map_err(|e| e.to_string()),
@@ -553,10 +554,10 @@ impl Session {
         let trace = TraceContext::new(fastrand::u128(..), fastrand::u64(..));
         result.request_id = Some(trace.request_id());
         let request = ClientRequest::Infer(InferHeader {
-            model: self.info().id.0,
-            partition_point: point.0,
+            model: self.info().id,
+            partition_point: point,
             dtype: wire,
-            time_left_ns: (budget * 1e6) as u64,
+            time_left: ms_to_nanos(budget),
             trace,
         });
         let patience = Duration::from_secs_f64(handover.patience_ms() / 1e3);

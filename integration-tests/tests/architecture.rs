@@ -21,7 +21,8 @@ const LAYERS: &[&[&str]] = &[
         "graft-engine",
     ],
     &["graft-service", "graft-certify"],
-    &["graft-planner-core"],
+    &["graft-planner-search"],
+    &["graft-planner-steer"],
     &[
         "graft-router",
         "graft-planner",
@@ -36,7 +37,8 @@ const LAYERS: &[&[&str]] = &[
 const CORES: &[&str] = &[
     "graft-worker-core",
     "graft-router-core",
-    "graft-planner-core",
+    "graft-planner-search",
+    "graft-planner-steer",
     "graft-certify",
     "graft-client-core",
     "graft-simulator",

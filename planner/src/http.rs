@@ -6,14 +6,13 @@ use std::net::SocketAddr;
 use actix::Addr;
 use actix_web::dev::ServerHandle;
 use actix_web::{HttpResponse, web};
-use graft_planner_core::MOST_DECISIONS;
+use graft_planner_steer::MOST_DECISIONS;
 use graft_telemetry::health::{self, HttpError, Readiness};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::actor::{PlannerActor, View};
-use crate::observe::{Decisions, PlanNow};
-use crate::status::Look;
+use crate::actor::{PlanNow, PlannerActor, See};
+use crate::status::{Snapshot, Status, latest_decisions};
 
 pub(crate) fn serve(
     address: SocketAddr,
@@ -35,7 +34,7 @@ fn gone(error: impl ToString) -> HttpResponse {
 }
 
 async fn status(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
-    match actor.send(Look).await {
+    match actor.send(See(Status::of)).await {
         Ok(status) => HttpResponse::Ok().json(status),
         Err(error) => gone(error),
     }
@@ -43,7 +42,7 @@ async fn status(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
 
 /// The plan in use (plan.json), what it was made for (workload.json), and the costs (profiles.json).
 async fn plan(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
-    match actor.send(View).await {
+    match actor.send(See(Snapshot::of)).await {
         Ok(view) => HttpResponse::Ok().json(json!({
             "plan": view.plan, "workload": view.workload, "models": view.models, "rolled_out": view.rolled_out,
             "profile": view.profile,
@@ -66,8 +65,14 @@ struct Which {
 }
 
 async fn decisions(which: web::Query<Which>, actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
-    match actor.send(Decisions(which.limit.unwrap_or(MOST_DECISIONS))).await {
-        Ok(decisions) => HttpResponse::Ok().json(decisions),
+    match actor
+        .send(See(|desk, _| latest_decisions(desk, MOST_DECISIONS)))
+        .await
+    {
+        Ok(decisions) => {
+            let most = which.limit.unwrap_or(MOST_DECISIONS).min(decisions.len());
+            HttpResponse::Ok().json(&decisions[decisions.len() - most..])
+        }
         Err(error) => gone(error),
     }
 }

@@ -1,23 +1,21 @@
 //! The planner: turns the observed mix into plans all the time, and rolls them out.
 //!
-//! [`Planner::start`] listens for workers and routers, makes plans with `graft-planner-core`, keeps the last
-//! one ([`store`]) and rolls it out ([`rollout`]): prepare on workers, switch routers, retire what is old.
+//! [`Planner::start`] listens for workers and routers, and drives the desk of `graft-planner-steer`, which decides: it makes
+//! plans with `graft-planner-search`, keeps the last one, and tells workers and routers what the desk says.
 //!
 //! It is never in a request's way: while it is away, the others go on with the last plan.
 
 mod actor;
 mod config;
+mod connections;
 mod http;
-mod observe;
 mod planner;
-mod rollout;
 mod status;
 mod store;
 mod threads;
 
-pub use actor::{Snapshot, View};
 pub use config::{Config, Settings};
 pub use planner::Planner;
-pub use status::{PartitionStatus, PointStatus, Served, Status, WorkerStatus};
-pub use store::{Kept, Store, StoreError};
+pub use status::{PartitionStatus, PointStatus, Served, Snapshot, Status, WorkerStatus};
+pub use store::{Store, StoreError};
 pub use threads::Threads;

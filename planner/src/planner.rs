@@ -3,18 +3,19 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::prelude::*;
-use bytes::Bytes;
+use graft_plan::Nanos;
+use graft_planner_steer::{DeskOptions, Standing};
 use graft_telemetry::health::Readiness;
 use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
-use graft_wire::{ControlReply, ControlRequest, Join, Limits};
+use graft_wire::{Join, ToPlanner};
 
-use crate::actor::{Joined, Left, PlannerActor, Snapshot, View};
+use crate::actor::{Joined, Left, Mixed, PlannerActor, See, Worked};
 use crate::config::Settings;
 use crate::http;
-use crate::observe::{Report, Worked};
+use crate::status::Snapshot;
 use crate::store::Store;
 
 /// Time for a message to come in whole.
@@ -50,14 +51,16 @@ impl Planner {
             options,
         )?;
         let address = endpoint.local_addr()?;
-        let actor = PlannerActor::new(
-            store,
-            settings.headroom,
-            settings.standing,
-            settings.retire_after,
-            readiness.clone(),
-        )
-        .start();
+        let standing = settings
+            .standing
+            .map(|(budget_ms, rate_rps)| Standing { budget_ms, rate_rps });
+        let options = DeskOptions {
+            headroom: settings.headroom,
+            standing,
+            retire_after: Nanos::from(settings.retire_after),
+            began_unix_ms: unix_ms(),
+        };
+        let actor = PlannerActor::new(store, options, readiness.clone())?.start();
         let http = settings
             .http
             .map(|address| http::serve(address, readiness.clone(), actor.clone()))
@@ -90,7 +93,7 @@ impl Planner {
 
     /// What it sees and has decided.
     pub async fn view(&self) -> anyhow::Result<Snapshot> {
-        Ok(self.actor.send(View).await?)
+        Ok(self.actor.send(See(Snapshot::of)).await?)
     }
 
     /// Not ready at once; the others go on with the last plan.
@@ -103,79 +106,49 @@ impl Planner {
     }
 }
 
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| d.as_millis() as u64)
+}
+
 /// Serves a member until it is gone.
 async fn attend(connection: Connection, number: u64, actor: Addr<PlannerActor>) {
     let serving = connection.clone();
     let handling = actor.clone();
-    let reason = connection
-        .serve(
-            Limits::default(),
-            PATIENCE,
-            move |_, request: ControlRequest, payload: Bytes| {
-                let (actor, connection) = (handling.clone(), serving.clone());
-                async move {
-                    (
-                        obey(request, &payload, connection, number, &actor).await,
-                        Bytes::new(),
-                    )
-                }
-            },
-        )
-        .await;
+    let handler = move |message: ToPlanner| {
+        let (actor, connection) = (handling.clone(), serving.clone());
+        async move { hear(message, connection, number, &actor).await }
+    };
+    let reason = connection.obey(PATIENCE, handler).await;
     tracing::debug!(reason, "a member's connection ended");
     actor.do_send(Left { number });
 }
 
-async fn obey(
-    request: ControlRequest,
-    payload: &[u8],
+async fn hear(
+    message: ToPlanner,
     connection: Connection,
     number: u64,
     actor: &Addr<PlannerActor>,
-) -> ControlReply {
-    let unreadable = |e: serde_json::Error| format!("the message can't be read: {e}");
-    let outcome = match request {
-        ControlRequest::Join => match serde_json::from_slice::<Join>(payload) {
-            Err(e) => Err(unreadable(e)),
-            Ok(join) => {
-                let role = match &join {
-                    Join::Worker(_) => Role::Worker,
-                    Join::Router { .. } => Role::Router,
-                };
-                if connection.is_from(role) {
-                    flat(
-                        actor
-                            .send(Joined {
-                                join,
-                                connection,
-                                number,
-                            })
-                            .await,
-                    )
-                } else {
-                    Err(format!("your certificate is not a {role}'s"))
-                }
+) -> Result<(), String> {
+    let sent = match message {
+        ToPlanner::Join(join) => {
+            let role = match &join {
+                Join::Worker(_) => Role::Worker,
+                Join::Router { .. } => Role::Router,
+            };
+            if !connection.is_from(role) {
+                return Err(format!("your certificate is not a {role}'s"));
             }
-        },
-        ControlRequest::Mix => match serde_json::from_slice(payload) {
-            Err(e) => Err(unreadable(e)),
-            Ok(report) => flat(actor.send(Report { number, report }).await),
-        },
-        ControlRequest::Work => match serde_json::from_slice(payload) {
-            Err(e) => Err(unreadable(e)),
-            Ok(report) => flat(actor.send(Worked { number, report }).await),
-        },
-        ControlRequest::Prepare
-        | ControlRequest::Retire { .. }
-        | ControlRequest::Abandon { .. }
-        | ControlRequest::Switch => Err("a planner does not do that".to_owned()),
+            let joined = Joined {
+                join,
+                connection,
+                number,
+            };
+            actor.send(joined).await
+        }
+        ToPlanner::Mix(report) => actor.send(Mixed { number, report }).await,
+        ToPlanner::Work(report) => actor.send(Worked { number, report }).await,
     };
-    match outcome {
-        Ok(()) => ControlReply::Done,
-        Err(reason) => ControlReply::Failed(reason),
-    }
-}
-
-fn flat(sent: Result<Result<(), String>, MailboxError>) -> Result<(), String> {
     sent.unwrap_or_else(|e| Err(e.to_string()))
 }

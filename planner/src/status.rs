@@ -1,15 +1,16 @@
 //! What the planner sees and has decided, for people.
 
-use actix::Message;
-use graft_plan::Epoch;
-use graft_planner_core::Decision;
+use std::collections::BTreeMap;
+
+use graft_model::{CutPoint, ModelId};
+use graft_plan::{Epoch, Nanos, Plan, Profile, Workload};
+use graft_planner_search::share_alone;
+use graft_planner_steer::{Decision, Desk, Recent, Wanted, WorkerMember};
 use graft_wire::{Outcomes, PartitionReport};
 use serde::{Deserialize, Serialize};
 
-/// What is there to see?
-#[derive(Message)]
-#[rtype(result = "Status")]
-pub(crate) struct Look;
+/// Decisions that a status tells of.
+const LATEST: usize = 8;
 
 /// What the planner sees and has decided: `GET /v1/status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -115,6 +116,148 @@ impl Served {
             refused: outcomes.refused.values().sum(),
             p50_ms: outcomes.latencies.quantile_ms(0.5),
             p99_ms: outcomes.latencies.quantile_ms(0.99),
+        }
+    }
+}
+
+/// The latest decisions, the oldest first.
+pub(crate) fn latest_decisions(desk: &Desk, most: usize) -> Vec<Decision> {
+    let mut latest: Vec<Decision> = desk.decisions().rev().take(most).cloned().collect();
+    latest.reverse();
+    latest
+}
+
+impl Status {
+    /// What a desk sees and has decided.
+    pub(crate) fn of(desk: &Desk, now: Nanos) -> Self {
+        let plan = desk.current().map(|current| &current.plan);
+        let mut total = Outcomes::default();
+        desk.recent(now).values().for_each(|outcomes| total += outcomes);
+        let corrections = desk.corrections();
+        Status {
+            epoch: desk.current().map_or(Epoch(0), |current| current.update.epoch),
+            rolling_out: desk.on_its_way(),
+            share: plan.map_or(0, |p| p.total_share),
+            share_total: desk.workers().map(|w| u64::from(w.info.share_total)).sum(),
+            infeasible: plan.map_or(0, |p| p.infeasible.len()),
+            headroom: desk.options().headroom,
+            workers: desk
+                .workers()
+                .map(|worker| WorkerStatus::of(worker, plan))
+                .collect(),
+            routers: desk.routers().map(str::to_owned).collect(),
+            points: points(desk, now),
+            total: Served::of(&total, Recent::SECONDS),
+            corrections: corrections
+                .iter()
+                .map(|c| (desk.name_of(c.model), c.batch, c.times))
+                .collect(),
+            decisions: latest_decisions(desk, LATEST),
+        }
+    }
+}
+
+impl WorkerStatus {
+    fn of(worker: &WorkerMember, plan: Option<&Plan>) -> Self {
+        let shares: BTreeMap<&str, u32> = plan
+            .iter()
+            .flat_map(|p| &p.partitions)
+            .map(|p| (p.id.as_str(), p.share.0))
+            .collect();
+        let (info, report) = (&worker.info, worker.report.as_ref());
+        let partitions = report.iter().flat_map(|r| &r.partitions);
+        WorkerStatus {
+            name: info.name.clone(),
+            device_kind: info.device_kind.clone(),
+            emulated: info.emulated,
+            share_total: info.share_total,
+            epoch: report.map_or(info.epoch, |r| r.epoch),
+            partitions: partitions
+                .map(|p| PartitionStatus {
+                    share: shares.get(p.id.as_str()).copied().unwrap_or(0),
+                    report: p.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What is asked for, planned for and served, by model and partition point.
+fn points(desk: &Desk, now: Nanos) -> Vec<PointStatus> {
+    let mut points: BTreeMap<(ModelId, CutPoint), PointStatus> = BTreeMap::new();
+    let mut at = |model: ModelId, point: CutPoint, note: &dyn Fn(&mut PointStatus)| {
+        note(points.entry((model, point)).or_insert_with(|| PointStatus {
+            model: desk.name_of(model),
+            partition_point: point.0,
+            rate_rps: 0.0,
+            planned_rps: 0.0,
+            tightest_ms: f64::INFINITY,
+            burstiness: 1.0,
+            served: Served::default(),
+        }));
+    };
+    for w in desk.observed_mix() {
+        at(w.model, w.point, &|point| {
+            point.rate_rps += w.rate_rps;
+            point.tightest_ms = point.tightest_ms.min(w.budget_ms);
+            point.burstiness = point.burstiness.max(w.burstiness);
+        });
+    }
+    let planned = desk.current().map(|current| current.workload.fragments.iter());
+    for w in planned.into_iter().flatten().filter_map(Wanted::of_fragment) {
+        at(w.model, w.point, &|point| {
+            point.planned_rps += w.rate_rps;
+            point.tightest_ms = point.tightest_ms.min(w.budget_ms);
+        });
+    }
+    for ((model, point), outcomes) in desk.recent(now) {
+        at(model, point, &|point| {
+            point.served = Served::of(&outcomes, Recent::SECONDS)
+        });
+    }
+    for point in points.values_mut().filter(|p| p.tightest_ms.is_infinite()) {
+        point.tightest_ms = 0.0;
+    }
+    points.into_values().collect()
+}
+
+/// What the planner sees and has decided, for whoever runs it in the same process.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The plan that was rolled out last.
+    pub plan: Option<Plan>,
+    /// What it was made for.
+    pub workload: Workload,
+    /// Its costs.
+    pub profile: Option<Profile>,
+    /// The share that the same fragments would take alone.
+    pub share_alone: u64,
+    /// Plans that were rolled out since the start.
+    pub rolled_out: u64,
+    /// Names of models, by identity.
+    pub models: BTreeMap<String, String>,
+    /// Workers and routers.
+    pub members: (usize, usize),
+}
+
+impl Snapshot {
+    pub(crate) fn of(desk: &Desk, _: Nanos) -> Self {
+        let none = || Workload {
+            version: 1,
+            headroom: desk.options().headroom,
+            fragments: vec![],
+        };
+        let current = desk.current();
+        let workload = current.map_or_else(none, |current| current.workload.clone());
+        let models = desk.workers().flat_map(|w| &w.info.models);
+        Snapshot {
+            share_alone: current.map_or(0, |current| share_alone(&workload, &current.profile)),
+            plan: current.map(|current| current.plan.clone()),
+            profile: current.map(|current| current.profile.clone()),
+            workload,
+            rolled_out: desk.rolled_out(),
+            models: models.map(|m| (m.id.to_string(), m.name.clone())).collect(),
+            members: (desk.workers().len(), desk.routers().len()),
         }
     }
 }

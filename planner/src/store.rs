@@ -1,9 +1,10 @@
 //! The last plan, the highest epoch and the latest decisions, in an embedded database (redb).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use graft_plan::{Epoch, Plan, Workload};
-use graft_planner_core::Decision;
+use graft_plan::Epoch;
+use graft_planner_steer::{Decision, Kept, Memory};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition};
 
 const TABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("planner");
@@ -12,6 +13,8 @@ const DECISIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("decisions")
 const EPOCH: &str = "epoch";
 const PLAN: &str = "plan";
 const WORKLOAD: &str = "workload";
+/// Ids of the workload's fragments that are served whether or not anybody asks.
+const STANDING: &str = "standing";
 
 /// A store that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -19,15 +22,6 @@ const WORKLOAD: &str = "workload";
 pub struct StoreError {
     file: String,
     cause: String,
-}
-
-/// The last plan and what it was made for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Kept {
-    /// The plan.
-    pub plan: Plan,
-    /// What it was made for.
-    pub workload: Workload,
 }
 
 /// Keeps the last plan. Epochs that it has given out never come again.
@@ -85,18 +79,31 @@ impl Store {
         Ok(Epoch(number.unwrap_or(0)))
     }
 
-    /// Gives out a new epoch, above all before and above `seen`; it is on disk before it is returned.
-    pub fn next_epoch(&self, seen: Epoch) -> Result<Epoch, StoreError> {
-        let next = self.epoch()?.max(seen).0.saturating_add(1);
-        self.put(&[(EPOCH, &next.to_le_bytes())])?;
-        Ok(Epoch(next))
+    /// Keeps the highest epoch that was given out; it is on disk before this returns.
+    pub fn keep_epoch(&self, epoch: Epoch) -> Result<(), StoreError> {
+        self.put(&[(EPOCH, &epoch.0.to_le_bytes())])
+    }
+
+    /// All that is kept. Decisions or a plan that can't be read are left, and logged.
+    pub fn memory(&self) -> Result<Memory, StoreError> {
+        let read = |error: StoreError| tracing::error!(%error, "what was kept can't be read");
+        let kept = self.last().map_err(read).ok().flatten();
+        if let Some(kept) = &kept {
+            tracing::info!(epoch = %kept.plan.epoch, "going on from the plan that was kept");
+        }
+        Ok(Memory {
+            kept,
+            highest: self.epoch()?,
+            decisions: self.decisions().map_err(read).unwrap_or_default(),
+        })
     }
 
     /// Keeps a plan that was rolled out.
     pub fn keep(&self, kept: &Kept) -> Result<(), StoreError> {
         let plan = serde_json::to_vec(&kept.plan).map_err(|e| self.error(e))?;
         let workload = serde_json::to_vec(&kept.workload).map_err(|e| self.error(e))?;
-        self.put(&[(PLAN, &plan), (WORKLOAD, &workload)])
+        let standing = serde_json::to_vec(&kept.standing).map_err(|e| self.error(e))?;
+        self.put(&[(PLAN, &plan), (WORKLOAD, &workload), (STANDING, &standing)])
     }
 
     /// Keeps a decision, in the place of what was kept of it before.
@@ -145,23 +152,31 @@ impl Store {
         };
         let plan = serde_json::from_slice(&plan).map_err(|e| self.error(e))?;
         let workload = serde_json::from_slice(&workload).map_err(|e| self.error(e))?;
-        Ok(Some(Kept { plan, workload }))
+        let standing = match self.get(STANDING)? {
+            Some(standing) => serde_json::from_slice(&standing).map_err(|e| self.error(e))?,
+            None => BTreeSet::new(),
+        };
+        Ok(Some(Kept {
+            plan,
+            workload,
+            standing,
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use graft_plan::{Plan, Workload};
+
     use super::*;
 
     #[test]
-    fn epochs_never_go_backwards_over_a_restart() {
+    fn the_highest_epoch_survives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("plan.redb");
-        let first = Store::open(&file).unwrap().next_epoch(Epoch(0)).unwrap();
-        let second = Store::open(&file).unwrap().next_epoch(Epoch(0)).unwrap();
-        assert!(second > first);
-        let after_members = Store::open(&file).unwrap().next_epoch(Epoch(40)).unwrap();
-        assert_eq!(after_members, Epoch(41));
+        assert_eq!(Store::open(&file).unwrap().memory().unwrap().highest, Epoch(0));
+        Store::open(&file).unwrap().keep_epoch(Epoch(41)).unwrap();
+        assert_eq!(Store::open(&file).unwrap().memory().unwrap().highest, Epoch(41));
     }
 
     #[test]
@@ -175,6 +190,7 @@ mod tests {
                 headroom: 0.1,
                 fragments: vec![],
             },
+            standing: BTreeSet::from(["a/0/standing".to_owned()]),
         };
         assert_eq!(Store::open(&file).unwrap().last().unwrap(), None);
         Store::open(&file).unwrap().keep(&kept).unwrap();

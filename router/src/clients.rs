@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use graft_model::ModelId;
 use graft_transport::{Connection, Endpoint};
 use graft_wire::{ClientReply, ClientRequest, Limits, Refused, Status};
 
@@ -50,7 +49,7 @@ async fn answer(
     coming_in: Duration,
 ) -> (ClientReply, Bytes) {
     let outcome = match request {
-        ClientRequest::Describe { model } => front.describe(&ModelId(model)).and_then(|description| {
+        ClientRequest::Describe { model } => front.describe(&model).and_then(|description| {
             let json = serde_json::to_vec(&description)
                 .map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
             Ok((ClientReply::Described, Bytes::from(json)))

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use graft_model::Catalog;
+use graft_router_core::MOST_IN_FLIGHT;
 use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;
@@ -37,7 +38,7 @@ pub struct Config {
 }
 
 fn default_in_flight() -> usize {
-    1024
+    MOST_IN_FLIGHT
 }
 
 fn default_http_budget_ms() -> u64 {

@@ -6,8 +6,10 @@
 //! It batches nothing and plans nothing: it reports what it observes and routes as it is told.
 
 mod backend;
+mod check;
 mod clients;
 mod config;
+mod counts;
 mod front;
 mod http;
 mod membership;

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use bytes::Bytes;
 use graft_plan::Epoch;
 use graft_router_core::{MixWindow, REPORT_EVERY, RouteTable, URGENT_EVERY};
 use graft_service::resolve;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
 use graft_transport::{Connection, Endpoint};
-use graft_wire::{ControlReply, ControlRequest, Join, Limits, MixReport, RoutesUpdate};
+use graft_wire::{Join, MixReport, RoutesUpdate, ToPlanner, ToRouter};
 
 use crate::backend::{Backend, Remote};
 use crate::front::{Front, Routing};
@@ -33,7 +32,7 @@ pub(crate) struct Connected(pub Connection);
 /// The planner says which routes to use.
 #[derive(Message)]
 #[rtype(result = "Result<(), String>")]
-struct Switch(RoutesUpdate);
+struct Switch(Box<RoutesUpdate>);
 
 /// Report now: a request came that no route serves.
 #[derive(Message)]
@@ -93,12 +92,7 @@ impl Membership {
 
     fn report(&mut self, context: &mut Context<Self>, urgent: bool) {
         let now = self.front.clock.now();
-        let keys: Vec<_> = self.front.counts.iter().map(|e| *e.key()).collect();
-        for key in keys {
-            if let Some((key, count)) = self.front.counts.remove(&key) {
-                self.window.add(now, key, count);
-            }
-        }
+        self.front.counts.take_arrived(now, &mut self.window);
         let (window_s, entries) = self.window.rates(now);
         let Some(planner) = self.planner.clone().filter(|p| !p.is_closed()) else {
             return;
@@ -107,24 +101,15 @@ impl Membership {
             window_s,
             entries,
             urgent,
-            outcomes: self.front.take_outcomes(),
-        };
-        let json = match serde_json::to_vec(&report) {
-            Ok(json) => Bytes::from(json),
-            Err(error) => return tracing::error!(%error, "a report can't be written"),
+            outcomes: self.front.counts.take_outcomes(),
         };
         let front = Arc::clone(&self.front);
+        let outcomes = report.outcomes.clone();
         let sending = async move {
-            let sent = planner
-                .call::<_, ControlReply>(&ControlRequest::Mix, json, Limits::default(), PATIENCE)
-                .await;
-            let failed = match sent {
-                Ok((ControlReply::Done, _)) => return,
-                Ok((ControlReply::Failed(reason), _)) => reason,
-                Err(error) => error.to_string(),
-            };
-            tracing::debug!(failed, "a report did not reach the planner");
-            front.put_back(report.outcomes);
+            if let Err(error) = planner.tell(&ToPlanner::Mix(report), PATIENCE).await {
+                tracing::debug!(%error, "a report did not reach the planner");
+                front.counts.put_back(outcomes);
+            }
         };
         context.spawn(sending.into_actor(self));
     }
@@ -176,48 +161,21 @@ impl Handler<Connected> for Membership {
 async fn attend(connection: Connection, join: Join, me: Addr<Membership>) {
     let serving = connection.clone();
     tokio::spawn(async move {
-        serving
-            .serve(
-                Limits::default(),
-                PATIENCE,
-                move |_, request: ControlRequest, payload: Bytes| {
-                    let me = me.clone();
-                    async move { (obey(request, &payload, &me).await, Bytes::new()) }
-                },
-            )
-            .await
+        let handler = move |ToRouter::Switch(update): ToRouter| {
+            let me = me.clone();
+            async move {
+                let switched = me.send(Switch(update)).await;
+                switched.unwrap_or_else(|gone| Err(gone.to_string()))
+            }
+        };
+        serving.obey(PATIENCE, handler).await
     });
-    let json = match serde_json::to_vec(&join) {
-        Ok(json) => Bytes::from(json),
-        Err(error) => return tracing::error!(%error, "can't say who I am"),
-    };
-    let joined = connection
-        .call::<_, ControlReply>(&ControlRequest::Join, json, Limits::default(), PATIENCE)
-        .await;
-    match joined {
-        Ok((ControlReply::Done, _)) => tracing::info!("joined the planner"),
-        Ok((ControlReply::Failed(reason), _)) => {
-            tracing::error!(reason, "the planner does not take this router");
-            connection.close("refused");
-        }
+    match connection.tell(&ToPlanner::Join(join), PATIENCE).await {
+        Ok(()) => tracing::info!("joined the planner"),
         Err(error) => {
-            tracing::warn!(%error, "joining the planner failed; trying again");
+            tracing::error!(%error, "joining the planner failed; trying again");
             connection.close("joining failed");
         }
-    }
-}
-
-async fn obey(request: ControlRequest, payload: &[u8], me: &Addr<Membership>) -> ControlReply {
-    if request != ControlRequest::Switch {
-        return ControlReply::Failed("a router does not do that".to_owned());
-    }
-    match serde_json::from_slice::<RoutesUpdate>(payload) {
-        Err(error) => ControlReply::Failed(format!("the routes can't be read: {error}")),
-        Ok(update) => match me.send(Switch(update)).await {
-            Ok(Ok(())) => ControlReply::Done,
-            Ok(Err(reason)) => ControlReply::Failed(reason),
-            Err(error) => ControlReply::Failed(error.to_string()),
-        },
     }
 }
 
@@ -265,7 +223,7 @@ impl Handler<Switch> for Membership {
             }
         };
         Box::pin(connected.into_actor(self).map(move |(), this, _| {
-            let table = RouteTable::new(update);
+            let table = RouteTable::new(*update);
             let (epoch, routes) = (table.epoch(), table.len());
             if epoch < this.front.routing.load().table.epoch() {
                 return Err(format!("plan {epoch} was overtaken"));

@@ -118,7 +118,7 @@ impl Router {
         self.readiness.end("shutting down");
         self.front.draining.store(true, Ordering::Relaxed);
         let start = tokio::time::Instant::now();
-        while self.front.in_flight.load(Ordering::Relaxed) > 0 && start.elapsed() < self.drain {
+        while self.front.entrance.in_flight() > 0 && start.elapsed() < self.drain {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         drop(self.link);

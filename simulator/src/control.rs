@@ -1,19 +1,21 @@
-//! The planner: observes, decides by `graft-planner-core` when to plan, and rolls out: prepare, switch, retire.
+//! The planner: drives the desk of `graft-planner-steer`, and carries what it says to workers and routers, in virtual time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use graft_plan::{ControlTimes, Devices, Epoch, Nanos, Plan, Profile, Workload, ms_to_nanos};
-use graft_planner_core::{
-    Carried, Cause, LOOK_EVERY, Lacks, Notice, Observation, ObservedMix, Order, Problem, Replanner, Rollouts,
-    SETTLE, changes,
+use graft_plan::{ControlTimes, Devices, Epoch, Nanos, Plan, Profile, ms_to_nanos};
+use graft_planner_search::{Carried, Problem};
+use graft_planner_steer::{
+    Decision as Decided, Desk, DeskOptions, Do, Event as Heard, Kept, Made, Member, Memory, Outcome,
 };
 use graft_router_core::REPORT_EVERY;
+use graft_wire::{Join, MixReport, RoutesUpdate, WorkerInfo, WorkerModel, WorkerPlan};
 
 use crate::context::Context;
 use crate::events::Event;
 use crate::names::{by_identity, identity};
 use crate::report::Decision;
-use crate::site::Site;
+use crate::routers::Routers;
+use crate::workers::Workers;
 
 /// Makes plans. Whoever drives the simulation brings the algorithm.
 pub trait Planning {
@@ -21,42 +23,53 @@ pub trait Planning {
     fn plan(&mut self, problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried;
 }
 
-/// A plan that rolls out, and its decision's place in the report.
-struct Way {
-    carried: Carried,
-    decision: usize,
-}
+/// Time between two reports of a worker.
+pub(crate) const WORK_EVERY: Nanos = Nanos::from_millis(1_000);
+/// Time that the planner waits for a worker or a router.
+const PATIENCE: Nanos = Nanos::from_millis(5_000);
 
 /// The planner.
 pub(crate) struct Control<'a> {
     planning: Option<&'a mut dyn Planning>,
     times: ControlTimes,
-    headroom: f64,
+    options: DeskOptions,
+    desk: Desk,
     /// With models by identity.
     profile: Profile,
-    /// Names of models, by identity.
-    names: Vec<(String, String)>,
-    devices: Devices,
-    mix: ObservedMix,
-    replanner: Replanner,
-    /// Workers that have joined.
-    members: BTreeSet<u32>,
-    current: Option<(Plan, Workload)>,
-    made: Option<(Carried, usize)>,
-    /// A plan is being made.
-    planning_now: bool,
-    rollouts: Rollouts,
-    ways: BTreeMap<Epoch, Way>,
-    epoch: u64,
-    pub away: bool,
-    /// Tells what this planner does from what one before it did.
+    /// What each worker has to offer.
+    infos: Vec<WorkerInfo>,
+    /// What outlives the planner.
+    kept: Option<Kept>,
+    highest: Epoch,
+    decided: Vec<Decided>,
+    /// The one plan from start to end.
+    fixed: Option<Plan>,
+    away: bool,
+    /// Tells what is for this planner from what was for one before it.
     life: u32,
+    /// It is woken then.
+    wakes: Nanos,
+    /// Places of decisions in the report.
+    places: BTreeMap<Epoch, usize>,
 }
 
-/// A roll-out waits no longer for a worker or a router.
-const PATIENCE: Nanos = Nanos::from_millis(5_000);
-/// What a planner remembered over its restart counts for so long.
-const REMEMBERED: Nanos = Nanos::from_millis(10_000);
+fn info(device: &graft_plan::Device, profile: &Profile, names: &Profile) -> WorkerInfo {
+    let models = names.models.keys().map(|name| WorkerModel {
+        id: identity(name),
+        name: name.clone(),
+    });
+    WorkerInfo {
+        name: device.id.clone(),
+        address: String::new(),
+        device_kind: device.kind.clone(),
+        share_total: device.share_total.0,
+        memory_bytes: device.memory_bytes,
+        profile: profile.clone(),
+        models: models.collect(),
+        epoch: Epoch(0),
+        emulated: false,
+    }
+}
 
 impl<'a> Control<'a> {
     pub fn new(
@@ -64,416 +77,298 @@ impl<'a> Control<'a> {
         times: ControlTimes,
         headroom: f64,
         profile: &Profile,
-        devices: Devices,
-        cx: &mut Context,
+        devices: &Devices,
     ) -> Self {
-        let members = (0..devices.devices.len() as u32).collect();
-        if planning.is_some() {
-            cx.events.at(Nanos::ZERO, Event::Looks { again: true });
-        }
+        let identified = by_identity(profile);
+        let options = DeskOptions {
+            headroom,
+            standing: None,
+            retire_after: ms_to_nanos(times.retire_after_ms),
+            began_unix_ms: 0,
+        };
+        let infos = devices.devices.iter().map(|d| info(d, &identified, profile));
         Control {
             planning,
             times,
-            headroom,
-            profile: by_identity(profile),
-            names: profile
-                .models
-                .keys()
-                .map(|name| (identity(name).to_string(), name.clone()))
-                .collect(),
-            devices,
-            mix: ObservedMix::default(),
-            replanner: Replanner::default(),
-            members,
-            current: None,
-            made: None,
-            planning_now: false,
-            rollouts: Rollouts::default(),
-            ways: BTreeMap::new(),
-            epoch: 0,
+            desk: Desk::new(Nanos::ZERO, options, Memory::default()),
+            options,
+            infos: infos.collect(),
+            profile: identified,
+            kept: None,
+            highest: Epoch(0),
+            decided: vec![],
+            fixed: None,
             away: false,
             life: 0,
+            wakes: Nanos::MAX,
+            places: BTreeMap::new(),
         }
     }
 
+    /// What workers measured, with models by identity.
     pub fn profile(&self) -> &Profile {
         &self.profile
     }
 
-    /// A plan is in use from the start.
-    pub fn begin_with(&mut self, plan: Plan, workload: Workload) {
-        self.epoch = self.epoch.max(plan.epoch.0);
-        self.current = Some((plan, workload));
+    /// This plan is in use from the start to the end.
+    pub fn begin_with(&mut self, plan: Plan) {
+        self.fixed = Some(plan);
     }
 
     /// There is one plan from the start to the end.
-    pub fn is_fixed(&self) -> bool {
-        self.planning.is_none()
+    pub fn fixed(&self) -> Option<&Plan> {
+        self.fixed.as_ref()
     }
 
     /// The plan in use.
     pub fn current(&self) -> Option<&Plan> {
-        self.current.as_ref().map(|(plan, _)| plan)
+        let current = self.desk.current().map(|current| &current.plan);
+        self.fixed.as_ref().or(current)
     }
 
-    fn message(&self, site: &Site) -> Nanos {
-        ms_to_nanos(self.times.message_ms) + site.late
+    fn message(&self, routers: &Routers) -> Nanos {
+        ms_to_nanos(self.times.message_ms) + routers.late
     }
 
-    // Observation.
+    /// Something for the planner is on its way.
+    fn send(&self, at: Nanos, heard: Heard, cx: &mut Context) {
+        let life = self.life;
+        cx.events.at(
+            at,
+            Event::ToPlanner {
+                life,
+                heard: Box::new(heard),
+            },
+        );
+    }
 
     /// A router reports.
-    pub fn reports(&mut self, now: Nanos, router: u32, urgent: bool, site: &mut Site, cx: &mut Context) {
-        let entries = site.observed(now, router);
-        let seen = entries.into_iter().map(|e| Observation {
-            model: e.model.to_string(),
-            partition_point: e.partition_point,
-            budget_ms: e.budget_ms,
-            rate_rps: e.rate_rps,
-            burstiness: e.burstiness,
-        });
-        let seen = seen.collect();
-        cx.events
-            .at(now + self.message(site), Event::Reported { router, urgent, seen });
-        if !urgent {
-            cx.events.at(
-                now + REPORT_EVERY,
-                Event::Reports {
-                    router,
-                    urgent: false,
-                },
-            );
-        }
-    }
-
-    pub fn reported(
+    pub fn reports(
         &mut self,
         now: Nanos,
         router: u32,
         urgent: bool,
-        seen: &[Observation],
+        routers: &mut Routers,
         cx: &mut Context,
     ) {
-        if self.away {
-            return;
-        }
-        self.mix.report(now, &format!("router {router}"), seen);
-        if urgent {
-            self.consider(now, cx);
-        }
-    }
-
-    // Decision.
-
-    pub fn looks(&mut self, now: Nanos, again: bool, cx: &mut Context) {
-        if again {
-            cx.events.at(now + LOOK_EVERY, Event::Looks { again: true });
-        }
-        self.consider(now, cx);
-    }
-
-    fn consider(&mut self, now: Nanos, cx: &mut Context) {
-        if self.away || self.planning_now || self.members.is_empty() {
-            return;
-        }
-        let Some(planning) = self.planning.as_mut() else {
-            return;
+        let (window_s, entries) = routers.observed(now, router);
+        let report = MixReport {
+            window_s,
+            entries,
+            urgent,
+            outcomes: vec![],
         };
-        let mut workload = self.mix.workload(self.headroom, &[]);
-        workload.fragments.retain(|f| {
-            let model = self.profile.models.get(&f.model);
-            model.is_some_and(|m| f.partition_point.index() < m.segments.len())
-        });
-        let Some(cause) = self.replanner.decide(now, &workload) else {
-            return;
+        let router_name = router.to_string();
+        let heard = Heard::Mix {
+            router: router_name,
+            report,
         };
-        self.replanner.tried(now);
-        self.planning_now = true;
-        self.epoch += 1;
-        let epoch = Epoch(self.epoch);
-        let devices = self.devices.devices.iter().zip(0..);
-        let problem = Problem {
-            workload,
-            profile: self.profile.clone(),
-            devices: Devices {
-                version: 1,
-                devices: devices
-                    .filter(|(_, i)| self.members.contains(i))
-                    .map(|(d, _)| d.clone())
-                    .collect(),
-            },
-            lacks: Lacks::new(),
-        };
-        let running = self.current.as_ref().map(|(plan, _)| plan);
-        let carried = planning.plan(&problem, epoch, running);
-        let broken = carried
-            .plan
-            .check(&carried.workload, &problem.profile, &problem.devices);
-        let mut decision = decided(now, self.named(&cause), running, &carried);
-        decision.failed = broken.first().map(|b| format!("the plan breaks a rule: {b}"));
-        let (share, before) = (carried.plan.total_share, running.map(|p| p.total_share));
-        if before
-            .is_some_and(|before| !Replanner::is_worth(&cause, share, before, self.replanner.is_limited()))
-        {
-            decision.failed = Some("it would save too little".to_owned());
-            self.replanner.kept(now);
-        } else if decision.failed.is_none() {
-            let limited = carried.plan.capacity_exhausted || carried.part < 1.0;
-            self.replanner.planned(now, &problem.workload, &cause, limited);
-            self.replanner
-                .left_out(&problem.workload, &carried.plan.infeasible);
-        } else if cause == Cause::Members {
-            self.replanner.members_changed();
-        }
-        let goes = decision.failed.is_none();
-        cx.ledger.report.decisions.push(decision);
-        self.made = goes.then_some((carried, cx.ledger.report.decisions.len() - 1));
-        cx.events.at(
-            now + ms_to_nanos(self.times.planning_ms),
-            Event::Made { life: self.life },
-        );
-    }
-
-    /// A cause in words, with models by their names.
-    fn named(&self, cause: &Cause) -> String {
-        let mut text = cause.to_string();
-        for (identity, name) in &self.names {
-            text = text.replace(identity, name);
-            if let Some(short) = identity.get(..12).filter(|_| identity != name) {
-                text = text.replace(short, name);
-            }
-        }
-        text
-    }
-
-    // Roll-out.
-
-    pub fn made(&mut self, now: Nanos, life: u32, site: &mut Site, cx: &mut Context) {
-        if life != self.life {
-            return;
-        }
-        self.planning_now = false;
-        let Some((carried, decision)) = self.made.take() else {
-            return;
-        };
-        let limited = carried.plan.capacity_exhausted || carried.part < 1.0;
-        let epoch = carried.plan.epoch;
-        let added = site.add_plan(carried.plan.clone(), limited, &carried.workload, &self.profile);
-        if let Err(error) = added {
-            cx.ledger.report.decisions[decision].failed = Some(error.to_string());
-            return;
-        }
-        let workers = carried.plan.partitions.iter().map(|p| p.device.clone()).collect();
-        self.ways.insert(epoch, Way { carried, decision });
-        self.notice(now, Notice::Begins(epoch, workers), site, cx);
-    }
-
-    fn number(&self, worker: &str) -> u32 {
-        let place = self.devices.devices.iter().position(|d| d.id == worker);
-        place.unwrap_or(0) as u32
-    }
-
-    fn name(&self, worker: u32) -> String {
-        self.devices.devices[worker as usize].id.clone()
-    }
-
-    /// Something happened that a roll-out may wait for.
-    fn notice(&mut self, now: Nanos, notice: Notice, site: &mut Site, cx: &mut Context) {
-        let mut orders = vec![];
-        self.rollouts.notice(notice, &mut orders);
-        let there = now + self.message(site);
-        for order in orders {
-            match order {
-                Order::Prepare(worker, epoch) => {
-                    let worker = self.number(&worker);
-                    cx.events.at(there, Event::Prepares { worker, epoch });
-                }
-                Order::Switch(router, epoch) => {
-                    let router = router.parse().unwrap_or(0);
-                    cx.events.at(there, Event::Switches { router, epoch });
-                }
-                // What is abandoned is not in use: its share is free when the message is there.
-                Order::Abandon(_, epoch) => site.drop_plan(epoch),
-                Order::RetireLater(epoch) => {
-                    let due = now + ms_to_nanos(self.times.retire_after_ms);
-                    cx.events.at(due, Event::RetireDue(epoch));
-                }
-                Order::Retire(_, epoch) => cx.events.at(there, Event::Retires(epoch)),
-                Order::Done(epoch) => {
-                    if let Some(way) = self.ways.remove(&epoch) {
-                        cx.ledger.report.decisions[way.decision].switched_s = Some(now.as_secs());
-                        self.current = Some((way.carried.plan, way.carried.workload));
-                    }
-                    self.ways = self.ways.split_off(&epoch);
-                    self.consider(now, cx);
-                }
-                Order::Failed(epoch, worker, why) => {
-                    self.ended(epoch, format!("worker {worker} can't prepare: {why}"), cx);
-                    self.replanner.members_changed();
-                    self.consider(now, cx);
-                }
-                Order::Overtaken(epoch) => self.ended(epoch, "a newer plan overtook it".to_owned(), cx),
-                // Routers of a simulation do as they are told.
-                Order::LetGo(_) => {}
-            }
+        self.send(now + self.message(routers), heard, cx);
+        if !urgent {
+            cx.events
+                .at(now + REPORT_EVERY, Event::Reports { router, urgent });
         }
     }
 
-    /// A plan is not rolled out.
-    fn ended(&mut self, epoch: Epoch, why: String, cx: &mut Context) {
-        if let Some(way) = self.ways.remove(&epoch) {
-            cx.ledger.report.decisions[way.decision].failed = Some(why);
-        }
-    }
-
-    pub fn prepares(&mut self, now: Nanos, worker: u32, epoch: Epoch, site: &mut Site, cx: &mut Context) {
-        let done = site.prepare(worker, epoch);
-        // Who is gone does not answer.
-        let time = if done {
-            ms_to_nanos(self.times.prepare_ms) + self.message(site)
-        } else {
-            PATIENCE
-        };
-        cx.events.at(now + time, Event::Prepared { worker, epoch, done });
-    }
-
-    pub fn prepared(
+    /// A worker reports.
+    pub fn works(
         &mut self,
         now: Nanos,
         worker: u32,
-        epoch: Epoch,
-        done: bool,
-        site: &mut Site,
+        workers: &mut Workers,
+        routers: &Routers,
         cx: &mut Context,
     ) {
-        if self.away {
+        if let Some(report) = workers.report(worker) {
+            let worker = self.infos[worker as usize].name.clone();
+            self.send(now + self.message(routers), Heard::Work { worker, report }, cx);
+        }
+        cx.events.at(now + WORK_EVERY, Event::Works { worker });
+    }
+
+    /// Something for the planner is there.
+    pub fn heard(&mut self, now: Nanos, life: u32, heard: Heard, routers: &Routers, cx: &mut Context) {
+        if !self.away && life == self.life && self.planning.is_some() {
+            self.hear(now, heard, routers, cx);
+        }
+    }
+
+    fn hear(&mut self, now: Nanos, heard: Heard, routers: &Routers, cx: &mut Context) {
+        if let Err(unheard) = self.desk.heard(now, heard) {
+            cx.ledger.report.notes.push(unheard.to_string());
+        }
+        self.drive(now, routers, cx);
+    }
+
+    /// The desk may want something done.
+    pub fn drive(&mut self, now: Nanos, routers: &Routers, cx: &mut Context) {
+        if self.away || self.planning.is_none() {
             return;
         }
-        let name = self.name(worker);
-        let notice = if done {
-            Notice::Prepared(name, epoch)
-        } else {
-            Notice::Refused(name, epoch, "no reply".to_owned())
+        while let Some(what) = self.desk.poll(now) {
+            self.carry_out(now, what, routers, cx);
+        }
+        let next = self.desk.next_at();
+        if self.wakes <= now || next < self.wakes {
+            self.wakes = next;
+            cx.events.at(next, Event::Wakes);
+        }
+    }
+
+    fn carry_out(&mut self, now: Nanos, what: Do, routers: &Routers, cx: &mut Context) {
+        let there = now + self.message(routers);
+        match what {
+            Do::KeepEpoch(epoch) => {
+                self.highest = epoch;
+                self.hear(now, Heard::EpochKept(epoch, Ok(())), routers, cx);
+            }
+            Do::Plan {
+                epoch,
+                problem,
+                running,
+            } => {
+                let planning = self.planning.as_mut();
+                let carried = planning.map(|p| p.plan(&problem, epoch, running.as_ref()));
+                let made = carried.map(|carried| Made {
+                    carried,
+                    planning_ms: self.times.planning_ms,
+                });
+                let made = made.ok_or_else(|| "nobody plans".to_owned());
+                let done = now + ms_to_nanos(self.times.planning_ms);
+                self.send(done, Heard::Made(epoch, made), cx);
+            }
+            Do::Prepare { worker, work, .. } => {
+                let life = self.life;
+                let worker = self.infos.iter().position(|i| i.name == worker).unwrap_or(0) as u32;
+                cx.events.at(there, Event::Prepares { life, worker, work });
+            }
+            Do::Switch { router, update, .. } => {
+                let (life, router) = (self.life, router.parse().unwrap_or(0));
+                cx.events.at(there, Event::Switches { life, router, update });
+            }
+            Do::Abandon { epoch, .. } => cx.events.at(there, Event::Abandons(epoch)),
+            Do::Retire { before, .. } => cx.events.at(there, Event::Retires(before)),
+            Do::Keep(kept) => self.kept = Some(*kept),
+            Do::KeepDecision(decision) => self.decided(now, *decision, cx),
+            // Routers of a simulation do as they are told; nobody reads logs; the whole run says what a plan attains.
+            Do::LetGo { .. } | Do::ForgetDecision(_) | Do::Predict { .. } | Do::Note(_) => {}
+        }
+    }
+
+    fn decided(&mut self, now: Nanos, decided: Decided, cx: &mut Context) {
+        let decisions = &mut cx.ledger.report.decisions;
+        let place = *self.places.entry(decided.epoch).or_insert_with(|| {
+            decisions.push(Decision::of(&decided));
+            decisions.len() - 1
+        });
+        let told = &mut decisions[place];
+        told.failed = match &decided.outcome {
+            Outcome::Failed { why } => Some(why.clone()),
+            Outcome::NotWorth => Some("it would save too little".to_owned()),
+            Outcome::Overtaken => Some("a newer plan overtook it".to_owned()),
+            Outcome::RollingOut | Outcome::InUse | Outcome::Replaced => None,
         };
-        self.notice(now, notice, site, cx);
+        if decided.outcome == Outcome::InUse {
+            told.switched_s.get_or_insert(now.as_secs());
+        }
+        let known = self.decided.iter_mut().find(|d| d.epoch == decided.epoch);
+        match known {
+            Some(known) => *known = decided,
+            None => self.decided.push(decided),
+        }
     }
 
-    pub fn switches(&mut self, now: Nanos, router: u32, epoch: Epoch, site: &mut Site, cx: &mut Context) {
-        let done = site.switch(now, router, epoch, cx);
-        cx.events
-            .at(now + self.message(site), Event::Switched { router, epoch, done });
-    }
+    // What workers and routers do when they are told.
 
-    pub fn switched(
+    pub fn prepares(
         &mut self,
         now: Nanos,
-        router: u32,
-        epoch: Epoch,
-        done: bool,
-        site: &mut Site,
+        (life, worker): (u32, u32),
+        work: &WorkerPlan,
+        workers: &mut Workers,
+        routers: &Routers,
         cx: &mut Context,
     ) {
-        if self.away {
-            return;
-        }
-        let name = router.to_string();
-        let notice = if done {
-            Notice::Switched(name, epoch)
-        } else {
-            Notice::NotSwitched(name, epoch)
+        let prepared = workers.prepare(worker, work, &self.profile);
+        // Who is gone does not answer.
+        let (time, outcome) = match prepared {
+            Ok(true) => (ms_to_nanos(self.times.prepare_ms) + self.message(routers), Ok(())),
+            Ok(false) => (PATIENCE, Err("no reply".to_owned())),
+            Err(error) => (self.message(routers), Err(error.to_string())),
         };
-        self.notice(now, notice, site, cx);
+        let name = self.infos[worker as usize].name.clone();
+        if life == self.life {
+            self.send(now + time, Heard::Prepared(name, work.plan.epoch, outcome), cx);
+        }
     }
 
-    pub fn retire_due(&mut self, now: Nanos, epoch: Epoch, site: &mut Site, cx: &mut Context) {
-        if !self.away {
-            self.notice(now, Notice::RetireDue(epoch), site, cx);
+    pub fn switches(
+        &mut self,
+        now: Nanos,
+        (life, router): (u32, u32),
+        update: RoutesUpdate,
+        workers: &mut Workers,
+        routers: &mut Routers,
+        cx: &mut Context,
+    ) {
+        let epoch = update.epoch;
+        let done = routers.switch(now, router, update, workers, cx);
+        let outcome = if done {
+            Ok(())
+        } else {
+            Err("it uses a later plan".to_owned())
+        };
+        if life == self.life {
+            let heard = Heard::Switched(router.to_string(), epoch, outcome);
+            self.send(now + self.message(routers), heard, cx);
         }
     }
 
     // Members and faults.
 
-    /// A worker is gone, or back.
-    pub fn member(&mut self, now: Nanos, worker: u32, there: bool, site: &mut Site, cx: &mut Context) {
-        if there {
-            self.members.insert(worker);
+    /// A worker is gone, or back: the planner notices.
+    pub fn member(&mut self, now: Nanos, worker: u32, there: bool, routers: &Routers, cx: &mut Context) {
+        let info = self.infos[worker as usize].clone();
+        let heard = if there {
+            Heard::Joined(Join::Worker(Box::new(info)))
         } else {
-            self.members.remove(&worker);
-        }
-        if self.away {
-            return;
-        }
-        self.replanner.members_changed();
-        let name = self.name(worker);
-        if there {
-            // A restart that was quicker than the loss was noticed.
-            self.notice(now, Notice::WorkerLeft(name.clone()), site, cx);
-            self.notice(now, Notice::WorkerJoined(name), site, cx);
-            cx.events.at(now + SETTLE, Event::Looks { again: false });
-        } else {
-            self.notice(now, Notice::WorkerLeft(name), site, cx);
-            self.consider(now, cx);
-        }
+            Heard::Left(Member::Worker(info.name))
+        };
+        let life = self.life;
+        self.heard(now, life, heard, routers, cx);
     }
 
     /// The planner dies: what it was doing is not gone on with. Routers and workers keep what they have.
     pub fn dies(&mut self) {
         self.away = true;
         self.life += 1;
-        self.made = None;
-        self.planning_now = false;
-        self.rollouts = Rollouts::default();
-        self.ways.clear();
     }
 
-    /// It starts anew, from the plan and the mix that it kept.
-    pub fn starts(&mut self, now: Nanos, site: &mut Site, cx: &mut Context) {
+    /// It starts anew, from what it kept, and all that is there joins.
+    pub fn starts(&mut self, now: Nanos, workers: &Workers, routers: &Routers, cx: &mut Context) {
         self.away = false;
-        self.all_join(now, site, cx);
-        self.mix = ObservedMix::default();
-        self.replanner = Replanner::default();
-        if let Some((_, workload)) = &self.current {
-            self.mix.remember(now, workload);
-            cx.events.at(now + REMEMBERED, Event::Forgets);
-        }
-        cx.events.at(now + SETTLE, Event::Looks { again: false });
+        self.wakes = Nanos::MAX;
+        let memory = Memory {
+            kept: self.kept.clone(),
+            highest: self.highest,
+            decisions: self.decided.clone(),
+        };
+        self.desk = Desk::new(now, self.options, memory);
+        self.all_join(now, workers, routers, cx);
     }
 
     /// Workers and routers join.
-    pub fn all_join(&mut self, now: Nanos, site: &mut Site, cx: &mut Context) {
-        let members: Vec<String> = self.members.iter().map(|w| self.name(*w)).collect();
-        for name in members {
-            self.notice(now, Notice::WorkerJoined(name), site, cx);
+    pub fn all_join(&mut self, now: Nanos, workers: &Workers, routers: &Routers, cx: &mut Context) {
+        for worker in workers.alive() {
+            self.member(now, worker, true, routers, cx);
         }
-        for router in 0..site.routers() {
-            let notice = Notice::RouterJoined(router.to_string(), site.epoch_of(router));
-            self.notice(now, notice, site, cx);
+        for router in routers.all() {
+            let joined = Heard::Joined(Join::Router {
+                name: router.to_string(),
+                epoch: routers.epoch_of(router),
+            });
+            let life = self.life;
+            self.heard(now, life, joined, routers, cx);
         }
-    }
-
-    pub fn forgets(&mut self) {
-        self.mix.forget_restart();
-    }
-}
-
-fn decided(now: Nanos, cause: String, running: Option<&Plan>, carried: &Carried) -> Decision {
-    let plan = &carried.plan;
-    let none = Plan::empty("", Epoch(0));
-    let changed = changes(running.unwrap_or(&none), plan);
-    Decision {
-        at_s: now.as_secs(),
-        epoch: plan.epoch.0,
-        cause,
-        fragments: carried.workload.fragments.len(),
-        rate_rps: carried.workload.fragments.iter().map(|f| f.rate_rps).sum::<f64>() + 0.0,
-        share: plan.total_share,
-        infeasible: plan.infeasible.len(),
-        part: carried.part,
-        kept: changed.kept.len(),
-        moved: changed.moved.len(),
-        new: changed.new.len(),
-        gone: changed.gone.len(),
-        switched_s: None,
-        failed: None,
     }
 }

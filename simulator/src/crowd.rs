@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use graft_client_core::Hints;
 use graft_model::{CutPoint, ModelId};
-use graft_plan::{Nanos, Profile, Scenario, ms_to_nanos};
+use graft_plan::{Epoch, Nanos, Profile, Scenario, ms_to_nanos};
 use graft_wire::Status;
 use graft_worker_core::RequestId;
 
@@ -180,11 +180,11 @@ impl Crowd {
     }
 
     /// A request came back: the plan that answered it, or why there is no answer.
-    pub fn comes_back(&mut self, now: Nanos, id: RequestId, outcome: Result<u64, Status>) {
+    pub fn comes_back(&mut self, now: Nanos, id: RequestId, outcome: Result<Epoch, Status>) {
         let ticket = Ticket::of(id);
         if let Some(request) = self.cx.requests.get(ticket) {
             if let Ok(epoch) = outcome {
-                self.cx.ledger.answered_by(request, epoch);
+                self.cx.ledger.answered_by(request, epoch.0);
             }
             self.fleet
                 .comes_back(now, ticket, outcome.map(|_| ()), &mut self.cx);

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use graft_plan::{Epoch, Nanos};
-use graft_planner_core::Observation;
+use graft_wire::{RoutesUpdate, WorkerPlan};
 
 use crate::requests::Ticket;
 
@@ -25,8 +25,10 @@ pub(crate) enum Event {
     LocalDone(Ticket),
     /// A router has the request's last byte.
     AtRouter(Ticket),
-    /// A router waits no longer for a plan that serves the request.
-    NoRoute(Ticket),
+    /// The request has waited long enough for a plan that serves it.
+    WaitedEnough(Ticket),
+    /// The worker of an attempt has not replied in time.
+    TimedOut { ticket: Ticket, attempt: u32 },
     /// The request enters its stage's queue.
     AtStage(Ticket),
     /// A partition has run a chunk; `life` tells it from one before it died.
@@ -39,32 +41,33 @@ pub(crate) enum Event {
     GivenUp(Ticket),
     /// A router reports what it observed.
     Reports { router: u32, urgent: bool },
-    /// The planner has the report.
-    Reported {
-        router: u32,
-        urgent: bool,
-        seen: Vec<Observation>,
+    /// A worker reports what runs took.
+    Works { worker: u32 },
+    /// Something for the planner of that life is there.
+    ToPlanner {
+        life: u32,
+        heard: Box<graft_planner_steer::Event>,
     },
-    /// The planner looks whether to make another plan.
-    Looks { again: bool },
-    /// A plan is made; `life`: of the planner that began to.
-    Made { life: u32 },
-    /// A worker is told to prepare.
-    Prepares { worker: u32, epoch: Epoch },
-    /// The planner knows that a worker has prepared, or can't.
-    Prepared { worker: u32, epoch: Epoch, done: bool },
-    /// A router is told to switch.
-    Switches { router: u32, epoch: Epoch },
-    /// The planner knows that a router has switched, or can't.
-    Switched { router: u32, epoch: Epoch, done: bool },
-    /// The time that plans before this one go on is over.
-    RetireDue(Epoch),
+    /// The planner looks whether something is due.
+    Wakes,
+    /// A worker is told to prepare, by the planner of that life.
+    Prepares {
+        life: u32,
+        worker: u32,
+        work: Box<WorkerPlan>,
+    },
+    /// A router is told to switch, by the planner of that life.
+    Switches {
+        life: u32,
+        router: u32,
+        update: Box<RoutesUpdate>,
+    },
+    /// A plan that no router will use is freed.
+    Abandons(Epoch),
     /// Plans before this one are retired.
     Retires(Epoch),
     /// Planner and routers notice that a worker is gone.
     Noticed { worker: u32 },
-    /// What the planner remembered over its restart is forgotten.
-    Forgets,
     /// A fault begins or ends.
     Fault { number: u32, begins: bool },
     /// A second is over.

@@ -402,8 +402,8 @@ fn begun(client: u32, now: Nanos, counted: bool) -> Request {
         worker: 0,
         step: 0,
         place: Place::Outside,
-        in_flight: None,
-        retried: false,
+        router: 0,
+        passage: None,
         why: "",
     }
 }

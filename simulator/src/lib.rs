@@ -3,7 +3,7 @@
 //! [`run`] plays a [`Scenario`](graft_plan::Scenario): phones move through bandwidth [`Trace`]s and choose their
 //! partition points, routers admit and observe, a planner plans and rolls out, workers run batches by deadline, things
 //! go wrong; the [`Report`] says what came of it. Decisions are made by the code that the programs run: phones by
-//! `graft-client-core`, routers by `graft-router-core`, the planner by `graft-planner-core` and whatever algorithm a
+//! `graft-client-core`, routers by `graft-router-core`, the planner by `graft-planner-steer` and whatever algorithm a
 //! [`Planning`] brings, partitions by `graft-worker-core`. What is modelled is what lies between: links, messages,
 //! chunks that take what the profile says. A [`Crowd`] is a scenario's clients before a real server.
 //!
@@ -21,11 +21,12 @@ mod names;
 mod phone;
 mod report;
 mod requests;
+mod routers;
 mod run;
-mod site;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod workers;
 
 pub use cast::CastError;
 pub use control::Planning;
@@ -33,3 +34,4 @@ pub use crowd::{Crowd, Doing, Sending};
 pub use report::{BatchReport, Decision, Ended, Percentiles, Report, Second, ServerReport, ShareReport};
 pub use run::{Planner, RunError, run};
 pub use trace::{Trace, TraceError};
+pub use workers::PlanError;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use graft_plan::{Nanos, Profile, Scenario, Source, ms_to_nanos};
+use graft_planner_steer::Decision as Decided;
 use graft_wire::Status;
 use graft_worker_core::Closed;
 use hdrhistogram::Histogram;
@@ -195,6 +196,28 @@ pub struct Decision {
     pub switched_s: Option<f64>,
     /// Why not.
     pub failed: Option<String>,
+}
+
+impl Decision {
+    pub(crate) fn of(decided: &Decided) -> Self {
+        let (predicted, changed) = (&decided.predicted, &decided.predicted.changed);
+        Decision {
+            at_s: decided.at_unix_ms as f64 / 1e3,
+            epoch: decided.epoch.0,
+            cause: decided.cause.clone(),
+            fragments: predicted.fragments,
+            rate_rps: predicted.rate_rps + 0.0,
+            share: predicted.share,
+            infeasible: predicted.infeasible,
+            part: predicted.part,
+            kept: changed.kept,
+            moved: changed.moved,
+            new: changed.new,
+            gone: changed.gone,
+            switched_s: None,
+            failed: None,
+        }
+    }
 }
 
 /// One second.

@@ -2,8 +2,7 @@
 
 use graft_model::CutPoint;
 use graft_plan::{Epoch, Nanos};
-use graft_router_core::InFlight;
-use graft_wire::Status;
+use graft_router_core::Passage;
 use graft_worker_core::{Due, RequestId};
 
 /// A request under way; it outlives the request, so that late events find nothing.
@@ -38,8 +37,15 @@ pub(crate) enum Place {
     Partition(u32),
     /// It was in a worker that died.
     Lost,
-    /// At its router, which waits for a plan that serves it.
-    Waiting(Status),
+    /// At its router.
+    AtRouter,
+}
+
+impl Place {
+    /// It is with a worker, or on its way to it.
+    pub fn is_at_worker(self) -> bool {
+        matches!(self, Place::Hop | Place::Partition(_) | Place::Lost)
+    }
 }
 
 /// A request under way.
@@ -73,10 +79,10 @@ pub(crate) struct Request {
     pub worker: u32,
     pub step: u32,
     pub place: Place,
-    /// Its place among those that its worker has.
-    pub in_flight: Option<InFlight>,
-    /// It was sent to another worker already.
-    pub retried: bool,
+    /// Its router.
+    pub router: u32,
+    /// Its way through the router.
+    pub passage: Option<Passage>,
     /// Why its rest runs on the phone.
     pub why: &'static str,
 }
@@ -128,8 +134,7 @@ impl Requests {
         let slots = self.slots.iter().zip(0..);
         let with = |(slot, number): (&Slot, u32)| {
             let request = slot.request.as_ref()?;
-            let elsewhere = matches!(request.place, Place::Outside | Place::Waiting(_));
-            let there = !elsewhere && request.worker == worker;
+            let there = request.place.is_at_worker() && request.worker == worker;
             there.then_some(Ticket {
                 slot: number,
                 life: slot.life,

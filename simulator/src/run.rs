@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use graft_plan::{Devices, Epoch, Fault, Fragment, Nanos, Plan, Profile, Scenario, Workload, ms_to_nanos};
-use graft_worker_core::SpecError;
+use graft_planner_steer::routes;
+use graft_wire::{WorkerEndpoint, WorkerPlan};
+use graft_worker_core::RouteError;
 
 use crate::cast::{Cast, CastError};
 use crate::context::Context;
-use crate::control::{Control, Planning};
+use crate::control::{Control, Planning, WORK_EVERY};
 use crate::events::Event;
 use crate::fleet::Fleet;
 use crate::names::{identity, plan_by_identity};
 use crate::report::Report;
-use crate::site::Site;
+use crate::routers::Routers;
 use crate::trace::Trace;
+use crate::workers::{PlanError, Workers};
 
 /// Who plans.
 pub enum Planner<'a> {
@@ -36,7 +39,10 @@ pub enum RunError {
     Cast(#[from] CastError),
     /// The plan can't be run on the profile.
     #[error(transparent)]
-    Plan(#[from] SpecError),
+    Plan(#[from] PlanError),
+    /// Routers can't be told of the plan.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
     /// The plan breaks a rule, for the scenario's fragments on these devices.
     #[error(
         "the plan does not fit the scenario's fragments, or the devices: {0}; `graft plan check` says more"
@@ -54,7 +60,8 @@ struct World<'s, 'p> {
     scenario: &'s Scenario,
     cx: Context,
     fleet: Fleet,
-    site: Site,
+    routers: Routers,
+    workers: Workers,
     control: Control<'p>,
     end: Nanos,
     /// Workers that faults have hit.
@@ -94,27 +101,19 @@ pub fn run(
     });
     let end = ms_to_nanos(scenario.duration_s * 1e3);
     let fleet = Fleet::new(cast, ms_to_nanos(scenario.warmup_s * 1e3), end, &mut cx);
-    let mut site = Site::new(&devices, scenario.routers, profile.hop_ms);
-    let mut control = Control::new(
-        planning,
-        scenario.control,
-        scenario.headroom,
-        profile,
-        devices,
-        &mut cx,
-    );
+    let mut routers = Routers::new(scenario.routers);
+    let mut workers = Workers::new(&devices, profile.hop_ms);
+    let mut control = Control::new(planning, scenario.control, scenario.headroom, profile, &devices);
     if let Some(plan) = fixed {
-        install(plan, scenario, &mut site, &mut control, &mut cx)?;
+        install(plan, scenario, &mut workers, &mut routers, &mut control, &mut cx)?;
     } else {
-        control.all_join(Nanos::ZERO, &mut site, &mut cx);
-        for router in 0..site.routers() {
-            cx.events.at(
-                Nanos::ZERO,
-                Event::Reports {
-                    router,
-                    urgent: false,
-                },
-            );
+        control.all_join(Nanos::ZERO, &workers, &routers, &mut cx);
+        for router in routers.all() {
+            let urgent = false;
+            cx.events.at(Nanos::ZERO, Event::Reports { router, urgent });
+        }
+        for worker in workers.alive() {
+            cx.events.at(WORK_EVERY, Event::Works { worker });
         }
     }
     for (fault, number) in scenario.faults.iter().zip(0..) {
@@ -133,7 +132,8 @@ pub fn run(
         scenario,
         cx,
         fleet,
-        site,
+        routers,
+        workers,
         control,
         end,
         hit: vec![None; scenario.faults.len()],
@@ -147,7 +147,8 @@ pub fn run(
 fn install(
     plan: &Plan,
     scenario: &Scenario,
-    site: &mut Site,
+    workers: &mut Workers,
+    routers: &mut Routers,
     control: &mut Control<'_>,
     cx: &mut Context,
 ) -> Result<(), RunError> {
@@ -177,28 +178,40 @@ fn install(
         let what = format!("it has a route for {}, which is not there", stray.fragment);
         return Err(RunError::Broken(what));
     }
-    let there: Vec<&str> = site.workers().map(|(_, name)| name).collect();
-    if let Some(stray) = plan
-        .partitions
-        .iter()
-        .find(|p| !there.contains(&p.device.as_str()))
-    {
+    let device = |p: &&graft_plan::Partition| workers.number(&p.device).is_none();
+    if let Some(stray) = plan.partitions.iter().find(device) {
         let what = format!(
             "partition {} is on device {}, which is not there",
             stray.id, stray.device
         );
         return Err(RunError::Broken(what));
     }
-    site.add_plan(plan.clone(), false, &workload, control.profile())?;
-    let workers: Vec<u32> = site.workers().map(|(i, _)| i).collect();
-    for worker in workers {
-        site.prepare(worker, plan.epoch);
+    let devices = plan.partitions.iter().map(|p| p.device.clone());
+    let address = String::new();
+    let endpoints = devices.map(|name| {
+        let address = address.clone();
+        (name, WorkerEndpoint { address })
+    });
+    let mut update = routes(&plan, false, &workload, control.profile(), &endpoints.collect())?;
+    update.routers = routers.all().end;
+    let work = fixed_work(&plan);
+    for worker in workers.alive() {
+        workers.prepare(worker, &work, control.profile())?;
     }
-    for router in 0..site.routers() {
-        site.switch(Nanos::ZERO, router, plan.epoch, cx);
+    for router in routers.all() {
+        routers.switch(Nanos::ZERO, router, update.clone(), workers, cx);
     }
-    control.begin_with(plan, workload);
+    control.begin_with(plan);
     Ok(())
+}
+
+/// A plan that is there from the start, as workers would be told it.
+fn fixed_work(plan: &Plan) -> WorkerPlan {
+    WorkerPlan {
+        plan: plan.clone(),
+        workers: std::collections::BTreeMap::new(),
+        corrections: vec![],
+    }
 }
 
 impl World<'_, '_> {
@@ -218,7 +231,7 @@ impl World<'_, '_> {
                     self.happens(now, event);
                     self.give_back(now);
                 }
-                self.site.choose(now, &mut self.cx);
+                self.workers.choose(now, &mut self.cx);
                 self.give_back(now);
                 if self.cx.events.next_at() != Some(now) {
                     break;
@@ -227,10 +240,17 @@ impl World<'_, '_> {
         }
     }
 
-    /// What the server is done with goes back to clients.
+    /// What workers reply goes to routers, and what these are done with to clients.
     fn give_back(&mut self, now: Nanos) {
-        while let Some((ticket, outcome)) = self.site.done.pop() {
-            self.fleet.comes_back(now, ticket, outcome, &mut self.cx);
+        loop {
+            if let Some((ticket, how)) = self.workers.replies.pop() {
+                self.routers
+                    .replied(now, ticket, how, &mut self.workers, &mut self.cx);
+            } else if let Some((ticket, outcome)) = self.routers.done.pop() {
+                self.fleet.comes_back(now, ticket, outcome, &mut self.cx);
+            } else {
+                return;
+            }
         }
     }
 
@@ -238,12 +258,13 @@ impl World<'_, '_> {
         let World {
             cx,
             fleet,
-            site,
+            routers,
+            workers,
             control,
             ..
         } = self;
         match event {
-            Event::Due(client) => fleet.due(now, client, site, cx),
+            Event::Due(client) => fleet.due(now, client, routers, cx),
             Event::Joins(phone) => fleet.joins(now, phone, cx),
             Event::Leaves(phone) => fleet.leaves(now, phone, cx),
             Event::Probed {
@@ -256,40 +277,42 @@ impl World<'_, '_> {
             Event::Answered(ticket) => fleet.answered(now, ticket, cx),
             Event::Refused(ticket) => fleet.refused(now, ticket, cx),
             Event::GivenUp(ticket) => {
-                site.cancel(ticket, cx);
+                workers.cancel(ticket, cx);
                 fleet.given_up(now, ticket, cx);
             }
             Event::AtRouter(ticket) => {
                 let client = cx.requests.get(ticket).map(|r| r.client);
                 if let Some(asker) = client.map(|c| fleet.asker(c)) {
-                    site.at_router(now, ticket, &asker, cx);
+                    routers.at_router(now, ticket, &asker, workers, cx);
                 }
             }
-            Event::NoRoute(ticket) => site.no_route(ticket, cx),
-            Event::AtStage(ticket) => site.at_stage(now, ticket, cx),
+            Event::WaitedEnough(ticket) => routers.go(now, ticket, workers, cx),
+            Event::TimedOut { ticket, attempt } => routers.timed_out(now, ticket, attempt, workers, cx),
+            Event::AtStage(ticket) => workers.at_stage(now, ticket, cx),
             Event::ChunkDone {
                 epoch,
                 partition,
                 life,
-            } => site.chunk_done(now, epoch, partition, life, cx),
-            Event::Reports { router, urgent } => control.reports(now, router, urgent, site, cx),
-            Event::Reported { router, urgent, seen } => control.reported(now, router, urgent, &seen, cx),
-            Event::Looks { again } => control.looks(now, again, cx),
-            Event::Made { life } => control.made(now, life, site, cx),
-            Event::Prepares { worker, epoch } => control.prepares(now, worker, epoch, site, cx),
-            Event::Prepared { worker, epoch, done } => control.prepared(now, worker, epoch, done, site, cx),
-            Event::Switches { router, epoch } => control.switches(now, router, epoch, site, cx),
-            Event::Switched { router, epoch, done } => control.switched(now, router, epoch, done, site, cx),
-            Event::RetireDue(epoch) => control.retire_due(now, epoch, site, cx),
-            Event::Retires(epoch) => site.retire(epoch),
+            } => workers.chunk_done(now, epoch, partition, life, cx),
+            Event::Reports { router, urgent } => control.reports(now, router, urgent, routers, cx),
+            Event::Works { worker } => control.works(now, worker, workers, routers, cx),
+            Event::ToPlanner { life, heard } => control.heard(now, life, *heard, routers, cx),
+            Event::Wakes => control.drive(now, routers, cx),
+            Event::Prepares { life, worker, work } => {
+                control.prepares(now, (life, worker), &work, workers, routers, cx);
+            }
+            Event::Switches { life, router, update } => {
+                control.switches(now, (life, router), *update, workers, routers, cx)
+            }
+            Event::Abandons(epoch) => workers.abandon(epoch),
+            Event::Retires(epoch) => workers.retire(epoch),
             Event::Noticed { worker } => {
-                site.noticed(now, worker, &|client| fleet.asker(client), cx);
+                workers.noticed(worker, cx);
                 // One that is back already was told to the planner as it came.
-                if !site.is_alive(worker) {
-                    control.member(now, worker, false, site, cx);
+                if !workers.is_alive(worker) {
+                    control.member(now, worker, false, routers, cx);
                 }
             }
-            Event::Forgets => control.forgets(),
             Event::Fault { number, begins } => self.fault(now, number as usize, begins),
             Event::Second => self.second(now),
         }
@@ -298,7 +321,7 @@ impl World<'_, '_> {
     fn second(&mut self, now: Nanos) {
         let (phones, points) = self.fleet.second_over();
         let share = self.control.current().map_or(0, |p| p.total_share);
-        let held = self.site.held();
+        let held = self.workers.held();
         let second = self.cx.ledger.second(now - Nanos(1));
         (second.phones, second.points, second.share, second.held) = (phones, points, share, held);
         if now < self.end {
@@ -307,13 +330,19 @@ impl World<'_, '_> {
     }
 
     fn fault(&mut self, now: Nanos, number: usize, begins: bool) {
-        let (site, cx, control) = (&mut self.site, &mut self.cx, &mut self.control);
+        let World {
+            cx,
+            routers,
+            workers,
+            control,
+            ..
+        } = self;
         let fault = &self.scenario.faults[number];
         if let Fault::WorkerLost { worker, .. } | Fault::WorkerSlow { worker, .. } = *fault
             && begins
         {
             let epoch = control.current().map_or(Epoch(0), |p| p.epoch);
-            self.hit[number] = site.nth_in_use(epoch, worker);
+            self.hit[number] = workers.nth_in_use(epoch, worker);
             if self.hit[number].is_none() {
                 let note = format!("at {:.1} s no plan runs on a worker {worker}", now.as_secs());
                 cx.ledger.report.notes.push(note);
@@ -321,24 +350,26 @@ impl World<'_, '_> {
         }
         match (fault, self.hit[number]) {
             (Fault::WorkerLost { .. }, Some(worker)) if begins => {
-                site.kill(worker, cx);
+                workers.kill(worker, cx);
                 let notice = ms_to_nanos(self.scenario.control.notice_ms);
                 cx.events.at(now + notice, Event::Noticed { worker });
             }
             (Fault::WorkerLost { .. }, Some(worker)) => {
-                site.revive(worker);
-                if let Some(plan) = control.current().filter(|_| control.is_fixed()) {
-                    site.prepare(worker, plan.epoch);
+                workers.revive(worker);
+                if let Some(work) = control.fixed().map(fixed_work)
+                    && let Err(error) = workers.prepare(worker, &work, control.profile())
+                {
+                    cx.ledger.report.notes.push(error.to_string());
                 }
-                control.member(now, worker, true, site, cx);
+                control.member(now, worker, true, routers, cx);
             }
             (Fault::WorkerSlow { times, .. }, Some(worker)) => {
-                site.slow(worker, if begins { *times } else { 1.0 });
+                workers.slow(worker, if begins { *times } else { 1.0 });
             }
             (Fault::PlannerAway { .. }, _) if begins => control.dies(),
-            (Fault::PlannerAway { .. }, _) => control.starts(now, site, cx),
+            (Fault::PlannerAway { .. }, _) => control.starts(now, workers, routers, cx),
             (Fault::MessagesLate { by_ms, .. }, _) => {
-                site.late = if begins { ms_to_nanos(*by_ms) } else { Nanos::ZERO };
+                routers.late = if begins { ms_to_nanos(*by_ms) } else { Nanos::ZERO };
             }
             (Fault::WorkerLost { .. } | Fault::WorkerSlow { .. }, None) => {}
         }

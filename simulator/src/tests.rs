@@ -7,7 +7,7 @@ use graft_plan::{
     Arrivals, Device, Devices, Epoch, Fault, Fragment, FragmentClient, Nanos, Plan, Profile, Scenario, Share,
     Workload,
 };
-use graft_planner_core::{Carried, GraftOptions, Lacks, Problem, plan_graft, plan_what_fits};
+use graft_planner_search::{Carried, GraftOptions, Lacks, Problem, plan_graft, plan_what_fits};
 
 use crate::{Planner, Planning, Report, Trace, run};
 
@@ -55,7 +55,7 @@ struct Graft;
 
 impl Planning for Graft {
     fn plan(&mut self, problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried {
-        let go_on = &mut |p: graft_planner_core::Progress| !p.sound || p.moves < 3;
+        let go_on = &mut |p: graft_planner_search::Progress| !p.sound || p.moves < 3;
         plan_what_fits(problem, epoch, running, GraftOptions::default(), &Alone, go_on)
     }
 }
@@ -130,7 +130,7 @@ fn planned(clients: &[FragmentClient]) -> (Plan, Workload) {
         devices: devices(4),
         lacks: Lacks::new(),
     };
-    let go_on = &mut |p: graft_planner_core::Progress| !p.sound || p.moves < 10;
+    let go_on = &mut |p: graft_planner_search::Progress| !p.sound || p.moves < 10;
     let plan = plan_graft(&problem, Epoch(1), None, GraftOptions::default(), &Alone, go_on);
     (plan, problem.workload)
 }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use graft_worker_core::RequestId;
 
-use crate::job::RoutePlan;
-use crate::partition::Cancel;
+use crate::job::{Cancel, RoutePlan};
 
 /// Armed while somebody waits; when it is dropped armed, the request leaves every queue of its route.
 pub(crate) struct CancelOnDrop {
@@ -31,7 +30,7 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         for hop in self.route.iter().flat_map(|r| &r.hops) {
             for instance in &hop.instances {
-                instance.partition.do_send(Cancel(self.id));
+                instance.cancelling.do_send(Cancel(self.id));
             }
         }
     }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use actix::Addr;
+use actix::{Message, Recipient};
 use graft_engine::{Engine, EngineError, PartitionId};
 use graft_model::{Cut, DType, ModelId, StageRange, Tensor};
 use graft_worker_core::BatchId;
 
 use crate::job::Activation;
-use crate::partition::{PartitionActor, Ran};
 
 /// A chunk to run.
 pub(crate) struct Chunk {
@@ -30,6 +29,18 @@ pub(crate) enum Command {
     Forget(BatchId),
 }
 
+/// A chunk was run.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Ran {
+    pub batch: BatchId,
+    /// The result after a batch's last chunk.
+    pub result: Result<Option<Tensor>, String>,
+    /// Rows that could not be computed, by their place in the batch, and why.
+    pub spoiled: Vec<(usize, String)>,
+    pub elapsed: Duration,
+}
+
 /// The sending end. Dropping it ends the thread.
 pub(crate) struct Computer {
     commands: SyncSender<Command>,
@@ -44,7 +55,7 @@ impl Computer {
         engine: Arc<dyn Engine>,
         partition: PartitionId,
         name: &str,
-        actor: Addr<PartitionActor>,
+        actor: Recipient<Ran>,
     ) -> std::io::Result<Self> {
         let (commands, inbox) = sync_channel(COMMANDS);
         std::thread::Builder::new()
@@ -59,12 +70,7 @@ impl Computer {
     }
 }
 
-fn work(
-    engine: &dyn Engine,
-    partition: PartitionId,
-    inbox: &Receiver<Command>,
-    actor: &Addr<PartitionActor>,
-) {
+fn work(engine: &dyn Engine, partition: PartitionId, inbox: &Receiver<Command>, actor: &Recipient<Ran>) {
     let mut aside: HashMap<BatchId, Tensor> = HashMap::new();
     while let Ok(command) = inbox.recv() {
         let chunk = match command {
@@ -76,7 +82,9 @@ fn work(
         };
         let start = Instant::now();
         let (batch, last) = (chunk.batch, chunk.last);
-        let result = run(engine, partition, chunk, &mut aside);
+        // Whatever happens in an engine, the partition hears of it.
+        let running = || run(engine, partition, chunk, &mut aside).map_err(|e| e.to_string());
+        let result = graft_engine::guarded(running);
         let elapsed: Duration = start.elapsed();
         let (result, spoiled) = match result {
             Ok(Rows { tensor, spoiled }) if last => (Ok(Some(tensor)), spoiled),
@@ -84,7 +92,7 @@ fn work(
                 aside.insert(batch, tensor);
                 (Ok(None), spoiled)
             }
-            Err(error) => (Err(error.to_string()), vec![]),
+            Err(error) => (Err(error), vec![]),
         };
         actor.do_send(Ran {
             batch,

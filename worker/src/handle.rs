@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 
 use crate::cancel::CancelOnDrop;
 use crate::epochs::Epochs;
-use crate::job::{Activation, Budget, Ended, Job, Spent, UnderWay};
+use crate::held::HeldBytes;
+use crate::job::{Activation, Ended, Job, Spent, UnderWay};
 
 /// An answer, or why there is none; and where the request was.
 pub type WorkAnswer = (Result<(AnswerHeader, Bytes), Refused>, Vec<Visit>);
@@ -25,7 +26,7 @@ pub type WorkAnswer = (Result<(AnswerHeader, Bytes), Refused>, Vec<Visit>);
 pub struct Handle {
     pub(crate) epochs: Arc<ArcSwap<Epochs>>,
     pub(crate) clock: Clock,
-    pub(crate) memory: Budget,
+    pub(crate) memory: HeldBytes,
     pub(crate) next: Arc<AtomicU64>,
     pub(crate) draining: Arc<AtomicBool>,
 }
@@ -50,7 +51,7 @@ impl Handle {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::new(Status::NotReady, "the worker is draining"));
         }
-        let epoch = Epoch(header.epoch);
+        let epoch = header.epoch;
         let epochs = self.epochs.load();
         let not_here = || {
             let what = format!(
@@ -76,7 +77,7 @@ impl Handle {
             Refused::new(Status::Overloaded, "the worker holds all the tensors that it may")
         })?;
         let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
-        let time_left = Nanos(header.time_left_ns);
+        let time_left = header.time_left;
         let due = Due::with_guard(start, time_left, &hop.step);
         let (reply, ended) = oneshot::channel();
         let job = Job {
@@ -114,7 +115,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    async fn answer(self, epoch: u64) -> WorkAnswer {
+    async fn answer(self, epoch: Epoch) -> WorkAnswer {
         let ended = self.ended.await;
         self.guard.disarm();
         let Ok(Ended {

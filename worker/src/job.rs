@@ -1,25 +1,40 @@
 //! A request on its way through a route's stages.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use actix::Addr;
+use actix::dev::SendError;
+use actix::prelude::*;
 use bytes::Bytes;
 use graft_model::{Cut, StageRange, Tensor};
 use graft_plan::{Epoch, Nanos};
-use graft_service::Clock;
-use graft_telemetry::metrics as names;
 use graft_wire::{Refused, Status, TraceContext, Visit, WireType};
 use graft_worker_core::{Due, Next, RequestId, RouteStep, StageIndex, fewest, next};
 use tokio::sync::oneshot;
 
-use crate::partition::PartitionActor;
-use crate::peers::{Peer, hand_over};
+use crate::held::Held;
+use crate::peers::Peer;
+
+/// A request enters the queue of one of a partition's stages.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Submit {
+    pub stage: StageIndex,
+    pub job: Job,
+}
+
+/// A request is not wanted any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Cancel(pub RequestId);
 
 /// One place where a stage runs.
 #[derive(Clone)]
 pub(crate) struct Instance {
-    pub partition: Addr<PartitionActor>,
+    /// The partition, for requests that come.
+    pub entrance: Recipient<Submit>,
+    /// The partition, for requests that are taken back.
+    pub cancelling: Recipient<Cancel>,
     pub stage: StageIndex,
     /// Requests of the stage that wait, run or are set aside there; the actor keeps it.
     pub present: Arc<AtomicUsize>,
@@ -60,12 +75,23 @@ impl Hop {
 }
 
 impl Instance {
-    /// Puts a job into the stage's queue; it counts as present at once.
+    /// Puts a job into the stage's queue; it counts as present at once. A mailbox that is full or closed refuses it.
     pub fn submit(&self, job: Job) {
         self.present.fetch_add(1, Ordering::Relaxed);
-        if !crate::partition::submit(&self.partition, self.stage, job) {
-            self.present.fetch_sub(1, Ordering::Relaxed);
-        }
+        let stage = self.stage;
+        let (job, refused) = match self.entrance.try_send(Submit { stage, job }) {
+            Ok(()) => return,
+            Err(SendError::Full(m)) => {
+                let what = "the partition's mailbox is full";
+                (m.job, Refused::new(Status::Overloaded, what))
+            }
+            Err(SendError::Closed(m)) => {
+                let what = "the partition is gone with its plan";
+                (m.job, Refused::new(Status::NotReady, what))
+            }
+        };
+        self.present.fetch_sub(1, Ordering::Relaxed);
+        job.end(Err(refused));
     }
 }
 
@@ -165,34 +191,6 @@ impl Job {
             tracing::trace!("nobody waits for this answer any more");
         }
     }
-
-    /// It goes on to its next stage, here or on another worker; after the last it is answered.
-    pub fn go_on(self, clock: Clock) {
-        let route = Arc::clone(&self.route);
-        let Some(hop) = route.hops.get(self.at) else {
-            let mut job = self;
-            let activation = std::mem::replace(&mut job.activation, Activation::taken());
-            return job.end(Ok(activation));
-        };
-        match hop.choose() {
-            Some(Next::Here(instance)) => instance.submit(self),
-            Some(Next::There(peer)) => {
-                let others = hop.peers.iter().filter(|p| p.is_connected() && !p.is(peer));
-                hand_over(
-                    self,
-                    clock,
-                    peer.clone(),
-                    others
-                        .min_by(|a, b| a.pressure().total_cmp(&b.pressure()))
-                        .cloned(),
-                );
-            }
-            None => self.end(Err(Refused::new(
-                Status::Internal,
-                "the route's next stage runs nowhere",
-            ))),
-        }
-    }
 }
 
 /// Counts a request of a plan.
@@ -208,53 +206,5 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Bytes that requests hold, with a bound.
-#[derive(Debug, Clone)]
-pub(crate) struct Budget {
-    used: Arc<AtomicU64>,
-    limit: u64,
-}
-
-impl Budget {
-    pub fn new(limit: u64) -> Self {
-        Budget {
-            used: Arc::default(),
-            limit,
-        }
-    }
-
-    /// `None`: the bound is reached.
-    pub fn take(&self, bytes: u64) -> Option<Held> {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let held = Held {
-            used: Arc::clone(&self.used),
-            bytes,
-        };
-        metrics::gauge!(names::WORKER_HELD_BYTES).set((before + bytes) as f64);
-        (before + bytes <= self.limit).then_some(held)
-    }
-}
-
-/// A part of the budget; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Held {
-    used: Arc<AtomicU64>,
-    bytes: u64,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let before = self.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        metrics::gauge!(names::WORKER_HELD_BYTES).set((before - self.bytes) as f64);
-    }
-}
-
-impl Budget {
-    /// Somebody holds a part of it.
-    pub fn is_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > 0
     }
 }

@@ -1,66 +1,15 @@
-//! What partitions do, for the planner: how busy they are, and what runs take.
+//! What partitions do, for the planner.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use graft_model::ModelId;
-use graft_plan::{Nanos, Profile};
-use graft_wire::{Correction, PartitionReport, RunsTook};
+use graft_plan::Nanos;
+use graft_wire::PartitionReport;
+use graft_worker_core::RunTimes;
 
-/// What runs take, as multiples of what was measured at first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Corrections(BTreeMap<(ModelId, u32), f64>);
-
-impl Corrections {
-    pub fn new(list: &[Correction]) -> Self {
-        let sound = list.iter().filter(|c| c.times.is_finite() && c.times > 0.0);
-        Corrections(sound.map(|c| ((c.model, c.batch), c.times)).collect())
-    }
-
-    pub fn times(&self, model: ModelId, batch: u32) -> f64 {
-        self.0.get(&(model, batch)).copied().unwrap_or(1.0)
-    }
-
-    /// A profile's costs, corrected.
-    pub fn apply(&self, profile: &Profile) -> Profile {
-        profile.times(|model, batch| model.parse().map_or(1.0, |model| self.times(model, batch)))
-    }
-}
-
-#[derive(Debug, Default)]
-struct Sums {
-    chunks: u64,
-    expected_ns: f64,
-    took_ns: f64,
-}
-
-/// What runs took since it was last asked.
-#[derive(Debug, Default)]
-pub(crate) struct Observed(Mutex<BTreeMap<(ModelId, u32), Sums>>);
-
-impl Observed {
-    pub fn ran(&self, model: ModelId, batch: u32, expected_ns: f64, took_ns: f64) {
-        let mut sums = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let sum = sums.entry((model, batch)).or_default();
-        sum.chunks += 1;
-        sum.expected_ns += expected_ns;
-        sum.took_ns += took_ns;
-    }
-
-    pub fn take(&self) -> Vec<RunsTook> {
-        let sums = std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()));
-        let runs = sums.into_iter().map(|((model, batch), sum)| RunsTook {
-            model,
-            batch,
-            chunks: sum.chunks,
-            expected_ms: sum.expected_ns / 1e6,
-            took_ms: sum.took_ns / 1e6,
-        });
-        runs.collect()
-    }
-}
+/// What runs took on all partitions since the planner was last told.
+pub(crate) type Observed = Mutex<RunTimes>;
 
 /// What one partition did since it was last asked.
 #[derive(Debug, Default)]
@@ -69,9 +18,15 @@ pub(crate) struct PartitionCounts {
     queued: AtomicUsize,
     batches: AtomicU64,
     requests: AtomicU64,
+    silent: AtomicBool,
 }
 
 impl PartitionCounts {
+    /// Whether its engine has not answered for too long.
+    pub fn is_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Relaxed);
+    }
+
     pub fn computed(&self, took: Nanos) {
         self.computed_ns.fetch_add(took.0, Ordering::Relaxed);
     }
@@ -93,6 +48,7 @@ impl PartitionCounts {
             queued: self.queued.load(Ordering::Relaxed) as u64,
             batches: self.batches.swap(0, Ordering::Relaxed),
             requests: self.requests.swap(0, Ordering::Relaxed),
+            silent: self.silent.load(Ordering::Relaxed),
         }
     }
 }

@@ -10,43 +10,19 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use graft_engine::{Engine, PartitionId};
-use graft_model::{ModelId, StageRange, Tensor};
+use graft_model::{ModelId, Tensor};
 use graft_plan::Nanos;
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{BatchClosed, ChunkRun, Refused, Status, Visit};
 use graft_worker_core::{
-    BatchId, Cancelled, Closed, Finished, PartitionSpec, RequestId, Run, Scheduler, StageIndex,
+    Cancelled, Closed, CostCorrections, Finished, PartitionSpec, RequestId, Run, Scheduler, StageIndex,
 };
 
-use crate::compute::{Chunk, Command, Computer};
-use crate::job::{Activation, Job};
-use crate::observed::{Corrections, Observed, PartitionCounts};
-
-/// A request enters the queue of one of the partition's stages.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Submit {
-    pub stage: StageIndex,
-    pub job: Job,
-}
-
-/// A request is not wanted any more.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Cancel(pub RequestId);
-
-/// A chunk was run.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Ran {
-    pub batch: BatchId,
-    /// The result after a batch's last chunk.
-    pub result: Result<Option<Tensor>, String>,
-    /// Rows that could not be computed, by their place in the batch, and why.
-    pub spoiled: Vec<(usize, String)>,
-    pub elapsed: Duration,
-}
+use crate::compute::{Chunk, Command, Computer, Ran};
+use crate::job::{Activation, Cancel, Job, Submit};
+use crate::observed::{Observed, PartitionCounts};
+use crate::onward::go_on;
 
 /// No more requests of this plan come from routers: finish what is under way within `patience`, then end.
 #[derive(Message)]
@@ -60,10 +36,19 @@ pub(crate) struct Drain {
 /// Messages that may wait for a partition; a request that finds it full is refused as overload.
 const MAILBOX: usize = 8192;
 
-/// A chunk that takes twice as long as expected and this much is reported.
+/// Time beyond twice what is expected after which a chunk is reported.
 const LONG: Nanos = Nanos::from_millis(100);
-/// A draining partition looks this often whether all is done.
+/// Multiple of what a chunk is expected to take, after which its engine is silent.
+const SILENT_TIMES: u64 = 10;
+/// Time besides, after which an engine is silent: what is run for the first time may have to be loaded.
+const SILENT_AFTER: Nanos = Nanos::from_millis(10_000);
+/// Time between two looks whether the engine is silent.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Time between two looks of a draining partition whether all is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// What is said to whom a silent engine does not serve.
+const SILENT: &str = "the partition's engine does not answer";
 
 /// What a partition is made of.
 pub(crate) struct PartitionParts {
@@ -76,10 +61,10 @@ pub(crate) struct PartitionParts {
     /// The model of each stage.
     pub models: Vec<ModelId>,
     pub engine: Arc<dyn Engine>,
-    pub share: PartitionId,
+    pub device_partition: PartitionId,
     pub clock: Clock,
     /// What the costs in `spec` are, as multiples of what was measured at first.
-    pub corrections: Arc<Corrections>,
+    pub corrections: Arc<CostCorrections>,
     pub observed: Arc<Observed>,
     pub counts: Arc<PartitionCounts>,
 }
@@ -90,8 +75,10 @@ pub(crate) struct PartitionActor {
     scheduler: Scheduler,
     computer: Option<Computer>,
     jobs: HashMap<RequestId, Job>,
-    /// The chunk that is being computed.
-    running: Option<Run>,
+    /// The chunk that is being computed, and since when.
+    running: Option<(Run, Nanos)>,
+    /// The engine has not answered for too long: nothing is taken until it does.
+    silent: bool,
     present: Vec<Arc<AtomicUsize>>,
 }
 
@@ -105,6 +92,7 @@ impl PartitionActor {
             computer: None,
             jobs: HashMap::new(),
             running: None,
+            silent: false,
             present: present.clone(),
         };
         (actor, present)
@@ -139,24 +127,19 @@ impl PartitionActor {
 
     fn begin(&mut self, run: Run) {
         let spec = &self.parts.spec.stages[run.stage.index()];
-        let first = run.from == spec.range.from();
+        let first = run.range.from() == spec.range.from();
         let inputs = first.then(|| self.take_inputs(&run));
-        let Some(range) = StageRange::new(run.from, run.to) else {
-            return;
-        };
         let chunk = Chunk {
             batch: run.batch,
             model: self.parts.models[run.stage.index()],
-            range,
+            range: run.range,
             inputs,
             last: run.last,
         };
         if self.command(Command::Run(chunk)) {
-            self.running = Some(run);
+            self.running = Some((run, self.parts.clock.now()));
         } else {
-            for id in self.scheduler.failed() {
-                self.refuse(id, Status::Internal, "the partition's thread is gone");
-            }
+            self.fail("the partition's thread is gone");
         }
     }
 
@@ -191,15 +174,16 @@ impl PartitionActor {
         let now = self.parts.clock.now();
         if took > run.expected + run.expected + LONG {
             tracing::warn!(
-                partition = %self.parts.name, from = %run.from, to = %run.to, batch = run.requests.len(),
+                partition = %self.parts.name, from = %run.range.from(), to = %run.range.to(), batch = run.requests.len(),
                 expected_ms = run.expected.0 as f64 / 1e6, took_ms = took.0 as f64 / 1e6, "a chunk took far too long"
             );
         }
         self.parts.counts.computed(took);
         let model = self.parts.models[run.stage.index()];
         let batch = self.parts.spec.stages[run.stage.index()].listed(run.requests.len());
-        let expected = run.expected.0 as f64 / self.parts.corrections.times(model, batch);
-        self.parts.observed.ran(model, batch, expected, took.0 as f64);
+        let mut observed = self.parts.observed.lock().unwrap_or_else(|e| e.into_inner());
+        observed.ran(model, batch, run.expected, took, &self.parts.corrections);
+        drop(observed);
         for id in &run.requests {
             let Some(job) = self.jobs.get_mut(id) else {
                 continue;
@@ -211,9 +195,45 @@ impl PartitionActor {
                 visit.chunks.push(ChunkRun {
                     started_ns: (now - took - began).0,
                     took_ns: took.0,
-                    to: run.to.0,
+                    to: run.range.to(),
                 });
             }
+        }
+    }
+
+    /// The batch that was run can't go on.
+    fn fail(&mut self, cause: &str) {
+        tracing::error!(cause, partition = %self.parts.name, "a chunk failed");
+        for id in self.scheduler.failed() {
+            self.refuse(id, Status::Internal, cause);
+        }
+    }
+
+    /// Where the engine has not answered for longer than its costs allow by far, whoever waits is told at once, and the
+    /// planner with the next report. The chunk may come back all the same.
+    fn watch(&mut self) {
+        let Some((run, since)) = &self.running else { return };
+        let allowed = Nanos(run.expected.0.saturating_mul(SILENT_TIMES)) + SILENT_AFTER;
+        if self.silent || self.parts.clock.now() - *since < allowed {
+            return;
+        }
+        self.silent = true;
+        self.parts.counts.is_silent(true);
+        tracing::error!(
+            partition = %self.parts.name, from = %run.range.from(), to = %run.range.to(),
+            expected_ms = run.expected.0 as f64 / 1e6, "the engine does not answer; the partition takes no requests until it does"
+        );
+        let running = run.requests.clone();
+        for id in running {
+            self.scheduler.cancel(id);
+            self.refuse(id, Status::WorkerLost, SILENT);
+        }
+        let (waiting, batches) = self.scheduler.give_up();
+        for id in waiting {
+            self.refuse(id, Status::WorkerLost, SILENT);
+        }
+        for batch in batches {
+            self.command(Command::Forget(batch));
         }
     }
 
@@ -248,25 +268,9 @@ impl PartitionActor {
             }
             job.at += 1;
             job.activation = Activation::Tensor(tensor);
-            job.go_on(self.parts.clock);
+            go_on(job, self.parts.clock);
         }
     }
-}
-
-/// Puts a job into a partition's mailbox; a full or closed one refuses it. Whether it is in.
-pub(crate) fn submit(partition: &Addr<PartitionActor>, stage: StageIndex, job: Job) -> bool {
-    match partition.try_send(Submit { stage, job }) {
-        Ok(()) => return true,
-        Err(SendError::Full(m)) => {
-            let what = "the partition's mailbox is full";
-            m.job.end(Err(Refused::new(Status::Overloaded, what)));
-        }
-        Err(SendError::Closed(m)) => {
-            let what = "the partition is gone with its plan";
-            m.job.end(Err(Refused::new(Status::NotReady, what)));
-        }
-    }
-    false
 }
 
 fn closed(closed: Closed) -> BatchClosed {
@@ -282,10 +286,19 @@ impl Actor for PartitionActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(MAILBOX);
+        context.run_interval(WATCH_EVERY, |this, _| this.watch());
         let PartitionParts {
-            engine, share, name, ..
+            engine,
+            device_partition,
+            name,
+            ..
         } = &self.parts;
-        match Computer::start(Arc::clone(engine), *share, name, context.address()) {
+        match Computer::start(
+            Arc::clone(engine),
+            *device_partition,
+            name,
+            context.address().recipient(),
+        ) {
             Ok(computer) => self.computer = Some(computer),
             Err(error) => {
                 tracing::error!(%error, partition = %name, "no thread for this partition");
@@ -308,6 +321,11 @@ impl Handler<Submit> for PartitionActor {
     fn handle(&mut self, Submit { stage, mut job }: Submit, _: &mut Self::Context) {
         let now = self.parts.clock.now();
         job.entered = now;
+        if self.silent {
+            job.end(Err(Refused::new(Status::WorkerLost, SILENT)));
+            self.pump();
+            return;
+        }
         if job.reply.is_closed() {
             // It was cancelled while it went from one stage to the next.
             self.pump();
@@ -321,8 +339,8 @@ impl Handler<Submit> for PartitionActor {
         job.visits.push(Visit {
             worker: self.parts.worker.clone(),
             partition: self.parts.id.clone(),
-            from: hop.range.from().0,
-            to: hop.range.to().0,
+            from: hop.range.from(),
+            to: hop.range.to(),
             entered_ns: (now - job.began).0,
             started_ns: None,
             done_ns: None,
@@ -359,10 +377,17 @@ impl Handler<Ran> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, ran: Ran, _: &mut Self::Context) {
-        let Some(run) = self.running.take().filter(|r| r.batch == ran.batch) else {
-            tracing::error!("a chunk came back that was not running");
-            return;
+        let Some((run, _)) = self.running.take() else {
+            return tracing::error!(partition = %self.parts.name, "a chunk came back that was not running");
         };
+        if std::mem::replace(&mut self.silent, false) {
+            self.parts.counts.is_silent(false);
+            tracing::warn!(partition = %self.parts.name, "the engine answers again");
+        }
+        if ran.batch != run.batch {
+            self.fail("the engine answered for another batch");
+            return self.pump();
+        }
         metrics::histogram!(names::WORKER_CHUNK_SECONDS).record(ran.elapsed.as_secs_f64());
         self.note(&run, ran.elapsed);
         for (row, cause) in ran.spoiled {
@@ -372,26 +397,33 @@ impl Handler<Ran> for PartitionActor {
                 self.refuse(id, Status::BadRequest, &cause);
             }
         }
+        let rows = run.last.then_some(run.requests.len());
         match ran.result {
-            Err(cause) => {
-                tracing::error!(cause, partition = %self.parts.name, "a chunk failed");
-                for id in self.scheduler.failed() {
-                    self.refuse(id, Status::Internal, &cause);
-                }
+            Err(cause) => self.fail(&cause),
+            Ok(result) if result.as_ref().map(Tensor::requests) != rows => {
+                self.fail("the engine's answer has not the batch's rows");
             }
             Ok(result) => match (self.scheduler.finished(), result) {
                 (Some(Finished::Done(done)), Some(result)) => self.hand_on(&run, &done, &result),
+                (Some(Finished::Done(done)), None) => {
+                    for id in done {
+                        self.refuse(id, Status::Internal, "the batch ended without a result");
+                    }
+                }
                 (Some(Finished::Abandoned), _) => {
                     self.command(Command::Forget(run.batch));
                 }
                 (Some(Finished::SetAside), _) => {
                     self.pump();
-                    if self.running.as_ref().is_some_and(|now| now.batch != run.batch) {
+                    let now = self.running.as_ref();
+                    if now.is_some_and(|(now, _)| now.batch != run.batch) {
                         metrics::counter!(names::WORKER_GAVE_WAY).increment(1);
                     }
                     return;
                 }
-                (outcome, _) => tracing::error!(?outcome, "a chunk ended out of turn"),
+                (None, _) => {
+                    tracing::error!(partition = %self.parts.name, "a chunk ended that the scheduler did not begin")
+                }
             },
         }
         self.pump();
@@ -408,7 +440,7 @@ impl Handler<Drain> for PartitionActor {
             if !idle && (this.parts.clock.now() - started).duration() < patience {
                 return;
             }
-            for id in this.scheduler.give_up() {
+            for id in this.scheduler.give_up().0 {
                 this.refuse(id, Status::NotReady, "the plan that served it was retired");
             }
             context.stop();

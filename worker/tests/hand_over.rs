@@ -15,7 +15,7 @@ use graft_transport::{
     Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Protocol, Role,
 };
 use graft_wire::{
-    ControlReply, ControlRequest, Correction, Join, Limits, RunHeader, Status, TraceContext, Visit, WireType,
+    Correction, Join, Limits, RunHeader, Status, ToPlanner, ToWorker, TraceContext, Visit, WireType,
     WorkReply, WorkRequest, WorkerEndpoint, WorkerPlan,
 };
 use graft_worker::{EngineChoice, Settings, Worker};
@@ -44,20 +44,14 @@ fn planner(identity: &Identity) -> (Endpoint, Joined) {
             .listen(&[Role::Worker], move |connection| {
                 let (members, serving) = (Arc::clone(&members), connection.clone());
                 tokio::spawn(async move {
-                    let handler = move |_, request: ControlRequest, payload: Bytes| {
-                        if request == ControlRequest::Join {
-                            let join: Join = serde_json::from_slice(&payload).expect("a join");
-                            let Join::Worker(info) = join else {
-                                panic!("a router joined")
-                            };
-                            members
-                                .lock()
-                                .expect("a lock")
-                                .insert(info.name.clone(), connection.clone());
+                    let handler = move |message: ToPlanner| {
+                        if let ToPlanner::Join(Join::Worker(info)) = message {
+                            let mut members = members.lock().expect("a lock");
+                            members.insert(info.name, connection.clone());
                         }
-                        async { (ControlReply::Done, Bytes::new()) }
+                        async { Ok(()) }
                     };
-                    serving.serve(Limits::default(), PATIENCE, handler).await
+                    serving.obey(PATIENCE, handler).await
                 });
             })
             .await;
@@ -130,11 +124,11 @@ fn plan(model: ModelId, last: CutPoint) -> Plan {
 
 async fn run(router: &Connection, route: u32, tensor: &Bytes, left: Duration) -> (WorkReply, Vec<u8>) {
     let request = WorkRequest::Run(RunHeader {
-        epoch: 1,
+        epoch: Epoch(1),
         route,
         stage: 0,
         dtype: WireType::F32,
-        time_left_ns: left.as_nanos() as u64,
+        time_left: left.into(),
         trace: TraceContext::new(7, 9),
     });
     router
@@ -175,19 +169,10 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
                 times: 1.5,
             }],
         };
-        let json = Bytes::from(serde_json::to_vec(&work).expect("JSON"));
         for name in ["second", "first"] {
             let connection = member(name).expect("it joined");
-            let prepared = connection
-                .call::<_, ControlReply>(
-                    &ControlRequest::Prepare,
-                    json.clone(),
-                    Limits::default(),
-                    PATIENCE,
-                )
-                .await
-                .expect("a reply");
-            assert_eq!(prepared.0, ControlReply::Done);
+            let prepare = ToWorker::Prepare(Box::new(work.clone()));
+            connection.tell(&prepare, PATIENCE).await.expect("it prepares");
         }
 
         let identity = authority.issue(Role::Router, &[]).expect("an identity");
@@ -226,13 +211,13 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
             assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} instead of {b}");
         }
         // Both have told where it was, and both have taken time for it.
-        let places: Vec<(&str, u16, u16)> = visits
+        let places: Vec<(&str, CutPoint, CutPoint)> = visits
             .iter()
             .map(|v: &Visit| (v.worker.as_str(), v.from, v.to))
             .collect();
         assert_eq!(
             places,
-            [("first", 0, BETWEEN.0), ("second", BETWEEN.0, info.last().0)]
+            [("first", CutPoint(0), BETWEEN), ("second", BETWEEN, info.last())]
         );
         assert!(visits[1].entered_ns >= visits[0].done_ns.expect("it was done"));
         assert!(answer.timing.run_ns > 0);

@@ -166,7 +166,7 @@ impl Fleet {
                 .iter()
                 .rev()
                 .find_map(|r| r.outcome.as_ref().ok()?.epoch)
-                .unwrap_or(0);
+                .unwrap_or_default();
             progress.say(&format!(
                 "{} requests answered, {served} by the server, {in_time} in time, plan {epoch}",
                 records.len()

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use graft_model::CatalogEntry;
+use graft_plan::Epoch;
 use graft_planner::Snapshot;
 use serde_json::{Value, json};
 
@@ -48,7 +49,7 @@ pub(crate) struct Report<'a> {
     expected: (usize, String),
     known_label: Option<String>,
     wrong_labels: usize,
-    epochs: BTreeSet<u64>,
+    epochs: BTreeSet<Epoch>,
     view: Snapshot,
 }
 
@@ -258,7 +259,7 @@ impl<'a> Report<'a> {
                 l.why.as_deref().unwrap_or("")
             )?;
         }
-        let epochs: Vec<String> = self.epochs.iter().map(u64::to_string).collect();
+        let epochs: Vec<String> = self.epochs.iter().map(Epoch::to_string).collect();
         writeln!(
             out,
             "\n{} requests: {} answered, {} of them by the server, {} in time, {} late, {} failed; plans used: {}",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use graft_certify::certify;
 use graft_plan::{Device, Devices, Epoch, Fragment, Plan, Share, Workload};
 use graft_planner::Threads;
-use graft_planner_core::{GraftOptions, Problem, lower_bound};
+use graft_planner_search::{GraftOptions, Problem, lower_bound};
 use serde::{Deserialize, Serialize};
 
 use super::Site;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use graft_plan::{Devices, FormatFile, Profile, Workload};
-use graft_planner_core::{Lacks, Problem};
+use graft_planner_search::{Lacks, Problem};
 
 use crate::Verdict;
 use crate::output::line;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use graft_model::{Catalog, CatalogEntry, DType};
+use graft_model::{Catalog, CatalogEntry, DType, ModelId};
+use graft_plan::Epoch;
 use graft_simulator::Sending;
 use graft_transport::{Connection, Endpoint, Protocol};
 use graft_wire::{
@@ -20,7 +21,7 @@ use tokio::sync::{Mutex, mpsc};
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// By the plan of that number.
-    Answered(u64),
+    Answered(Epoch),
     Refused(Status),
     /// The connection was, or no answer came however long one waited.
     Lost,
@@ -92,7 +93,7 @@ impl Line {
     }
 
     /// What the server needs for a model.
-    pub async fn describe(&self, model: [u8; 32]) -> anyhow::Result<Description> {
+    pub async fn describe(&self, model: ModelId) -> anyhow::Result<Description> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let connection = self.connection(turn).await;
         let connection = connection.ok_or_else(|| anyhow::anyhow!("the router is gone"))?;
@@ -108,7 +109,7 @@ impl Line {
     /// Asks again and again, until nobody listens.
     pub async fn describe_again(
         self,
-        models: Vec<(String, [u8; 32])>,
+        models: Vec<(String, ModelId)>,
         every: Duration,
         to: mpsc::Sender<(String, Description)>,
     ) {
@@ -155,10 +156,10 @@ impl Payloads {
         let zeros = || Bytes::from(vec![0; cut.elements * dtype.bytes()]);
         let payload = self.made.entry(key).or_insert_with(zeros).clone();
         let header = InferHeader {
-            model: info.id.0,
-            partition_point: sending.point.0,
+            model: info.id,
+            partition_point: sending.point,
             dtype: WireType::of(dtype)?,
-            time_left_ns: budget.as_nanos() as u64,
+            time_left: budget.into(),
             trace: TraceContext::new(fastrand::u128(..), fastrand::u64(..)),
         };
         Some((header, payload))

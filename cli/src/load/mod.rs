@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use graft_client_core::DESCRIBE_EVERY;
-use graft_model::Catalog;
+use graft_model::{Catalog, ModelId};
 use graft_plan::Nanos;
 use graft_service::{resolve, run_system};
 use graft_simulator::{Crowd, Doing};
@@ -155,9 +155,9 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
     let end = scenario.duration_s * arguments.stretch;
     let (outcomes, mut inbox) = mpsc::channel(OUTCOMES);
     let (describing, mut described) = mpsc::channel::<(String, Description)>(64);
-    let names: Vec<(String, [u8; 32])> = models
+    let names: Vec<(String, ModelId)> = models
         .iter()
-        .map(|name| Ok(((*name).to_owned(), entry(name)?.info.id.0)))
+        .map(|name| Ok(((*name).to_owned(), entry(name)?.info.id)))
         .collect::<anyhow::Result<_>>()?;
     // What the server needs is known before the first client asks.
     for (name, id) in &names {

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use graft_plan::{Epoch, Plan};
 use graft_planner::Threads;
-use graft_planner_core::{
+use graft_planner_search::{
     Baseline, Carried, GraftOptions, Problem, Progress, Test, plan_baseline, plan_exact, plan_graft,
     plan_what_fits,
 };

@@ -6,7 +6,7 @@ use clap::Args;
 use graft_certify::{Certificate, SEEDS, certify_each};
 use graft_plan::{Broken, FormatFile, Plan};
 use graft_planner::Threads;
-use graft_planner_core::Problem;
+use graft_planner_search::Problem;
 use serde_json::json;
 
 use super::Files;

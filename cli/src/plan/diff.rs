@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use graft_plan::{FormatFile, Partition, Plan};
-use graft_planner_core::{Changes, changes};
+use graft_planner_search::{Changes, changes};
 use serde_json::json;
 
 use crate::Verdict;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use graft_planner_core::{Decision, Outcome};
+use graft_planner_steer::{Decision, Outcome};
 
 use crate::Verdict;
 use crate::ask;

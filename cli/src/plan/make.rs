@@ -8,7 +8,7 @@ use clap::Args;
 use graft_certify::{Certificate, SEEDS, certify_each};
 use graft_plan::{Epoch, FormatFile, Plan};
 use graft_planner::Threads;
-use graft_planner_core::{Changes, GraftOptions, Problem, changes, explain, lower_bound};
+use graft_planner_search::{Changes, GraftOptions, Problem, changes, explain, lower_bound};
 
 use super::Files;
 use super::algorithm::Algorithm;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use graft_plan::{Devices, FormatFile, Profile, Workload};
-use graft_planner_core::{Lacks, Problem};
+use graft_planner_search::{Lacks, Problem};
 
 pub(crate) use algorithm::Algorithm;
 pub(crate) use log::outcome;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use graft_plan::{Epoch, FormatFile, Plan};
-use graft_planner_core::{Carried, Problem};
+use graft_planner_search::{Carried, Problem};
 use graft_simulator::{Planner, Planning, run as play};
 
 use crate::Verdict;
@@ -52,7 +52,7 @@ pub(crate) struct Living {
 impl Planning for Living {
     fn plan(&mut self, problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried {
         let moves = self.moves;
-        let go_on = &mut |p: graft_planner_core::Progress| !p.sound || p.moves < moves;
+        let go_on = &mut |p: graft_planner_search::Progress| !p.sound || p.moves < moves;
         let made = self.algorithm.plan_what_fits(problem, epoch, running, go_on);
         // Only the exact planner fails, and it was not let in.
         made.unwrap_or_else(|_| Carried {

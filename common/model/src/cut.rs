@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::dim::DType;
@@ -15,7 +16,9 @@ use crate::dim::DType;
 pub const NUMBERING: u32 = 1;
 
 /// A cut point's index: 0 is the model's input, the last is its output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, Encode, Decode,
+)]
 #[serde(transparent)]
 pub struct CutPoint(pub u16);
 
@@ -99,7 +102,7 @@ pub struct Segment {
 }
 
 /// A model's identity: SHA-256 of its content and of the numbering's version.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ModelId(pub [u8; 32]);
 
 impl ModelId {

@@ -8,8 +8,8 @@ use crate::units::{Nanos, Share, ms_to_nanos};
 /// A part of a run, between two cut points, after which a more urgent batch may go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
-    /// Where it ends.
-    pub to: CutPoint,
+    /// Its layers.
+    pub range: StageRange,
     /// How long it takes.
     pub time: Nanos,
 }
@@ -80,24 +80,21 @@ impl Profile {
         let mut sum = 0.0;
         let mut from = range.from();
         let mut at = range.from();
+        let mut end = |from, at, sum| {
+            let time = ms_to_nanos(self.stage_overhead_ms + sum);
+            chunks.extend(StageRange::new(from, at).map(|range| Chunk { range, time }));
+        };
         for ms in self.row(model, range, requests, share)? {
             if quantum_ms > 0.0 && at > from && sum + ms > quantum_ms {
-                chunks.push(self.chunk(at, sum));
+                end(from, at, sum);
                 from = at;
                 sum = 0.0;
             }
             sum += ms;
             at = CutPoint(at.0 + 1);
         }
-        chunks.push(self.chunk(at, sum));
+        end(from, at, sum);
         Ok(chunks)
-    }
-
-    fn chunk(&self, to: CutPoint, ms: f64) -> Chunk {
-        Chunk {
-            to,
-            time: ms_to_nanos(self.stage_overhead_ms + ms),
-        }
     }
 
     /// lat(stage, requests, partition): the sum of a run's chunks.

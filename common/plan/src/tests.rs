@@ -121,7 +121,7 @@ fn a_run_is_cut_where_the_quantum_says() {
     let profile: Profile = parse(PROFILE).unwrap();
     let cut = |quantum| -> Vec<(u16, u64)> {
         let chunks = profile.chunks("m", range(0, 3), 2, Share(8), quantum).unwrap();
-        chunks.iter().map(|c| (c.to.0, c.time.0)).collect()
+        chunks.iter().map(|c| (c.range.to().0, c.time.0)).collect()
     };
     assert_eq!(cut(0.0), [(3, 2_320_000)]);
     // The first segment is longer than the quantum, and is a chunk all the same; the others fit together.
@@ -171,8 +171,8 @@ proptest! {
     fn chunks_cover_the_range_and_add_up(quantum in 0.01f64..3.0, requests in 1u32..3) {
         let profile: Profile = parse(PROFILE).unwrap();
         let chunks = profile.chunks("m", range(0, 3), requests, Share(8), quantum).unwrap();
-        prop_assert_eq!(chunks.last().unwrap().to, CutPoint(3));
-        prop_assert!(chunks.windows(2).all(|w| w[0].to < w[1].to));
+        prop_assert_eq!(chunks.last().unwrap().range.to(), CutPoint(3));
+        prop_assert!(chunks.windows(2).all(|w| w[0].range.to() == w[1].range.from()));
         let uncut = profile.latency("m", range(0, 3), requests, Share(8), 0.0).unwrap();
         let sum: u64 = chunks.iter().map(|c| c.time.0).sum();
         let overheads = 20_000 * (chunks.len() as u64 - 1);

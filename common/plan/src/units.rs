@@ -3,10 +3,13 @@
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
 
+use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 /// A point in time, or a length of time, in nanoseconds. Points count from an origin that the caller keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, Encode, Decode,
+)]
 #[serde(transparent)]
 pub struct Nanos(pub u64);
 
@@ -75,7 +78,9 @@ pub fn nanos_to_ms(nanos: Nanos) -> f64 {
 }
 
 /// A plan's number: later plans have higher ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, Encode, Decode,
+)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 

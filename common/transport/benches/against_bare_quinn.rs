@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use graft_model::{CutPoint, ModelId};
+use graft_plan::{Epoch, Nanos};
 use graft_transport::{Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
 use graft_wire::{AnswerHeader, ClientReply, ClientRequest, InferHeader, Limits, Timing, WireType};
 
@@ -39,7 +41,7 @@ async fn graft(authority: &Authority) -> Result<(Endpoint, Connection), Failure>
                         assert!(payload.len() >= 4);
                         let header = AnswerHeader {
                             dtype: WireType::F32,
-                            epoch: 1,
+                            epoch: Epoch(1),
                             timing: Timing::default(),
                         };
                         (ClientReply::Answer(header), payload.slice(..4))
@@ -58,10 +60,10 @@ async fn graft(authority: &Authority) -> Result<(Endpoint, Connection), Failure>
 
 async fn graft_request(connection: &Connection, payload: Bytes) -> Result<(), Failure> {
     let request = ClientRequest::Infer(InferHeader {
-        model: [1; 32],
-        partition_point: 0,
+        model: ModelId([1; 32]),
+        partition_point: CutPoint(0),
         dtype: WireType::F32,
-        time_left_ns: 1_000_000_000,
+        time_left: Nanos(1_000_000_000),
         trace: graft_wire::TraceContext::new(1, 1),
     });
     let (_, answer) = connection

@@ -5,14 +5,16 @@
 //! [`Connection::serve`] answers such streams. Dropping a call's future resets its stream, which the other
 //! side's handler notices. [`Link`] keeps a connection to one place, with back-off.
 //!
-//! It moves frames and says who sent them. It never looks into a message, and knows no plan.
+//! It moves frames and control messages, and says who sent them. It never looks at what they say, and knows no plan.
 
 mod connection;
+mod control;
 mod endpoint;
 mod identity;
 mod link;
 
 pub use connection::{CallError, Caller, Connection, Reply};
+pub use control::TellError;
 pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protocol};
 pub use identity::{Authority, Identity, IdentityError, Role};
 pub use link::Link;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use graft_transport::{
     Authority, CallError, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Link, Protocol, Role,
 };
-use graft_wire::{ControlReply, ControlRequest, Limits, PREFIX_BYTES, encode_frame};
+use graft_wire::{ControlReply, Limits, PREFIX_BYTES, encode_frame};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -26,6 +26,15 @@ impl CountDrop {
     fn finished(mut self) {
         self.1 = true;
     }
+}
+
+/// What these tests ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+enum Ask {
+    /// For its payload back.
+    Echo,
+    /// For what never comes.
+    Never,
 }
 
 impl Drop for CountDrop {
@@ -59,10 +68,10 @@ fn serve(identity: &Identity, auth: ClientAuth, roles: &'static [Role]) -> Serve
                         .serve(
                             limits,
                             Duration::from_millis(500),
-                            move |_, request: ControlRequest, payload: Bytes| {
+                            move |_, request: Ask, payload: Bytes| {
                                 let guard = CountDrop(Arc::clone(&counting), false);
                                 async move {
-                                    if request == ControlRequest::Join {
+                                    if request == Ask::Never {
                                         std::future::pending::<()>().await;
                                     }
                                     guard.finished();
@@ -92,7 +101,7 @@ async fn connect(identity: &Identity, server: &Server) -> Connection {
 
 async fn ask(connection: &Connection, payload: Bytes) -> Result<(ControlReply, Vec<u8>), CallError> {
     connection
-        .call(&ControlRequest::Mix, payload, Limits::default(), PATIENCE)
+        .call(&Ask::Echo, payload, Limits::default(), PATIENCE)
         .await
 }
 
@@ -120,7 +129,7 @@ async fn a_call_that_is_dropped_drops_its_handler() {
     let server = serve(&planner, ClientAuth::Required, &[Role::Worker]);
     let connection = connect(&worker, &server).await;
     let call = connection.call::<_, ControlReply>(
-        &ControlRequest::Join,
+        &Ask::Never,
         Bytes::new(),
         Limits::default(),
         Duration::from_millis(200),
@@ -144,7 +153,7 @@ async fn a_request_that_is_taken_back_while_it_is_sent_leaves_the_connection_alo
         // One that is never answered, should it be there whole after all.
         let payload = Bytes::from(vec![1u8; 900 << 10]);
         let call = connection.call::<_, ControlReply>(
-            &ControlRequest::Join,
+            &Ask::Never,
             payload,
             Limits::default(),
             Duration::from_micros(200),
@@ -164,7 +173,7 @@ async fn closing_waits_for_a_reply_that_is_on_its_way() {
     let connection = connect(&worker, &server).await;
     let payload = Bytes::from(vec![3u8; 1 << 20]);
     let call = tokio::spawn(async move {
-        let slow = ControlRequest::Retire { before: 0 };
+        let slow = Ask::Echo;
         connection
             .call::<_, ControlReply>(&slow, payload, Limits::default(), PATIENCE)
             .await
@@ -240,15 +249,15 @@ async fn garbage_closes_its_own_connection_with_a_reason_and_no_other() {
     let good = connect(&worker, &server).await;
     ask(&good, Bytes::new()).await.unwrap();
 
-    let frame = encode_frame(&ControlRequest::Mix, 0).unwrap();
+    let frame = encode_frame(&Ask::Echo, 0).unwrap();
     let mut version = frame.clone();
     version[2] = 42;
-    let oversized = encode_frame(&ControlRequest::Mix, 2 << 20).unwrap();
+    let oversized = encode_frame(&Ask::Echo, 2 << 20).unwrap();
     let mut header = frame.clone();
     header[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut unknown = frame.clone();
     unknown[PREFIX_BYTES] = 200;
-    let truncated = encode_frame(&ControlRequest::Mix, 100).unwrap();
+    let truncated = encode_frame(&Ask::Echo, 100).unwrap();
     for (bytes, word) in [
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "no Graft frame"),
         (version, "version 42"),

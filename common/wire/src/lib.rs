@@ -6,6 +6,7 @@
 //!
 //! This crate encodes and decodes. It opens no connection and knows no clock.
 
+mod control;
 mod frame;
 mod messages;
 mod outcomes;
@@ -14,12 +15,15 @@ mod status;
 mod tests;
 mod trace;
 
+pub use control::{
+    Control, ControlMessage, ControlReply, Correction, Join, LeftOut, MixEntry, MixReport, OutcomeEntry,
+    PartitionReport, RouteTarget, RoutesUpdate, RunsTook, ToPlanner, ToRouter, ToWorker, WorkerEndpoint,
+    WorkerInfo, WorkerModel, WorkerPlan, WorkerReport,
+};
 pub use frame::{FrameError, Limits, PREFIX_BYTES, Prefix, VERSION, decode_header, encode_frame};
 pub use messages::{
-    AnswerHeader, BatchClosed, ChunkRun, ClientReply, ClientRequest, ControlReply, ControlRequest,
-    Correction, Description, InferHeader, Join, LeftOut, MixEntry, MixReport, OutcomeEntry, PartitionReport,
-    RouteTarget, RoutesUpdate, RunHeader, RunsTook, Timing, Visit, WireType, WorkReply, WorkRequest,
-    WorkerEndpoint, WorkerInfo, WorkerModel, WorkerPlan, WorkerReport,
+    AnswerHeader, BatchClosed, ChunkRun, ClientReply, ClientRequest, Description, InferHeader, RunHeader,
+    Timing, Visit, WireType, WorkReply, WorkRequest,
 };
 pub use outcomes::{Latencies, Outcomes};
 pub use status::{Refused, Status};

@@ -1,13 +1,15 @@
+use graft_model::{CutPoint, ModelId};
+use graft_plan::Nanos;
 use proptest::prelude::*;
 
 use crate::*;
 
 fn infer() -> ClientRequest {
     ClientRequest::Infer(InferHeader {
-        model: [7; 32],
-        partition_point: 12,
+        model: ModelId([7; 32]),
+        partition_point: CutPoint(12),
         dtype: WireType::F32,
-        time_left_ns: 38_500_000,
+        time_left: Nanos(38_500_000),
         trace: TraceContext::new(u128::MAX - 5, u64::MAX - 3),
     })
 }
@@ -70,6 +72,13 @@ fn a_header_that_announces_a_huge_text_allocates_nothing() {
 }
 
 #[test]
+fn a_message_for_a_worker_is_none_for_a_router() {
+    let json = serde_json::to_vec(&ToWorker::Retire(graft_plan::Epoch(3))).unwrap();
+    assert!(serde_json::from_slice::<ToRouter>(&json).is_err());
+    assert!(serde_json::from_slice::<ToWorker>(&json).is_ok());
+}
+
+#[test]
 fn a_long_reason_is_cut_at_a_character() {
     let refused = Refused::new(Status::Internal, "é".repeat(1000));
     assert!(refused.reason.len() <= 512 && refused.reason.ends_with('é'));
@@ -92,18 +101,18 @@ proptest! {
             let _outcome = decode_header::<ClientReply>(rest);
             let _outcome = decode_header::<WorkRequest>(rest);
             let _outcome = decode_header::<WorkReply>(rest);
-            let _outcome = decode_header::<ControlRequest>(rest);
+            let _outcome = decode_header::<Control>(rest);
             let _outcome = decode_header::<ControlReply>(rest);
         }
     }
 
     #[test]
     fn every_inference_survives_the_wire(
-        model in any::<[u8; 32]>(), partition_point: u16, time_left_ns: u64, which in 0usize..4,
+        model in any::<[u8; 32]>(), point: u16, time_left: u64, which in 0usize..4,
     ) {
         let dtype = [WireType::F32, WireType::F16, WireType::I32, WireType::I64][which];
         let request = ClientRequest::Infer(InferHeader {
-            model, partition_point, dtype, time_left_ns, trace: TraceContext::new(7, 9),
+            model: ModelId(model), partition_point: CutPoint(point), dtype, time_left: Nanos(time_left), trace: TraceContext::new(7, 9),
         });
         let frame = encode_frame(&request, 5).unwrap();
         prop_assert_eq!(decode_header::<ClientRequest>(split(&frame).1).unwrap(), request);

@@ -16,9 +16,6 @@ pub enum SetupError {
     /// A route can't be run.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// A route is of a fragment that the workload has not.
-    #[error("the plan has a route for fragment {0}, which is not in the workload")]
-    UnknownFragment(String),
 }
 
 /// A plan laid out.
@@ -53,7 +50,7 @@ impl Setup {
         routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
         let (mut ids, mut nothing_owed) = (vec![], vec![]);
         for route in routes {
-            let unknown = || SetupError::UnknownFragment(route.fragment.clone());
+            let unknown = || RouteError::UnknownFragment(route.fragment.clone());
             let fragment = fragments.get(route.fragment.as_str()).ok_or_else(unknown)?;
             let steps = index.steps(route)?;
             let group = steps.first().map(|s| pools[s.instances[0].partition]);

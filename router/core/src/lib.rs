@@ -8,8 +8,12 @@
 mod gate;
 mod lives;
 mod mix;
+#[cfg(test)]
+mod pair;
+mod passage;
 mod routes;
 
 pub use lives::{Attempt, Life, Lives};
 pub use mix::{Arrived, BudgetClass, ClassKey, MixWindow, REPORT_EVERY, URGENT_EVERY};
-pub use routes::{Admitted, InFlight, RouteTable};
+pub use passage::{Asked, Attempted, Entrance, Go, MOST_IN_FLIGHT, Passage, Sending};
+pub use routes::{InFlight, RouteTable};

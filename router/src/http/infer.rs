@@ -309,10 +309,10 @@ fn understand(
     Ok(Call {
         id: body.id,
         header: InferHeader {
-            model: entry.info.id.0,
-            partition_point: point.0,
+            model: entry.info.id,
+            partition_point: point,
             dtype,
-            time_left_ns: Nanos::from(budget).0,
+            time_left: Nanos::from(budget),
             trace,
         },
         rows: (0..rows)

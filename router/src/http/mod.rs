@@ -113,7 +113,7 @@ fn twenty() -> usize {
 
 /// The latest requests, the newest first.
 async fn requests(which: web::Query<Which>, shared: web::Data<Shared>) -> HttpResponse {
-    let lives = shared.front.lives.lock().unwrap_or_else(|e| e.into_inner());
+    let lives = shared.front.counts.lives();
     let latest = lives.latest(which.missed, which.limit.min(1000));
     drop(lives);
     let lives: Vec<&graft_router_core::Life> = latest.iter().map(|l| &**l).collect();
@@ -124,12 +124,7 @@ async fn requests(which: web::Query<Which>, shared: web::Data<Shared>) -> HttpRe
 async fn request_life(id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
     // A whole traceparent does, too.
     let id = TraceContext::parse(&id).map_or_else(|| id.to_lowercase(), |t| t.request_id());
-    let life = shared
-        .front
-        .lives
-        .lock()
-        .unwrap_or_else(|e| e.into_inner())
-        .get(&id);
+    let life = shared.front.counts.lives().get(&id);
     match life {
         Some(life) => HttpResponse::Ok().json(&*life),
         None => {

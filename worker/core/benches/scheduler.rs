@@ -22,7 +22,7 @@ fn spec() -> PartitionSpec {
         runs: [1, 2, 4]
             .map(|b| {
                 let chunk = |to| Chunk {
-                    to: CutPoint(to),
+                    range: StageRange::new(CutPoint(to - 1), CutPoint(to)).expect("one segment"),
                     time: Nanos(1000),
                 };
                 (b, (1..=4).map(chunk).collect())

@@ -10,6 +10,7 @@
 //! It knows no clock, thread, socket, tensor or engine: time comes in as [`Nanos`](graft_plan::Nanos) and
 //! requests are numbers, so that workers, simulator and tests drive the same code.
 
+mod costs;
 mod entry;
 mod queue;
 mod route;
@@ -19,6 +20,7 @@ mod stage_set;
 #[cfg(test)]
 mod tests;
 
+pub use costs::{CostCorrections, RunTimes};
 pub use entry::{Due, Next, fewest, next};
 pub use queue::{Request, RequestId};
 pub use route::{Instance, Leg, RouteError, RouteIndex, RouteStep};

@@ -77,6 +77,17 @@ impl RouteStep {
 /// A route that can't be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
+    /// It is of a fragment that the workload has not.
+    #[error("the plan has a route for fragment {0}, which is not in the workload")]
+    UnknownFragment(String),
+    /// Its model's name is not an identity, as it has to be on a running site.
+    #[error("the route of {fragment} is for model {model:?}: expected its identity, 64 hexadecimal digits")]
+    NoIdentity {
+        /// The fragment.
+        fragment: String,
+        /// The model's name there.
+        model: String,
+    },
     /// It names a stage that is nowhere.
     #[error("the route of {fragment} names stage {stage}, which is in no partition")]
     Nowhere {

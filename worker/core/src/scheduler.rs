@@ -3,7 +3,7 @@
 //! Earliest deadline first over queues and set-aside batches, limited preemption at cut points. After:
 //! Bertogna and Baruah, "Limited preemption EDF scheduling of sporadic task systems", 2010.
 
-use graft_model::CutPoint;
+use graft_model::StageRange;
 use graft_plan::{Nanos, Order};
 use rustc_hash::FxHashMap;
 
@@ -26,17 +26,15 @@ pub enum Closed {
     Deadline,
 }
 
-/// A chunk to run now: layers `[from, to)` of a stage for a batch.
+/// A chunk to run now: layers of a stage for a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// The batch.
     pub batch: BatchId,
     /// The stage.
     pub stage: StageIndex,
-    /// Where the chunk begins; a batch's first chunk begins where its stage does.
-    pub from: CutPoint,
-    /// Where it ends.
-    pub to: CutPoint,
+    /// Its layers; a batch's first chunk begins where its stage does.
+    pub range: StageRange,
     /// What the profile says it takes.
     pub expected: Nanos,
     /// This chunk is the batch's last.
@@ -243,13 +241,15 @@ impl Scheduler {
         }?;
         let spec = &self.spec.stages[batch.stage.index()];
         let chunks = spec.chunks(batch.requests.len());
-        let chunk = chunks.get(batch.chunk)?;
-        let before = batch.chunk.checked_sub(1).and_then(|i| chunks.get(i));
+        let Some(chunk) = chunks.get(batch.chunk) else {
+            // A stage that was described without chunks can't be run: nobody waits for it.
+            dropped.extend(self.release(batch));
+            return self.next(now, dropped);
+        };
         let run = Run {
             batch: batch.id,
             stage: batch.stage,
-            from: before.map_or(spec.range.from(), |c| c.to),
-            to: chunk.to,
+            range: chunk.range,
             expected: chunk.time,
             last: batch.chunk + 1 == chunks.len(),
             closed: batch.closed,
@@ -283,9 +283,10 @@ impl Scheduler {
         }
     }
 
-    /// Everything that waits or is set aside, given up: for shutting down. A running chunk is not touched.
-    pub fn give_up(&mut self) -> Vec<RequestId> {
-        let mut gone = vec![];
+    /// Everything that waits or is set aside, given up: its requests, and the batches whose tensors can be freed. A running
+    /// chunk is not touched.
+    pub fn give_up(&mut self) -> (Vec<RequestId>, Vec<BatchId>) {
+        let (mut gone, mut batches) = (vec![], vec![]);
         for (stage, queue) in self.queues.iter_mut().enumerate() {
             while let Some(request) = queue.pop() {
                 self.queued -= 1;
@@ -296,9 +297,10 @@ impl Scheduler {
             self.waiting.keep(stage, false);
         }
         for batch in std::mem::take(&mut self.set_aside) {
+            batches.push(batch.id);
             gone.extend(self.release(batch));
         }
-        gone
+        (gone, batches)
     }
 
     /// Forgets a batch; its requests without those that were cancelled.

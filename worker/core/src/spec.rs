@@ -41,11 +41,7 @@ impl StageSpec {
         let most = self.listed(self.batch as usize);
         let mut found: Vec<StageRange> = vec![];
         for (_, chunks) in self.runs.iter().filter(|(batch, _)| *batch <= most) {
-            let mut from = self.range.from();
-            for chunk in chunks {
-                found.extend(StageRange::new(from, chunk.to));
-                from = chunk.to;
-            }
+            found.extend(chunks.iter().map(|chunk| chunk.range));
         }
         found.sort_by_key(|r| (r.from(), r.to()));
         found.dedup();

@@ -18,7 +18,7 @@ fn stage(batch: u32, chunks: u16, unit: u64) -> StageSpec {
                     b,
                     (1..=chunks)
                         .map(|to| Chunk {
-                            to: CutPoint(to),
+                            range: StageRange::new(CutPoint(to - 1), CutPoint(to)).unwrap(),
                             time,
                         })
                         .collect(),
@@ -245,10 +245,10 @@ fn partitions() -> impl Strategy<Value = Vec<StageSpec>> {
 /// A cycle runs uncut: the whole run as one chunk.
 fn uncut(stages: Vec<StageSpec>) -> Vec<StageSpec> {
     let joined = |s: StageSpec| {
-        let to = s.range.to();
+        let range = s.range;
         let runs = s.runs.into_iter().map(|(b, chunks)| {
             let time = chunks.iter().fold(Nanos::ZERO, |sum, c| sum + c.time);
-            (b, vec![Chunk { to, time }])
+            (b, vec![Chunk { range, time }])
         });
         StageSpec {
             runs: runs.collect(),
@@ -344,14 +344,17 @@ fn a_running_batch_gives_way_at_a_cut_point() {
     ));
     s.submit(Nanos(0), StageIndex(0), request(1, 1000)).unwrap();
     let long = s.next(Nanos(0), &mut vec![]).unwrap();
-    assert_eq!((long.from, long.to, long.last), (CutPoint(0), CutPoint(1), false));
+    assert_eq!(
+        (long.range.from(), long.range.to(), long.last),
+        (CutPoint(0), CutPoint(1), false)
+    );
     s.submit(Nanos(5), StageIndex(1), request(2, 100)).unwrap();
     assert_eq!(s.next(Nanos(5), &mut vec![]), None);
     assert_eq!(s.finished(), Some(Finished::SetAside));
     assert_eq!(s.next(Nanos(10), &mut vec![]).unwrap().requests, [RequestId(2)]);
     assert_eq!(s.finished(), Some(Finished::Done(vec![RequestId(2)])));
     let rest = s.next(Nanos(20), &mut vec![]).unwrap();
-    assert_eq!((rest.batch, rest.from), (long.batch, CutPoint(1)));
+    assert_eq!((rest.batch, rest.range.from()), (long.batch, CutPoint(1)));
 }
 
 #[test]
@@ -412,7 +415,7 @@ fn giving_up_empties_everything_but_the_running_chunk() {
     s.submit(Nanos(0), StageIndex(0), request(1, 10)).unwrap();
     s.next(Nanos(0), &mut vec![]).unwrap();
     s.submit(Nanos(0), StageIndex(0), request(2, 20)).unwrap();
-    assert_eq!(s.give_up(), [RequestId(2)]);
+    assert_eq!(s.give_up(), (vec![RequestId(2)], vec![]));
     assert!(!s.is_idle());
     assert_eq!(s.failed(), [RequestId(1)]);
     assert!(s.is_idle());

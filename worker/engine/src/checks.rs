@@ -6,8 +6,9 @@ use graft_model::{CutPoint, DType, ModelInfo, Tensor};
 
 use crate::engine::EngineError;
 
-/// Engines promise errors, but a model is somebody's file: a panic in one must not take the worker down.
-pub(crate) fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+/// Does something in which an engine may panic: a model is somebody's file, and must not take the worker down. A panic is an
+/// error.
+pub fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()

@@ -2,6 +2,7 @@
 
 use graft_model::{Cut, CutPoint, DType, Model, StageRange, Tensor};
 
+use crate::checks::guarded;
 use crate::engine::{Engine, EngineError, PartitionId};
 
 /// Head and tail may differ from the whole by this part of the whole's largest magnitude.
@@ -128,6 +129,24 @@ fn check_alone(
 /// Everything that is demanded of an engine, tried with one model on some cores. Empty: it conforms.
 pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<Failure>, EngineError> {
     let mut failures = vec![];
+    let outcome = guarded(|| Ok(demands(engine, model, cores, &mut failures)));
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(error),
+        Err(seen) => failures.push(Failure {
+            demand: "a panic is an error",
+            seen,
+        }),
+    }
+    Ok(failures)
+}
+
+fn demands(
+    engine: &dyn Engine,
+    model: &Model,
+    cores: &[usize],
+    failures: &mut Vec<Failure>,
+) -> Result<(), EngineError> {
     let mut fail = |demand: &'static str, seen: String| failures.push(Failure { demand, seen });
     let info = model.info();
     let unknown_before = matches!(
@@ -229,5 +248,5 @@ pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<
     if engine.memory().models + 1 != once.models {
         fail("unloading frees the model", format!("{:?}", engine.memory()));
     }
-    Ok(failures)
+    Ok(())
 }

@@ -29,12 +29,20 @@ fn the_cpu_engine_conforms_on_the_trained_model() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Adds noise to every tail: the kit must find it.
-struct Leaky(RtenEngine);
+/// What is wrong with an engine: the kit must find it.
+#[derive(PartialEq)]
+enum Fault {
+    /// Noise in every tail.
+    Noise,
+    /// A panic where an error is due.
+    Panic,
+}
 
-impl Engine for Leaky {
+struct Faulty(RtenEngine, Fault);
+
+impl Engine for Faulty {
     fn name(&self) -> &'static str {
-        "leaky"
+        "faulty"
     }
     fn load(&self, model: &Model) -> Result<(), EngineError> {
         self.0.load(model)
@@ -58,7 +66,11 @@ impl Engine for Leaky {
         range: StageRange,
         batch: Tensor,
     ) -> Result<Tensor, EngineError> {
-        let out = self.0.run(partition, model, range, batch)?;
+        let out = self.0.run(partition, model, range, batch);
+        if self.1 == Fault::Panic {
+            return Ok(out.expect("a batch of the model's shape"));
+        }
+        let out = out?;
         if range.from().0 == 0 {
             return Ok(out);
         }
@@ -80,11 +92,27 @@ impl Engine for Leaky {
 #[test]
 fn the_kit_finds_an_engine_whose_tails_differ() {
     let model = parse("mlp", &samples::mlp(3, 8));
-    let failures = conformance::check(&Leaky(RtenEngine::new()), &model, &usable_cores()[..1]).unwrap();
+    let failures = conformance::check(
+        &Faulty(RtenEngine::new(), Fault::Noise),
+        &model,
+        &usable_cores()[..1],
+    )
+    .unwrap();
     assert!(
         failures
             .iter()
             .any(|f| f.demand == "head and tail equal the whole"),
+        "{failures:?}"
+    );
+}
+
+#[test]
+fn the_kit_finds_an_engine_that_panics() {
+    let model = parse("mlp", &samples::mlp(3, 8));
+    let engine = Faulty(RtenEngine::new(), Fault::Panic);
+    let failures = conformance::check(&engine, &model, &usable_cores()[..1]).unwrap();
+    assert!(
+        failures.iter().any(|f| f.demand == "a panic is an error"),
         "{failures:?}"
     );
 }

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use graft_certify::Alone;
 
 use crate::{
-    Baseline, GraftOptions, Observation, ObservedMix, Problem, Test, changes, lower_bound, plan_baseline,
-    plan_exact, plan_graft, plan_what_fits, share_alone,
+    Baseline, GraftOptions, Problem, Test, changes, lower_bound, plan_baseline, plan_exact, plan_graft,
+    plan_what_fits, share_alone,
 };
 
 fn analytic() -> GraftOptions {
@@ -241,24 +241,6 @@ fn a_broken_plan_is_found_out() {
     let mut dear = good;
     dear.total_share += 1;
     assert!(rules(&dear).contains(&5));
-}
-
-#[test]
-fn a_class_that_stops_is_remembered_for_a_while() {
-    let mut mix = ObservedMix::default();
-    let seen = Observation {
-        model: "a".to_owned(),
-        partition_point: CutPoint(3),
-        budget_ms: 50.0,
-        rate_rps: 7.0,
-        burstiness: 1.0,
-    };
-    mix.report(Nanos::ZERO, "r", &[seen]);
-    assert!((mix.workload(0.1, &[]).fragments[0].rate_rps - 7.0).abs() < 1e-9);
-    mix.report(Nanos::from_millis(1000), "r", &[]);
-    assert_eq!(mix.workload(0.1, &[]).fragments.len(), 1);
-    mix.report(Nanos::from_millis(40_000), "r", &[]);
-    assert!(mix.workload(0.1, &[]).fragments.is_empty());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //!
 //! - no router is told to use a plan before every worker of the plan is ready for it;
 //! - no plan is retired while a router that is known uses it;
-//! - a newer plan overtakes one that is on its way: what workers made ready for that is freed, unless a router may use it;
+//! - a newer plan overtakes one that is on its ongoing: what workers made ready for that is freed, unless a router may use it;
 //! - a worker that can't prepare ends the roll-out, and all that others made ready is freed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ pub enum Notice {
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Order {
+pub enum Directive {
     /// Tell a worker to prepare; then [`Notice::Prepared`] or [`Notice::Refused`].
     Prepare(String, Epoch),
     /// Tell a router to switch; then [`Notice::Switched`] or [`Notice::NotSwitched`].
@@ -68,7 +68,7 @@ enum Phase {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Way {
+struct Ongoing {
     epoch: Epoch,
     workers: BTreeSet<String>,
     phase: Phase,
@@ -79,7 +79,7 @@ struct Way {
 pub struct Rollouts {
     /// The plan that all routers switched to last.
     current: Option<Epoch>,
-    way: Option<Way>,
+    ongoing: Option<Ongoing>,
     workers: BTreeSet<String>,
     /// Routers, and the plan that each is known to use.
     routers: BTreeMap<String, Epoch>,
@@ -95,161 +95,161 @@ impl Rollouts {
 
     /// The plan that is on its way.
     pub fn on_its_way(&self) -> Option<Epoch> {
-        self.way.as_ref().map(|w| w.epoch)
+        self.ongoing.as_ref().map(|w| w.epoch)
     }
 
-    /// Something happened: what to do is added to `orders`.
-    pub fn notice(&mut self, notice: Notice, orders: &mut Vec<Order>) {
+    /// Something happened: what to do is added to `directives`.
+    pub fn notice(&mut self, notice: Notice, directives: &mut Vec<Directive>) {
         match notice {
-            Notice::Begins(epoch, workers) => self.begin(epoch, workers, orders),
-            Notice::Prepared(worker, epoch) => self.prepared(worker, epoch, orders),
-            Notice::Refused(worker, epoch, why) => self.refused(worker, epoch, why, orders),
-            Notice::Switched(router, epoch) => self.switched(&router, epoch, orders),
-            Notice::NotSwitched(router, epoch) => self.not_switched(router, epoch, orders),
+            Notice::Begins(epoch, workers) => self.begin(epoch, workers, directives),
+            Notice::Prepared(worker, epoch) => self.prepared(worker, epoch, directives),
+            Notice::Refused(worker, epoch, why) => self.refused(worker, epoch, why, directives),
+            Notice::Switched(router, epoch) => self.switched(&router, epoch, directives),
+            Notice::NotSwitched(router, epoch) => self.not_switched(router, epoch, directives),
             Notice::WorkerJoined(worker) => {
                 self.workers.insert(worker);
             }
-            Notice::WorkerLeft(worker) => self.worker_left(&worker, orders),
-            Notice::RouterJoined(router, epoch) => self.router_joined(router, epoch, orders),
+            Notice::WorkerLeft(worker) => self.worker_left(&worker, directives),
+            Notice::RouterJoined(router, epoch) => self.router_joined(router, epoch, directives),
             Notice::RouterLeft(router) => {
                 self.routers.remove(&router);
-                self.without_router(&router, orders);
+                self.without_router(&router, directives);
             }
-            Notice::RetireDue(epoch) => self.retire_due(epoch, orders),
+            Notice::RetireDue(epoch) => self.retire_due(epoch, directives),
         }
     }
 
-    fn begin(&mut self, epoch: Epoch, workers: BTreeSet<String>, orders: &mut Vec<Order>) {
-        if let Some(before) = self.way.take() {
+    fn begin(&mut self, epoch: Epoch, workers: BTreeSet<String>, directives: &mut Vec<Directive>) {
+        if let Some(before) = self.ongoing.take() {
             if let Phase::Preparing(_) = before.phase {
-                self.abandon(&before, None, orders);
+                self.abandon(&before, None, directives);
             }
             // Of one that routers switch to already, nothing is freed: they may use it until they use this one.
-            orders.push(Order::Overtaken(before.epoch));
+            directives.push(Directive::Overtaken(before.epoch));
         }
         if let Some(missing) = workers.iter().find(|w| !self.workers.contains(*w)) {
             let why = "it is not there".to_owned();
-            orders.push(Order::Failed(epoch, missing.clone(), why));
+            directives.push(Directive::Failed(epoch, missing.clone(), why));
             return;
         }
-        let prepare = |w: &String| Order::Prepare(w.clone(), epoch);
-        orders.extend(workers.iter().map(prepare));
-        self.way = Some(Way {
+        let prepare = |w: &String| Directive::Prepare(w.clone(), epoch);
+        directives.extend(workers.iter().map(prepare));
+        self.ongoing = Some(Ongoing {
             epoch,
             phase: Phase::Preparing(workers.clone()),
             workers,
         });
-        self.all_ready(orders);
+        self.all_ready(directives);
     }
 
-    fn prepared(&mut self, worker: String, epoch: Epoch, orders: &mut Vec<Order>) {
-        match self.way.as_mut().filter(|w| w.epoch == epoch) {
-            Some(Way {
+    fn prepared(&mut self, worker: String, epoch: Epoch, directives: &mut Vec<Directive>) {
+        match self.ongoing.as_mut().filter(|w| w.epoch == epoch) {
+            Some(Ongoing {
                 phase: Phase::Preparing(waiting),
                 ..
             }) => {
                 waiting.remove(&worker);
-                self.all_ready(orders);
+                self.all_ready(directives);
             }
             Some(_) => {}
             // Too late: it was overtaken, or failed.
-            None if !self.told.contains(&epoch) => orders.push(Order::Abandon(worker, epoch)),
+            None if !self.told.contains(&epoch) => directives.push(Directive::Abandon(worker, epoch)),
             None => {}
         }
     }
 
-    fn all_ready(&mut self, orders: &mut Vec<Order>) {
-        let Some(way) = &mut self.way else { return };
+    fn all_ready(&mut self, directives: &mut Vec<Directive>) {
+        let Some(way) = &mut self.ongoing else { return };
         if !matches!(&way.phase, Phase::Preparing(waiting) if waiting.is_empty()) {
             return;
         }
         let routers: BTreeSet<String> = self.routers.keys().cloned().collect();
-        let switch = |r: &String| Order::Switch(r.clone(), way.epoch);
-        orders.extend(routers.iter().map(switch));
+        let switch = |r: &String| Directive::Switch(r.clone(), way.epoch);
+        directives.extend(routers.iter().map(switch));
         self.told.insert(way.epoch);
         way.phase = Phase::Switching(routers);
-        self.all_switched(orders);
+        self.all_switched(directives);
     }
 
-    fn refused(&mut self, worker: String, epoch: Epoch, why: String, orders: &mut Vec<Order>) {
-        let preparing = |w: &Way| w.epoch == epoch && matches!(w.phase, Phase::Preparing(_));
-        if self.way.as_ref().is_some_and(preparing)
-            && let Some(way) = self.way.take()
+    fn refused(&mut self, worker: String, epoch: Epoch, why: String, directives: &mut Vec<Directive>) {
+        let preparing = |w: &Ongoing| w.epoch == epoch && matches!(w.phase, Phase::Preparing(_));
+        if self.ongoing.as_ref().is_some_and(preparing)
+            && let Some(way) = self.ongoing.take()
         {
-            self.abandon(&way, Some(&worker), orders);
-            orders.push(Order::Failed(epoch, worker, why));
+            self.abandon(&way, Some(&worker), directives);
+            directives.push(Directive::Failed(epoch, worker, why));
         }
     }
 
     /// Frees what workers prepared, or are about to.
-    fn abandon(&self, way: &Way, but: Option<&str>, orders: &mut Vec<Order>) {
+    fn abandon(&self, way: &Ongoing, but: Option<&str>, directives: &mut Vec<Directive>) {
         let others = way.workers.iter().filter(|w| Some(w.as_str()) != but);
         let there = others.filter(|w| self.workers.contains(*w));
-        orders.extend(there.map(|w| Order::Abandon(w.clone(), way.epoch)));
+        directives.extend(there.map(|w| Directive::Abandon(w.clone(), way.epoch)));
     }
 
-    fn switched(&mut self, router: &str, epoch: Epoch, orders: &mut Vec<Order>) {
+    fn switched(&mut self, router: &str, epoch: Epoch, directives: &mut Vec<Directive>) {
         if let Some(at) = self.routers.get_mut(router) {
             *at = epoch.max(*at);
         }
-        if let Some(way) = self.way.as_mut().filter(|w| w.epoch == epoch) {
+        if let Some(way) = self.ongoing.as_mut().filter(|w| w.epoch == epoch) {
             if let Phase::Switching(waiting) = &mut way.phase {
                 waiting.remove(router);
             }
-            self.all_switched(orders);
+            self.all_switched(directives);
         }
     }
 
-    fn not_switched(&mut self, router: String, epoch: Epoch, orders: &mut Vec<Order>) {
+    fn not_switched(&mut self, router: String, epoch: Epoch, directives: &mut Vec<Directive>) {
         let later = self.routers.get(&router).is_some_and(|at| *at > epoch);
         if later || (self.on_its_way() != Some(epoch) && self.current != Some(epoch)) {
             return;
         }
         self.routers.remove(&router);
-        self.without_router(&router, orders);
-        orders.push(Order::LetGo(router));
+        self.without_router(&router, directives);
+        directives.push(Directive::LetGo(router));
     }
 
-    fn without_router(&mut self, router: &str, orders: &mut Vec<Order>) {
-        if let Some(Way {
+    fn without_router(&mut self, router: &str, directives: &mut Vec<Directive>) {
+        if let Some(Ongoing {
             phase: Phase::Switching(waiting),
             ..
-        }) = &mut self.way
+        }) = &mut self.ongoing
         {
             waiting.remove(router);
-            self.all_switched(orders);
+            self.all_switched(directives);
         }
     }
 
-    fn all_switched(&mut self, orders: &mut Vec<Order>) {
-        let done = |w: &Way| matches!(&w.phase, Phase::Switching(waiting) if waiting.is_empty());
-        if self.way.as_ref().is_some_and(done)
-            && let Some(way) = self.way.take()
+    fn all_switched(&mut self, directives: &mut Vec<Directive>) {
+        let done = |w: &Ongoing| matches!(&w.phase, Phase::Switching(waiting) if waiting.is_empty());
+        if self.ongoing.as_ref().is_some_and(done)
+            && let Some(way) = self.ongoing.take()
         {
             self.current = Some(way.epoch);
             self.told = self.told.split_off(&way.epoch);
-            orders.push(Order::Done(way.epoch));
-            orders.push(Order::RetireLater(way.epoch));
+            directives.push(Directive::Done(way.epoch));
+            directives.push(Directive::RetireLater(way.epoch));
         }
     }
 
-    fn worker_left(&mut self, worker: &str, orders: &mut Vec<Order>) {
+    fn worker_left(&mut self, worker: &str, directives: &mut Vec<Directive>) {
         self.workers.remove(worker);
         // One that is not ready yet never will be; one that was is not any more.
-        let needed = |w: &Way| w.workers.contains(worker) && matches!(w.phase, Phase::Preparing(_));
-        if self.way.as_ref().is_some_and(needed)
-            && let Some(way) = self.way.take()
+        let needed = |w: &Ongoing| w.workers.contains(worker) && matches!(w.phase, Phase::Preparing(_));
+        if self.ongoing.as_ref().is_some_and(needed)
+            && let Some(way) = self.ongoing.take()
         {
-            self.abandon(&way, None, orders);
+            self.abandon(&way, None, directives);
             let why = "it left".to_owned();
-            orders.push(Order::Failed(way.epoch, worker.to_owned(), why));
+            directives.push(Directive::Failed(way.epoch, worker.to_owned(), why));
         }
     }
 
-    fn router_joined(&mut self, router: String, epoch: Epoch, orders: &mut Vec<Order>) {
+    fn router_joined(&mut self, router: String, epoch: Epoch, directives: &mut Vec<Directive>) {
         self.routers.insert(router.clone(), epoch);
-        let latest = match &mut self.way {
-            Some(Way {
+        let latest = match &mut self.ongoing {
+            Some(Ongoing {
                 epoch: next,
                 phase: Phase::Switching(waiting),
                 ..
@@ -263,20 +263,20 @@ impl Rollouts {
         };
         // One with routes of a later plan, of another planner's life, waits for the next.
         if let Some(latest) = latest.filter(|l| *l >= epoch) {
-            orders.push(Order::Switch(router, latest));
+            directives.push(Directive::Switch(router, latest));
         }
     }
 
-    fn retire_due(&mut self, epoch: Epoch, orders: &mut Vec<Order>) {
+    fn retire_due(&mut self, epoch: Epoch, directives: &mut Vec<Directive>) {
         if self.current != Some(epoch) {
             // A later plan's time comes, and covers this one.
             return;
         }
         if self.routers.values().any(|at| *at < epoch) {
-            orders.push(Order::RetireLater(epoch));
+            directives.push(Directive::RetireLater(epoch));
             return;
         }
-        let retire = |w: &String| Order::Retire(w.clone(), epoch);
-        orders.extend(self.workers.iter().map(retire));
+        let retire = |w: &String| Directive::Retire(w.clone(), epoch);
+        directives.extend(self.workers.iter().map(retire));
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use graft_plan::Epoch;
 use stateright::{Checker, Model, Property};
 
-use crate::rollout::{Notice, Order, Rollouts};
+use crate::rollout::{Directive, Notice, Rollouts};
 
 const WORKERS: [&str; 2] = ["w0", "w1"];
 const ROUTERS: [&str; 2] = ["r0", "r1"];
@@ -14,7 +14,7 @@ const PLANS: u64 = 2;
 
 /// What may go wrong in a run.
 #[derive(Debug, Clone, Copy)]
-struct Site {
+struct Faults {
     /// So many times, a worker refuses to prepare.
     refusals: u8,
     /// So many workers leave.
@@ -33,7 +33,7 @@ struct State {
     losses: u8,
     routers_lost: u8,
     /// On their way to workers and routers.
-    orders: BTreeSet<Order>,
+    directives: BTreeSet<Directive>,
     /// On their way to the planner.
     notices: BTreeSet<Notice>,
     /// What each worker has ready; `None`: it left.
@@ -48,33 +48,33 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Action {
     Begin,
-    Deliver(Order),
-    Refuse(Order),
+    Deliver(Directive),
+    Refuse(Directive),
     Hear(Notice),
     WorkerLeaves(usize),
     RouterLeaves(usize),
 }
 
-impl Site {
+impl Faults {
     fn tell(&self, state: &mut State, notice: Notice) {
-        let mut orders = vec![];
+        let mut directives = vec![];
         if self.hasty
             && let Notice::Prepared(_, epoch) = &notice
         {
-            orders.extend(ROUTERS.map(|r| Order::Switch(r.to_owned(), *epoch)));
+            directives.extend(ROUTERS.map(|r| Directive::Switch(r.to_owned(), *epoch)));
         }
-        state.rollouts.notice(notice, &mut orders);
-        for order in orders {
-            match order {
-                Order::RetireLater(epoch) => {
+        state.rollouts.notice(notice, &mut directives);
+        for directive in directives {
+            match directive {
+                Directive::RetireLater(epoch) => {
                     state.notices.insert(Notice::RetireDue(epoch));
                 }
-                Order::Failed(epoch, ..) | Order::Overtaken(epoch) => {
+                Directive::Failed(epoch, ..) | Directive::Overtaken(epoch) => {
                     state.failed.insert(epoch.0);
                 }
-                Order::Done(_) | Order::LetGo(_) => {}
-                order => {
-                    state.orders.insert(order);
+                Directive::Done(_) | Directive::LetGo(_) => {}
+                directive => {
+                    state.directives.insert(directive);
                 }
             }
         }
@@ -85,7 +85,7 @@ fn number(list: &[&str], name: &str) -> usize {
     list.iter().position(|n| *n == name).unwrap()
 }
 
-impl Model for Site {
+impl Model for Faults {
     type State = State;
     type Action = Action;
 
@@ -96,7 +96,7 @@ impl Model for Site {
             refusals: self.refusals,
             losses: self.losses,
             routers_lost: self.routers_lost,
-            orders: BTreeSet::new(),
+            directives: BTreeSet::new(),
             notices: BTreeSet::new(),
             ready: vec![Some(BTreeSet::new()); WORKERS.len()],
             uses: vec![Some(0); ROUTERS.len()],
@@ -116,10 +116,10 @@ impl Model for Site {
         if state.begun < PLANS {
             actions.push(Action::Begin);
         }
-        for order in &state.orders {
-            actions.push(Action::Deliver(order.clone()));
-            if state.refusals > 0 && matches!(order, Order::Prepare(..)) {
-                actions.push(Action::Refuse(order.clone()));
+        for directive in &state.directives {
+            actions.push(Action::Deliver(directive.clone()));
+            if state.refusals > 0 && matches!(directive, Directive::Prepare(..)) {
+                actions.push(Action::Refuse(directive.clone()));
             }
         }
         actions.extend(state.notices.iter().cloned().map(Action::Hear));
@@ -143,9 +143,9 @@ impl Model for Site {
                 let epoch = Epoch(state.begun);
                 self.tell(&mut state, Notice::Begins(epoch, workers));
             }
-            Action::Refuse(order) => {
-                state.orders.remove(&order);
-                let Order::Prepare(worker, epoch) = order else {
+            Action::Refuse(directive) => {
+                state.directives.remove(&directive);
+                let Directive::Prepare(worker, epoch) = directive else {
                     return None;
                 };
                 if state.ready[number(&WORKERS, &worker)].is_some() {
@@ -177,10 +177,10 @@ impl Model for Site {
                 state.notices.retain(|n| !gone(n));
                 state.notices.insert(Notice::RouterLeft(ROUTERS[r].to_owned()));
             }
-            Action::Deliver(order) => {
-                state.orders.remove(&order);
-                match order {
-                    Order::Prepare(worker, epoch) => {
+            Action::Deliver(directive) => {
+                state.directives.remove(&directive);
+                match directive {
+                    Directive::Prepare(worker, epoch) => {
                         if let Some(ready) = &mut state.ready[number(&WORKERS, &worker)] {
                             // As workers do: what is older than what they have is refused.
                             if ready.last().is_some_and(|latest| *latest > epoch.0) {
@@ -192,17 +192,17 @@ impl Model for Site {
                             }
                         }
                     }
-                    Order::Abandon(worker, epoch) => {
+                    Directive::Abandon(worker, epoch) => {
                         if let Some(ready) = &mut state.ready[number(&WORKERS, &worker)] {
                             ready.remove(&epoch.0);
                         }
                     }
-                    Order::Retire(worker, epoch) => {
+                    Directive::Retire(worker, epoch) => {
                         if let Some(ready) = &mut state.ready[number(&WORKERS, &worker)] {
                             *ready = ready.split_off(&epoch.0);
                         }
                     }
-                    Order::Switch(router, epoch) => {
+                    Directive::Switch(router, epoch) => {
                         if let Some(uses) = &mut state.uses[number(&ROUTERS, &router)] {
                             let newer = epoch.0 >= *uses;
                             state.notices.insert(if newer {
@@ -226,7 +226,7 @@ impl Model for Site {
 
     fn properties(&self) -> Vec<Property<Self>> {
         fn at_rest(state: &State) -> bool {
-            state.begun == PLANS && state.orders.is_empty() && state.notices.is_empty()
+            state.begun == PLANS && state.directives.is_empty() && state.notices.is_empty()
         }
         vec![
             Property::always("what a router uses is ready", |_, state: &State| !state.unready),
@@ -262,7 +262,7 @@ impl Model for Site {
     }
 }
 
-fn check(site: Site) -> usize {
+fn check(site: Faults) -> usize {
     let checker = site.checker().spawn_bfs().join();
     checker.assert_properties();
     checker.unique_state_count()
@@ -270,7 +270,7 @@ fn check(site: Site) -> usize {
 
 #[test]
 fn two_roll_outs_are_safe_in_every_interleaving() {
-    let site = Site {
+    let site = Faults {
         refusals: 0,
         losses: 0,
         routers_lost: 0,
@@ -282,7 +282,7 @@ fn two_roll_outs_are_safe_in_every_interleaving() {
 #[test]
 fn two_roll_outs_are_safe_when_workers_refuse_and_leave() {
     for (refusals, losses, routers_lost) in [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0)] {
-        check(Site {
+        check(Faults {
             refusals,
             losses,
             routers_lost,
@@ -293,7 +293,7 @@ fn two_roll_outs_are_safe_when_workers_refuse_and_leave() {
 
 #[test]
 fn the_checker_finds_routers_that_are_told_too_early() {
-    let site = Site {
+    let site = Faults {
         refusals: 0,
         losses: 0,
         routers_lost: 0,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use graft_plan::{Partition, Plan};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What becomes of the partitions of a running plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -16,6 +16,31 @@ pub struct Changes {
     pub new: Vec<String>,
     /// Ids (in the running plan) of those that are not needed any more.
     pub gone: Vec<String>,
+}
+
+/// How many partitions each of [`Changes`] is of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeCounts {
+    /// Go on as they are, on the same device.
+    pub kept: usize,
+    /// Go on as they are, on another device.
+    pub moved: usize,
+    /// There were none.
+    pub new: usize,
+    /// Are not needed any more.
+    pub gone: usize,
+}
+
+impl Changes {
+    /// How many there are of each.
+    pub fn counts(&self) -> ChangeCounts {
+        ChangeCounts {
+            kept: self.kept.len(),
+            moved: self.moved.len(),
+            new: self.new.len(),
+            gone: self.gone.len(),
+        }
+    }
 }
 
 /// What `next` changes about `running`. Partitions are the same if they have the same share, order and quantum, and

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use graft_plan::Epoch;
+use graft_planner_search::ChangeCounts;
 use graft_wire::Outcomes;
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,11 @@ pub struct Predicted {
     pub infeasible: usize,
     /// Attainment in a simulation; `None`: it was not simulated yet.
     pub attainment: Option<f64>,
-    /// Making it took so long.
+    /// What making it took, in milliseconds.
     pub planning_ms: f64,
+    /// What becomes of the partitions of the plan before.
+    #[serde(default)]
+    pub changed: ChangeCounts,
 }
 
 /// What was measured while a plan was in use.
@@ -231,6 +235,7 @@ mod tests {
                 infeasible: 0,
                 attainment: None,
                 planning_ms: 1.0,
+                changed: ChangeCounts::default(),
             },
             measured: None,
         }

@@ -5,32 +5,34 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use graft_model::{CutPoint, ModelId, StageRange};
 use graft_plan::{Fragment, Nanos, Plan, Profile, Route, Workload, nanos_to_ms};
 use graft_wire::{LeftOut, RouteTarget, RoutesUpdate, WorkerEndpoint};
-use graft_worker_core::{RouteIndex, RouteStep};
+use graft_worker_core::{RouteError, RouteIndex, RouteStep};
 
 /// The routes of a plan, for routers.
 ///
 /// `limited`: routes carry no more than their planned rates. `workers`: by the plan's names of devices. A route is
 /// listed once for each partition that runs its first stage, with that partition's worker: they share its load evenly.
-/// Models are called by their identity; fragments whose model is not are left out.
+/// Models are called by their identity.
 pub fn routes(
     plan: &Plan,
     limited: bool,
     workload: &Workload,
     profile: &Profile,
     workers: &BTreeMap<String, WorkerEndpoint>,
-) -> RoutesUpdate {
+) -> Result<RoutesUpdate, RouteError> {
     let index = RouteIndex::new(plan, profile);
     let pools = index.pools();
     let fragments: HashMap<&str, &Fragment> = workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect();
     let mut targets = vec![];
     let mut hints = Hints::of_profile(profile);
     for (number, route) in plan.routes.iter().enumerate() {
-        let Some(fragment) = fragments.get(route.fragment.as_str()) else {
-            continue;
+        let unknown = || RouteError::UnknownFragment(route.fragment.clone());
+        let fragment = fragments.get(route.fragment.as_str()).ok_or_else(unknown)?;
+        let no_identity = |_| RouteError::NoIdentity {
+            fragment: route.fragment.clone(),
+            model: fragment.model.clone(),
         };
-        let (Ok(model), Ok(steps)) = (fragment.model.parse::<ModelId>(), index.steps(route)) else {
-            continue;
-        };
+        let model: ModelId = fragment.model.parse().map_err(no_identity)?;
+        let steps = index.steps(route)?;
         let Some(first) = steps.first() else {
             continue;
         };
@@ -65,7 +67,7 @@ pub fn routes(
         );
     }
     let used = |name: &String| targets.iter().any(|t| t.worker == *name);
-    RoutesUpdate {
+    Ok(RoutesUpdate {
         epoch: plan.epoch,
         limited,
         emulated: false,
@@ -79,7 +81,7 @@ pub fn routes(
         price: hints.price,
         left_out: left_out(plan, profile, &fragments),
         routes: targets,
-    }
+    })
 }
 
 /// What one request of a route takes, in batches as they are planned: milliseconds of partitions, and of one unit of

@@ -6,9 +6,12 @@ use graft_model::{CutPoint, ModelId};
 use graft_plan::Nanos;
 use graft_wire::Outcomes;
 
-/// The window, in slots of a second.
-const SLOTS: usize = 10;
+/// Slots of the window.
+const SLOTS: u64 = 10;
+/// Length of a slot.
 const SLOT: Nanos = Nanos::from_millis(1000);
+/// Length of the window.
+const WINDOW: Nanos = Nanos(SLOT.0 * SLOTS);
 /// Partition points that are told apart at most.
 const MOST_POINTS: usize = 4096;
 
@@ -38,17 +41,16 @@ impl Recent {
     }
 
     fn forget(&mut self, now: Nanos) {
-        let length = Nanos(SLOT.0 * SLOTS as u64);
-        while self.slots.front().is_some_and(|(at, _)| *at + length <= now) {
+        while self.slots.front().is_some_and(|(at, _)| *at + WINDOW <= now) {
             self.slots.pop_front();
         }
     }
 
     /// By model and partition point.
-    pub fn points(&mut self, now: Nanos) -> Points {
-        self.forget(now);
+    pub fn points(&self, now: Nanos) -> Points {
         let mut sums = Points::new();
-        for (key, outcomes) in self.slots.iter().flat_map(|(_, points)| points) {
+        let recent = self.slots.iter().filter(|(at, _)| *at + WINDOW > now);
+        for (key, outcomes) in recent.flat_map(|(_, points)| points) {
             *sums.entry(*key).or_default() += outcomes;
         }
         sums

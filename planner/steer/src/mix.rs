@@ -2,38 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use graft_model::CutPoint;
-use graft_plan::{Fragment, MOST_BURSTY, Nanos, Workload};
+use graft_model::{CutPoint, ModelId};
+use graft_plan::{MOST_BURSTY, Nanos};
+use graft_wire::MixEntry;
 
-/// A class of clients as a router observed it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Observation {
-    /// The model's name in the profile.
-    pub model: String,
-    /// Where its clients hand over.
-    pub partition_point: CutPoint,
-    /// The least budget of the class, in milliseconds.
-    pub budget_ms: f64,
-    /// Requests per second.
-    pub rate_rps: f64,
-    /// Index of dispersion of its arrivals.
-    pub burstiness: f64,
-}
+use crate::wanted::Wanted;
 
-/// Classes that are remembered at most; the longest unseen goes first.
+/// Classes that are remembered at most; at the bound the longest unseen is forgotten.
 const MAX_CLASSES: usize = 16_384;
-/// A class that is not seen any more keeps its route for so long, at the least rate.
+/// Time that a class which is not seen any more keeps its route, at the least rate.
 const REMEMBER: Nanos = Nanos::from_millis(30_000);
-/// The least rate that is planned for, in requests per second.
+/// Rate that is planned for at least, in requests per second.
 const LEAST_RATE: f64 = 0.1;
 
-/// An index of dispersion below may be chance: its standard deviation over ten seconds is a tenth to a half.
+/// Index of dispersion below which bursts may be chance: its standard deviation over ten seconds is a tenth to a half.
 const BURSTY: f64 = 1.75;
 
 /// Part of a partition point's requests that may be tighter than what is planned for.
 const STRAYS: f64 = 0.005;
 
-type Key = (String, CutPoint, u64);
+/// Budgets are the bounds of classes: equal ones have equal bits.
+type Key = (ModelId, CutPoint, u64);
 
 #[derive(Debug, Clone)]
 struct Seen {
@@ -60,15 +49,11 @@ impl std::ops::AddAssign for Flow {
 }
 
 impl Flow {
-    fn of(entry: &Observation) -> Self {
-        let sound = if entry.burstiness.is_finite() {
-            entry.burstiness
-        } else {
-            1.0
-        };
+    fn of(rate: f64, burstiness: f64) -> Self {
+        let sound = if burstiness.is_finite() { burstiness } else { 1.0 };
         Flow {
-            rate: entry.rate_rps,
-            variance: entry.rate_rps * sound.clamp(1.0, MOST_BURSTY),
+            rate,
+            variance: rate * sound.clamp(1.0, MOST_BURSTY),
         }
     }
 
@@ -111,32 +96,36 @@ pub struct ObservedMix {
 
 impl ObservedMix {
     /// A router's report: all classes that it sees now.
-    pub fn report(&mut self, now: Nanos, router: &str, entries: &[Observation]) {
+    pub fn report(&mut self, now: Nanos, router: &str, entries: &[MixEntry]) {
         for seen in self.classes.values_mut() {
             seen.rates.remove(router);
         }
         for entry in entries {
-            if let Some(seen) = self.class(now, entry) {
-                *seen.rates.entry(router.to_owned()).or_default() += Flow::of(entry);
+            let (model, point) = (entry.model, entry.partition_point);
+            if let Some(seen) = self.class(now, model, point, entry.budget_ms, entry.rate_rps) {
+                *seen.rates.entry(router.to_owned()).or_default() +=
+                    Flow::of(entry.rate_rps, entry.burstiness);
             }
         }
         self.forget(now);
     }
 
     /// The class of what was observed; `None`: its figures make no sense.
-    fn class(&mut self, now: Nanos, entry: &Observation) -> Option<&mut Seen> {
+    fn class(
+        &mut self,
+        now: Nanos,
+        model: ModelId,
+        point: CutPoint,
+        budget_ms: f64,
+        rate_rps: f64,
+    ) -> Option<&mut Seen> {
         let sound = |v: f64| v.is_finite() && v > 0.0;
-        if !sound(entry.budget_ms) || !sound(entry.rate_rps) {
+        if !sound(budget_ms) || !sound(rate_rps) {
             return None;
         }
-        // Budgets are class bounds: equal ones have equal bits.
-        let key = (
-            entry.model.clone(),
-            entry.partition_point,
-            entry.budget_ms.to_bits(),
-        );
+        let key = (model, point, budget_ms.to_bits());
         let seen = self.classes.entry(key).or_insert_with(|| Seen {
-            budget_ms: entry.budget_ms,
+            budget_ms,
             last: now,
             rates: BTreeMap::new(),
             remembered: Flow::default(),
@@ -147,17 +136,10 @@ impl ObservedMix {
 
     /// What was observed before a restart; it counts until [`forget_restart`](Self::forget_restart), as far as
     /// routers don't report as much.
-    pub fn remember(&mut self, now: Nanos, workload: &Workload) {
-        for fragment in &workload.fragments {
-            let entry = Observation {
-                model: fragment.model.clone(),
-                partition_point: fragment.partition_point,
-                budget_ms: fragment.budget_ms,
-                rate_rps: fragment.rate_rps,
-                burstiness: fragment.burstiness,
-            };
-            if let Some(seen) = self.class(now, &entry) {
-                seen.remembered += Flow::of(&entry);
+    pub fn remember(&mut self, now: Nanos, before: &[Wanted]) {
+        for w in before {
+            if let Some(seen) = self.class(now, w.model, w.point, w.budget_ms, w.rate_rps) {
+                seen.remembered += Flow::of(w.rate_rps, w.burstiness);
             }
         }
     }
@@ -190,21 +172,21 @@ impl ObservedMix {
         }
     }
 
-    /// What must be served, with `standing` fragments that are served in any case.
+    /// What must be served, by the ids of the fragments; `standing`: what is served in any case.
     ///
     /// Of the classes at one partition point the tightest that make up less than [`STRAYS`] of its requests are
     /// counted with the next looser one: single requests that started late must not make everybody's stages
     /// dear. A class that is not seen any more counts only where its partition point has no other.
-    pub fn workload(&self, headroom: f64, standing: &[Fragment]) -> Workload {
-        let mut points: BTreeMap<(&str, CutPoint), Vec<(f64, Flow)>> = BTreeMap::new();
+    pub fn wanted(&self, standing: &[Wanted]) -> Vec<Wanted> {
+        let mut points: BTreeMap<(ModelId, CutPoint), Vec<(f64, Flow)>> = BTreeMap::new();
         for ((model, point, _), seen) in &self.classes {
             let flow = seen.flow();
             points
-                .entry((model, *point))
+                .entry((*model, *point))
                 .or_default()
                 .push((seen.budget_ms, flow));
         }
-        let mut fragments = vec![];
+        let mut wanted = vec![];
         for ((model, point), mut classes) in points {
             let total: f64 = classes.iter().map(|c| c.1.rate).sum();
             classes.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -221,26 +203,41 @@ impl ObservedMix {
             if let Some(first) = classes.first_mut() {
                 first.1 += stray;
             }
-            fragments.extend(classes.into_iter().map(|(budget_ms, flow)| Fragment {
-                id: format!("{}/{point}/{budget_ms:.3}ms", model.get(..12).unwrap_or(model)),
-                model: model.to_owned(),
-                partition_point: point,
+            wanted.extend(classes.into_iter().map(|(budget_ms, flow)| Wanted {
+                model,
+                point,
                 budget_ms,
                 rate_rps: flow.rate.max(LEAST_RATE),
                 burstiness: flow.burstiness(),
+                standing: false,
             }));
         }
-        for fragment in standing {
-            if !fragments.iter().any(|f| f.id == fragment.id) {
-                fragments.push(fragment.clone());
-            }
-        }
-        fragments.sort_by(|a, b| a.id.cmp(&b.id));
-        fragments.dedup_by(|a, b| a.id == b.id);
-        Workload {
-            version: 1,
-            headroom,
-            fragments,
-        }
+        wanted.extend_from_slice(standing);
+        wanted.sort_by_cached_key(Wanted::id);
+        wanted.dedup_by_key(|w| w.id());
+        wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_that_stops_is_remembered_for_a_while() {
+        let mut mix = ObservedMix::default();
+        let seen = MixEntry {
+            model: ModelId([1; 32]),
+            partition_point: CutPoint(3),
+            budget_ms: 50.0,
+            rate_rps: 7.0,
+            burstiness: 1.0,
+        };
+        mix.report(Nanos::ZERO, "r", &[seen]);
+        assert!((mix.wanted(&[])[0].rate_rps - 7.0).abs() < 1e-9);
+        mix.report(Nanos::from_millis(1000), "r", &[]);
+        assert_eq!(mix.wanted(&[]).len(), 1);
+        mix.report(Nanos::from_millis(40_000), "r", &[]);
+        assert!(mix.wanted(&[]).is_empty());
     }
 }

@@ -1,0 +1,468 @@
+//! The desk of a planner: what it knows, what it hears, what it wants done.
+
+mod planning;
+mod rolling;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use graft_model::{CutPoint, ModelId};
+use graft_plan::{Epoch, Nanos, Plan, Profile, Workload};
+use graft_wire::{Correction, Join, MixReport, Outcomes, RoutesUpdate, WorkerReport};
+
+use crate::correction::Corrections;
+use crate::decisions::{Decision, DecisionLog, Outcome};
+use crate::doing::{Do, Event, Kept, Member, Note};
+use crate::members::{Members, Unheard, WorkerMember};
+use crate::mix::ObservedMix;
+use crate::recent::Recent;
+use crate::replan::{LOOK_EVERY, Replanner, SETTLE};
+use crate::rollout::{Notice, Rollouts};
+use crate::wanted::Wanted;
+use planning::Making;
+use rolling::Rolling;
+
+/// Time after a restart for which what was observed before counts.
+const REMEMBERED: Nanos = Nanos::from_millis(10_000);
+
+/// What is planned for at the first cut point of each model, whether or not anybody asks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standing {
+    /// The time that the server has, in milliseconds.
+    pub budget_ms: f64,
+    /// Requests per second.
+    pub rate_rps: f64,
+}
+
+/// How a desk goes about its work.
+#[derive(Debug, Clone, Copy)]
+pub struct DeskOptions {
+    /// Part by which capacity exceeds the rates.
+    pub headroom: f64,
+    /// What is planned for in any case.
+    pub standing: Option<Standing>,
+    /// Time that the plan before goes on after a switch.
+    pub retire_after: Nanos,
+    /// When the desk's time began: milliseconds since 1970.
+    pub began_unix_ms: u64,
+}
+
+/// What a desk goes on from after a restart.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// The plan that was in use last.
+    pub kept: Option<Kept>,
+    /// The highest number that was given out.
+    pub highest: Epoch,
+    /// Decisions, in the order of their numbers.
+    pub decisions: Vec<Decision>,
+}
+
+/// The plan that all routers use.
+#[derive(Debug, Clone)]
+pub struct InUse {
+    /// The plan. After the last worker left, that before.
+    pub plan: Plan,
+    /// What it was made for.
+    pub workload: Workload,
+    /// What it costs.
+    pub profile: Profile,
+    /// What routers were told; its number is later than the plan's if no worker is left.
+    pub update: RoutesUpdate,
+}
+
+/// Something that is due at a time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    /// Look at the mix, now and then again.
+    Look,
+    /// Look whether another plan is to be made: members that joined have settled.
+    Settled,
+    /// What was observed before a restart counts no longer.
+    ForgetRestart,
+    /// A worker that could not prepare, or was silent, is asked again.
+    AskAgain(String),
+    /// Plans before this one end.
+    RetireDue(Epoch),
+}
+
+/// The desk of a planner: members, the observed mix, decisions, roll-outs.
+///
+/// Tell it with [`heard`](Self::heard) what happens. After that, and at [`next_at`](Self::next_at), ask
+/// [`poll`](Self::poll) what to do until there is nothing more. Nothing else has an order; what is done may take any time,
+/// and its outcome is heard of when it is there.
+#[derive(Debug)]
+pub struct Desk {
+    options: DeskOptions,
+    members: Members,
+    mix: ObservedMix,
+    replanner: Replanner,
+    corrections: Corrections,
+    decisions: DecisionLog,
+    recent: Recent,
+    current: Option<InUse>,
+    /// The highest number that was given out, or that a member has reported.
+    highest: Epoch,
+    /// The plan that is being made.
+    making: Option<Making>,
+    /// The number by which routers will be told that no worker is left.
+    nobody_left: Option<Epoch>,
+    rollouts: Rollouts,
+    /// What rolls out, by number: the plan that is on its way, and those that it overtook.
+    rolling: BTreeMap<Epoch, Rolling>,
+    rolled_out: u64,
+    /// Why no plan could be made.
+    trouble: Option<String>,
+    alarms: BTreeSet<(Nanos, Alarm)>,
+    wanted_done: VecDeque<Do>,
+}
+
+impl Desk {
+    /// A desk with nobody there, that goes on from what was kept.
+    pub fn new(now: Nanos, options: DeskOptions, memory: Memory) -> Self {
+        let mut desk = Desk {
+            options,
+            members: Members::default(),
+            mix: ObservedMix::default(),
+            replanner: Replanner::default(),
+            corrections: Corrections::default(),
+            decisions: DecisionLog::go_on_from(memory.decisions),
+            recent: Recent::default(),
+            current: None,
+            highest: memory.highest,
+            making: None,
+            nobody_left: None,
+            rollouts: Rollouts::default(),
+            rolling: BTreeMap::new(),
+            rolled_out: 0,
+            trouble: None,
+            alarms: BTreeSet::new(),
+            wanted_done: VecDeque::new(),
+        };
+        desk.alarm_at(now + LOOK_EVERY, Alarm::Look);
+        if let Some(kept) = memory.kept {
+            desk.remember(now, &kept);
+        }
+        desk
+    }
+
+    fn remember(&mut self, now: Nanos, kept: &Kept) {
+        let fragments = kept.workload.fragments.iter();
+        let observed = fragments.filter(|f| !kept.standing.contains(&f.id));
+        match observed.map(Wanted::of_fragment).collect::<Option<Vec<_>>>() {
+            Some(before) => {
+                self.mix.remember(now, &before);
+                self.alarm_at(now + REMEMBERED, Alarm::ForgetRestart);
+            }
+            None => {
+                let why = "a model's name there is not its identity".to_owned();
+                self.note(Note::NotRemembered(why));
+            }
+        }
+    }
+
+    /// Something happened. Refused: nothing has changed.
+    pub fn heard(&mut self, now: Nanos, event: Event) -> Result<(), Unheard> {
+        match event {
+            Event::Joined(join) => self.joined(now, join)?,
+            Event::Left(member) => self.left(now, &member),
+            Event::Mix { router, report } => self.observed(now, &router, report)?,
+            Event::Work { worker, report } => self.worked(now, &worker, report)?,
+            Event::Asked => {
+                self.replanner.asked();
+                self.consider(now);
+            }
+            Event::EpochKept(epoch, outcome) => self.epoch_kept(now, epoch, outcome),
+            Event::Made(epoch, outcome) => self.made(now, epoch, outcome),
+            Event::Prepared(worker, epoch, outcome) => {
+                let notice = match outcome {
+                    Ok(()) => Notice::Prepared(worker, epoch),
+                    Err(why) => Notice::Refused(worker, epoch, why),
+                };
+                self.notice(now, notice);
+            }
+            Event::Switched(router, epoch, outcome) => {
+                let notice = match outcome {
+                    Ok(()) => Notice::Switched(router, epoch),
+                    Err(why) => {
+                        self.note(Note::NotSwitched {
+                            router: router.clone(),
+                            why,
+                        });
+                        Notice::NotSwitched(router, epoch)
+                    }
+                };
+                self.notice(now, notice);
+            }
+            Event::Predicted(epoch, Ok(attainment)) => {
+                self.decisions.simulated(epoch, attainment);
+                self.keep_decision(epoch);
+            }
+            Event::Predicted(_, Err(why)) => self.note(Note::NotPredicted(why)),
+        }
+        Ok(())
+    }
+
+    /// What to do now. `None`: nothing, until something is heard or [`next_at`](Self::next_at) has come.
+    pub fn poll(&mut self, now: Nanos) -> Option<Do> {
+        while self.wanted_done.is_empty() {
+            if self.alarms.first().is_none_or(|(at, _)| *at > now) {
+                break;
+            }
+            if let Some((_, alarm)) = self.alarms.pop_first() {
+                self.due(now, alarm);
+            }
+        }
+        self.wanted_done.pop_front()
+    }
+
+    /// When to poll next, if nothing is heard before.
+    pub fn next_at(&self) -> Nanos {
+        match self.alarms.first() {
+            _ if !self.wanted_done.is_empty() => Nanos::ZERO,
+            Some((at, _)) => *at,
+            None => Nanos::MAX,
+        }
+    }
+
+    fn due(&mut self, now: Nanos, alarm: Alarm) {
+        match alarm {
+            Alarm::Look => {
+                self.alarm_at(now + LOOK_EVERY, Alarm::Look);
+                self.consider(now);
+            }
+            Alarm::Settled => self.consider(now),
+            Alarm::AskAgain(worker) => {
+                // One that was left out again meanwhile has a later alarm.
+                if self.members.is_willing(&worker, now) {
+                    self.replanner.members_changed();
+                    self.consider(now);
+                }
+            }
+            Alarm::ForgetRestart => self.mix.forget_restart(),
+            Alarm::RetireDue(epoch) => self.notice(now, Notice::RetireDue(epoch)),
+        }
+    }
+
+    fn alarm_at(&mut self, at: Nanos, alarm: Alarm) {
+        self.alarms.insert((at, alarm));
+    }
+
+    fn wants(&mut self, what: Do) {
+        self.wanted_done.push_back(what);
+    }
+
+    fn note(&mut self, note: Note) {
+        self.wants(Do::Note(note));
+    }
+
+    /// A number above all that were given out or seen.
+    fn next_epoch(&mut self) -> Epoch {
+        self.highest = Epoch(self.highest.0.saturating_add(1));
+        self.highest
+    }
+
+    fn joined(&mut self, now: Nanos, join: Join) -> Result<(), Unheard> {
+        match join {
+            Join::Worker(info) => {
+                let (name, epoch) = (info.name.clone(), info.epoch);
+                if self.members.add_worker(*info)? {
+                    // A restart that was quicker than the loss was noticed; or two workers of one name.
+                    self.notice(now, Notice::WorkerLeft(name.clone()));
+                }
+                self.highest = self.highest.max(epoch);
+                self.notice(now, Notice::WorkerJoined(name));
+                self.replanner.members_changed();
+                self.alarm_at(now + SETTLE, Alarm::Settled);
+            }
+            Join::Router { name, epoch } => {
+                self.members.add_router(&name)?;
+                self.highest = self.highest.max(epoch);
+                let current = self.rollouts.on_its_way().or(self.rollouts.current());
+                if current.is_some_and(|current| current < epoch) {
+                    // It has routes of a plan that this planner does not know: it needs later ones.
+                    self.replanner.members_changed();
+                    self.alarm_at(now + SETTLE, Alarm::Settled);
+                }
+                self.notice(now, Notice::RouterJoined(name, epoch));
+            }
+        }
+        Ok(())
+    }
+
+    fn left(&mut self, now: Nanos, member: &Member) {
+        match member {
+            Member::Router(name) => {
+                if self.members.routers.remove(name) {
+                    self.mix.router_left(name);
+                    self.notice(now, Notice::RouterLeft(name.clone()));
+                }
+            }
+            Member::Worker(name) => {
+                if self.members.workers.remove(name).is_none() {
+                    return;
+                }
+                self.replanner.members_changed();
+                self.notice(now, Notice::WorkerLeft(name.clone()));
+                if self.members.workers.is_empty() && self.current.is_some() {
+                    // Routers learn that nothing is served, so that clients are told at once.
+                    let epoch = self.next_epoch();
+                    self.nobody_left = Some(epoch);
+                    self.wants(Do::KeepEpoch(epoch));
+                }
+                self.consider(now);
+            }
+        }
+    }
+
+    fn observed(&mut self, now: Nanos, router: &str, report: MixReport) -> Result<(), Unheard> {
+        if !self.members.routers.contains(router) {
+            return Err(Unheard::NotJoined(format!("router {router}")));
+        }
+        self.mix.report(now, router, &report.entries);
+        let unix_ms = self.unix_ms(now);
+        for entry in report.outcomes {
+            self.decisions.measured(entry.epoch, &entry.outcomes, unix_ms);
+            self.recent
+                .add(now, entry.model, entry.partition_point, &entry.outcomes);
+        }
+        if report.urgent {
+            self.consider(now);
+        }
+        Ok(())
+    }
+
+    fn worked(&mut self, now: Nanos, worker: &str, report: WorkerReport) -> Result<(), Unheard> {
+        let report = self.members.reported(worker, report)?;
+        let silent = report.partitions.iter().find(|p| p.silent).map(|p| p.id.clone());
+        for (model, from, to) in self.corrections.report(&report.runs) {
+            self.replanner.costs_moved(model, from, to);
+            let model = self.members.name_of(model);
+            self.note(Note::CostsMoved { model, from, to });
+        }
+        if let Some(partition) = silent {
+            let was_there = self.members.is_willing(worker, now);
+            if was_there {
+                self.note(Note::Silent {
+                    worker: worker.to_owned(),
+                    partition,
+                });
+            }
+            self.leave_out(now, worker, was_there);
+        }
+        Ok(())
+    }
+
+    fn epoch_kept(&mut self, now: Nanos, epoch: Epoch, outcome: Result<(), String>) {
+        if self.nobody_left == Some(epoch) {
+            self.nobody_left = None;
+            match outcome {
+                Ok(()) => self.serve_nothing(now, epoch),
+                Err(why) => self.note(Note::Failed { epoch, why }),
+            }
+        } else {
+            self.begin_making(epoch, outcome);
+        }
+    }
+
+    // The log of decisions.
+
+    fn unix_ms(&self, now: Nanos) -> u64 {
+        self.options.began_unix_ms + now.0 / 1_000_000
+    }
+
+    fn decided(&mut self, decision: Decision) {
+        let epoch = decision.epoch;
+        if let Some(forgotten) = self.decisions.add(decision) {
+            self.wants(Do::ForgetDecision(forgotten));
+        }
+        self.keep_decision(epoch);
+    }
+
+    /// A decision was not carried out.
+    fn decision_ended(&mut self, epoch: Epoch, outcome: Outcome) {
+        self.decisions.ended(epoch, outcome);
+        self.keep_decision(epoch);
+    }
+
+    fn keep_decision(&mut self, epoch: Epoch) {
+        if let Some(decision) = self.decisions.get(epoch).cloned() {
+            self.wants(Do::KeepDecision(Box::new(decision)));
+        }
+    }
+
+    fn count_rolled_out(&mut self) {
+        self.rolled_out += 1;
+    }
+
+    // What there is to see.
+
+    /// Whether a plan is in use. `Err`: why not.
+    pub fn readiness(&self, now: Nanos) -> Result<(), String> {
+        if !self.members.any_willing(now) {
+            return Err("no worker has joined".to_owned());
+        }
+        if let Some(trouble) = &self.trouble {
+            return Err(trouble.clone());
+        }
+        let serves = |current: &InUse| current.update.epoch == current.plan.epoch;
+        match self.current.as_ref().is_some_and(serves) {
+            true => Ok(()),
+            false => Err("no plan is in use yet".to_owned()),
+        }
+    }
+
+    /// The plan that all routers use.
+    pub fn current(&self) -> Option<&InUse> {
+        self.current.as_ref()
+    }
+
+    /// The plan that rolls out.
+    pub fn on_its_way(&self) -> Option<Epoch> {
+        self.rollouts.on_its_way()
+    }
+
+    /// Plans that were rolled out since the desk was made.
+    pub fn rolled_out(&self) -> u64 {
+        self.rolled_out
+    }
+
+    /// Workers that have joined, by name.
+    pub fn workers(&self) -> impl ExactSizeIterator<Item = &WorkerMember> {
+        self.members.workers.values()
+    }
+
+    /// Names of the routers that have joined.
+    pub fn routers(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.members.routers.iter().map(String::as_str)
+    }
+
+    /// What people call a model.
+    pub fn name_of(&self, model: ModelId) -> String {
+        self.members.name_of(model)
+    }
+
+    /// What is asked for now, but for what is served in any case.
+    pub fn observed_mix(&self) -> Vec<Wanted> {
+        self.mix.wanted(&[])
+    }
+
+    /// What became of the requests of the last seconds, by model and partition point.
+    pub fn recent(&self, now: Nanos) -> BTreeMap<(ModelId, CutPoint), Outcomes> {
+        self.recent.points(now)
+    }
+
+    /// What runs take, as multiples of what was measured at first.
+    pub fn corrections(&self) -> Vec<Correction> {
+        self.corrections.list()
+    }
+
+    /// The decisions, the oldest first.
+    pub fn decisions(&self) -> impl DoubleEndedIterator<Item = &Decision> {
+        self.decisions.all()
+    }
+
+    /// How it goes about its work.
+    pub fn options(&self) -> &DeskOptions {
+        &self.options
+    }
+}

@@ -1,0 +1,298 @@
+//! A request's way through a router: let in, sent to a worker, once more if that one is lost, ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use graft_model::{CutPoint, ModelId};
+use graft_plan::{Epoch, Nanos, nanos_to_ms};
+use graft_wire::{Refused, Status, Visit};
+
+use crate::lives::Attempt;
+use crate::mix::{BudgetClass, ClassKey};
+use crate::routes::{InFlight, RouteTable};
+
+/// Requests that a router waits for at most, unless it is told otherwise; one more is refused as overload.
+pub const MOST_IN_FLIGHT: usize = 1024;
+/// Share of the places in flight that requests which wait for a plan may take: one in so many.
+const WAITING_PART: usize = 4;
+/// Time beyond the deadline for which a worker's answer is waited for: it may be on its way.
+const GRACE: Nanos = Nanos::from_millis(20);
+
+/// A count of places, each given back when dropped.
+#[derive(Debug, Clone, Default)]
+struct Places(Arc<AtomicUsize>);
+
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Places {
+    /// `None`: as many are taken as may be.
+    fn take(&self, most: usize) -> Option<Place> {
+        let place = Place(Arc::clone(&self.0));
+        (self.0.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+
+    fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the passages of a router share: the bounds of what it holds.
+#[derive(Debug)]
+pub struct Entrance {
+    most: usize,
+    in_flight: Places,
+    /// Of those in flight, requests that wait for a plan that serves them.
+    waiting: Places,
+}
+
+impl Entrance {
+    /// For so many requests in flight at most.
+    pub fn new(most: usize) -> Self {
+        Entrance {
+            most,
+            in_flight: Places::default(),
+            waiting: Places::default(),
+        }
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.taken()
+    }
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The model.
+    pub model: ModelId,
+    /// Where the client handed over.
+    pub point: CutPoint,
+    /// What the server has, from now on.
+    pub time_left: Nanos,
+}
+
+/// Where a request is to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sending {
+    /// The worker.
+    pub worker: String,
+    /// The plan.
+    pub epoch: Epoch,
+    /// The route's place in it.
+    pub route: u32,
+    /// What is left of the deadline.
+    pub time_left: Nanos,
+    /// How long to wait for the reply.
+    pub patience: Nanos,
+}
+
+/// What to do with a request now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Go {
+    /// Send it, and say how that ended: [`Passage::replied`].
+    Send(Sending),
+    /// No route serves it yet: call [`Passage::go`] again when the routes changed, or at this time.
+    Wait {
+        /// Until then it can wait.
+        until: Nanos,
+    },
+    /// It gets no answer.
+    Refuse(Refused),
+}
+
+/// How an attempt to have a request served ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempted {
+    /// The worker answered.
+    Answered,
+    /// The worker refused.
+    Refused(Refused),
+    /// The worker can't be reached, or was lost on the way, and how.
+    Lost(String),
+    /// The worker did not reply in time.
+    TimedOut,
+}
+
+/// The life of one request in a router.
+///
+/// [`enter`](Self::enter), then [`go`](Self::go), which says what to do, and after each sending [`replied`](Self::replied),
+/// until one of them says how it ended. Dropped at any time, it gives back the places that it has.
+#[derive(Debug)]
+pub struct Passage {
+    asked: Asked,
+    began: Nanos,
+    attempts: Vec<Attempt>,
+    /// Until then it waits for a plan.
+    until: Option<Nanos>,
+    /// The worker that had it and is gone, and the plan of then.
+    lost: Option<(String, Epoch)>,
+    /// The latest [`go`](Self::go) found no route.
+    unserved: bool,
+    _in_flight: Place,
+    waiting: Option<Place>,
+    /// Its place among those that its worker has.
+    at_worker: Option<InFlight>,
+}
+
+impl Passage {
+    /// A request comes in, whole and sound. Refused: as many are in flight as may be.
+    pub fn enter(entrance: &Entrance, now: Nanos, asked: Asked) -> Result<Self, Refused> {
+        let most = entrance.most;
+        let full = || {
+            let what = format!("{most} requests are in flight, as many as are allowed");
+            Refused::new(Status::Overloaded, what)
+        };
+        Ok(Passage {
+            asked,
+            began: now,
+            attempts: vec![],
+            until: None,
+            lost: None,
+            unserved: false,
+            _in_flight: entrance.in_flight.take(most).ok_or_else(full)?,
+            waiting: None,
+            at_worker: None,
+        })
+    }
+
+    /// The class of clients that it is counted with.
+    pub fn class(&self) -> ClassKey {
+        ClassKey {
+            model: self.asked.model,
+            partition_point: self.asked.point,
+            budget: BudgetClass::of(self.asked.time_left),
+        }
+    }
+
+    /// When it must be answered.
+    pub fn deadline(&self) -> Nanos {
+        self.began + self.asked.time_left
+    }
+
+    /// Where it was sent so far.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// It has no route: the planner should know at once.
+    pub fn is_unserved(&self) -> bool {
+        self.unserved
+    }
+
+    /// What to do now. `usable`: whether a worker can be reached.
+    pub fn go(
+        &mut self,
+        now: Nanos,
+        entrance: &Entrance,
+        table: &RouteTable,
+        usable: &dyn Fn(&str) -> bool,
+    ) -> Go {
+        let Asked { model, point, .. } = self.asked;
+        let left = self.deadline() - now;
+        let usable = |worker: &str| {
+            // The worker that had it is passed over, in the plan of then.
+            let had_it = |(lost, epoch): &(String, Epoch)| lost == worker && *epoch == table.epoch();
+            !self.lost.as_ref().is_some_and(had_it) && usable(worker)
+        };
+        let refused = match table.admit(now, model, point, left, &usable) {
+            Ok(admitted) => {
+                let sending = Sending {
+                    worker: admitted.target.worker.clone(),
+                    epoch: admitted.epoch,
+                    route: admitted.target.route,
+                    time_left: left,
+                    patience: left + GRACE,
+                };
+                (self.unserved, self.waiting) = (false, None);
+                self.at_worker = Some(admitted.in_flight);
+                self.attempts.push(Attempt {
+                    worker: sending.worker.clone(),
+                    epoch: sending.epoch,
+                    route: sending.route,
+                    sent_ms: nanos_to_ms(now - self.began),
+                    took_ms: 0.0,
+                    failed: None,
+                    visits: vec![],
+                });
+                return Go::Send(sending);
+            }
+            Err(refused) => refused,
+        };
+        self.unserved = refused.status == Status::NotReady;
+        if !may_come(refused.status) {
+            self.waiting = None;
+            return Go::Refuse(refused);
+        }
+        let until = *self
+            .until
+            .get_or_insert_with(|| now + table.patience(&model, point, left));
+        // Those who wait keep their places, but for a part of them only: others are served meanwhile.
+        if self.waiting.is_none() && now < until {
+            self.waiting = entrance.waiting.take((entrance.most / WAITING_PART).max(1));
+        }
+        if self.waiting.is_none() || now >= until {
+            self.waiting = None;
+            return Go::Refuse(refused);
+        }
+        Go::Wait { until }
+    }
+
+    /// The attempt that [`go`](Self::go) said is over; `visits`: where the request was. `None`: it is tried once more, on
+    /// another worker; call `go`.
+    pub fn replied(
+        &mut self,
+        now: Nanos,
+        attempted: Attempted,
+        visits: Vec<Visit>,
+    ) -> Option<Result<(), Refused>> {
+        self.at_worker = None;
+        let refused = match attempted {
+            Attempted::Answered => None,
+            Attempted::Refused(refused) => Some(refused),
+            Attempted::Lost(why) => Some(Refused::new(Status::WorkerLost, why)),
+            Attempted::TimedOut => {
+                let what = "the worker did not answer before the deadline";
+                Some(Refused::new(Status::Late, what))
+            }
+        };
+        let attempt = self.attempts.last_mut();
+        let was_at = attempt.map(|attempt| {
+            attempt.took_ms = nanos_to_ms(now - self.began) - attempt.sent_ms;
+            attempt.failed.clone_from(&refused);
+            attempt.visits = visits;
+            (attempt.worker.clone(), attempt.epoch)
+        });
+        let Some(refused) = refused else {
+            return Some(Ok(()));
+        };
+        let again = may_come(refused.status) && self.lost.is_none() && now < self.deadline();
+        if !again {
+            return Some(Err(refused));
+        }
+        self.lost = was_at;
+        None
+    }
+
+    /// Whether an answer now is in time.
+    pub fn is_in_time(&self, now: Nanos) -> bool {
+        now <= self.deadline()
+    }
+
+    /// It is over: where it was sent.
+    pub fn into_attempts(self) -> Vec<Attempt> {
+        self.attempts
+    }
+}
+
+/// Another worker or plan may serve it.
+fn may_come(status: Status) -> bool {
+    matches!(status, Status::NotReady | Status::WorkerLost)
+}

@@ -1,0 +1,59 @@
+//! What a worker tells the planner of its partitions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use graft_plan::Epoch;
+use graft_transport::Connection;
+use graft_wire::{ToPlanner, WorkerReport};
+
+use crate::epochs::Epochs;
+use crate::observed::Observed;
+
+/// Time between two reports.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Time for a report to be answered.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tells the planner what the partitions do.
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    pub epochs: Arc<ArcSwap<Epochs>>,
+    pub observed: Arc<Observed>,
+}
+
+impl Reporter {
+    /// The latest plan that is prepared.
+    pub fn epoch(&self) -> Epoch {
+        let epochs = self.epochs.load();
+        epochs.last_key_value().map_or(Epoch(0), |(&epoch, _)| epoch)
+    }
+
+    fn report(&self, since: Duration) -> WorkerReport {
+        let epochs = self.epochs.load();
+        let latest = epochs.last_key_value().map(|(_, plan)| &plan.counts);
+        let partitions = latest.into_iter().flatten();
+        WorkerReport {
+            epoch: self.epoch(),
+            partitions: partitions.map(|(id, counts)| counts.take(id, since)).collect(),
+            runs: self.observed.lock().unwrap_or_else(|e| e.into_inner()).take(),
+        }
+    }
+
+    /// Reports until the connection is gone.
+    pub async fn report_while_open(self, connection: Connection) {
+        let mut last = tokio::time::Instant::now();
+        // What happened while nobody listened is not this second's.
+        self.report(Duration::ZERO);
+        while !connection.is_closed() {
+            tokio::time::sleep(REPORT_EVERY).await;
+            let report = self.report(last.elapsed());
+            last = tokio::time::Instant::now();
+            let sent = connection.tell(&ToPlanner::Work(report), PATIENCE).await;
+            if let Err(error) = sent {
+                tracing::debug!(%error, "a report did not reach the planner");
+            }
+        }
+    }
+}
