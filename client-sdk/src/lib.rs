@@ -9,6 +9,7 @@
 
 mod device;
 mod emulation;
+mod errands;
 pub mod picture;
 mod session;
 

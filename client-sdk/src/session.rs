@@ -5,18 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use graft_client_core::{Choice, Handing, Layers, LinkEstimate, Local, Pilot, PilotOptions, Start};
 use graft_model::{CutPoint, DType, ModelInfo, StageRange, Tensor};
-use graft_plan::{Epoch, ms_to_nanos};
-use graft_transport::{CallError, Connection, Endpoint, Protocol};
-use graft_wire::{
-    ClientReply, ClientRequest, Description, InferHeader, Limits, Refused, Timing, TraceContext, WireType,
-};
-
+use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
+use graft_transport::{CallError, Connection, Endpoint};
+use graft_wire::{ClientReply, ClientRequest, InferHeader, Refused, Timing, TraceContext, WireType};
 use tokio::sync::Notify;
 
 use crate::device::{Device, DeviceError, ModelHere};
 use crate::emulation::Emulation;
-use graft_client_core::{Choice, Costs, DESCRIBE_EVERY, Handover, Hints, LinkEstimate, choose};
 
 /// Where the router is.
 #[derive(Debug, Clone)]
@@ -99,6 +96,9 @@ pub enum LocalReason {
     /// No router.
     #[error("the router can't be reached")]
     Unreachable,
+    /// The router did not answer lately, and not yet again.
+    #[error("the router did not answer lately")]
+    InDoubt,
     /// Head and network leave nothing.
     #[error("nothing of the time would be left for the server")]
     NoTime,
@@ -108,6 +108,18 @@ pub enum LocalReason {
     /// The connection failed, or no answer came in time.
     #[error("{0}")]
     NoAnswer(String),
+}
+
+impl From<Local> for LocalReason {
+    fn from(local: Local) -> Self {
+        match local {
+            Local::FasterAlone => LocalReason::FasterAlone,
+            Local::NoPlan => LocalReason::NoPlan,
+            Local::Unreachable => LocalReason::Unreachable,
+            Local::InDoubt => LocalReason::InDoubt,
+            Local::NoTime => LocalReason::NoTime,
+        }
+    }
 }
 
 /// An answer.
@@ -134,65 +146,50 @@ pub struct Inference {
 }
 
 #[derive(Debug)]
-struct State {
-    link: LinkEstimate,
-    server_ms: Vec<f64>,
-    price: Vec<f64>,
-    /// From one inference to the next, in the mean of the latest; not known: without end.
-    cycle_ms: f64,
-    /// The latest inference began then.
-    began: Option<Instant>,
-    described: Option<Instant>,
-    /// The link was last tried then.
-    tried: Option<Instant>,
-    /// The server was asked on this connection.
-    asked: bool,
-    in_use: Option<CutPoint>,
-    connection: Option<Connection>,
-    /// No connecting before that: the last try failed.
-    retry_at: Option<Instant>,
-    emulation: Option<Emulation>,
-    /// A task connects, probes or asks.
-    preparing: bool,
-}
-
-impl State {
-    /// An inference begins.
-    fn begins(&mut self, now: Instant) {
-        if let Some(before) = self.began.replace(now) {
-            let since = (now - before).as_secs_f64() * 1e3;
-            self.cycle_ms = if self.cycle_ms.is_finite() {
-                self.cycle_ms + (since - self.cycle_ms) * CYCLE_WEIGHT
-            } else {
-                since
-            };
-        }
-    }
+pub(crate) struct State {
+    pub pilot: Pilot,
+    pub connection: Option<Connection>,
+    pub emulation: Option<Emulation>,
+    /// What layers take here, as emulated.
+    pub layers: Layers,
 }
 
 /// One model on this device, with a router to share its layers with. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Session {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     device: Arc<Device>,
     model: Arc<ModelHere>,
-    router: Router,
+    pub router: Router,
     options: SessionOptions,
+    /// The origin of the pilot's time.
+    origin: Instant,
     state: Mutex<State>,
-    /// A preparation ended.
-    prepared: Notify,
+    /// An errand was run.
+    pub learnt: Notify,
 }
 
-/// Weight of the latest time between two inferences in their mean.
-const CYCLE_WEIGHT: f64 = 0.1;
-/// Wait after a connection could not be made.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// Longest wait for small messages.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest wait for the router before an app's first inference.
+const PREPARE_WITHIN: Duration = Duration::from_secs(12);
+
+/// What layers take on a device, as emulated, and what is sent at each cut point.
+fn layers(model: &ModelHere, wire: DType, emulation: Option<Emulation>) -> Layers {
+    let slowdown = emulation.map_or(1.0, |e| e.slowdown);
+    let cuts = &model.entry.info.cuts;
+    let bytes = cuts.iter().map(|cut| match cut.dtype {
+        DType::F32 => (cut.elements * wire.bytes()) as u64,
+        _ => cut.bytes() as u64,
+    });
+    Layers {
+        head_ms: model.head_ms.iter().map(|ms| ms * slowdown).collect(),
+        bytes: bytes.collect(),
+        answer_bytes: cuts.last().map_or(0, |c| c.bytes() as u64),
+    }
+}
 
 impl Session {
     /// A session; nothing is sent yet.
@@ -208,109 +205,70 @@ impl Session {
         {
             return Err(SessionError::NoSuchPoint { point, last });
         }
+        let pilot = Pilot::new(PilotOptions {
+            slo: options.slo.into(),
+            takes_hints: options.take_hints,
+            partition_point: options.partition_point,
+        });
+        let state = State {
+            pilot,
+            connection: None,
+            emulation: options.emulation,
+            layers: layers(&model, options.wire, options.emulation),
+        };
         let inner = Inner {
             device,
             model,
             router,
             options,
-            state: Mutex::new(State {
-                link: LinkEstimate::first_guess(),
-                server_ms: vec![],
-                price: vec![],
-                cycle_ms: f64::INFINITY,
-                began: None,
-                described: None,
-                tried: None,
-                asked: false,
-                in_use: None,
-                connection: None,
-                retry_at: None,
-                emulation: options.emulation,
-                preparing: false,
-            }),
-            prepared: Notify::new(),
+            origin: Instant::now(),
+            state: Mutex::new(state),
+            learnt: Notify::new(),
         };
         Ok(Session {
             inner: Arc::new(inner),
         })
     }
 
-    fn info(&self) -> &ModelInfo {
+    pub(crate) fn info(&self) -> &ModelInfo {
         &self.inner.model.entry.info
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The pilot's time.
+    pub(crate) fn now(&self) -> Nanos {
+        self.inner.origin.elapsed().into()
     }
 
     /// The link as estimated now.
     pub fn link(&self) -> LinkEstimate {
-        self.state().link
+        self.state().pilot.link()
     }
 
     /// The emulated device or link changes; the session finds out by itself.
     pub fn emulate(&self, emulation: Option<Emulation>) {
-        self.state().emulation = emulation;
+        let layers = layers(&self.inner.model, self.inner.options.wire, emulation);
+        let mut state = self.state();
+        (state.emulation, state.layers) = (emulation, layers);
     }
 
-    fn emulation(&self) -> Option<Emulation> {
+    pub(crate) fn emulation(&self) -> Option<Emulation> {
         self.state().emulation
     }
 
     /// The partition point that would be taken now.
     pub fn choice(&self) -> Option<Choice> {
         let state = self.state();
-        let slowdown = state.emulation.map_or(1.0, |e| e.slowdown);
-        let head_ms: Vec<f64> = self.inner.model.head_ms.iter().map(|ms| ms * slowdown).collect();
-        let wire = self.inner.options.wire.bytes() as u64;
-        let cuts = &self.info().cuts;
-        let bytes: Vec<u64> = cuts
-            .iter()
-            .map(|c| {
-                if c.dtype == DType::F32 {
-                    c.elements as u64 * wire
-                } else {
-                    c.bytes() as u64
-                }
-            })
-            .collect();
-        let costs = Costs {
-            head_ms: &head_ms,
-            bytes: &bytes,
-            answer_bytes: cuts.last().map_or(0, |c| c.bytes() as u64),
-            hints: Hints {
-                server_ms: &state.server_ms,
-                price: if self.inner.options.take_hints {
-                    &state.price
-                } else {
-                    &[]
-                },
-            },
-            link: state.link,
-            cycle_ms: state.cycle_ms,
-        };
-        let slo_ms = self.inner.options.slo.as_secs_f64() * 1e3;
-        match self.inner.options.partition_point {
-            None => choose(&costs, slo_ms, state.in_use),
-            Some(point) => {
-                let head = *head_ms.get(point.index())?;
-                let network = costs
-                    .link
-                    .transfer_ms(*bytes.get(point.index())?, costs.answer_bytes);
-                Some(Choice {
-                    point,
-                    total_ms: head + network + state.server_ms.get(point.index()).copied().unwrap_or(0.0),
-                    budget_ms: slo_ms - head - network,
-                    in_time: true,
-                })
-            }
-        }
+        state.pilot.choice(&state.layers)
     }
 
     /// Connects if need be, measures the link, asks the server what it needs, and makes ready the layers before and after
     /// the partition point. `false`: the router can't be reached.
     pub async fn prepare(&self) -> bool {
-        let reached = self.reach(PATIENCE * 4).await;
+        let reached = self.reach(PREPARE_WITHIN).await;
         if let Some(choice) = self.choice() {
             let (device, info) = (
                 Arc::clone(&self.inner.device),
@@ -326,140 +284,23 @@ impl Session {
         reached
     }
 
-    /// Whether the router can be asked now. What is missing for that is done by a task beside, which goes on when
-    /// `patience` is over; what is merely old is renewed beside and waited for by nobody.
-    async fn reach(&self, patience: Duration) -> bool {
-        let connected = |s: &State| s.connection.as_ref().is_some_and(|c| !c.is_closed());
-        let usable = |s: &State| connected(s) && s.asked;
-        let ended = self.inner.prepared.notified();
-        {
-            let mut state = self.state();
-            let fresh = usable(&state) && state.described.is_some_and(|at| at.elapsed() < DESCRIBE_EVERY);
-            let hopeless = !connected(&state) && state.retry_at.is_some_and(|at| Instant::now() < at);
-            if !fresh && !hopeless && !state.preparing {
-                state.preparing = true;
-                tokio::spawn(self.clone().renew());
-            }
-            if usable(&state) || hopeless {
-                return usable(&state);
-            }
-        }
-        let _in_time = tokio::time::timeout(patience, ended).await;
-        usable(&self.state())
-    }
-
-    async fn renew(self) {
-        if let Some((connection, new)) = self.connect().await {
-            let stale = |tried: Instant| tried.elapsed() > LinkEstimate::STALE_AFTER;
-            let stale = self.state().tried.is_none_or(stale);
-            if (new || stale)
-                && let Err(error) = self.probe(&connection).await
-            {
-                tracing::debug!(%error, "the link could not be probed");
-            }
-            match self.describe(&connection).await {
-                Ok(description) => {
-                    let mut state = self.state();
-                    state.server_ms = description.server_ms;
-                    state.price = description.price;
-                    state.described = Some(Instant::now());
-                }
-                Err(why) => {
-                    tracing::debug!(why, "the router did not say what it serves");
-                    self.state().described = None;
+    /// Where to hand over an inference that began then. What is missing to know that is done by a task beside, and waited for
+    /// as long as the pilot says.
+    async fn start(&self, began: Nanos) -> (CutPoint, Option<Local>) {
+        loop {
+            let learnt = self.inner.learnt.notified();
+            self.run_errands();
+            let now = self.now();
+            let start = {
+                let state = &mut *self.state();
+                state.pilot.start(now, began, &state.layers)
+            };
+            match start {
+                Start::Run(point, local) => return (point, local),
+                Start::Wait(until) => {
+                    let _either = tokio::time::timeout((until - now).duration(), learnt).await;
                 }
             }
-            self.state().asked = true;
-        }
-        self.state().preparing = false;
-        self.inner.prepared.notify_waiters();
-    }
-
-    async fn connect(&self) -> Option<(Connection, bool)> {
-        {
-            let state = self.state();
-            if let Some(connection) = state.connection.as_ref().filter(|c| !c.is_closed()) {
-                return Some((connection.clone(), false));
-            }
-            if state.retry_at.is_some_and(|at| Instant::now() < at) {
-                return None;
-            }
-        }
-        let made = self
-            .inner
-            .router
-            .endpoint
-            .connect(
-                self.inner.router.address,
-                &self.inner.router.name,
-                Protocol::Client,
-            )
-            .await;
-        let mut state = self.state();
-        match made {
-            Ok(connection) => {
-                state.connection = Some(connection.clone());
-                state.asked = false;
-                state.retry_at = None;
-                Some((connection, true))
-            }
-            Err(error) => {
-                tracing::debug!(%error, "no router");
-                state.connection = None;
-                state.retry_at = Some(Instant::now() + RETRY_AFTER);
-                None
-            }
-        }
-    }
-
-    /// One message there and back, the emulated link's time included; the reply and the milliseconds.
-    async fn exchange(
-        &self,
-        connection: &Connection,
-        request: &ClientRequest,
-        payload: Bytes,
-        patience: Duration,
-    ) -> Result<(ClientReply, Vec<u8>, f64), CallError> {
-        let start = Instant::now();
-        let emulation = self.emulation();
-        if let Some(emulation) = emulation {
-            tokio::time::sleep(emulation.before_send(payload.len() as u64)).await;
-        }
-        let (reply, bytes) = connection
-            .call(request, payload, Limits::default(), patience)
-            .await?;
-        if let Some(emulation) = emulation {
-            tokio::time::sleep(emulation.after_receive(bytes.len() as u64)).await;
-        }
-        Ok((reply, bytes, start.elapsed().as_secs_f64() * 1e3))
-    }
-
-    async fn probe(&self, connection: &Connection) -> Result<(), CallError> {
-        let probe = ClientRequest::Probe;
-        let (_, _, empty) = self.exchange(connection, &probe, Bytes::new(), PATIENCE).await?;
-        let (_, _, full) = self
-            .exchange(
-                connection,
-                &probe,
-                Bytes::from(vec![0; LinkEstimate::PROBE_BYTES]),
-                PATIENCE * 4,
-            )
-            .await?;
-        let mut state = self.state();
-        state.link = LinkEstimate::of_probe(empty, full);
-        state.tried = Some(Instant::now());
-        Ok(())
-    }
-
-    async fn describe(&self, connection: &Connection) -> Result<Description, String> {
-        let request = ClientRequest::Describe {
-            model: self.info().id,
-        };
-        match self.exchange(connection, &request, Bytes::new(), PATIENCE).await {
-            Ok((ClientReply::Described, json, _)) => serde_json::from_slice(&json).map_err(|e| e.to_string()),
-            Ok((ClientReply::Refused(refused), ..)) => Err(refused.to_string()),
-            Ok((other, ..)) => Err(format!("unexpected reply {other:?}")),
-            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -477,20 +318,19 @@ impl Session {
             });
         }
         let last = self.info().last();
-        self.state().begins(start);
-        // As long as all layers can still be run here in time.
-        let alone = self.emulated_ms(CutPoint(0), last);
-        let spare = self.inner.options.slo.saturating_sub(alone).min(PATIENCE);
-        let reachable = self.reach(spare.mul_f64(0.8)).await;
-        let choice = self.choice().filter(|_| reachable);
-        let point = choice.map_or(last, |c| c.point);
-        self.state().in_use = Some(point);
+        let began = self.now();
+        self.state().pilot.begins(began);
+        let (point, local) = self.start(began).await;
+        let budget_ms = self
+            .choice()
+            .filter(|c| c.point == point)
+            .map_or(0.0, |c| c.budget_ms);
         let mut times = Times::default();
         let head = self.layers(CutPoint(0), point, input, &mut times).await?;
         let mut result = Inference {
             output: head.clone(),
             partition_point: point,
-            budget_ms: choice.map_or(0.0, |c| c.budget_ms),
+            budget_ms,
             local: None,
             in_time: false,
             times,
@@ -498,14 +338,9 @@ impl Session {
             epoch: None,
             request_id: None,
         };
-        let why_local = if !reachable {
-            Some(LocalReason::Unreachable)
-        } else if point == last && self.state().server_ms.is_empty() {
-            Some(LocalReason::NoPlan)
-        } else if point == last {
-            Some(LocalReason::FasterAlone)
-        } else {
-            self.send_rest(start, point, &head, &mut result).await?.err()
+        let why_local = match local {
+            Some(why) => Some(why.into()),
+            None => self.send_rest(began, point, &head, &mut result).await?.err(),
         };
         if let Some(why) = why_local {
             result.output = self.layers(point, last, head, &mut result.times).await?;
@@ -519,7 +354,7 @@ impl Session {
     /// Sends the head's tensor and waits for the answer. The inner error says why there is none.
     async fn send_rest(
         &self,
-        start: Instant,
+        began: Nanos,
         point: CutPoint,
         head: &Tensor,
         result: &mut Inference,
@@ -537,33 +372,29 @@ impl Session {
         let payload = head
             .to_bytes(dtype)
             .map_err(|e| SessionError::Wire(e.to_string()))?;
-        let sent = payload.len() as u64;
-        let answer = self.info().cuts.last().map_or(0, |c| c.bytes() as u64);
-        let left = self.inner.options.slo.saturating_sub(start.elapsed());
-        let handover = Handover {
-            left_ms: left.as_secs_f64() * 1e3,
-            network_ms: self.link().transfer_ms(sent, answer),
-            server_ms: self.server_ms(point),
-            rest_here_ms: self.emulated_ms(point, self.info().last()).as_secs_f64() * 1e3,
+        let handing = {
+            let state = self.state();
+            let now = self.now();
+            state.pilot.hand_over(now, began, point, &state.layers)
         };
-        let budget = handover.budget_ms();
-        result.budget_ms = budget;
-        if budget <= 0.0 {
-            return Ok(Err(LocalReason::NoTime));
-        }
+        let Handing { budget, patience } = match handing {
+            Ok(handing) => handing,
+            Err(why) => return Ok(Err(why.into())),
+        };
+        result.budget_ms = nanos_to_ms(budget);
         let trace = TraceContext::new(fastrand::u128(..), fastrand::u64(..));
         result.request_id = Some(trace.request_id());
         let request = ClientRequest::Infer(InferHeader {
             model: self.info().id,
             partition_point: point,
             dtype: wire,
-            time_left: ms_to_nanos(budget),
+            time_left: budget,
             trace,
         });
-        let patience = Duration::from_secs_f64(handover.patience_ms() / 1e3);
         let reply = self
-            .exchange(&connection, &request, Bytes::from(payload), patience)
+            .exchange(&connection, &request, Bytes::from(payload), patience.duration())
             .await;
+        let now = self.now();
         Ok(match reply {
             Ok((ClientReply::Answer(header), bytes, ms)) => {
                 let cut = self
@@ -579,37 +410,31 @@ impl Session {
                 result.times.network_ms = (ms - server_ms).max(0.0);
                 result.server = Some(header.timing);
                 result.epoch = Some(header.epoch);
-                let mut state = self.state();
-                state.link.transferred(sent, answer, ms - server_ms);
-                state.tried = Some(Instant::now());
+                let on_the_way = ms_to_nanos(result.times.network_ms);
+                let state = &mut *self.state();
+                state.pilot.answered(now, point, on_the_way, &state.layers);
                 Ok(())
             }
             Ok((ClientReply::Refused(refused), ..)) => {
-                // What the server needs may have changed: ask again.
-                self.state().described = None;
+                self.state().pilot.refused(now);
                 Err(LocalReason::Refused(refused))
             }
             Ok((other, ..)) => Err(LocalReason::NoAnswer(format!("the router replied {other:?}"))),
             Err(error) => {
+                let mut state = self.state();
+                state.pilot.no_answer(now);
                 if matches!(error, CallError::Lost(_)) {
-                    self.state().connection = None;
+                    state.connection = None;
+                    state.pilot.disconnected(now);
                 }
                 Err(LocalReason::NoAnswer(error.to_string()))
             }
         })
     }
 
-    /// What the server said it needs from a cut point on, in milliseconds.
-    fn server_ms(&self, point: CutPoint) -> f64 {
-        self.state().server_ms.get(point.index()).copied().unwrap_or(0.0)
-    }
-
     /// What layers take on this device, as emulated.
-    fn emulated_ms(&self, from: CutPoint, to: CutPoint) -> Duration {
-        let head = &self.inner.model.head_ms;
-        let alone = head[to.index()] - head[from.index()];
-        let slowdown = self.emulation().map_or(1.0, |e| e.slowdown);
-        Duration::from_secs_f64((alone * slowdown).max(0.0) / 1e3)
+    fn emulated(&self, from: CutPoint, to: CutPoint) -> Duration {
+        ms_to_nanos(self.state().layers.ms(from, to)).duration()
     }
 
     /// Runs layers here, stretched to the emulated device's time.
@@ -632,7 +457,7 @@ impl Session {
             .await
             .map_err(|e| SessionError::Task(e.to_string()))??;
         if self.emulation().is_some() {
-            tokio::time::sleep(self.emulated_ms(from, to).saturating_sub(start.elapsed())).await;
+            tokio::time::sleep(self.emulated(from, to).saturating_sub(start.elapsed())).await;
         }
         times.device_ms += start.elapsed().as_secs_f64() * 1e3;
         Ok(output)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use graft_certify::Generator;
-use graft_client_core::LinkEstimate;
+use graft_client_core::{Layers, Pilot, PilotOptions};
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{
     FragmentClient, ModelProfile, Nanos, PhoneGroup, Profile, Range, Scenario, Slo, Speed, ms_to_nanos,
@@ -12,7 +12,7 @@ use graft_plan::{
 
 use crate::arrivals::{Process, load_steps};
 use crate::names::identity;
-use crate::phone::{Phone, Way};
+use crate::phone::{Link, Phone};
 use crate::trace::Trace;
 
 /// A scenario that can't be played on a profile.
@@ -238,7 +238,7 @@ impl Cast {
                     mbps.unwrap_or(Range::One(1.0)).at_logarithm(dice.part()),
                 )),
             };
-            let way = Way {
+            let link = Link {
                 offset_s: dice.part() * trace.length_s(),
                 trace,
                 rtt_ms: group.link.rtt_ms.at(dice.part()),
@@ -246,28 +246,29 @@ impl Cast {
             let mut seconds = |range: Range| ms_to_nanos(range.at(dice.part()) * 1e3);
             self.joins.push(seconds(group.join_s));
             let (stay, away) = (group.stay_s.map(&mut seconds), group.away_s.map(&mut seconds));
+            let layers = Layers {
+                head_ms,
+                answer_bytes: bytes.last().copied().unwrap_or(0),
+                bytes: Arc::clone(bytes),
+            };
+            let pilot = Pilot::new(PilotOptions {
+                slo: ms_to_nanos(slo_ms),
+                takes_hints: group.hints,
+                partition_point: group.partition_point,
+            });
             self.phones.push(Phone {
                 model: identity(name),
                 router: self.phones.len() as u32 % routers,
-                head_ms,
-                bytes: Arc::clone(bytes),
+                layers,
                 slo: ms_to_nanos(slo_ms),
-                fixed: group.partition_point,
                 process: Process::new(group.arrivals.clone(), rate, Arc::clone(&load), dice),
-                cycle_ms: 1e3 / rate,
-                way,
+                link,
                 stay,
                 away,
                 here: false,
                 due: false,
-                estimate: LinkEstimate::first_guess(),
-                tried: None,
-                probing: false,
-                server_ms: vec![],
-                price: vec![],
-                takes_hints: group.hints,
-                described: None,
-                in_use: None,
+                pilot,
+                waiting: vec![],
                 heads: 0,
                 device_free: Nanos::ZERO,
                 link_free: Nanos::ZERO,

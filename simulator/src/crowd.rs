@@ -3,7 +3,7 @@
 //! Whoever drives it has a clock and connections: it asks [`Crowd::next_at`] when something is due, calls
 //! [`Crowd::advance`] then, does what it says, and reports what came back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use graft_client_core::Hints;
@@ -47,14 +47,23 @@ pub enum Doing {
     GiveUp(RequestId),
 }
 
-/// What routers said the server needs.
+/// What is known of routers.
 #[derive(Default)]
-struct Heard(HashMap<ModelId, (Vec<f64>, Vec<f64>)>);
+struct Heard {
+    /// What they said the server needs.
+    hints: HashMap<ModelId, (Vec<f64>, Vec<f64>)>,
+    /// Those that can't be connected to.
+    gone: HashSet<u32>,
+}
 
 impl Words for Heard {
     fn hints(&self, _router: u32, model: &ModelId) -> Hints<'_> {
-        let known = self.0.get(model);
+        let known = self.hints.get(model);
         known.map_or_else(Hints::default, |(server_ms, price)| Hints { server_ms, price })
+    }
+
+    fn is_there(&self, router: u32) -> bool {
+        !self.gone.contains(&router)
     }
 }
 
@@ -93,7 +102,16 @@ impl Crowd {
     /// A router says what the server needs of a model from each cut point on, in milliseconds, and what a request costs
     /// it.
     pub fn hears(&mut self, model: &str, server_ms: Vec<f64>, price: Vec<f64>) {
-        self.heard.0.insert(identity(model), (server_ms, price));
+        self.heard.hints.insert(identity(model), (server_ms, price));
+    }
+
+    /// Whether a router can be connected to: phones of one that can't run all layers themselves until it can.
+    pub fn router_is_there(&mut self, router: u32, there: bool) {
+        if there {
+            self.heard.gone.remove(&router);
+        } else {
+            self.heard.gone.insert(router);
+        }
     }
 
     /// When something is due next. `None`: nothing any more, but for what comes back.
@@ -127,14 +145,11 @@ impl Crowd {
         let (fleet, cx) = (&mut self.fleet, &mut self.cx);
         match event {
             // Due when it was to be: latencies count from there.
-            Event::Due(client) => fleet.due(at, client, &self.heard, cx),
+            Event::Due(client) => fleet.due(at, client, cx),
             Event::Joins(phone) => fleet.joins(at, phone, cx),
             Event::Leaves(phone) => fleet.leaves(at, phone, cx),
-            Event::Probed {
-                phone,
-                empty_ms,
-                full_ms,
-            } => fleet.probed(at, phone, empty_ms, full_ms),
+            Event::Ran { phone, errand } => fleet.ran(at, phone, errand, &self.heard, cx),
+            Event::StartsAnyway(ticket) => fleet.start(at, ticket, cx),
             Event::HeadDone(ticket) => fleet.head_done(at, ticket, cx),
             Event::LocalDone(ticket) => fleet.local_done(at, ticket, cx),
             Event::Answered(ticket) => fleet.answered(at, ticket, cx),

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use graft_client_core::Errand;
 use graft_plan::{Epoch, Nanos};
 use graft_wire::{RoutesUpdate, WorkerPlan};
 
@@ -17,8 +18,10 @@ pub(crate) enum Event {
     Joins(u32),
     /// A phone goes.
     Leaves(u32),
-    /// A phone knows its link: the probe of this size took so long.
-    Probed { phone: u32, empty_ms: f64, full_ms: f64 },
+    /// A phone has run an errand.
+    Ran { phone: u32, errand: Errand },
+    /// An inference waits no longer for the router to be there.
+    StartsAnyway(Ticket),
     /// A phone has run the first layers.
     HeadDone(Ticket),
     /// A phone has run all layers.

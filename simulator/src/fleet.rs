@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use graft_client_core::{DESCRIBE_EVERY, Handover, Hints, LinkEstimate};
+use graft_client_core::{Errand, Handing, Hints, LinkEstimate, Local, Start};
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
 use graft_wire::Status;
@@ -15,9 +15,9 @@ use crate::context::Context;
 use crate::events::Event;
 use crate::requests::{Place, Request, Ticket};
 
-/// Inferences whose head a phone runs or keeps waiting; one more is left out, as a camera leaves frames out.
+/// Inferences whose head a phone runs or keeps waiting at most; one more is left out, as a camera leaves frames out.
 const MOST_HEADS: u32 = 2;
-/// A probe that takes longer says nothing.
+/// Time that a probe's full message may take.
 const PROBE_PATIENCE: Nanos = Nanos::from_millis(12_000);
 
 /// How the request of a client that has no layers ends without an answer.
@@ -27,6 +27,9 @@ const REFUSED: &str = "refused";
 pub(crate) trait Words {
     /// Milliseconds from each cut point on; empty: not known.
     fn hints(&self, router: u32, model: &ModelId) -> Hints<'_>;
+
+    /// A router can be connected to.
+    fn is_there(&self, router: u32) -> bool;
 }
 
 /// All clients.
@@ -121,12 +124,13 @@ impl Fleet {
         }
         self.here += 1;
         p.process.skip_to(now.0);
-        p.tried = None;
+        // It connects anew.
+        p.pilot.disconnected(now);
         if let Some(stay) = p.stay {
             cx.events.at(now + stay, Event::Leaves(phone));
         }
         let due = p.due;
-        self.probe(now, phone, cx);
+        self.run_errands(now, phone, cx);
         if !due {
             self.plan_next(phone, cx);
         }
@@ -141,37 +145,51 @@ impl Fleet {
         }
     }
 
-    /// Connects if need be, and measures the link.
-    fn probe(&mut self, now: Nanos, phone: u32, cx: &mut Context) {
+    /// A phone begins the errand that is due.
+    fn run_errands(&mut self, now: Nanos, phone: u32, cx: &mut Context) {
         let p = &mut self.cast.phones[phone as usize];
-        if std::mem::replace(&mut p.probing, true) {
-            return;
+        if let Some(errand) = p.pilot.errand(now) {
+            let trip = ms_to_nanos(p.link.rtt_ms(now));
+            let takes = match errand {
+                // A connection takes a round trip, what is exchanged in it another.
+                Errand::Connect | Errand::Describe => trip,
+                Errand::Probe => trip + Self::full_probe(p, now).min(PROBE_PATIENCE),
+            };
+            cx.events.at(now + takes, Event::Ran { phone, errand });
         }
-        let rtt = p.way.rtt_ms(now);
-        // A connection takes a round trip, two with what is exchanged in it.
-        let connecting = ms_to_nanos(if p.tried.is_none() { 2.0 * rtt } else { 0.0 });
-        let sending = p.way.sending(now, LinkEstimate::PROBE_BYTES as u64);
-        let full = ms_to_nanos(rtt) + sending;
-        cx.events.at(
-            now + connecting + ms_to_nanos(rtt) + full.min(PROBE_PATIENCE),
-            Event::Probed {
-                phone,
-                empty_ms: rtt,
-                full_ms: nanos_to_ms(full),
-            },
-        );
     }
 
-    pub fn probed(&mut self, now: Nanos, phone: u32, empty_ms: f64, full_ms: f64) {
-        let p = &mut self.cast.phones[phone as usize];
-        p.probing = false;
-        if full_ms <= nanos_to_ms(PROBE_PATIENCE) {
-            p.estimate = LinkEstimate::of_probe(empty_ms, full_ms);
-        }
-        p.tried = Some(now);
+    /// What the full message of a probe takes there and back.
+    fn full_probe(p: &crate::phone::Phone, now: Nanos) -> Nanos {
+        let sending = p.link.sending(now, LinkEstimate::PROBE_BYTES as u64);
+        ms_to_nanos(p.link.rtt_ms(now)) + sending
     }
 
-    pub fn due(&mut self, now: Nanos, client: u32, words: &dyn Words, cx: &mut Context) {
+    /// A phone has run an errand.
+    pub fn ran(&mut self, now: Nanos, phone: u32, errand: Errand, words: &dyn Words, cx: &mut Context) {
+        let p = &mut self.cast.phones[phone as usize];
+        let is_there = words.is_there(p.router);
+        match errand {
+            Errand::Connect => p.pilot.connected(now, is_there),
+            Errand::Probe => {
+                let full = Self::full_probe(p, now);
+                let took = (nanos_to_ms(ms_to_nanos(p.link.rtt_ms(now))), nanos_to_ms(full));
+                let took = Some(took).filter(|_| is_there && full <= PROBE_PATIENCE);
+                p.pilot.probed(now, took);
+            }
+            Errand::Describe => {
+                let hints = words.hints(p.router, &p.model);
+                let told = is_there.then(|| (hints.server_ms.to_vec(), hints.price.to_vec()));
+                p.pilot.described(now, told);
+            }
+        }
+        self.run_errands(now, phone, cx);
+        for ticket in std::mem::take(&mut self.cast.phones[phone as usize].waiting) {
+            self.start(now, ticket, cx);
+        }
+    }
+
+    pub fn due(&mut self, now: Nanos, client: u32, cx: &mut Context) {
         self.plan_next(client, cx);
         let phones = self.cast.phones.len();
         if client as usize >= phones {
@@ -188,31 +206,36 @@ impl Fleet {
             cx.ledger.report.skipped += u64::from(counted);
             return;
         }
-        let stale = |last: Option<Nanos>, after: std::time::Duration| {
-            last.is_none_or(|at| (now - at).duration() > after)
-        };
-        if stale(p.described, DESCRIBE_EVERY) {
-            let hints = words.hints(p.router, &p.model);
-            p.server_ms.clear();
-            p.server_ms.extend_from_slice(hints.server_ms);
-            p.price.clear();
-            p.price.extend_from_slice(hints.price);
-            p.described = Some(now);
-        }
-        let point = if p.tried.is_some() { p.choice() } else { p.last() };
-        let stale_link = stale(p.tried, LinkEstimate::STALE_AFTER);
         p.heads += 1;
-        let done = p.run(now, CutPoint(0), point);
+        p.pilot.begins(now);
         let request = Request {
             deadline: now + p.slo,
-            point,
             ..begun(client, now, counted)
         };
         cx.ledger.began(&request);
         let ticket = cx.requests.add(request);
-        cx.events.at(done, Event::HeadDone(ticket));
-        if stale_link {
-            self.probe(now, client, cx);
+        self.run_errands(now, client, cx);
+        self.start(now, ticket, cx);
+    }
+
+    /// An inference begins with its head, or waits for the router.
+    pub fn start(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket).filter(|r| !r.is_started) else {
+            return;
+        };
+        let p = &mut self.cast.phones[request.client as usize];
+        match p.pilot.start(now, request.started, &p.layers) {
+            Start::Wait(until) => {
+                p.waiting.push(ticket);
+                cx.events.at(until, Event::StartsAnyway(ticket));
+            }
+            Start::Run(point, local) => {
+                request.is_started = true;
+                request.point = point;
+                request.why = local.map_or("", why);
+                let done = p.run(now, CutPoint(0), point);
+                cx.events.at(done, Event::HeadDone(ticket));
+            }
         }
     }
 
@@ -240,35 +263,27 @@ impl Fleet {
         let p = &mut self.cast.phones[request.client as usize];
         p.heads -= 1;
         if request.point == p.last() {
-            let why = match () {
-                () if p.tried.is_none() => "local, not connected yet",
-                () if p.server_ms.is_empty() => "local, no plan yet",
-                () => "local, by choice",
-            };
+            let why = request.why;
             self.ended(now, ticket, why, cx);
             return;
         }
-        let bytes = p.bytes[request.point.index()];
-        let handover = Handover {
-            left_ms: nanos_to_ms(request.deadline - now),
-            network_ms: p.estimate.transfer_ms(bytes, p.answer_bytes()),
-            server_ms: p.server_ms.get(request.point.index()).copied().unwrap_or(0.0),
-            rest_here_ms: nanos_to_ms(p.layers(request.point, p.last())),
+        let bytes = p.bytes(request.point);
+        let handing = p.pilot.hand_over(now, request.started, request.point, &p.layers);
+        let Handing { budget, patience } = match handing {
+            Ok(handing) => handing,
+            Err(local) => {
+                self.fall_back(now, ticket, why(local), cx);
+                return;
+            }
         };
-        let budget = handover.budget_ms();
-        if budget <= 0.0 {
-            self.fall_back(now, ticket, "local, no time left for the server", cx);
-            return;
-        }
-        request.budget = ms_to_nanos(budget);
+        request.budget = budget;
         request.sent = now;
         let (sending, there) = p.send(now, bytes);
         request.sending = sending;
         self.points.insert((p.model, request.point));
         cx.ledger.handed_over(request, bytes);
         cx.events.at(there, Event::AtRouter(ticket));
-        cx.events
-            .at(now + ms_to_nanos(handover.patience_ms()), Event::GivenUp(ticket));
+        cx.events.at(now + patience, Event::GivenUp(ticket));
     }
 
     /// The server is done with a request: the answer, or why there is none, goes back.
@@ -288,10 +303,10 @@ impl Fleet {
             self.ended(now, ticket, end, cx);
             return;
         };
-        let back = phone.way.half_trip(now);
+        let back = phone.link.half_trip(now);
         match outcome {
             Ok(()) => {
-                let time = back + phone.way.sending(now, phone.answer_bytes());
+                let time = back + phone.link.sending(now, phone.layers.answer_bytes);
                 cx.events.at(now + time, Event::Answered(ticket));
             }
             Err(_) => cx.events.at(now + back, Event::Refused(ticket)),
@@ -306,7 +321,9 @@ impl Fleet {
         request.place = Place::Outside;
         request.answered = now;
         cx.ledger.lost(request);
-        if (request.client as usize) < self.cast.phones.len() {
+        if let Some(phone) = self.cast.phones.get_mut(request.client as usize) {
+            phone.pilot.no_answer(now);
+            phone.pilot.disconnected(now);
             self.fall_back(now, ticket, "local, the connection was lost", cx);
         } else {
             self.ended(now, ticket, REFUSED, cx);
@@ -319,11 +336,8 @@ impl Fleet {
         };
         let p = &mut self.cast.phones[request.client as usize];
         let server = request.answered - request.at_router;
-        let on_the_way = nanos_to_ms(now - request.sent - server);
-        let bytes = p.bytes[request.point.index()];
-        let answer = p.answer_bytes();
-        p.estimate.transferred(bytes, answer, on_the_way);
-        p.tried = Some(now);
+        let on_the_way = now - request.sent - server;
+        p.pilot.answered(now, request.point, on_the_way, &p.layers);
         self.ended(now, ticket, "served", cx);
     }
 
@@ -331,8 +345,7 @@ impl Fleet {
         let Some(request) = cx.requests.get(ticket) else {
             return;
         };
-        // What the server needs may have changed: it is asked again.
-        self.cast.phones[request.client as usize].described = None;
+        self.cast.phones[request.client as usize].pilot.refused(now);
         self.fall_back(now, ticket, "local, refused by the server", cx);
     }
 
@@ -352,6 +365,7 @@ impl Fleet {
                 phone.link_free = phone.link_free.min(now.max(request.sending.0));
             }
         }
+        phone.pilot.no_answer(now);
         self.fall_back(now, ticket, "local, no answer", cx);
     }
 
@@ -383,8 +397,20 @@ impl Fleet {
     }
 }
 
+/// How an inference ends whose layers all run on the phone.
+fn why(local: Local) -> &'static str {
+    match local {
+        Local::FasterAlone => "local, by choice",
+        Local::NoPlan => "local, no plan yet",
+        Local::Unreachable => "local, not connected",
+        Local::InDoubt => "local, the router did not answer lately",
+        Local::NoTime => "local, no time left for the server",
+    }
+}
+
 fn begun(client: u32, now: Nanos, counted: bool) -> Request {
     Request {
+        is_started: false,
         client,
         started: now,
         counted,

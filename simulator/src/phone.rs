@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use graft_client_core::{Choice, Costs, Hints, LinkEstimate, choose};
+use graft_client_core::{Layers, Pilot};
 use graft_model::{CutPoint, ModelId};
-use graft_plan::{Nanos, ms_to_nanos, nanos_to_ms};
+use graft_plan::{Nanos, ms_to_nanos};
 
 use crate::arrivals::Process;
+use crate::requests::Ticket;
 use crate::trace::Trace;
 
-/// The way to the router, as it is.
+/// The link to the router, as it is.
 #[derive(Debug, Clone)]
-pub(crate) struct Way {
+pub(crate) struct Link {
     pub trace: Arc<Trace>,
     /// The phone's second 0 is this second of the trace.
     pub offset_s: f64,
@@ -19,7 +20,7 @@ pub(crate) struct Way {
     pub rtt_ms: f64,
 }
 
-impl Way {
+impl Link {
     pub fn rtt_ms(&self, now: Nanos) -> f64 {
         self.trace
             .rtt_ms(self.offset_s + now.as_secs())
@@ -42,34 +43,20 @@ impl Way {
 pub(crate) struct Phone {
     pub model: ModelId,
     pub router: u32,
-    /// Layers up to each cut point here, in milliseconds.
-    pub head_ms: Arc<[f64]>,
-    /// Bytes to send at each cut point.
-    pub bytes: Arc<[u64]>,
+    /// What its model's layers are on it.
+    pub layers: Layers,
     pub slo: Nanos,
-    /// It always hands over there.
-    pub fixed: Option<CutPoint>,
     pub process: Process,
-    /// From one inference to the next, in the mean.
-    pub cycle_ms: f64,
-    pub way: Way,
+    pub link: Link,
     pub stay: Option<Nanos>,
     pub away: Option<Nanos>,
     // What follows changes.
     pub here: bool,
     /// Its next request is among the events.
     pub due: bool,
-    pub estimate: LinkEstimate,
-    /// When the link was last tried; `None`: it does not know the router yet.
-    pub tried: Option<Nanos>,
-    pub probing: bool,
-    pub server_ms: Vec<f64>,
-    /// It takes points that are cheaper for the server where it has time to spare.
-    pub takes_hints: bool,
-    /// And what a request costs it.
-    pub price: Vec<f64>,
-    pub described: Option<Nanos>,
-    pub in_use: Option<CutPoint>,
+    pub pilot: Pilot,
+    /// Inferences that wait for the router.
+    pub waiting: Vec<Ticket>,
     /// Heads that run or wait.
     pub heads: u32,
     /// When its device, and its uplink, are done with what they have.
@@ -79,54 +66,24 @@ pub(crate) struct Phone {
 
 impl Phone {
     pub fn last(&self) -> CutPoint {
-        CutPoint(self.head_ms.len().saturating_sub(1) as u16)
+        self.layers.last()
     }
 
-    pub fn answer_bytes(&self) -> u64 {
-        self.bytes.last().copied().unwrap_or(0)
+    pub fn bytes(&self, point: CutPoint) -> u64 {
+        self.layers.bytes[point.index()]
     }
 
-    /// The partition point that it takes now.
-    pub fn choice(&mut self) -> CutPoint {
-        let point = match self.fixed {
-            Some(point) => point.min(self.last()),
-            None => self.chosen().map_or(self.last(), |c| c.point),
-        };
-        self.in_use = Some(point);
-        point
-    }
-
-    fn chosen(&self) -> Option<Choice> {
-        let costs = Costs {
-            head_ms: &self.head_ms,
-            bytes: &self.bytes,
-            answer_bytes: self.answer_bytes(),
-            hints: Hints {
-                server_ms: &self.server_ms,
-                price: if self.takes_hints { &self.price } else { &[] },
-            },
-            link: self.estimate,
-            cycle_ms: self.cycle_ms,
-        };
-        choose(&costs, nanos_to_ms(self.slo), self.in_use)
-    }
-
-    /// Layers `[from, to)` here.
-    pub fn layers(&self, from: CutPoint, to: CutPoint) -> Nanos {
-        ms_to_nanos(self.head_ms[to.index()] - self.head_ms[from.index()])
-    }
-
-    /// Its device runs layers after what it has; when it is done.
+    /// Its device runs layers `[from, to)` after what it has; when it is done.
     pub fn run(&mut self, now: Nanos, from: CutPoint, to: CutPoint) -> Nanos {
-        self.device_free = self.device_free.max(now) + self.layers(from, to);
+        self.device_free = self.device_free.max(now) + ms_to_nanos(self.layers.ms(from, to));
         self.device_free
     }
 
     /// Its uplink sends bytes after what it has: from when to when, and when they are there.
     pub fn send(&mut self, now: Nanos, bytes: u64) -> ((Nanos, Nanos), Nanos) {
         let start = self.link_free.max(now);
-        self.link_free = start + self.way.sending(start, bytes);
-        let there = self.link_free + self.way.half_trip(start);
+        self.link_free = start + self.link.sending(start, bytes);
+        let there = self.link_free + self.link.half_trip(start);
         ((start, self.link_free), there)
     }
 }

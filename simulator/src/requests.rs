@@ -54,6 +54,8 @@ pub(crate) struct Request {
     pub client: u32,
     /// When it began.
     pub started: Nanos,
+    /// Its first layers run, or did.
+    pub is_started: bool,
     /// When the client wants the answer.
     pub deadline: Nanos,
     /// It counts in the report.

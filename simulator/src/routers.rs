@@ -46,6 +46,10 @@ impl Words for Routers {
             price: table.price(model),
         }
     }
+
+    fn is_there(&self, _router: u32) -> bool {
+        true
+    }
 }
 
 impl Routers {

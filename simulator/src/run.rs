@@ -264,14 +264,11 @@ impl World<'_, '_> {
             ..
         } = self;
         match event {
-            Event::Due(client) => fleet.due(now, client, routers, cx),
+            Event::Due(client) => fleet.due(now, client, cx),
             Event::Joins(phone) => fleet.joins(now, phone, cx),
             Event::Leaves(phone) => fleet.leaves(now, phone, cx),
-            Event::Probed {
-                phone,
-                empty_ms,
-                full_ms,
-            } => fleet.probed(now, phone, empty_ms, full_ms),
+            Event::Ran { phone, errand } => fleet.ran(now, phone, errand, routers, cx),
+            Event::StartsAnyway(ticket) => fleet.start(now, ticket, cx),
             Event::HeadDone(ticket) => fleet.head_done(now, ticket, cx),
             Event::LocalDone(ticket) => fleet.local_done(now, ticket, cx),
             Event::Answered(ticket) => fleet.answered(now, ticket, cx),

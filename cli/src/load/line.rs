@@ -24,9 +24,14 @@ pub(super) enum Outcome {
     Answered(Epoch),
     Refused(Status),
     /// The connection was, or no answer came however long one waited.
-    Lost,
+    /// Of which router.
+    Lost(u32),
 }
 
+/// Time between two looks whether a router is there.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// Time for its reply.
+const WATCH_WITHIN: Duration = Duration::from_secs(1);
 /// Time for small messages.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -76,19 +81,44 @@ impl Line {
     pub async fn infer(
         self,
         id: RequestId,
+        router: u32,
         header: InferHeader,
         payload: Bytes,
         patience: Duration,
     ) -> Outcome {
         let Some(connection) = self.connection(id.0 as usize).await else {
-            return Outcome::Lost;
+            return Outcome::Lost(router);
         };
         let request = ClientRequest::Infer(header);
         let reply = connection.call::<_, ClientReply>(&request, payload, Limits::default(), patience);
         match reply.await {
             Ok((ClientReply::Answer(header), _)) => Outcome::Answered(header.epoch),
             Ok((ClientReply::Refused(refused), _)) => Outcome::Refused(refused.status),
-            Ok(_) | Err(_) => Outcome::Lost,
+            Ok(_) | Err(_) => Outcome::Lost(router),
+        }
+    }
+
+    /// Asks the router again and again whether it is there, and tells, until nobody listens.
+    pub async fn watch(self, number: u32, to: mpsc::Sender<(u32, bool)>) {
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            let there = match self.connection(turn).await {
+                None => false,
+                Some(connection) => {
+                    let probe = ClientRequest::Probe;
+                    let reply = connection.call::<_, ClientReply>(
+                        &probe,
+                        Bytes::new(),
+                        Limits::default(),
+                        WATCH_WITHIN,
+                    );
+                    reply.await.is_ok()
+                }
+            };
+            if to.send((number, there)).await.is_err() {
+                return;
+            }
         }
     }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use graft_client_core::DESCRIBE_EVERY;
 use graft_model::{Catalog, ModelId};
 use graft_plan::Nanos;
 use graft_service::{resolve, run_system};
@@ -62,6 +61,8 @@ pub(crate) struct Arguments {
     html: Option<PathBuf>,
 }
 
+/// Time between two questions what the server needs, in the scenario's time.
+const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
 /// Outcomes that wait to be looked at, at most; who has one waits.
 const OUTCOMES: usize = 65_536;
 /// Requests that are waited for at most; one more is not sent, and is lost.
@@ -172,6 +173,10 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
         DESCRIBE_EVERY.mul_f64(arguments.stretch),
         describing,
     ));
+    let (watching, mut watched) = mpsc::channel::<(u32, bool)>(64);
+    for (line, number) in driver.lines.iter().zip(0..) {
+        tokio::spawn(line.clone().watch(number, watching.clone()));
+    }
     driver.start = Instant::now();
     let mut doings = vec![];
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -196,6 +201,7 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
                     driver.came_back(&mut crowd, id, outcome);
                 }
             }
+            Some((router, there)) = watched.recv() => crowd.router_is_there(router, there),
             Some((name, description)) = described.recv() => driver.heard(&mut crowd, &name, &description),
             () = sleep_until(next) => {}
             _ = tick.tick() => if shown { driver.show(&crowd, end) },
@@ -283,7 +289,9 @@ impl Driver {
                     return Err(id);
                 }
                 let (header, payload) = self.payloads.of(&sending, budget).ok_or(id)?;
-                let call = line.clone().infer(id, header, payload, budget + GRACE);
+                let call = line
+                    .clone()
+                    .infer(id, sending.router, header, payload, budget + GRACE);
                 let outcomes = outcomes.clone();
                 let task = tokio::spawn(async move {
                     let outcome = call.await;
@@ -303,7 +311,10 @@ impl Driver {
         match outcome {
             Outcome::Answered(epoch) => crowd.comes_back(now, id, Ok(epoch)),
             Outcome::Refused(status) => crowd.comes_back(now, id, Err(status)),
-            Outcome::Lost => crowd.lost(now, id),
+            Outcome::Lost(router) => {
+                crowd.router_is_there(router, false);
+                crowd.lost(now, id);
+            }
         }
     }
 

@@ -1,14 +1,11 @@
 //! Handing over: what the server has, and how long to wait for it.
 
-use std::time::Duration;
-
-/// The server is asked anew what it needs after so long.
-pub const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
-
-/// Time to run the rest here after all is only kept if the server still has so many times what it needs.
+/// Multiple of what the server needs that it must still have for time to be kept to run the rest here after all.
 const LOOSE: f64 = 10.0;
-/// Kept back from the server's budget for what estimates miss, in milliseconds and as a part of the budget.
+/// Time kept back from the server's budget for what estimates miss: milliseconds, and a part of the budget.
 const RESERVE: (f64, f64) = (2.0, 0.05);
+/// Time kept back for running the rest here, beyond what that takes: milliseconds, and a part of it.
+const RESERVE_HERE: (f64, f64) = (5.0, 0.1);
 
 /// A tensor that is ready to be sent. All times in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,10 +21,10 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// How long to wait for an answer. Where the server has time enough all the same, until the rest can just be run
-    /// here; else as long as there is time.
+    /// How long to wait for an answer. Where the server has time enough all the same, until the rest can still be
+    /// run here in time; else as long as there is time.
     pub fn patience_ms(&self) -> f64 {
-        let spare = self.left_ms - self.rest_here_ms;
+        let spare = self.left_ms - self.rest_here_ms * (1.0 + RESERVE_HERE.1) - RESERVE_HERE.0;
         let kept = spare - self.network_ms >= self.server_ms * LOOSE && spare > 0.0;
         (if kept { spare } else { self.left_ms }).max(1.0)
     }
@@ -71,9 +68,11 @@ mod tests {
     fn a_quick_phone_keeps_time_to_run_the_rest_itself_and_the_server_is_told() {
         let quick = Handover {
             rest_here_ms: 15.0,
+            server_ms: 4.0,
             ..HANDOVER
         };
-        assert!((quick.patience_ms() - 85.0).abs() < 1e-9);
-        assert!((quick.budget_ms() - (55.0 - 2.0 - 2.75)).abs() < 1e-9);
+        let spare = 100.0 - 15.0 * 1.1 - 5.0;
+        assert!((quick.patience_ms() - spare).abs() < 1e-9);
+        assert!((quick.budget_ms() - ((spare - 30.0) * 0.95 - 2.0)).abs() < 1e-9);
     }
 }

@@ -1,7 +1,5 @@
 //! What is known of the way to the router.
 
-use std::time::Duration;
-
 /// Bandwidths and round trip, as estimated from transfers. Exponentially weighted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinkEstimate {
@@ -18,9 +16,6 @@ const LEAST_BYTES: u64 = 16 * 1024;
 const RANGE_MBPS: (f64, f64) = (1e-3, 1e4);
 
 impl LinkEstimate {
-    /// Nothing was sent for so long: what is known of the link says little, and a probe is worth its bytes.
-    pub const STALE_AFTER: Duration = Duration::from_secs(10);
-
     /// Bytes of a probe.
     pub const PROBE_BYTES: usize = 64 * 1024;
 

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use graft_model::CutPoint;
 use graft_plan::{
-    Device, Devices, Epoch, Fragment, ModelProfile, Nanos, Profile, SegmentProfile, Share, Source, Workload,
+    Device, Devices, Epoch, Fragment, ModelProfile, Profile, SegmentProfile, Share, Source, Workload,
 };
 use proptest::prelude::*;
 

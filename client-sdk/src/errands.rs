@@ -1,0 +1,147 @@
+//! What a session does beside inferences: it connects, probes the link, and asks what the server needs, when its pilot says.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use graft_client_core::{Errand, LinkEstimate};
+use graft_transport::{CallError, Connection, Protocol};
+use graft_wire::{ClientReply, ClientRequest, Description, Limits};
+
+use crate::session::Session;
+
+/// Longest wait for small messages.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest wait for a probe's full message.
+const PROBE_PATIENCE: Duration = Duration::from_secs(12);
+
+impl Session {
+    /// Runs the errands that are due, on a task beside.
+    pub(crate) fn run_errands(&self) {
+        if let Some(first) = self.errand() {
+            let session = self.clone();
+            tokio::spawn(async move {
+                let mut next = Some(first);
+                while let Some(errand) = next {
+                    session.run_errand(errand).await;
+                    session.inner.learnt.notify_waiters();
+                    next = session.errand();
+                }
+            });
+        }
+    }
+
+    fn errand(&self) -> Option<Errand> {
+        let now = self.now();
+        let mut state = self.state();
+        if state.connection.as_ref().is_some_and(Connection::is_closed) {
+            state.connection = None;
+            state.pilot.disconnected(now);
+        }
+        state.pilot.errand(now)
+    }
+
+    /// Runs errands until the router can be asked, or for so long. Whether it can.
+    pub(crate) async fn reach(&self, patience: Duration) -> bool {
+        let start = Instant::now();
+        loop {
+            let learnt = self.inner.learnt.notified();
+            self.run_errands();
+            let left = patience.saturating_sub(start.elapsed());
+            {
+                let state = self.state();
+                if state.pilot.is_reached() || !state.pilot.is_on_errand() {
+                    return state.pilot.is_reached();
+                }
+            }
+            if tokio::time::timeout(left, learnt).await.is_err() {
+                return self.state().pilot.is_reached();
+            }
+        }
+    }
+
+    async fn run_errand(&self, errand: Errand) {
+        let connection = self.state().connection.clone();
+        match (errand, connection) {
+            (Errand::Connect, _) => {
+                let router = &self.inner.router;
+                let connecting = router
+                    .endpoint
+                    .connect(router.address, &router.name, Protocol::Client);
+                let made = connecting.await;
+                if let Err(error) = &made {
+                    tracing::debug!(%error, "no router");
+                }
+                let (now, mut state) = (self.now(), self.state());
+                state.connection = made.ok();
+                let done = state.connection.is_some();
+                state.pilot.connected(now, done);
+            }
+            (Errand::Probe, Some(connection)) => {
+                let took = self.probe(&connection).await;
+                if let Err(error) = &took {
+                    tracing::debug!(%error, "the link could not be probed");
+                }
+                let now = self.now();
+                self.state().pilot.probed(now, took.ok());
+            }
+            (Errand::Describe, Some(connection)) => {
+                let told = self.describe(&connection).await;
+                if let Err(why) = &told {
+                    tracing::debug!(why, "the router did not say what it serves");
+                }
+                let told = told.ok().map(|d| (d.server_ms, d.price));
+                let now = self.now();
+                self.state().pilot.described(now, told);
+            }
+            (Errand::Probe, None) => {
+                let now = self.now();
+                self.state().pilot.probed(now, None);
+            }
+            (Errand::Describe, None) => {
+                let now = self.now();
+                self.state().pilot.described(now, None);
+            }
+        }
+    }
+
+    /// What the empty and the full message of a probe took there and back, in milliseconds.
+    async fn probe(&self, connection: &Connection) -> Result<(f64, f64), CallError> {
+        let probe = ClientRequest::Probe;
+        let (_, _, empty) = self.exchange(connection, &probe, Bytes::new(), PATIENCE).await?;
+        let zeros = Bytes::from(vec![0; LinkEstimate::PROBE_BYTES]);
+        let (_, _, full) = self.exchange(connection, &probe, zeros, PROBE_PATIENCE).await?;
+        Ok((empty, full))
+    }
+
+    async fn describe(&self, connection: &Connection) -> Result<Description, String> {
+        let model = self.info().id;
+        let request = ClientRequest::Describe { model };
+        match self.exchange(connection, &request, Bytes::new(), PATIENCE).await {
+            Ok((ClientReply::Described, json, _)) => serde_json::from_slice(&json).map_err(|e| e.to_string()),
+            Ok((ClientReply::Refused(refused), ..)) => Err(refused.to_string()),
+            Ok((other, ..)) => Err(format!("unexpected reply {other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// One message there and back, the emulated link's time included; the reply and the milliseconds.
+    pub(crate) async fn exchange(
+        &self,
+        connection: &Connection,
+        request: &ClientRequest,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<(ClientReply, Vec<u8>, f64), CallError> {
+        let start = Instant::now();
+        let emulation = self.emulation();
+        if let Some(emulation) = emulation {
+            tokio::time::sleep(emulation.before_send(payload.len() as u64)).await;
+        }
+        let left = patience.saturating_sub(start.elapsed());
+        let (reply, bytes) = connection.call(request, payload, Limits::default(), left).await?;
+        if let Some(emulation) = emulation {
+            tokio::time::sleep(emulation.after_receive(bytes.len() as u64)).await;
+        }
+        Ok((reply, bytes, start.elapsed().as_secs_f64() * 1e3))
+    }
+}
