@@ -5,6 +5,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
 use graft_integration_tests::{Program, Site, free_tcp_port, free_udp_port, http, models, until};
+use graft_model::SplitMix;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -178,16 +179,9 @@ fn standard_clients_are_served_and_garbage_disturbs_nobody() {
 
     // Garbage on both ports.
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let mut noise = 1u64;
+    let mut noise = SplitMix(1);
     for i in 0..2000usize {
-        let datagram: Vec<u8> = (0..(i % 1400))
-            .map(|_| {
-                noise = noise
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                (noise >> 56) as u8
-            })
-            .collect();
+        let datagram: Vec<u8> = (0..(i % 1400)).map(|_| noise.byte()).collect();
         udp.send_to(&datagram, site.quic)
             .expect("loopback takes datagrams");
     }

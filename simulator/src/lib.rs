@@ -10,6 +10,8 @@
 //! Discrete events in integer nanoseconds. It knows no clock, file or thread; the same input and seed give the same
 //! report.
 
+#![deny(clippy::disallowed_methods)]
+
 mod arrivals;
 mod cast;
 mod context;

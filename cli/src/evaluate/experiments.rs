@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use graft_certify::certify;
+use graft_model::{CutPoint, SplitMix};
 use graft_plan::{Device, Devices, Epoch, Fragment, Plan, Share, Workload};
 use graft_planner::Threads;
 use graft_planner_search::{GraftOptions, Problem, lower_bound};
@@ -287,7 +288,7 @@ fn nearest(f: &Fragment, points: u16, site: &Site) -> Fragment {
     let step = (half / points).max(1);
     let at = (f.partition_point.0 / step).min(points - 1) * step;
     Fragment {
-        partition_point: graft_model::CutPoint(at),
+        partition_point: CutPoint(at),
         ..f.clone()
     }
 }
@@ -300,13 +301,8 @@ fn gaps(
     effort: Duration,
     results: &mut Results,
 ) -> anyhow::Result<()> {
-    let mut state = 1u64;
-    let mut roll = |sides: usize| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % sides
-    };
+    let mut numbers = SplitMix(1);
+    let mut roll = |sides: usize| numbers.below(sides);
     let effort = effort.min(Duration::from_millis(200));
     for _ in 0..count {
         let mut fragments: Vec<Fragment> = vec![];

@@ -7,6 +7,8 @@
 //! Plain state machines: nothing is measured, run or sent from here, so that simulator and load generators decide as phones
 //! do.
 
+#![deny(clippy::disallowed_methods)]
+
 mod choose;
 mod handover;
 mod link;

@@ -11,7 +11,6 @@ mod cuts;
 mod lower;
 mod write;
 
-pub(crate) use bounds::Bound;
 pub use bounds::{Guard, Narrow};
 pub(crate) use write::value_info;
 
@@ -24,7 +23,7 @@ use crate::dim::{DType, Dim, elements, show};
 use crate::error::{ModelError, ModelErrorKind};
 use crate::fact::{Fact, Num, Origin, Small, small_of, tensor_of};
 use crate::fold::fold;
-use crate::read::ReadOptions;
+use crate::options::ReadOptions;
 use crate::rules::{Op, Outcome, expand, infer, reshape};
 
 /// What the walk found.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::cut::ModelId;
 use crate::error::{ModelError, ModelErrorKind};
+use crate::info::ModelInfo;
 use crate::manifest::Manifest;
-use crate::read::{Model, ModelInfo};
+use crate::read::Model;
 
 /// Most models that one folder may hold.
 const MAX_MODELS: usize = 256;

@@ -4,6 +4,12 @@ use rten_onnx::onnx::{DataType, TensorProto};
 
 use crate::dim::{DType, Dim};
 
+/// Limits of magnitude that are tried for values from outside.
+pub(crate) const LIMITS: [f64; 4] = [2_147_483_647.0, 16_777_216.0, 1_048_576.0, 65_536.0];
+
+/// The largest magnitude of a tensor's elements under each of [`LIMITS`].
+pub(crate) type Bound = [f64; LIMITS.len()];
+
 /// Longest tensor whose values are followed (position numbers, shapes, scalars).
 pub(crate) const MAX_SMALL: usize = 65_536;
 
@@ -84,7 +90,7 @@ pub(crate) struct Fact {
     /// Its values, where they are small and known.
     pub small: Option<Small>,
     /// How large its elements can get, where they are 64-bit integers that were computed.
-    pub bound: Option<crate::analyze::Bound>,
+    pub bound: Option<Bound>,
 }
 
 impl Fact {

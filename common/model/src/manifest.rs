@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dim::DType;
 use crate::error::{ModelError, ModelErrorKind};
-use crate::read::ReadOptions;
+use crate::options::ReadOptions;
 
 /// What `model.toml` says of a model.
 #[derive(Debug, Clone, Serialize, Deserialize)]

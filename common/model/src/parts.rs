@@ -12,12 +12,12 @@ use rten_onnx::onnx::{
     DataLocation, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
 };
 
-use crate::analyze::value_info;
+use crate::analyze::{StandardNode, value_info};
 use crate::cut::StageRange;
 use crate::dim::DType;
 use crate::edit::with_graph_name;
 use crate::error::{ModelError, ModelErrorKind};
-use crate::read::{Model, ModelInfo};
+use crate::info::ModelInfo;
 
 /// Smallest weights that get into a file of their own, in bytes.
 const LARGE_BYTES: usize = 4096;
@@ -25,6 +25,16 @@ const LARGE_BYTES: usize = 4096;
 const ALIGNED_BYTES: u64 = 4096;
 /// Name of the weights' file in its folder.
 const WEIGHTS: &str = "weights";
+
+/// What a model keeps of its file.
+pub(crate) struct Kept<'m> {
+    pub info: &'m Arc<ModelInfo>,
+    pub ir_version: Option<i64>,
+    /// The file's own nodes.
+    pub nodes: &'m [StandardNode],
+    /// All constants of the graph and of the file's nodes.
+    pub constants: Vec<&'m TensorProto>,
+}
 
 /// A model's nodes, from which parts between cut points are written.
 pub struct Parts {
@@ -38,10 +48,10 @@ pub struct Parts {
 impl Parts {
     /// Every constant as `keep` gives it back.
     pub(crate) fn of<E>(
-        model: &Model,
+        kept: Kept<'_>,
         mut keep: impl FnMut(DType, &TensorProto) -> Result<TensorProto, E>,
     ) -> Result<Self, E> {
-        let listed = model.standard().iter();
+        let listed = kept.nodes.iter();
         let nodes: Vec<(Option<usize>, NodeProto)> = listed
             .flat_map(|n| n.nodes.iter().map(|node| (n.segment, node.clone())))
             .collect();
@@ -50,7 +60,7 @@ impl Parts {
             .flat_map(|(_, n)| n.input.iter().map(String::as_str))
             .collect();
         let mut constants = BTreeMap::new();
-        for tensor in model.all_constants() {
+        for tensor in kept.constants {
             let name = tensor.name.clone().unwrap_or_default();
             let dtype = tensor.data_type.and_then(|t| DType::from_onnx(t.0));
             if let Some(dtype) = dtype.filter(|_| read.contains(name.as_str())) {
@@ -58,8 +68,8 @@ impl Parts {
             }
         }
         Ok(Parts {
-            info: Arc::clone(model.info()),
-            ir_version: model.ir_version(),
+            info: Arc::clone(kept.info),
+            ir_version: kept.ir_version,
             nodes,
             constants,
         })

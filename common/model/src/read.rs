@@ -2,91 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rten_onnx::onnx::{DataLocation, ModelProto, OperatorSetIdProto, TensorProto};
 use sha2::{Digest, Sha256};
 
-use crate::analyze::{Narrow, StandardNode, analyze, cut_points};
-use crate::cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
+use crate::analyze::{StandardNode, analyze};
+use crate::cut::{ModelId, NUMBERING};
 use crate::error::{ModelError, ModelErrorKind};
-use crate::parts::{Parts, WeightsFile};
+use crate::info::ModelInfo;
+use crate::options::ReadOptions;
+use crate::parts::{Kept, Parts, WeightsFile};
 use crate::{careful, framing};
 
 /// Operator sets of the default domain that Graft reads.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=21;
 /// Largest model file, and largest file of external weights, that is read (16 GiB).
 const MAX_FILE_BYTES: u64 = 16 << 30;
-
-/// What a manifest may say of how a file is to be read.
-#[derive(Debug, Clone, Default)]
-pub struct ReadOptions {
-    /// Which output is the model's, where the file has several.
-    pub output: Option<String>,
-    /// Shape of one request's input, without the batch, where the file leaves sizes open.
-    pub input_shape: Option<Vec<usize>>,
-}
-
-/// What is known of a model without running it.
-#[derive(Debug, Clone)]
-pub struct ModelInfo {
-    /// Its identity.
-    pub id: ModelId,
-    /// The file it was read from.
-    pub file: PathBuf,
-    /// Name of the input tensor.
-    pub input: String,
-    /// Name of the output tensor (after `Identity` nodes are gone).
-    pub output: String,
-    /// Operator set of the file.
-    pub opset: i64,
-    /// The cut points: at least two, the first is the input and the last the output.
-    pub cuts: Vec<Cut>,
-    /// `segments[k]` lies between cut points k and k + 1.
-    pub segments: Vec<Segment>,
-    /// What 32 bits do for its 64-bit integers.
-    pub narrow: Narrow,
-    /// The first node that divides integers by what may be 0 or −1, which stops a processor.
-    pub divides: Option<String>,
-}
-
-impl ModelInfo {
-    /// The last cut point: the model's output.
-    pub fn last(&self) -> CutPoint {
-        CutPoint(u16::try_from(self.cuts.len() - 1).unwrap_or(u16::MAX))
-    }
-
-    /// The cut point's tensor. `None`: beyond the last.
-    pub fn cut(&self, point: CutPoint) -> Option<&Cut> {
-        self.cuts.get(point.index())
-    }
-
-    /// All cut points in order.
-    pub fn cut_points(&self) -> impl Iterator<Item = CutPoint> + use<> {
-        cut_points(self.cuts.len())
-    }
-
-    /// The range from a cut point to the output. `None` at the last.
-    pub fn tail(&self, from: CutPoint) -> Option<StageRange> {
-        StageRange::new(from, self.last())
-    }
-
-    /// The whole model as one range.
-    pub fn whole(&self) -> Option<StageRange> {
-        self.tail(CutPoint(0))
-    }
-
-    /// Floating-point operations of one request over a range.
-    pub fn flops(&self, range: StageRange) -> u64 {
-        self.segments[range.segments()].iter().map(|s| s.flops).sum()
-    }
-
-    /// Bytes of all weights.
-    pub fn weights_bytes(&self) -> u64 {
-        self.segments.iter().map(|s| s.weights_bytes).sum()
-    }
-}
 
 /// A model that was read: what is known of it, and the graph for an engine.
 pub struct Model {
@@ -124,15 +57,26 @@ impl Model {
 
     /// The file's own nodes in parts between cut points, with everything in them.
     pub fn parts(&self) -> Parts {
-        Parts::of(self, |_, tensor| Ok::<_, Infallible>(tensor.clone())).unwrap_or_else(|e| match e {})
+        let as_it_is = |_, tensor: &TensorProto| Ok::<_, Infallible>(tensor.clone());
+        Parts::of(self.kept(), as_it_is).unwrap_or_else(|e| match e {})
     }
 
     /// The same with the larger weights in a file of their own, `folder/weights`, which parts name as external data.
     pub fn parts_beside_weights(&self, folder: &Path) -> std::io::Result<Parts> {
         let mut file = WeightsFile::create(folder)?;
-        let parts = Parts::of(self, |dtype, tensor| file.put(dtype, tensor))?;
+        let parts = Parts::of(self.kept(), |dtype, tensor| file.put(dtype, tensor))?;
         file.close()?;
         Ok(parts)
+    }
+
+    /// What parts are made of.
+    fn kept(&self) -> Kept<'_> {
+        Kept {
+            info: &self.info,
+            ir_version: self.graph.ir_version,
+            nodes: &self.standard,
+            constants: self.all_constants().collect(),
+        }
     }
 
     /// All constants of the graph and of the file's nodes.
@@ -145,14 +89,6 @@ impl Model {
     pub fn node_names(&self) -> impl Iterator<Item = &str> {
         let nodes = self.standard.iter().filter_map(|n| n.nodes.first());
         nodes.filter_map(|node| node.name.as_deref())
-    }
-
-    pub(crate) fn standard(&self) -> &[StandardNode] {
-        &self.standard
-    }
-
-    pub(crate) fn ir_version(&self) -> Option<i64> {
-        self.graph.ir_version
     }
 
     /// The graph for engines, as an ONNX file: symbolic batch, no dead nodes, every cut point an output.

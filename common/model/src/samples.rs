@@ -8,6 +8,8 @@ use rten_onnx::onnx::{
     OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
+use crate::splitmix::SplitMix;
+
 /// How an exporter wrote the batch dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
@@ -33,7 +35,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
 pub(crate) struct Builder {
     nodes: Vec<NodeProto>,
     tensors: Vec<TensorProto>,
-    state: u64,
+    numbers: SplitMix,
     opset: i64,
 }
 
@@ -50,7 +52,7 @@ impl Builder {
         Builder {
             nodes: vec![],
             tensors: vec![],
-            state: 42,
+            numbers: SplitMix(42),
             opset,
         }
     }
@@ -119,13 +121,7 @@ impl Builder {
         let count: i64 = dims.iter().product();
         let scale = (3.0 / fan_in as f32).sqrt();
         let data = (0..count)
-            .map(|_| {
-                self.state = self
-                    .state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                ((self.state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * scale
-            })
+            .map(|_| ((self.numbers.bits() >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * scale)
             .collect();
         self.tensor(dims, data)
     }

@@ -2,6 +2,7 @@
 
 use crate::cut::Cut;
 use crate::dim::DType;
+use crate::splitmix::SplitMix;
 
 /// A tensor that is not what it is said to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -285,15 +286,8 @@ impl Tensor {
 
     /// A reproducible batch for a cut point, for checks and measurements: floats in [-1, 1), integers 0 or 1.
     pub fn pseudo_random(cut: &Cut, requests: usize, seed: u64) -> Tensor {
-        let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
-        let mut next = move || {
-            // SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        };
+        let mut numbers = SplitMix(seed ^ 0x9e37_79b9_7f4a_7c15);
+        let mut next = move || numbers.bits();
         let len = cut.elements * requests;
         let elements = if matches!(cut.dtype, DType::F32 | DType::F16) {
             Elements::F32(

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use graft_model::SplitMix;
 use graft_transport::{
     Authority, CallError, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Link, Protocol, Role,
 };
@@ -278,16 +279,9 @@ async fn arbitrary_bytes_disturb_nobody() {
     let (planner, worker) = identities();
     let server = serve(&planner, ClientAuth::Required, &[Role::Worker]);
     let good = connect(&worker, &server).await;
-    let mut state = 7u64;
+    let mut noise = SplitMix(7);
     for round in 0..60usize {
-        let bytes: Vec<u8> = (0..round * 7 % 300)
-            .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                (state >> 56) as u8
-            })
-            .collect();
+        let bytes: Vec<u8> = (0..round * 7 % 300).map(|_| noise.byte()).collect();
         let connection = connect(&worker, &server).await;
         // The server may close the connection before it has read all.
         let _sent = tokio::time::timeout(Duration::from_millis(100), connection.send_unframed(&bytes)).await;

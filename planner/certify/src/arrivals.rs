@@ -1,14 +1,11 @@
 //! When requests arrive: a Poisson process for each fragment, with a generator of its own.
 
+use graft_model::SplitMix;
 use graft_plan::BURST_WINDOW;
 
-/// Numbers by chance, the same for the same seed.
-///
-/// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+/// Numbers by chance, the same for the same seed and id.
 #[derive(Debug, Clone)]
-pub struct Generator {
-    state: u64,
-}
+pub struct Generator(SplitMix);
 
 impl Generator {
     /// Seeded by a run's seed and a fragment's id (FNV-1a).
@@ -17,21 +14,17 @@ impl Generator {
         for byte in seed.to_le_bytes().into_iter().chain(id.bytes()) {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
-        Generator { state: hash }
+        Generator(SplitMix(hash))
     }
 
     /// 64 even bits.
     pub fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     /// An even number above 0 and up to 1.
     pub fn part(&mut self) -> f64 {
-        ((self.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64
+        self.0.part()
     }
 
     /// An exponentially distributed number with the given mean.

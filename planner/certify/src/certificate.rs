@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::crew::Crew;
 use crate::setup::{Setup, SetupError};
-use crate::simulation::{Outcome, Tally};
+use crate::simulation::Outcome;
+use crate::tally::Tally;
 
 /// Seeds of the three runs.
 pub const SEEDS: [u64; 3] = [1, 2, 3];

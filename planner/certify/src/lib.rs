@@ -7,12 +7,15 @@
 //! It knows no clock, file or thread (a [`Crew`] brings threads, and changes nothing but the time it takes), and
 //! changes no plan.
 
+#![deny(clippy::disallowed_methods)]
+
 mod arrivals;
 mod certificate;
 mod crew;
 mod part;
 mod setup;
 mod simulation;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -21,4 +24,5 @@ pub use certificate::{Certificate, SEEDS, certify, certify_each};
 pub use crew::{Alone, Crew, gathered};
 pub use part::{Journey, Part, PartOutcome};
 pub use setup::SetupError;
-pub use simulation::{Outcome, Tally, simulate};
+pub use simulation::{Outcome, simulate};
+pub use tally::Tally;

@@ -8,7 +8,7 @@ use graft_plan::Nanos;
 use graft_worker_core::{Due, Finished, PartitionSpec, RequestId, RouteStep, Scheduler, fewest};
 
 use crate::arrivals::{Arrivals, Merged};
-use crate::simulation::Tally;
+use crate::tally::Tally;
 
 /// One fragment on its way through its stages.
 #[derive(Debug, Clone)]

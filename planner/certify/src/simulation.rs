@@ -1,38 +1,11 @@
 //! A whole plan's run: its parts one by one.
 
 use graft_plan::{Nanos, Plan, Profile, Workload};
-use serde::Serialize;
 
 use crate::arrivals::Arrivals;
 use crate::crew::{Alone, Crew, gathered};
 use crate::setup::{Setup, SetupError};
-
-/// Requests of one fragment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// That arrived.
-    pub requests: u64,
-    /// That were answered within their budget.
-    pub in_time: u64,
-}
-
-impl Tally {
-    /// Part that was answered in time; 1 where nothing arrived.
-    pub fn attainment(self) -> f64 {
-        if self.requests == 0 {
-            1.0
-        } else {
-            self.in_time as f64 / self.requests as f64
-        }
-    }
-}
-
-impl std::ops::AddAssign for Tally {
-    fn add_assign(&mut self, other: Tally) {
-        self.requests += other.requests;
-        self.in_time += other.in_time;
-    }
-}
+use crate::tally::Tally;
 
 /// What a run gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,17 +85,5 @@ fn answered(seed: u64, id: &str, rate_rps: f64, length: Nanos) -> Tally {
     Tally {
         requests,
         in_time: requests,
-    }
-}
-
-impl PartialOrd for Tally {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Tally {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.requests, self.in_time).cmp(&(other.requests, other.in_time))
     }
 }

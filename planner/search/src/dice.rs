@@ -1,23 +1,26 @@
 //! Choices by chance, the same for the same seed.
 
-/// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+use graft_model::SplitMix;
+
+/// What chance decides in a search.
 #[derive(Debug, Clone)]
-pub(crate) struct Dice(pub u64);
+pub(crate) struct Dice(SplitMix);
 
 impl Dice {
+    /// With a seed.
+    pub fn new(seed: u64) -> Self {
+        Dice(SplitMix(seed))
+    }
+
     /// Others, for something that is done beside.
     pub fn another(&mut self) -> Dice {
         self.roll(2);
-        Dice(self.0)
+        self.clone()
     }
 
     /// A number below `sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides.max(1) as u64) as usize
+        self.0.below(sides)
     }
 
     /// A number below `sides`, smaller ones likelier.

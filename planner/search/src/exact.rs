@@ -11,8 +11,7 @@ use crate::costs::Costs;
 use crate::demand::Analytic;
 use crate::draft::Draft;
 use crate::fill::{Ground, Joining, Placed, Shape};
-use crate::graft::merging;
-use crate::merge::merge;
+use crate::merge::{merge, merging};
 use crate::problem::Problem;
 
 /// Merged fragments that are few enough.
@@ -47,7 +46,7 @@ pub fn plan_exact(problem: &Problem, epoch: Epoch, crew: &dyn Crew) -> Result<Pl
     let (chosen, hopeless) = optimum(&ground, crew);
     let mut plan =
         Draft::of_cells(chosen.iter().map(|c| &c.laid)).placed("exact", epoch, problem, &costs, &sorted);
-    crate::graft::leave_out(&mut plan, &hopeless, problem, &sorted);
+    sorted.leave_out(&mut plan, &hopeless, problem);
     Ok(plan)
 }
 

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use graft_model::CutPoint;
+use graft_model::SplitMix;
 use graft_plan::Order;
 
 use crate::cell::{BatchRule, Cell, Group, Laid, lay};
@@ -330,7 +331,5 @@ impl<'a> Ground<'a> {
 }
 
 fn scrambled(unit: usize) -> u64 {
-    let mut z = (unit as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z ^ (z >> 27)
+    SplitMix(unit as u64).bits()
 }

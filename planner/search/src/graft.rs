@@ -9,7 +9,7 @@ use crate::draft::Draft;
 use crate::exact::{EXACT_MOST, optimum};
 use crate::fill::{Ground, Placed};
 use crate::judge::{Judge, Simulated};
-use crate::merge::{MergeOptions, Sorted, merge};
+use crate::merge::{Sorted, merge, merging};
 use crate::problem::Problem;
 use crate::running::Running;
 use crate::search::{Judges, Search};
@@ -65,16 +65,8 @@ pub struct Progress {
     pub sound: bool,
 }
 
-/// Part of all work that a merged fragment is at most, if that is more and there are many fragments.
-const MOST_PART: f64 = 1.0 / 400.0;
-const MANY_FRAGMENTS: usize = 2000;
 /// Ways that are tried for each cell of the first plan.
 const TRIES_AT_ONCE: usize = 2;
-
-/// Largest budget of a merged fragment over its smallest.
-const BUDGET_RATIO: f64 = 1.15;
-/// Share of the smallest partition that a merged fragment fills at most.
-const MOST_WORK: f64 = 0.05;
 
 /// Seeds of the thorough test: the certificate's, and others, so that a plan does not suit those alone.
 const THOROUGH_SEEDS: [u64; 4] = [1, 2, 3, 7001];
@@ -164,19 +156,6 @@ fn give_back_nothing_owed(plan: &mut Plan, problem: &Problem) {
         }
     }
     plan.routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
-}
-
-/// How far fragments are merged.
-pub(crate) fn merging(costs: &Costs<'_>, fragments: usize) -> MergeOptions {
-    MergeOptions {
-        budget_ratio: BUDGET_RATIO,
-        most_work: f64::from(costs.share(0).0) * MOST_WORK,
-        most_part: if fragments > MANY_FRAGMENTS {
-            MOST_PART
-        } else {
-            0.0
-        },
-    }
 }
 
 /// Plans for all fragments that can be served; the share that this takes, whether it is there or not.
@@ -330,17 +309,8 @@ fn finished(
         partition.homes = devices.iter().map(|d| (*d).to_owned()).collect();
     }
     let mut plan = draft.placed("graft", epoch, problem, costs, sorted);
-    leave_out(&mut plan, hopeless, problem, sorted);
+    sorted.leave_out(&mut plan, hopeless, problem);
     plan
-}
-
-/// Lists merged fragments that would be in time alone and uncut, but not so often as they must be.
-pub(crate) fn leave_out(plan: &mut Plan, hopeless: &[usize], problem: &Problem, sorted: &Sorted) {
-    let fragments = hopeless.iter().flat_map(|&u| &sorted.merged[u].fragments);
-    plan.infeasible
-        .extend(fragments.map(|&i| problem.workload.fragments[i].id.clone()));
-    plan.infeasible.sort();
-    plan.capacity_exhausted |= !hopeless.is_empty();
 }
 
 /// The thorough test in short.

@@ -6,6 +6,8 @@
 //!
 //! It knows workloads, profiles and devices only: nothing of routers, workers, clocks or files, nor when a plan is wanted.
 
+#![deny(clippy::disallowed_methods)]
+
 mod alone;
 mod baseline;
 mod bound;

@@ -3,10 +3,39 @@
 use std::collections::HashMap;
 
 use graft_model::CutPoint;
-use graft_plan::Workload;
+use graft_plan::{Plan, Workload};
 
 use crate::costs::{Costs, ModelIndex};
-use crate::running::Home;
+use crate::problem::Problem;
+
+/// Part of all work that a merged fragment is at most, if that is more and there are many fragments.
+const MOST_PART: f64 = 1.0 / 400.0;
+/// Number of fragments above which they are many.
+const MANY_FRAGMENTS: usize = 2000;
+/// Largest budget of a merged fragment over its smallest.
+const BUDGET_RATIO: f64 = 1.15;
+/// Share of the smallest partition that a merged fragment fills at most.
+const MOST_WORK: f64 = 0.05;
+
+/// Where a fragment is served now: places of its cell and of its group there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Home {
+    pub cell: u32,
+    pub group: u32,
+}
+
+/// How far fragments are merged.
+pub(crate) fn merging(costs: &Costs<'_>, fragments: usize) -> MergeOptions {
+    MergeOptions {
+        budget_ratio: BUDGET_RATIO,
+        most_work: f64::from(costs.share(0).0) * MOST_WORK,
+        most_part: if fragments > MANY_FRAGMENTS {
+            MOST_PART
+        } else {
+            0.0
+        },
+    }
+}
 
 /// Fragments that are planned for as one.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +83,17 @@ pub(crate) struct Sorted {
     pub infeasible: Vec<usize>,
     /// Places of fragments at the last cut point.
     pub nothing_owed: Vec<usize>,
+}
+
+impl Sorted {
+    /// Lists merged fragments that would be in time alone and uncut, but not so often as they must be.
+    pub fn leave_out(&self, plan: &mut Plan, hopeless: &[usize], problem: &Problem) {
+        let fragments = hopeless.iter().flat_map(|&u| &self.merged[u].fragments);
+        plan.infeasible
+            .extend(fragments.map(|&i| problem.workload.fragments[i].id.clone()));
+        plan.infeasible.sort();
+        plan.capacity_exhausted |= !hopeless.is_empty();
+    }
 }
 
 /// Merges what can be served. The order of the workload's fragments does not matter.

@@ -7,15 +7,8 @@ use graft_plan::{Order, Partition, Plan, Stage};
 
 use crate::cell::{Cell, Group, Laid};
 use crate::costs::{Costs, ModelIndex};
-use crate::merge::Merged;
+use crate::merge::{Home, Merged};
 use crate::problem::Problem;
-
-/// Where a fragment is served now: places of its cell and of its group there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Home {
-    pub cell: u32,
-    pub group: u32,
-}
 
 /// A cell of the running plan.
 #[derive(Debug)]

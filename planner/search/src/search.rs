@@ -78,7 +78,7 @@ fn leave_out(cell: &mut Cell, out: impl Fn(usize) -> bool) {
 impl<'a> Search<'a> {
     pub fn new(ground: &'a Ground<'a>, space: Space, judges: Judges<'a>, crew: &'a dyn Crew) -> Self {
         Search {
-            dice: Dice(7),
+            dice: Dice::new(7),
             prices: ground
                 .merged
                 .iter()

@@ -245,7 +245,7 @@ fn a_broken_plan_is_found_out() {
 
 #[test]
 fn the_search_comes_near_to_the_optimum() {
-    let mut dice = crate::dice::Dice(11);
+    let mut dice = crate::dice::Dice::new(11);
     let (mut sum, mut worst, count) = (0.0, 0.0f64, 24);
     for _ in 0..count {
         let fragments = (0..2 + dice.roll(5)).map(|i| {

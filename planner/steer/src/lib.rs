@@ -7,6 +7,8 @@
 //! Plain state machines: time comes in as a value. Nothing is sent, stored, planned or simulated from here; what makes
 //! plans is `graft-planner-search`, which knows nothing of this.
 
+#![deny(clippy::disallowed_methods)]
+
 mod correction;
 mod decisions;
 mod desk;

@@ -5,6 +5,8 @@
 //!
 //! Plain data and functions: time comes in as a value, nothing is sent from here.
 
+#![deny(clippy::disallowed_methods)]
+
 mod gate;
 mod lives;
 mod mix;

@@ -260,6 +260,7 @@ impl MixWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use graft_model::SplitMix;
     use proptest::prelude::*;
 
     fn key(point: u16) -> ClassKey {
@@ -298,14 +299,11 @@ mod tests {
         let bursts = burstiness(&|half| vec![half * 37 % 450; 8]);
         assert!((5.0..9.0).contains(&bursts), "{bursts}");
         // At random: about one.
-        let mut state = 7u64;
+        let mut numbers = SplitMix(7);
         let (mut halves, mut at) = (vec![vec![]; 20], 0.0f64);
         while at < 10_000.0 {
             halves[at as usize / 500].push(at as u64 % 500);
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            at -= 10.0 * (((state >> 11) + 1) as f64 / (1u64 << 53) as f64).ln();
+            at -= 10.0 * numbers.part().ln();
         }
         let random = burstiness(&|half| halves[half as usize].clone());
         assert!((0.7..1.3).contains(&random), "{random}");

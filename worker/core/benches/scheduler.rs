@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use graft_model::{CutPoint, StageRange};
+use graft_model::{CutPoint, SplitMix, StageRange};
 use graft_plan::{Chunk, Nanos, Order};
 use graft_worker_core::{
     Admission, Limits, PartitionSpec, Request, RequestId, Scheduler, StageIndex, StageSpec,
@@ -43,15 +43,14 @@ fn spec() -> PartitionSpec {
 /// Nanoseconds a request, with `queued` requests waiting all the time.
 fn round(queued: u64) -> f64 {
     let mut scheduler = Scheduler::new(spec());
-    let mut state = 1u64;
+    let mut numbers = SplitMix(1);
     let mut submit = |scheduler: &mut Scheduler, id: u64, now: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let request = Request {
             id: RequestId(id),
-            key: Nanos(now + 1_000_000 + (state >> 44)),
+            key: Nanos(now + 1_000_000 + (numbers.bits() >> 44)),
             latest_start: Nanos::MAX,
         };
-        let stage = StageIndex((state >> 33) as u16 % STAGES);
+        let stage = StageIndex(numbers.below(usize::from(STAGES)) as u16);
         scheduler
             .submit(Nanos(now), stage, request)
             .expect("nothing is refused");

@@ -10,6 +10,8 @@
 //! It knows no clock, thread, socket, tensor or engine: time comes in as [`Nanos`](graft_plan::Nanos) and
 //! requests are numbers, so that workers, simulator and tests drive the same code.
 
+#![deny(clippy::disallowed_methods)]
+
 mod costs;
 mod entry;
 mod queue;

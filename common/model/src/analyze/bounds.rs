@@ -10,15 +10,10 @@ use super::{Walk, label};
 use crate::cut::StageRange;
 use crate::dim::{DType, Dim, elements};
 use crate::error::ModelError;
-use crate::fact::Fact;
+use crate::fact::{Bound, Fact, LIMITS};
 
-/// Limits that are tried for values from outside.
-const LIMITS: [f64; 4] = [2_147_483_647.0, 16_777_216.0, 1_048_576.0, 65_536.0];
 /// The largest magnitude that 32 bits hold.
 const MOST: f64 = 2_147_483_647.0;
-
-/// The largest magnitude of a tensor's elements under each of the limits.
-pub(crate) type Bound = [f64; LIMITS.len()];
 
 /// A tensor whose elements must stay within a limit, or 32 bits do not do.
 #[derive(Debug, Clone, PartialEq)]

@@ -132,7 +132,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
     let mut plan = drafted
         .draft
         .placed(baseline.name(), epoch, problem, &costs, &ground.sorted);
-    crate::graft::leave_out(&mut plan, &drafted.hopeless, problem, &ground.sorted);
+    ground.sorted.leave_out(&mut plan, &drafted.hopeless, problem);
     plan
 }
 
