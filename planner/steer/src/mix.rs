@@ -162,11 +162,7 @@ impl ObservedMix {
         self.classes
             .retain(|_, seen| seen.rate() > 0.0 || now < seen.last + REMEMBER);
         while self.classes.len() > MAX_CLASSES {
-            let oldest = self
-                .classes
-                .iter()
-                .min_by_key(|(_, s)| s.last)
-                .map(|(k, _)| k.clone());
+            let oldest = self.classes.iter().min_by_key(|(_, s)| s.last).map(|(k, _)| *k);
             let Some(oldest) = oldest else { break };
             self.classes.remove(&oldest);
         }

@@ -2,6 +2,8 @@
 
 mod planning;
 mod rolling;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
