@@ -32,7 +32,7 @@ pub(crate) struct Files {
 }
 
 /// A scenario with what it is played on.
-pub(crate) struct Stage {
+pub(crate) struct Setting {
     pub scenario: Scenario,
     pub profile: Profile,
     pub devices: Devices,
@@ -50,7 +50,7 @@ impl Files {
         }
     }
 
-    pub(crate) fn read(&self) -> anyhow::Result<Stage> {
+    pub(crate) fn read(&self) -> anyhow::Result<Setting> {
         let mut stage = self.read_for_clients()?;
         let folder = self.folder();
         stage.devices = match (&self.devices, &stage.scenario.devices) {
@@ -73,7 +73,7 @@ impl Files {
     }
 
     /// Without devices: what clients need.
-    pub(crate) fn read_for_clients(&self) -> anyhow::Result<Stage> {
+    pub(crate) fn read_for_clients(&self) -> anyhow::Result<Setting> {
         let mut scenario = Scenario::read(&self.scenario)?;
         let phones = scenario.phones.iter_mut().map(|g| &mut g.arrivals);
         for arrivals in phones.chain(scenario.fragments.iter_mut().map(|f| &mut f.arrivals)) {
@@ -96,7 +96,7 @@ impl Files {
                 self.scenario.display()
             ),
         };
-        Ok(Stage {
+        Ok(Setting {
             traces: self.traces.as_deref().map_or(Ok(vec![]), traces)?,
             scenario,
             profile,

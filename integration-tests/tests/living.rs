@@ -227,6 +227,7 @@ fn switches(wanted: u64, seconds: f64) {
     let warm = first + wanted / 10;
     until("plans are rolled out", PATIENCE, || rolled_out() >= warm);
     let held = memory();
+    assert_eq!(held.len(), programs.len(), "memory can't be measured here");
     let during = site.load(&phones(60, seconds, 0.4), STRETCH);
     show("while plans are switched", &during);
     until("all switches are done", PATIENCE, || {

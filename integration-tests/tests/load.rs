@@ -10,15 +10,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STRETCH: f64 = 20.0;
 
 /// A site, and the scenario that is played on it.
-struct Stage {
+struct Trial {
     site: Site,
     scenario: Value,
 }
 
-impl Stage {
+impl Trial {
     fn new(workers: usize, scenario: Value) -> Self {
         let site = Site::emulated(workers, &emulated_profile(), STRETCH);
-        Stage { site, scenario }
+        Trial { site, scenario }
     }
 
     fn until_ready(&self) {
@@ -77,15 +77,15 @@ fn count(report: &Value, what: &str) -> u64 {
 
 #[test]
 fn a_site_on_emulated_devices_does_what_the_simulator_says() {
-    let stage = Stage::new(1, phones(100, 1.6, 0.6));
-    let _programs = ["planner", "worker", "router"].map(|part| stage.site.start(part));
-    stage.until_ready();
-    let measured = stage.load();
+    let trial = Trial::new(1, phones(100, 1.6, 0.6));
+    let _programs = ["planner", "worker", "router"].map(|part| trial.site.start(part));
+    trial.until_ready();
+    let measured = trial.load();
     assert_eq!(measured["load"]["emulated"], true);
-    assert_eq!(count(&measured, "lost"), 0, "{}", stage.site.logs());
+    assert_eq!(count(&measured, "lost"), 0, "{}", trial.site.logs());
     assert!(count(&measured, "arrived") > 200, "{measured}");
     assert!(attainment(&measured) >= 0.97, "{}", figures(&measured));
-    let predicted = stage.simulate();
+    let predicted = trial.simulate();
     println!("predicted: {:.3}%", attainment(&predicted) * 100.0);
     let difference = (attainment(&measured) - attainment(&predicted)).abs();
     assert!(difference < 0.02, "{}; predicted {predicted}", figures(&measured));
@@ -98,13 +98,13 @@ fn a_thousand_phones_are_served_as_the_simulator_says() {
     // About five hundred requests a second, with time stretched.
     scenario["phones"][0]["rate_rps"] = json!([8, 12]);
     scenario["phones"][0]["slo"] = json!({"ms": [200, 400]});
-    let stage = Stage::new(1, scenario);
-    let _programs = ["planner", "worker", "router"].map(|part| stage.site.start(part));
-    stage.until_ready();
-    let measured = stage.load();
-    assert_eq!(count(&measured, "lost"), 0, "{}", stage.site.logs());
+    let trial = Trial::new(1, scenario);
+    let _programs = ["planner", "worker", "router"].map(|part| trial.site.start(part));
+    trial.until_ready();
+    let measured = trial.load();
+    assert_eq!(count(&measured, "lost"), 0, "{}", trial.site.logs());
     assert!(attainment(&measured) >= 0.999, "{}", figures(&measured));
-    let predicted = stage.simulate();
+    let predicted = trial.simulate();
     println!("predicted: {:.3}%", attainment(&predicted) * 100.0);
     let difference = (attainment(&measured) - attainment(&predicted)).abs();
     assert!(
@@ -116,34 +116,34 @@ fn a_thousand_phones_are_served_as_the_simulator_says() {
 
 #[test]
 fn the_death_of_the_planner_changes_nothing_for_those_who_are_served() {
-    let stage = Stage::new(1, phones(60, 1.6, 0.8));
-    let planner = stage.site.start("planner");
-    let _programs = ["worker", "router"].map(|part| stage.site.start(part));
-    stage.until_ready();
+    let trial = Trial::new(1, phones(60, 1.6, 0.8));
+    let planner = trial.site.start("planner");
+    let _programs = ["worker", "router"].map(|part| trial.site.start(part));
+    trial.until_ready();
     let killing = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs(18));
         planner.kill();
     });
-    let measured = stage.load();
+    let measured = trial.load();
     killing.join().expect("the planner was killed");
-    assert_eq!(count(&measured, "lost"), 0, "{}", stage.site.logs());
+    assert_eq!(count(&measured, "lost"), 0, "{}", trial.site.logs());
     assert!(attainment(&measured) >= 0.97, "{}", figures(&measured));
 }
 
 #[test]
 fn the_death_of_a_worker_of_two_loses_nothing() {
-    let stage = Stage::new(2, phones(60, 1.8, 0.6));
-    let workers: Vec<_> = (0..2).map(|w| stage.site.start(&worker_part(w))).collect();
-    let _programs = ["planner", "router"].map(|part| stage.site.start(part));
-    stage.until_ready();
+    let trial = Trial::new(2, phones(60, 1.8, 0.6));
+    let workers: Vec<_> = (0..2).map(|w| trial.site.start(&worker_part(w))).collect();
+    let _programs = ["planner", "router"].map(|part| trial.site.start(part));
+    trial.until_ready();
     let mut workers = workers.into_iter();
     let first = workers.next().expect("two workers");
     let killing = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs(20));
         first.kill();
     });
-    let measured = stage.load();
+    let measured = trial.load();
     killing.join().expect("the worker was killed");
-    assert_eq!(count(&measured, "lost"), 0, "{}", stage.site.logs());
+    assert_eq!(count(&measured, "lost"), 0, "{}", trial.site.logs());
     assert!(attainment(&measured) >= 0.9, "{}", figures(&measured));
 }

@@ -21,7 +21,7 @@ use crate::store::Store;
 /// Time for a message to come in whole.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A worker or router that is silent for so long is gone.
+/// Time after which a worker or router that is silent is gone.
 const MEMBER_IDLE: Duration = Duration::from_millis(1500);
 
 /// A running planner.

@@ -8,7 +8,7 @@ use graft_planner_steer::{Decision, Kept, Memory};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition};
 
 const TABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("planner");
-/// By epoch: JSON.
+/// Table of decisions: JSON by epoch.
 const DECISIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("decisions");
 const EPOCH: &str = "epoch";
 const PLAN: &str = "plan";

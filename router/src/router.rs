@@ -16,10 +16,10 @@ use crate::front::Front;
 use crate::http;
 use crate::membership::{Connected, Membership};
 
-/// Clients may be silent for so long.
+/// Time that a client may be silent.
 const CLIENT_IDLE: Duration = Duration::from_secs(30);
 
-/// A worker, or the planner, that is silent for so long is gone: what it had goes to others.
+/// Time after which a worker, or the planner, that is silent is gone: what it had goes to others.
 const MEMBER_IDLE: Duration = Duration::from_millis(1500);
 
 /// A running router.

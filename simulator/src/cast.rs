@@ -12,7 +12,7 @@ use graft_plan::{
 
 use crate::arrivals::{Process, load_steps};
 use crate::names::identity;
-use crate::phone::{Link, Phone};
+use crate::phone::{Phone, PhoneLink};
 use crate::trace::Trace;
 
 /// A scenario that can't be played on a profile.
@@ -238,7 +238,7 @@ impl Cast {
                     mbps.unwrap_or(Range::One(1.0)).at_logarithm(dice.part()),
                 )),
             };
-            let link = Link {
+            let link = PhoneLink {
                 offset_s: dice.part() * trace.length_s(),
                 trace,
                 rtt_ms: group.link.rtt_ms.at(dice.part()),

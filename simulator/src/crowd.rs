@@ -23,7 +23,7 @@ use crate::trace::Trace;
 
 /// A request that is to be sent now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sending {
+pub struct Dispatch {
     /// Its number, for what comes back.
     pub id: RequestId,
     /// The router that its client uses, from 0.
@@ -42,7 +42,7 @@ pub struct Sending {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doing {
     /// Send a request.
-    Send(Sending),
+    Send(Dispatch),
     /// The client waits no longer for a request that was sent.
     GiveUp(RequestId),
 }
@@ -172,7 +172,7 @@ impl Crowd {
                 let (client, point) = (request.client, request.point);
                 cx.ledger.arrived(request);
                 let asker = fleet.asker(client);
-                doings.push(Doing::Send(Sending {
+                doings.push(Doing::Send(Dispatch {
                     id: ticket.id(),
                     router: asker.router,
                     model: self.names.get(&asker.model).cloned().unwrap_or_default(),

@@ -32,7 +32,7 @@ mod workers;
 
 pub use cast::CastError;
 pub use control::Planning;
-pub use crowd::{Crowd, Doing, Sending};
+pub use crowd::{Crowd, Dispatch, Doing};
 pub use report::{BatchReport, Decision, Ended, Percentiles, Report, Second, ServerReport, ShareReport};
 pub use run::{Planner, RunError, run};
 pub use trace::{Trace, TraceError};

@@ -12,7 +12,7 @@ use crate::trace::Trace;
 
 /// The link to the router, as it is.
 #[derive(Debug, Clone)]
-pub(crate) struct Link {
+pub(crate) struct PhoneLink {
     pub trace: Arc<Trace>,
     /// The phone's second 0 is this second of the trace.
     pub offset_s: f64,
@@ -20,7 +20,7 @@ pub(crate) struct Link {
     pub rtt_ms: f64,
 }
 
-impl Link {
+impl PhoneLink {
     pub fn rtt_ms(&self, now: Nanos) -> f64 {
         self.trace
             .rtt_ms(self.offset_s + now.as_secs())
@@ -47,7 +47,7 @@ pub(crate) struct Phone {
     pub layers: Layers,
     pub slo: Nanos,
     pub process: Process,
-    pub link: Link,
+    pub link: PhoneLink,
     pub stay: Option<Nanos>,
     pub away: Option<Nanos>,
     // What follows changes.

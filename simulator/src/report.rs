@@ -27,9 +27,9 @@ pub struct Report {
     pub modelled: bool,
     /// Phones and other clients.
     pub clients: u64,
-    /// Requests began for so long, in seconds.
+    /// Time for which requests began, in seconds.
     pub duration_s: f64,
-    /// Of which the first were not counted, in seconds.
+    /// Time at the start whose requests are not counted, in seconds.
     pub warmup_s: f64,
     /// Inferences that began.
     pub inferences: u64,
@@ -151,13 +151,13 @@ pub struct BatchReport {
     pub count: u64,
     /// Requests of one, in the mean.
     pub mean: f64,
-    /// How many had so many requests.
+    /// Number of batches by their requests.
     pub sizes: BTreeMap<u32, u64>,
-    /// Nothing else waited.
+    /// Batches that were no larger since nothing else waited.
     pub closed_none_waiting: u64,
-    /// They were as large as allowed.
+    /// Batches that were as large as allowed.
     pub closed_full: u64,
-    /// A larger one would have been late.
+    /// Batches that were no larger since their first request would have been late.
     pub closed_deadline: u64,
     /// Chunks that ran.
     pub chunks: u64,
@@ -186,15 +186,15 @@ pub struct Decision {
     pub part: f64,
     /// Partitions that go on as they are.
     pub kept: usize,
-    /// On another device.
+    /// Partitions that go on as they are on another device.
     pub moved: usize,
-    /// That there were not.
+    /// Partitions that there were not before.
     pub new: usize,
-    /// That are not needed any more.
+    /// Partitions that are not needed any more.
     pub gone: usize,
     /// When all routers had switched, in seconds; none: never.
     pub switched_s: Option<f64>,
-    /// Why not.
+    /// Why it is not used, if so.
     pub failed: Option<String>,
 }
 

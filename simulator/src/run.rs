@@ -53,7 +53,7 @@ pub enum RunError {
     NoDevice(String),
 }
 
-/// After the last request has begun, what is under way is waited for so long.
+/// Time after the last request has begun for which what is under way is waited for.
 const PATIENCE: Nanos = Nanos::from_millis(60_000);
 
 struct World<'s, 'p> {

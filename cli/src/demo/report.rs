@@ -12,7 +12,7 @@ use super::phones::{Phone, Record, Sample};
 use super::picture_of_plan;
 use crate::infer::top;
 
-/// An output may differ from the whole model's by this much.
+/// Difference of an output from the whole model's that is allowed.
 const MAX_DIFFERENCE: f64 = 1e-3;
 
 /// One phone's line.

@@ -9,7 +9,7 @@ use graft_planner::Threads;
 use graft_planner_search::{GraftOptions, Problem, lower_bound};
 use serde::{Deserialize, Serialize};
 
-use super::Site;
+use super::Hardware;
 use super::scenarios::{Burst, Lived, bursts};
 use crate::plan::Algorithm;
 
@@ -87,7 +87,7 @@ pub(super) struct Gap {
     pub graft: u64,
 }
 
-/// Larger workloads than this are planned by few algorithms.
+/// Fragments above which a workload is planned by few algorithms.
 const LARGE: usize = 2_000;
 const ALL: [Algorithm; 9] = [
     Algorithm::Graft,
@@ -107,10 +107,10 @@ pub(super) const VARIED: [Algorithm; 4] = [
     Algorithm::Paper,
     Algorithm::GslicePlus,
 ];
-/// Workloads of about so many phones are varied.
+/// Phones of the workloads that are varied, about.
 const VARIED_PHONES: usize = 100;
 
-pub(super) fn all(sites: &[Site], effort: Duration, small: usize) -> anyhow::Result<Results> {
+pub(super) fn all(sites: &[Hardware], effort: Duration, small: usize) -> anyhow::Result<Results> {
     let mut results = Results::default();
     for site in sites {
         for (workload_name, workload) in &site.workloads {
@@ -196,7 +196,7 @@ pub(super) fn made(problem: &Problem, algorithm: Algorithm, effort: Duration) ->
 }
 
 fn planned(
-    site: &Site,
+    site: &Hardware,
     workload: &str,
     problem: &Problem,
     algorithm: Algorithm,
@@ -226,7 +226,12 @@ fn planned(
 }
 
 /// One thing of a workload changes at a time.
-fn varied(site: &Site, workload: &Workload, effort: Duration, results: &mut Results) -> anyhow::Result<()> {
+fn varied(
+    site: &Hardware,
+    workload: &Workload,
+    effort: Duration,
+    results: &mut Results,
+) -> anyhow::Result<()> {
     let each = |change: &dyn Fn(&Fragment) -> Fragment| Workload {
         fragments: workload.fragments.iter().map(change).collect(),
         ..workload.clone()
@@ -279,7 +284,7 @@ fn varied(site: &Site, workload: &Workload, effort: Duration, results: &mut Resu
 }
 
 /// The fragment at the nearest of so many evenly spaced partition points in the first half of its network.
-fn nearest(f: &Fragment, points: u16, site: &Site) -> Fragment {
+fn nearest(f: &Fragment, points: u16, site: &Hardware) -> Fragment {
     let half = site
         .profile
         .models
@@ -295,7 +300,7 @@ fn nearest(f: &Fragment, points: u16, site: &Site) -> Fragment {
 
 /// Random handfuls of a workload's fragments, with rates up to ten times theirs.
 fn gaps(
-    site: &Site,
+    site: &Hardware,
     workload: &Workload,
     count: usize,
     effort: Duration,

@@ -14,7 +14,7 @@ use graft_planner_search::{Lacks, Problem};
 
 use crate::Verdict;
 use crate::output::line;
-use crate::scenario::{Files, Stage};
+use crate::scenario::{Files, Setting};
 
 /// Measure the planner: share at full attainment, attainment at equal share, sensitivity, planning time, gaps.
 #[derive(Debug, Args)]
@@ -50,14 +50,14 @@ pub(crate) struct Arguments {
 }
 
 /// One kind of device with the workloads that its profile knows.
-struct Site {
+struct Hardware {
     name: String,
     profile: Profile,
     devices: Devices,
     workloads: Vec<(String, Workload)>,
 }
 
-impl Site {
+impl Hardware {
     fn problem(&self, workload: &Workload) -> Problem {
         Problem {
             workload: workload.clone(),
@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     let sites = sites(&arguments)?;
     std::fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
     let effort = Duration::from_millis(arguments.effort);
-    let stages: Vec<Stage> = arguments
+    let stages: Vec<Setting> = arguments
         .scenario
         .iter()
         .map(|file| Files::of(file, arguments.traces.as_deref()).read())
@@ -120,7 +120,7 @@ fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
+fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Hardware>> {
     let wanted = |list: &[String], name: &String| list.is_empty() || list.contains(name);
     let file = |kind: &str, name: &str| arguments.data.join(kind).join(format!("{name}.json"));
     let mut workloads = vec![];
@@ -141,7 +141,7 @@ fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
         let devices = Devices::read(&file("devices", &name))?;
         let known = |w: &Workload| w.fragments.iter().all(|f| profile.models.contains_key(&f.model));
         let workloads = workloads.iter().filter(|(_, w)| known(w)).cloned().collect();
-        sites.push(Site {
+        sites.push(Hardware {
             name,
             profile,
             devices,

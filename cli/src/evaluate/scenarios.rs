@@ -6,10 +6,10 @@ use graft_plan::{Arrivals, FragmentClient, Plan, Scenario, Workload};
 use graft_simulator::{Planner, Report, run as play};
 use serde::{Deserialize, Serialize};
 
-use super::Site;
+use super::Hardware;
 use super::experiments::{VARIED, made};
 use crate::plan::Algorithm;
-use crate::scenario::Stage;
+use crate::scenario::Setting;
 use crate::simulate::Living;
 
 /// A workload whose requests come in bursts.
@@ -48,14 +48,14 @@ const GAP_MS: f64 = 2.0;
 const SIZES: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
 /// Rates that plans are made for, until one keeps the attainment.
 const PLANNED_FOR: [f64; 6] = [1.0, 1.25, 1.6, 2.0, 3.0, 5.0];
-/// What plans must keep.
+/// Attainment that plans must keep.
 const ATTAINMENT: f64 = 0.999;
 const EACH: f64 = 0.99;
 /// Length of a run, in seconds; a fragment with fewer requests is not looked at by itself.
 const LENGTH_S: f64 = 120.0;
 const ENOUGH: u64 = 300;
 
-fn bursty(site: &Site, workload: &Workload, size: f64) -> Scenario {
+fn bursty(site: &Hardware, workload: &Workload, size: f64) -> Scenario {
     // At the last cut point nothing is asked for.
     let owes = |f: &&graft_plan::Fragment| {
         let model = site.profile.models.get(&f.model);
@@ -86,7 +86,7 @@ fn bursty(site: &Site, workload: &Workload, size: f64) -> Scenario {
     }
 }
 
-fn played(site: &Site, plan: &Plan, scenario: &Scenario) -> anyhow::Result<Report> {
+fn played(site: &Hardware, plan: &Plan, scenario: &Scenario) -> anyhow::Result<Report> {
     let planner = Planner::Fixed(plan);
     Ok(play(
         scenario,
@@ -117,7 +117,7 @@ fn keeps(report: &Report, plan: &Plan) -> bool {
 }
 
 /// Share against the size of bursts.
-pub(super) fn bursts(site: &Site, workload: &Workload, effort: Duration) -> anyhow::Result<Vec<Burst>> {
+pub(super) fn bursts(site: &Hardware, workload: &Workload, effort: Duration) -> anyhow::Result<Vec<Burst>> {
     let mut bursts = vec![];
     for algorithm in VARIED {
         let mut plans: Vec<(f64, Plan)> = vec![];
@@ -166,7 +166,7 @@ const LIVING: [Algorithm; 5] = [
 ];
 
 /// A scenario under each algorithm.
-pub(super) fn lived(stage: &Stage) -> anyhow::Result<Vec<Lived>> {
+pub(super) fn lived(stage: &Setting) -> anyhow::Result<Vec<Lived>> {
     let mut list = vec![];
     for algorithm in LIVING {
         let mut living = Living {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use graft_model::{Catalog, CatalogEntry, DType, ModelId};
 use graft_plan::Epoch;
-use graft_simulator::Sending;
+use graft_simulator::Dispatch;
 use graft_transport::{Connection, Endpoint, Protocol};
 use graft_wire::{
     ClientReply, ClientRequest, Description, InferHeader, Limits, Status, TraceContext, WireType,
@@ -175,7 +175,7 @@ impl Payloads {
     }
 
     /// A request with its tensor.
-    pub fn of(&mut self, sending: &Sending, budget: Duration) -> Option<(InferHeader, Bytes)> {
+    pub fn of(&mut self, sending: &Dispatch, budget: Duration) -> Option<(InferHeader, Bytes)> {
         let info = &self.models.get(&sending.model)?.info;
         let cut = info.cut(sending.point)?;
         let dtype = match cut.dtype {

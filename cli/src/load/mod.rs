@@ -67,9 +67,9 @@ const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
 const OUTCOMES: usize = 65_536;
 /// Requests that are waited for at most; one more is not sent, and is lost.
 const MOST_IN_FLIGHT: usize = 65_536;
-/// A request is waited for so much longer than it has: a refusal may be on its way.
+/// Time beyond its budget for which a request is waited for: a refusal may be on its way.
 const GRACE: Duration = Duration::from_secs(2);
-/// After the last request has begun, what is under way is waited for so long.
+/// Time after the last request has begun for which what is under way is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {

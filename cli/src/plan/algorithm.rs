@@ -37,7 +37,7 @@ pub(crate) enum Algorithm {
 }
 
 /// What an algorithm is.
-enum Way {
+enum Maker {
     Graft(GraftOptions),
     Baseline(Baseline),
     Exact,
@@ -50,14 +50,14 @@ impl Algorithm {
             .map_or_else(String::new, |v| v.get_name().to_owned())
     }
 
-    fn way(self, all: GraftOptions) -> Way {
-        Way::Graft(match self {
-            Algorithm::Static => return Way::Baseline(Baseline::Static),
-            Algorithm::Gslice => return Way::Baseline(Baseline::Gslice),
-            Algorithm::GslicePlus => return Way::Baseline(Baseline::GslicePlus),
-            Algorithm::Paper => return Way::Baseline(Baseline::Paper),
-            Algorithm::Nexus => return Way::Baseline(Baseline::Nexus),
-            Algorithm::Exact => return Way::Exact,
+    fn maker(self, all: GraftOptions) -> Maker {
+        Maker::Graft(match self {
+            Algorithm::Static => return Maker::Baseline(Baseline::Static),
+            Algorithm::Gslice => return Maker::Baseline(Baseline::Gslice),
+            Algorithm::GslicePlus => return Maker::Baseline(Baseline::GslicePlus),
+            Algorithm::Paper => return Maker::Baseline(Baseline::Paper),
+            Algorithm::Nexus => return Maker::Baseline(Baseline::Nexus),
+            Algorithm::Exact => return Maker::Exact,
             Algorithm::Graft => all,
             Algorithm::GraftAnalytic => GraftOptions {
                 test: Test::Analytic,
@@ -82,10 +82,10 @@ impl Algorithm {
         go_on: &mut dyn FnMut(Progress) -> bool,
     ) -> anyhow::Result<Plan> {
         let crew = Threads::of_machine();
-        match self.way(all) {
-            Way::Graft(options) => Ok(plan_graft(problem, epoch, running, options, &crew, go_on)),
-            Way::Baseline(baseline) => Ok(plan_baseline(problem, epoch, baseline, &crew)),
-            Way::Exact => Ok(plan_exact(problem, epoch, &crew)?),
+        match self.maker(all) {
+            Maker::Graft(options) => Ok(plan_graft(problem, epoch, running, options, &crew, go_on)),
+            Maker::Baseline(baseline) => Ok(plan_baseline(problem, epoch, baseline, &crew)),
+            Maker::Exact => Ok(plan_exact(problem, epoch, &crew)?),
         }
     }
 
@@ -97,7 +97,7 @@ impl Algorithm {
         running: Option<&Plan>,
         go_on: &mut dyn FnMut(Progress) -> bool,
     ) -> anyhow::Result<Carried> {
-        if let Way::Graft(options) = self.way(GraftOptions::default()) {
+        if let Maker::Graft(options) = self.maker(GraftOptions::default()) {
             let crew = Threads::of_machine();
             return Ok(plan_what_fits(problem, epoch, running, options, &crew, go_on));
         }

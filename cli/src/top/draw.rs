@@ -9,7 +9,7 @@ use ratatui::widgets::{Paragraph, Row, Table};
 
 use crate::plan::outcome;
 
-/// Below this part in time a figure is red.
+/// Part in time below which a figure is red.
 const GOOD: f64 = 0.99;
 const DECISIONS: usize = 5;
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, ModelErrorKind};
 
-/// No tensor of a model may have more elements than this for one request (4 Gi).
+/// Elements at most that a tensor of a model has for one request (4 Gi).
 const MAX_ELEMENTS: usize = 1 << 32;
 
 /// Type of a tensor's elements.

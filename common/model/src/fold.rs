@@ -4,7 +4,7 @@ use crate::dim::DType;
 use crate::fact::{Fact, MAX_SMALL, Num, Small};
 use crate::rules::Op;
 
-/// Beyond this a 64-bit float does not hold every integer (2^53): such numbers are left to engines.
+/// Magnitude above which a 64-bit float does not hold every integer (2^53): such numbers are left to engines.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// A number as an element of a type holds it. `None`: the standard does not say what it would be, or it can't be

@@ -27,7 +27,7 @@ const ALIGNED_BYTES: u64 = 4096;
 const WEIGHTS: &str = "weights";
 
 /// What a model keeps of its file.
-pub(crate) struct Kept<'m> {
+pub(crate) struct Originals<'m> {
     pub info: &'m Arc<ModelInfo>,
     pub ir_version: Option<i64>,
     /// The file's own nodes.
@@ -48,10 +48,10 @@ pub struct Parts {
 impl Parts {
     /// Every constant as `keep` gives it back.
     pub(crate) fn of<E>(
-        kept: Kept<'_>,
+        originals: Originals<'_>,
         mut keep: impl FnMut(DType, &TensorProto) -> Result<TensorProto, E>,
     ) -> Result<Self, E> {
-        let listed = kept.nodes.iter();
+        let listed = originals.nodes.iter();
         let nodes: Vec<(Option<usize>, NodeProto)> = listed
             .flat_map(|n| n.nodes.iter().map(|node| (n.segment, node.clone())))
             .collect();
@@ -60,7 +60,7 @@ impl Parts {
             .flat_map(|(_, n)| n.input.iter().map(String::as_str))
             .collect();
         let mut constants = BTreeMap::new();
-        for tensor in kept.constants {
+        for tensor in originals.constants {
             let name = tensor.name.clone().unwrap_or_default();
             let dtype = tensor.data_type.and_then(|t| DType::from_onnx(t.0));
             if let Some(dtype) = dtype.filter(|_| read.contains(name.as_str())) {
@@ -68,8 +68,8 @@ impl Parts {
             }
         }
         Ok(Parts {
-            info: Arc::clone(kept.info),
-            ir_version: kept.ir_version,
+            info: Arc::clone(originals.info),
+            ir_version: originals.ir_version,
             nodes,
             constants,
         })

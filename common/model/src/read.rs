@@ -13,7 +13,7 @@ use crate::cut::{ModelId, NUMBERING};
 use crate::error::{ModelError, ModelErrorKind};
 use crate::info::ModelInfo;
 use crate::options::ReadOptions;
-use crate::parts::{Kept, Parts, WeightsFile};
+use crate::parts::{Originals, Parts, WeightsFile};
 use crate::{careful, framing};
 
 /// Operator sets of the default domain that Graft reads.
@@ -58,20 +58,20 @@ impl Model {
     /// The file's own nodes in parts between cut points, with everything in them.
     pub fn parts(&self) -> Parts {
         let as_it_is = |_, tensor: &TensorProto| Ok::<_, Infallible>(tensor.clone());
-        Parts::of(self.kept(), as_it_is).unwrap_or_else(|e| match e {})
+        Parts::of(self.originals(), as_it_is).unwrap_or_else(|e| match e {})
     }
 
     /// The same with the larger weights in a file of their own, `folder/weights`, which parts name as external data.
     pub fn parts_beside_weights(&self, folder: &Path) -> std::io::Result<Parts> {
         let mut file = WeightsFile::create(folder)?;
-        let parts = Parts::of(self.kept(), |dtype, tensor| file.put(dtype, tensor))?;
+        let parts = Parts::of(self.originals(), |dtype, tensor| file.put(dtype, tensor))?;
         file.close()?;
         Ok(parts)
     }
 
     /// What parts are made of.
-    fn kept(&self) -> Kept<'_> {
-        Kept {
+    fn originals(&self) -> Originals<'_> {
+        Originals {
             info: &self.info,
             ir_version: self.graph.ir_version,
             nodes: &self.standard,

@@ -21,7 +21,7 @@ const CODE_DONE: u32 = 0;
 const CODE_MALFORMED: u32 = 1;
 /// Reset code: whoever asked does not want the answer any more.
 const CODE_CANCELLED: u32 = 2;
-/// Reserved at first for a payload, so that an announced length alone takes no memory (1 MiB).
+/// Bytes reserved at first for a payload, so that an announced length alone takes no memory (1 MiB).
 const FIRST_RESERVE: u64 = 1 << 20;
 
 /// A call that got no reply.

@@ -11,14 +11,19 @@ use graft_transport::{
     Authority, CallError, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Link, Protocol, Role,
 };
 use graft_wire::{ControlReply, Limits, PREFIX_BYTES, encode_frame};
+use tokio::sync::Notify;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// A server that answers `Mix` at once and `Join` never; it counts handlers that were dropped unfinished.
+/// A server that does what is asked; it counts handlers that were dropped unfinished.
 struct Server {
     endpoint: Endpoint,
     dropped: Arc<AtomicUsize>,
+    /// A handler of [`Ask::Held`] runs.
+    running: Arc<Notify>,
+    /// It may answer.
+    release: Arc<Notify>,
 }
 
 struct CountDrop(Arc<AtomicUsize>, bool);
@@ -34,6 +39,8 @@ impl CountDrop {
 enum Ask {
     /// For its payload back.
     Echo,
+    /// For its payload back when the test says so.
+    Held,
     /// For what never comes.
     Never,
 }
@@ -56,11 +63,14 @@ fn serve(identity: &Identity, auth: ClientAuth, roles: &'static [Role]) -> Serve
     )
     .unwrap();
     let dropped: Arc<AtomicUsize> = Arc::default();
+    let (running, release): (Arc<Notify>, Arc<Notify>) = Default::default();
     let (listening, counting) = (endpoint.clone(), Arc::clone(&dropped));
+    let (tell, wait) = (Arc::clone(&running), Arc::clone(&release));
     tokio::spawn(async move {
         listening
             .listen(roles, move |connection| {
                 let counting = Arc::clone(&counting);
+                let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
                 tokio::spawn(async move {
                     let limits = Limits {
                         payload_bytes: 1 << 20,
@@ -71,7 +81,12 @@ fn serve(identity: &Identity, auth: ClientAuth, roles: &'static [Role]) -> Serve
                             Duration::from_millis(500),
                             move |_, request: Ask, payload: Bytes| {
                                 let guard = CountDrop(Arc::clone(&counting), false);
+                                let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
                                 async move {
+                                    if request == Ask::Held {
+                                        tell.notify_one();
+                                        wait.notified().await;
+                                    }
                                     if request == Ask::Never {
                                         std::future::pending::<()>().await;
                                     }
@@ -85,7 +100,12 @@ fn serve(identity: &Identity, auth: ClientAuth, roles: &'static [Role]) -> Serve
             })
             .await;
     });
-    Server { endpoint, dropped }
+    Server {
+        endpoint,
+        dropped,
+        running,
+        release,
+    }
 }
 
 async fn connect(identity: &Identity, server: &Server) -> Connection {
@@ -174,13 +194,16 @@ async fn closing_waits_for_a_reply_that_is_on_its_way() {
     let connection = connect(&worker, &server).await;
     let payload = Bytes::from(vec![3u8; 1 << 20]);
     let call = tokio::spawn(async move {
-        let slow = Ask::Echo;
         connection
-            .call::<_, ControlReply>(&slow, payload, Limits::default(), PATIENCE)
+            .call::<_, ControlReply>(&Ask::Held, payload, Limits::default(), PATIENCE)
             .await
     });
-    tokio::time::sleep(Duration::from_millis(75)).await;
-    server.endpoint.close("going").await;
+    server.running.notified().await;
+    let mut closing = Box::pin(server.endpoint.close("going"));
+    let closed = tokio::time::timeout(Duration::from_millis(100), &mut closing).await;
+    assert!(closed.is_err(), "the reply is not there yet");
+    server.release.notify_one();
+    closing.await;
     assert_eq!(call.await.unwrap().unwrap().1.len(), 1 << 20);
 }
 

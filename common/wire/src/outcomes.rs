@@ -60,9 +60,9 @@ impl AddAssign<&Outcomes> for Outcomes {
     }
 }
 
-/// The first class of latencies ends here, in milliseconds.
+/// End of the first class of latencies, in milliseconds.
 const FIRST_MS: f64 = 0.05;
-/// Each class is so many times as wide as the one before.
+/// Width of a class of latencies as a multiple of the one before.
 const WIDTH: f64 = 1.1;
 /// Classes at most: the last begins above two minutes.
 const MOST: usize = 160;

@@ -18,7 +18,7 @@ const LENGTH: Nanos = Nanos::from_millis(120_000);
 const ALL: f64 = 0.999;
 /// Part of each fragment's requests that must be in time.
 const EACH: f64 = 0.99;
-/// Fragments with fewer requests are judged together, by model.
+/// Requests below which fragments are judged together, by model.
 const ENOUGH: u64 = 300;
 
 /// What three runs gave.

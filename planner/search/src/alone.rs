@@ -5,7 +5,7 @@ use graft_plan::{Profile, Workload};
 use crate::costs::Costs;
 use crate::merge::{MergeOptions, Merged, merge};
 
-/// A full batch takes at most this part of its deadline: the rest is for waiting.
+/// Part of its deadline that a full batch takes at most: the rest is for waiting.
 const BATCH_PART: f64 = 0.5;
 
 /// The share that it would take to serve each class of fragments with one partition point on partitions of its

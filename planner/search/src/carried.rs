@@ -19,7 +19,7 @@ pub struct Carried {
 
 /// Steps from the observed bursts to none; each halves them.
 const BURST_STEPS: u32 = 4;
-/// Each step to a smaller load takes this part of the one before.
+/// Load of each step as a part of the one before.
 const STEP: f64 = 0.93;
 /// Steps before fragments are left out altogether.
 const STEPS: usize = 45;

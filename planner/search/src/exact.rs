@@ -14,7 +14,7 @@ use crate::fill::{Ground, Joining, Placed, Shape};
 use crate::merge::{merge, merging};
 use crate::problem::Problem;
 
-/// Merged fragments that are few enough.
+/// Merged fragments at most that the exact planner takes.
 pub const EXACT_MOST: usize = 10;
 /// Copies of a cell at most.
 const COPIES: usize = 8;

@@ -92,7 +92,7 @@ const LIKELY_MORE: f64 = 0.25;
 /// First stride from a guess, and the difference that is not looked into, as parts of a cell's size.
 const FIRST_STRIDE: f64 = 0.04;
 const FINE: f64 = 0.01;
-/// A quantum is at least so many overheads.
+/// Length of a quantum at least, in overheads of a chunk.
 const LEAST_QUANTUM_OVERHEADS: f64 = 10.0;
 
 impl<'a> Ground<'a> {

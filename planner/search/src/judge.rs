@@ -39,14 +39,15 @@ pub(crate) struct Simulated<'w> {
     pub doubt: f64,
 }
 
-/// Shortest and longest run.
+/// Length of a run at least, in seconds.
 const SHORTEST_S: f64 = 3.0;
-/// Part of a run's time that a cell may compute: more was left at the end than it can ever catch up with.
+/// Part of a run's time that a cell may compute: with more, work was left at the end that it can't catch up with.
 const BUSIEST: f64 = 1.02;
+/// Length of a run at most, in seconds.
 const LONGEST_S: f64 = 120.0;
-/// Fragments with fewer requests are judged together, by model.
+/// Requests below which fragments are judged together, by model.
 const ENOUGH: f64 = 300.0;
-/// Late requests come in bunches: the variance of their number, as a multiple of its mean.
+/// Variance of the number of late requests, as a multiple of its mean: they come in bunches.
 const BUNCHES: f64 = 1.5;
 
 impl Judge for Simulated<'_> {

@@ -24,7 +24,7 @@ struct RunningCell<'p> {
     groups: Vec<(ModelIndex, Vec<CutPoint>)>,
 }
 
-/// A merged fragment with at least this part of the time that its stage was planned for stays where it is.
+/// Part of the time that its stage was planned for with which a merged fragment stays where it is.
 const STILL: f64 = 0.9;
 
 /// The running plan.

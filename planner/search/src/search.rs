@@ -13,7 +13,7 @@ use graft_certify::{Crew, gathered};
 
 /// One way to fill a cell.
 #[derive(Debug, Clone, Copy)]
-struct Way {
+struct Method {
     share: usize,
     copies: usize,
     recipe: usize,
@@ -26,7 +26,7 @@ pub(crate) struct Judges<'a> {
     pub quick: &'a dyn Judge,
     pub fair: &'a dyn Judge,
     pub thorough: &'a dyn Judge,
-    /// As thorough, and content only with what would do for all cells.
+    /// The thorough judge, allowing no cell more late requests than all cells may have on the average.
     pub strict: &'a dyn Judge,
     /// Part of all requests that may be late.
     pub late: f64,
@@ -50,17 +50,17 @@ pub(crate) struct Search<'a> {
     won: (Vec<u32>, Vec<u32>),
 }
 
-/// How much a merged fragment is dearer than its work when its budget is `TIGHT_MS`. Learnt from what cells cost.
+/// Cost of a merged fragment beyond its work, as a multiple of it, where its budget is `TIGHT_MS`: found from cells' costs.
 const TIGHT_MS: f64 = 10.0;
 /// Part of a cell's size that is filled, before it is learnt.
 const FIRST_FILLED: f64 = 0.8;
 /// Part of a new price, and of a new filling, that is taken over.
 const LEARN: f64 = 0.3;
-/// One in so many moves that cost the same is taken though it fills no better.
+/// Number of moves that cost the same of which one is taken though it fills no better.
 const WANDER: usize = 4;
-/// A running cell's load may grow by this factor before some of its content has to go.
+/// Factor by which a running cell's load may grow before some of its content has to go.
 const GROWTH: f64 = 1.01;
-/// One in so many refills opens more cells than two or three.
+/// Number of refills of which one opens more cells than two or three.
 const MANY_OPENED: usize = 4;
 /// Shares that are tried from the smallest that serves a merged fragment.
 const JUST_ENOUGH: usize = 3;
@@ -162,7 +162,7 @@ impl<'a> Search<'a> {
         let enough = useful.iter().copied().find(|&s| self.share(s) > rest);
         let mut ways = vec![];
         for attempt in 0..self.tries {
-            let mut way = Way {
+            let mut way = Method {
                 share: useful[self.dice.roll(useful.len())],
                 copies: 1,
                 recipe: self.dice.weighted(&self.won.0),
@@ -192,7 +192,7 @@ impl<'a> Search<'a> {
             let placed = ground.fill(first, left, empty, space.recipes[way.recipe], quick)?;
             Some(ground.shrunk(placed, empty.shape, quick))
         });
-        let mut best: Option<(f64, Placed, Way)> = None;
+        let mut best: Option<(f64, Placed, Method)> = None;
         for (way, placed) in ways.iter().zip(filled) {
             let Some(placed) = placed else { continue };
             let worth: f64 = placed.cell.units().map(|u| self.prices[u]).sum();

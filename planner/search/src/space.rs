@@ -18,9 +18,9 @@ pub(crate) struct Space {
 
 /// Shares that are tried, at most; the rest come in when a cell is shrunk.
 const SHARES: usize = 12;
-/// So few merged fragments may be tried on any share.
+/// Merged fragments at most that are tried on any share.
 pub(crate) const FEW: usize = 16;
-/// The largest share that is tried, as a part of a device, unless a fragment needs more.
+/// Largest share that is tried, as a part of a device, unless a fragment needs more.
 const LARGEST_PART: f64 = 0.4;
 
 impl Space {

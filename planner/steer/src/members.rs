@@ -45,7 +45,7 @@ pub struct WorkerMember {
 
 /// What there is to plan on.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub(crate) struct Premises {
     /// What it costs, as workers measured it.
     pub profile: Profile,
     pub devices: Devices,
@@ -138,7 +138,7 @@ impl Members {
 
     /// What there is to plan on: the kind of device that most workers have, what it costs, and who lacks which model.
     /// Workers of other kinds, or that measured other batches, are left out.
-    pub fn ground(&self, now: Nanos) -> Option<Ground> {
+    pub fn premises(&self, now: Nanos) -> Option<Premises> {
         let mut makes: BTreeMap<(&str, &[u32]), Vec<&WorkerMember>> = BTreeMap::new();
         for worker in self.willing(now) {
             let info = &worker.info;
@@ -172,7 +172,7 @@ impl Members {
             let missing = models.filter(|id| !info.profile.models.contains_key(*id));
             lacks.extend(missing.map(|id| (info.name.clone(), id.clone())));
         }
-        Some(Ground {
+        Some(Premises {
             profile,
             devices: Devices { version: 1, devices },
             lacks,

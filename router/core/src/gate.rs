@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use graft_plan::Nanos;
 
-/// What may come at once, beyond the rate, as seconds of it; at least [`LEAST_BURST`] requests.
+/// Burst that may come at once, as seconds of the rate; at least [`LEAST_BURST`] requests.
 const BURST_SECONDS: f64 = 0.4;
-/// The least number of requests that may come at once.
+/// Requests that may come at once at least.
 const LEAST_BURST: f64 = 2.0;
 
 /// Lets requests through at a rate, with short bursts. Callers don't wait for one another.

@@ -10,7 +10,7 @@ use graft_wire::MixEntry;
 pub const REPORT_EVERY: Nanos = Nanos::from_millis(500);
 /// Least time between two urgent reports.
 pub const URGENT_EVERY: Nanos = Nanos::from_millis(100);
-/// The window over which a router observes rates: slots and their length.
+/// Window over which a router observes rates: number of slots, and their length.
 const WINDOW: (usize, Nanos) = (10, Nanos::from_millis(1000));
 
 /// Classes that are told apart at most; requests of further ones are not counted.
@@ -109,9 +109,9 @@ struct Slot {
     classes: BTreeMap<ClassKey, Counted>,
 }
 
-/// Slots that say what a rate is lately.
+/// Number of latest slots that say what a rate is lately.
 const LATELY: usize = 3;
-/// So many standard deviations apart, the rate lately is another one than over the whole window.
+/// Standard deviations by which the rate lately must differ from that of the whole window to count instead of it.
 const DEVIATIONS: f64 = 3.0;
 
 /// A class's requests over the window.

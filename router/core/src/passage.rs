@@ -20,15 +20,15 @@ const GRACE: Nanos = Nanos::from_millis(20);
 
 /// A count of places, each given back when dropped.
 #[derive(Debug, Clone, Default)]
-struct Places(Arc<AtomicUsize>);
+struct Seats(Arc<AtomicUsize>);
 
 #[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
+struct Seat(Arc<AtomicUsize>);
 
-impl Places {
+impl Seats {
     /// `None`: as many are taken as may be.
-    fn take(&self, most: usize) -> Option<Place> {
-        let place = Place(Arc::clone(&self.0));
+    fn take(&self, most: usize) -> Option<Seat> {
+        let place = Seat(Arc::clone(&self.0));
         (self.0.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
 
@@ -37,7 +37,7 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -47,9 +47,9 @@ impl Drop for Place {
 #[derive(Debug)]
 pub struct Entrance {
     most: usize,
-    in_flight: Places,
+    in_flight: Seats,
     /// Of those in flight, requests that wait for a plan that serves them.
-    waiting: Places,
+    waiting: Seats,
 }
 
 impl Entrance {
@@ -57,8 +57,8 @@ impl Entrance {
     pub fn new(most: usize) -> Self {
         Entrance {
             most,
-            in_flight: Places::default(),
-            waiting: Places::default(),
+            in_flight: Seats::default(),
+            waiting: Seats::default(),
         }
     }
 
@@ -136,8 +136,8 @@ pub struct Passage {
     lost: Option<(String, Epoch)>,
     /// The latest [`go`](Self::go) found no route.
     unserved: bool,
-    _in_flight: Place,
-    waiting: Option<Place>,
+    _in_flight: Seat,
+    waiting: Option<Seat>,
     /// Its place among those that its worker has.
     at_worker: Option<InFlight>,
 }

@@ -12,14 +12,14 @@ use crate::gate::Gate;
 
 /// Longest wait for a plan that serves a request.
 const WAIT_AT_MOST: Nanos = Nanos::from_millis(2_000);
-/// A request that waited still needs so many times what its layers take.
+/// Time that a request which waits must have left, as a multiple of what its layers take.
 const RUN_AFTER_WAITING: f64 = 2.0;
 
 /// Partitions are given no more than this part of their time where there is more load than devices.
 const FULLEST: f64 = 0.9;
-/// A budget that is so many times as large is another class.
+/// Factor by which a budget is larger where it is another class.
 const LOOSER: f64 = 1.4;
-/// The part of the room for surplus that the least urgent requests may take.
+/// Part of the room for surplus that the least urgent requests may take.
 const LEAST_PART: f64 = 0.5;
 
 /// All routes of one plan. It is replaced as a whole.

@@ -31,7 +31,7 @@ const MAX_BODY_BYTES: usize = 64 << 20;
 const MAX_CONNECTIONS: usize = 512;
 /// Memory that the bodies of all calls may take while they are read and answered, in KiB (1 GiB).
 const BODIES_KIB: usize = 1 << 20;
-/// JSON takes so many times its length when it is read.
+/// Memory that JSON takes when it is read, as a multiple of its length.
 const JSON_GROWTH: usize = 8;
 
 /// What handlers share.

@@ -5,11 +5,11 @@ use graft_model::{CutPoint, DType, DataSet, Model, StageRange, Tensor, largest_d
 use crate::engine::{Engine, EngineError, PartitionId};
 use crate::onnxruntime::Reference;
 
-/// Floats may differ from the right ones by this part of the largest magnitude of the right output.
+/// Difference of floats that is allowed, as a part of the largest magnitude of the right output.
 const RELATIVE: f64 = 1e-4;
 /// The same for 16-bit floats, which are computed in 32 bits here.
 const RELATIVE_HALF: f64 = 5e-3;
-/// Floats may differ by this much anyway.
+/// Difference of floats that is allowed in any case.
 const ABSOLUTE: f64 = 1e-5;
 
 /// How far an answer is from the right one.

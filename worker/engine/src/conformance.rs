@@ -5,7 +5,7 @@ use graft_model::{Cut, CutPoint, DType, Model, StageRange, Tensor};
 use crate::checks::guarded;
 use crate::engine::{Engine, EngineError, PartitionId};
 
-/// Head and tail may differ from the whole by this part of the whole's largest magnitude.
+/// Difference of head and tail from the whole that is allowed, as a part of the whole's largest magnitude.
 pub const TOLERANCE: f64 = 1e-5;
 
 /// A demand that an engine does not meet.

@@ -62,9 +62,9 @@ impl Measured {
 
 /// Cut points at which a network is cut to see what lies before and behind.
 const PLACES: usize = 8;
-/// Of the time that a pair may take, one round of runs may take this part.
+/// Part of the time for a (batch, share) pair that one round of runs may take.
 const ROUND: f64 = 0.4;
-/// A segment takes at least this part of the mean segment.
+/// Time of a segment at least, as a part of the mean segment's.
 const LEAST: f64 = 0.01;
 
 /// Measures a model that is loaded in `engine`.

@@ -206,7 +206,7 @@ pub(super) fn split(op: &Op<'_>) -> Ruling {
     })
 }
 
-/// A Slice that ends there takes the rest of an axis, however long (exporters write 10⁹, or the largest integer).
+/// End of a Slice from which on it takes the rest of an axis, however long (exporters write 10⁹, or the largest integer).
 const WHOLE_AXIS: i64 = 1_000_000_000;
 
 pub(super) fn slice(op: &Op<'_>) -> Ruling {

@@ -53,7 +53,7 @@ impl Baseline {
 const RATIOS: [f64; 6] = [1.0, 1.2, 1.5, 2.0, 4.0, f64::INFINITY];
 
 /// What a baseline works with: the problem with fragments merged its way.
-struct Ground<'a, 'p> {
+struct BaselineGround<'a, 'p> {
     problem: &'p Problem,
     costs: &'a Costs<'p>,
     sorted: Sorted,
@@ -72,7 +72,7 @@ struct Drafted {
 /// A baseline's cheapest plan whose parts the simulation finds in time.
 pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: &dyn Crew) -> Plan {
     let costs = Costs::new(&problem.profile);
-    let merged = |budget_ratio: f64| Ground {
+    let merged = |budget_ratio: f64| BaselineGround {
         problem,
         costs: &costs,
         sorted: merge(
@@ -89,7 +89,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
         quick: in_short(problem),
         crew,
     };
-    let apart = || Ground {
+    let apart = || BaselineGround {
         sorted: merge(
             &problem.workload,
             &costs,
@@ -102,7 +102,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
         ),
         ..merged(1.0)
     };
-    let ways: Vec<(Ground<'_, '_>, Drafted)> = match baseline {
+    let ways: Vec<(BaselineGround<'_, '_>, Drafted)> = match baseline {
         Baseline::Static => vec![with(merged(f64::INFINITY), slices::whole_devices)],
         Baseline::Gslice => vec![with(apart(), slices::each_alone)],
         Baseline::GslicePlus => RATIOS
@@ -137,9 +137,9 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
 }
 
 fn with<'a, 'p>(
-    ground: Ground<'a, 'p>,
-    way: impl Fn(&Ground<'a, 'p>) -> Drafted,
-) -> (Ground<'a, 'p>, Drafted) {
+    ground: BaselineGround<'a, 'p>,
+    way: impl Fn(&BaselineGround<'a, 'p>) -> Drafted,
+) -> (BaselineGround<'a, 'p>, Drafted) {
     let drafted = way(&ground);
     (ground, drafted)
 }

@@ -2,7 +2,7 @@
 
 use graft_plan::Order;
 
-use super::{Drafted, Ground};
+use super::{BaselineGround, Drafted};
 use crate::cell::{Laid, StageDraft};
 use crate::draft::Draft;
 use crate::fill::{Ground as Cells, MOST_COPIES};
@@ -35,7 +35,7 @@ struct Terms {
 
 /// The cheapest packing into duty cycles that stands, over margins, headrooms and shares. Those that cost `enough` or
 /// more are not looked into.
-pub(super) fn duty_cycles(ground: &Ground<'_, '_>, enough: u64) -> Drafted {
+pub(super) fn duty_cycles(ground: &BaselineGround<'_, '_>, enough: u64) -> Drafted {
     let shares = ground.problem.profile.shares.len().min(SHARES);
     let terms = |i: usize| Terms {
         margin: MARGINS[i % MARGINS.len()],
@@ -89,7 +89,7 @@ pub(super) fn duty_cycles(ground: &Ground<'_, '_>, enough: u64) -> Drafted {
     }
 }
 
-fn cost(cells: &[Laid], ground: &Ground<'_, '_>) -> u64 {
+fn cost(cells: &[Laid], ground: &BaselineGround<'_, '_>) -> u64 {
     let each = cells.iter();
     each.map(|l| u64::from(ground.costs.share(l.share).0) * l.copies as u64)
         .sum()
@@ -97,7 +97,7 @@ fn cost(cells: &[Laid], ground: &Ground<'_, '_>) -> u64 {
 
 /// A packing whose members get tighter terms where it does not stand, until it does. `None`: it stands nowhere
 /// below a cost.
-fn repaired(ground: &Ground<'_, '_>, start: Terms, below: u64) -> Option<(Vec<Laid>, Vec<usize>)> {
+fn repaired(ground: &BaselineGround<'_, '_>, start: Terms, below: u64) -> Option<(Vec<Laid>, Vec<usize>)> {
     let merged = &ground.sorted.merged;
     let mut terms = vec![start; merged.len()];
     let mut stood: Vec<Laid> = vec![];
@@ -177,7 +177,7 @@ struct Turns {
 }
 
 /// Squishy bin packing: full partitions first, then what is left into duty cycles, longest cycles first.
-fn pack(ground: &Ground<'_, '_>, terms: &[Terms]) -> Vec<Laid> {
+fn pack(ground: &BaselineGround<'_, '_>, terms: &[Terms]) -> Vec<Laid> {
     let mut sessions: Vec<Session> = (0..terms.len())
         .filter_map(|unit| session(unit, terms[unit], ground))
         .collect();
@@ -212,22 +212,22 @@ fn pack(ground: &Ground<'_, '_>, terms: &[Terms]) -> Vec<Laid> {
 }
 
 /// Requests per millisecond that are planned for.
-fn planned_rate(unit: usize, terms: Terms, ground: &Ground<'_, '_>) -> f64 {
+fn planned_rate(unit: usize, terms: Terms, ground: &BaselineGround<'_, '_>) -> f64 {
     let headroom = 1.0 + ground.problem.workload.headroom + terms.extra;
     ground.sorted.merged[unit].rate_rps * headroom / 1e3
 }
 
-fn planned_budget(unit: usize, terms: Terms, ground: &Ground<'_, '_>) -> f64 {
+fn planned_budget(unit: usize, terms: Terms, ground: &BaselineGround<'_, '_>) -> f64 {
     (ground.sorted.merged[unit].budget_ms - ground.costs.profile.hop_ms) * terms.margin
 }
 
-fn run_ms(unit: usize, batch: usize, share: usize, ground: &Ground<'_, '_>) -> Option<f64> {
+fn run_ms(unit: usize, batch: usize, share: usize, ground: &BaselineGround<'_, '_>) -> Option<f64> {
     let m = &ground.sorted.merged[unit];
     let range = ground.costs.rest(m.model, m.point)?;
     Some(ground.costs.uncut_ms(m.model, range, batch, share))
 }
 
-fn session(unit: usize, terms: Terms, ground: &Ground<'_, '_>) -> Option<Session> {
+fn session(unit: usize, terms: Terms, ground: &BaselineGround<'_, '_>) -> Option<Session> {
     let batches = &ground.costs.profile.batches;
     let share = ground.sorted.merged[unit].least_share.max(terms.share);
     let times: Vec<f64> = (0..batches.len())
@@ -261,7 +261,7 @@ fn session(unit: usize, terms: Terms, ground: &Ground<'_, '_>) -> Option<Session
 
 /// Takes a session into a partition's turns, if all are in time then. The cycle is squeezed to the session's, if
 /// that is shorter, and batches shrink with it.
-fn squeezed(turns: &mut Turns, session: &Session, terms: &[Terms], ground: &Ground<'_, '_>) -> bool {
+fn squeezed(turns: &mut Turns, session: &Session, terms: &[Terms], ground: &BaselineGround<'_, '_>) -> bool {
     if turns.share < session.share {
         return false;
     }
@@ -289,7 +289,12 @@ fn squeezed(turns: &mut Turns, session: &Session, terms: &[Terms], ground: &Grou
 }
 
 /// A cycle's partition, or copies of it.
-fn laid(ground: &Ground<'_, '_>, members: &[(usize, usize)], share: usize, copies: usize) -> Option<Laid> {
+fn laid(
+    ground: &BaselineGround<'_, '_>,
+    members: &[(usize, usize)],
+    share: usize,
+    copies: usize,
+) -> Option<Laid> {
     let (costs, merged) = (ground.costs, &ground.sorted.merged);
     let batches = &costs.profile.batches;
     let mut laid = Laid {

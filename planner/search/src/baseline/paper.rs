@@ -3,7 +3,7 @@
 use graft_model::{CutPoint, StageRange};
 use graft_plan::Order;
 
-use super::{Drafted, Ground};
+use super::{BaselineGround, Drafted};
 use crate::cell::StageDraft;
 use crate::costs::ModelIndex;
 use crate::draft::{Draft, PartitionDraft};
@@ -30,7 +30,7 @@ const MARGINS: [(f64, f64); 8] = [
 const TRIED: usize = 24;
 
 /// The cheapest groups that stand.
-pub(super) fn groups(ground: &Ground<'_, '_>) -> Drafted {
+pub(super) fn groups(ground: &BaselineGround<'_, '_>) -> Drafted {
     let merged = &ground.sorted.merged;
     let mut order: Vec<usize> = (0..merged.len()).collect();
     // Similar: same model, neighbouring partition points, then budgets.
@@ -77,7 +77,7 @@ fn append(all: &mut Draft, more: Draft) {
 }
 
 /// The cheapest layout of one group that stands: over re-partition points (or none), splits and margins.
-fn group(units: &[usize], ground: &Ground<'_, '_>) -> Option<Draft> {
+fn group(units: &[usize], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
     let merged = &ground.sorted.merged;
     let model = merged[units[0]].model;
     let latest = units.iter().map(|&u| merged[u].point).max()?;
@@ -107,7 +107,7 @@ fn group(units: &[usize], ground: &Ground<'_, '_>) -> Option<Draft> {
 }
 
 /// Each merged fragment of the group on partitions of its own.
-fn apart(units: &[usize], ground: &Ground<'_, '_>) -> Option<Draft> {
+fn apart(units: &[usize], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
     let cells = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
     let placed: Option<Vec<Placed>> = units
         .iter()
@@ -123,7 +123,7 @@ fn sized(
     rate_rps: f64,
     deadline_ms: f64,
     margin: (f64, f64),
-    ground: &Ground<'_, '_>,
+    ground: &BaselineGround<'_, '_>,
 ) -> Option<(StageDraft, PartitionDraft)> {
     let costs = ground.costs;
     let batches = &costs.profile.batches;
@@ -180,7 +180,7 @@ fn joined(
     q: CutPoint,
     split: f64,
     margin: (f64, f64),
-    ground: &Ground<'_, '_>,
+    ground: &BaselineGround<'_, '_>,
 ) -> Option<(u64, Draft)> {
     let merged = &ground.sorted.merged;
     let hop = ground.costs.profile.hop_ms;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use graft_plan::Order;
 
-use super::{Drafted, Ground};
+use super::{BaselineGround, Drafted};
 use crate::cell::BatchRule;
 use crate::costs::ModelIndex;
 use crate::draft::Draft;
@@ -32,7 +32,7 @@ const fn shape(of_budget: f64) -> Shape {
 const COPIES: usize = 8;
 
 /// Each merged fragment on the cheapest partitions of its own.
-pub(super) fn each_alone(ground: &Ground<'_, '_>) -> Drafted {
+pub(super) fn each_alone(ground: &BaselineGround<'_, '_>) -> Drafted {
     let cells = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
     let placed = gathered(ground.crew, ground.sorted.merged.len(), |unit| {
         alone(&[unit], 0, &cells, ground)
@@ -41,7 +41,7 @@ pub(super) fn each_alone(ground: &Ground<'_, '_>) -> Drafted {
 }
 
 /// Each model on whole devices; fragments with equal partition points batch.
-pub(super) fn whole_devices(ground: &Ground<'_, '_>) -> Drafted {
+pub(super) fn whole_devices(ground: &BaselineGround<'_, '_>) -> Drafted {
     let mut by_model: BTreeMap<ModelIndex, Vec<usize>> = BTreeMap::new();
     for (u, m) in ground.sorted.merged.iter().enumerate() {
         by_model.entry(m.model).or_default().push(u);
@@ -67,7 +67,7 @@ pub(super) fn alone(
     units: &[usize],
     smallest: usize,
     cells: &Cells<'_>,
-    ground: &Ground<'_, '_>,
+    ground: &BaselineGround<'_, '_>,
 ) -> Option<Placed> {
     let merged = &ground.sorted.merged;
     let work: f64 = units.iter().map(|&u| merged[u].work).sum();
@@ -94,7 +94,7 @@ pub(super) fn alone(
     best
 }
 
-fn collect(placed: Vec<Option<Placed>>, ground: &Ground<'_, '_>) -> Drafted {
+fn collect(placed: Vec<Option<Placed>>, ground: &BaselineGround<'_, '_>) -> Drafted {
     let hopeless = (0..ground.sorted.merged.len())
         .filter(|&u| placed[u].is_none())
         .collect();

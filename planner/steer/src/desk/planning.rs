@@ -9,7 +9,7 @@ use graft_wire::Correction;
 
 use crate::decisions::{Decision, Outcome, Predicted};
 use crate::doing::{Do, Made, Note};
-use crate::members::Ground;
+use crate::members::Premises;
 use crate::replan::{Cause, Replanner};
 use crate::wanted::{Wanted, workload};
 
@@ -33,20 +33,20 @@ impl Desk {
         if self.making.is_some() {
             return;
         }
-        let Some(ground) = self.members.ground(now) else {
+        let Some(premises) = self.members.premises(now) else {
             return;
         };
-        let wanted = self.wanted(&ground.profile);
+        let wanted = self.wanted(&premises.profile);
         let Some(cause) = self.replanner.decide(now, &wanted) else {
             return;
         };
         self.replanner.tried(now);
-        let Ground {
+        let Premises {
             profile,
             devices,
             lacks,
             others,
-        } = ground;
+        } = premises;
         if others {
             self.note(Note::OtherDevices);
         }

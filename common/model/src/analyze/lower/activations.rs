@@ -5,10 +5,10 @@ use super::writer::{float_attribute, target};
 use crate::dim::DType;
 use crate::error::ModelError;
 
-/// From here on softplus(x) is x, to the last bit of a 32-bit float.
+/// Value from which on softplus(x) is x, to the last bit of a 32-bit float.
 const SOFTPLUS_IS_LINEAR: f64 = 20.0;
 
-/// From here on a number rounds to infinity as a 16-bit float.
+/// Value from which on a number rounds to infinity as a 16-bit float.
 const HALF_OVERFLOWS: f64 = 65_520.0;
 
 impl Lowering<'_, '_> {
