@@ -1,15 +1,17 @@
 //! A phone without a router: everything runs here, in time, and the result says so.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use graft_client::{
     Device, Emulation, LocalReason, ModelHere, Router, Session, SessionError, SessionOptions,
 };
 use graft_model::{CatalogEntry, CutPoint, DType, Manifest, Model, ReadOptions, Tensor, samples};
-use graft_transport::{Authority, Endpoint, EndpointOptions, Role};
+use graft_transport::{Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
+use graft_wire::{ClientReply, ClientRequest, Description, Limits};
 
 fn device_and_model() -> (Arc<Device>, Arc<ModelHere>) {
     let bytes = samples::residual_cnn();
@@ -65,6 +67,75 @@ async fn a_silent_router_makes_nobody_late() {
         assert_eq!(answer.local, Some(LocalReason::Unreachable));
         assert_eq!(answer.output, want);
     }
+}
+
+/// A router that answers probes and says what it needs, and never answers an inference.
+fn mute_router(cuts: usize) -> (Router, Endpoint) {
+    let identity = Authority::new().unwrap().issue(Role::Router, &[]).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = EndpointOptions::default();
+    let server = Endpoint::server(any, &identity, Protocol::Client, ClientAuth::None, options).unwrap();
+    let router = Router {
+        address: server.local_addr().unwrap(),
+        name: Role::Router.server_name().to_owned(),
+        endpoint: Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap(),
+    };
+    let mut server_ms = vec![1.0; cuts];
+    server_ms[cuts - 1] = 0.0;
+    let description = Description {
+        name: "residual".to_owned(),
+        server_ms,
+        price: vec![],
+        wire: vec![DType::F32],
+        emulated: false,
+    };
+    let json = Bytes::from(serde_json::to_vec(&description).unwrap());
+    let listening = server.clone();
+    tokio::spawn(async move {
+        let serve = move |connection: Connection| {
+            let json = json.clone();
+            let answer = move |_, request: ClientRequest, _| {
+                let json = json.clone();
+                async move {
+                    match request {
+                        ClientRequest::Describe { .. } => (ClientReply::Described, json),
+                        ClientRequest::Probe => (ClientReply::Probed, Bytes::new()),
+                        ClientRequest::Infer(_) => std::future::pending().await,
+                    }
+                }
+            };
+            tokio::spawn(async move {
+                connection
+                    .serve(Limits::default(), Duration::from_secs(5), answer)
+                    .await
+            });
+        };
+        listening.listen(&[], serve).await;
+    });
+    (router, server)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_stops_answering_makes_no_fallback_late() {
+    let (device, model) = device_and_model();
+    let (router, _server) = mute_router(model.entry.info.cuts.len());
+    let input = Tensor::pseudo_random(&model.entry.info.cuts[0], 1, 3);
+    let session = Session::new(device, Arc::clone(&model), router, options(400)).unwrap();
+    // A phone that takes 120 ms for all layers: the server is worth asking.
+    session.emulate(Some(Emulation {
+        slowdown: 120.0 / model.head_ms.last().unwrap(),
+        up_mbps: 1000.0,
+        down_mbps: 1000.0,
+        rtt_ms: 2.0,
+    }));
+    assert!(session.prepare().await);
+    let mut asked = 0;
+    for _ in 0..6 {
+        let answer = session.infer(input.clone()).await.unwrap();
+        asked += u32::from(matches!(answer.local, Some(LocalReason::NoAnswer(_))));
+        assert!(answer.in_time, "{:?} {:?}", answer.local, answer.times);
+    }
+    assert!(asked >= 1, "the router was never asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
