@@ -1,11 +1,11 @@
-//! Choices by chance, the same for the same seed.
+//! Random choices, the same for the same seed.
 
 /// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
 #[derive(Debug, Clone)]
 pub(crate) struct Dice(pub u64);
 
 impl Dice {
-    /// Others, for something that is done beside.
+    /// A new generator with a seed drawn from this one, for a task that may run at the same time.
     pub fn another(&mut self) -> Dice {
         self.roll(2);
         Dice(self.0)
@@ -25,7 +25,7 @@ impl Dice {
         self.roll(sides).min(self.roll(sides))
     }
 
-    /// A place in the list, by weight.
+    /// An index in the list, drawn in proportion to its weights.
     pub fn weighted(&mut self, weights: &[u32]) -> usize {
         let mut at = self.roll(weights.iter().sum::<u32>() as usize) as u32;
         for (i, w) in weights.iter().enumerate() {
