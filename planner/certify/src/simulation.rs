@@ -7,17 +7,17 @@ use crate::arrivals::Arrivals;
 use crate::crew::{Alone, Crew, gathered};
 use crate::setup::{Setup, SetupError};
 
-/// Requests of one fragment.
+/// Numbers of one fragment's requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
-    /// That arrived.
+    /// Requests that arrived.
     pub requests: u64,
-    /// That were answered within their budget.
+    /// Requests that were answered within their budget.
     pub in_time: u64,
 }
 
 impl Tally {
-    /// Part that was answered in time; 1 where nothing arrived.
+    /// Part of the requests that was answered in time; 1 where none arrived.
     pub fn attainment(self) -> f64 {
         if self.requests == 0 {
             1.0
@@ -34,15 +34,15 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// What a run gave.
+/// Result of a run of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// By fragment: id and tally.
+    /// Each fragment's id and tally.
     pub fragments: Vec<(String, Tally)>,
 }
 
 impl Outcome {
-    /// All requests.
+    /// Tally of all requests.
     pub fn total(&self) -> Tally {
         let mut total = Tally::default();
         for (_, tally) in &self.fragments {
@@ -68,7 +68,7 @@ impl Setup {
     /// A run for each seed; parts that have nothing to do with one another may run at the same time.
     pub fn outcomes(&self, seeds: &[u64], length: Nanos, crew: &dyn Crew) -> Vec<Outcome> {
         let parts = self.parts.len();
-        // The largest first, so that nobody waits for it at the end.
+        // The largest part comes first, so that the others don't have to wait for it at the end.
         let mut order: Vec<usize> = (0..parts).collect();
         let rate = |p: &usize| self.parts[*p].0.journeys.iter().map(|j| j.rate_rps).sum::<f64>();
         order.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
@@ -103,7 +103,7 @@ impl Setup {
     }
 }
 
-/// All requests of a fragment at the last cut point are in time.
+/// Tally of a fragment at the last cut point: all its requests are in time.
 fn answered(seed: u64, id: &str, rate_rps: f64, length: Nanos) -> Tally {
     let mut arrivals = Arrivals::new(seed, id, rate_rps, 1.0);
     let requests = std::iter::repeat_with(|| arrivals.next())
