@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, ModelErrorKind};
 
-/// No tensor of a model may have more elements than this for one request (4 Gi).
+/// Most elements that a tensor of a model may have for one request (4 Gi).
 const MAX_ELEMENTS: usize = 1 << 32;
 
 /// Type of a tensor's elements.
@@ -42,7 +42,7 @@ impl DType {
         }
     }
 
-    /// From the numbers of ONNX' `TensorProto.DataType`.
+    /// The type of a number of ONNX' `TensorProto.DataType`.
     pub(crate) fn from_onnx(code: i32) -> Option<Self> {
         Some(match code {
             1 => DType::F32,
@@ -96,7 +96,8 @@ impl fmt::Display for DType {
 pub(crate) struct Dim {
     pub coef: usize,
     pub batch: bool,
-    /// Of a size that was merged with the batch: what runs outside of it in memory, a divisor of `coef`.
+    /// For a size that was merged with the batch, the elements that run outside of the batch in memory: a divisor of
+    /// `coef`.
     pub outer: usize,
 }
 

@@ -1,10 +1,10 @@
-//! What is known of a tensor before the model runs.
+//! Facts: what is known of a tensor before the model runs.
 
 use rten_onnx::onnx::{DataType, TensorProto};
 
 use crate::dim::{DType, Dim};
 
-/// Longest tensor whose values are followed (position numbers, shapes, scalars).
+/// Most elements of a tensor whose values are followed: enough for position numbers, shapes and scalars.
 pub(crate) const MAX_SMALL: usize = 65_536;
 
 /// A number: `coef`, or `coef` times the batch.
@@ -64,14 +64,14 @@ impl Small {
     }
 }
 
-/// Where a tensor comes from.
+/// Origin of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Weights and what is computed from them alone.
     Constant,
     /// Shapes that name the batch, and what is computed from them.
     Sizes,
-    /// Depends on the model's input.
+    /// The model's input, and what is computed from it.
     Data,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Fact {
     pub origin: Origin,
     /// Its values, where they are small and known.
     pub small: Option<Small>,
-    /// How large its elements can get, where they are 64-bit integers that were computed.
+    /// Largest magnitudes of its elements, where they are 64-bit integers that were computed.
     pub bound: Option<crate::analyze::Bound>,
 }
 
