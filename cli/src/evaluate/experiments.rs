@@ -1,4 +1,4 @@
-//! What is measured.
+//! The experiments of the evaluation.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,13 @@ use crate::plan::Algorithm;
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Results {
-    /// Share at full attainment.
+    /// Plans at full attainment, whose shares are compared.
     pub shares: Vec<Row>,
-    /// Attainment with the share that Graft needs.
+    /// Plans with the share that Graft needs, whose attainments are compared.
     pub equal_share: Vec<Row>,
-    /// Share when one thing changes.
+    /// Plans of workloads in which one thing changes, whose shares are compared.
     pub sensitivity: Vec<Varied>,
-    /// Share when requests come in bursts.
+    /// Plans for requests in bursts, whose shares are compared.
     pub bursts: Vec<Burst>,
     /// Sites whose plans follow the phones.
     pub lived: Vec<Lived>,
@@ -30,7 +30,7 @@ pub(super) struct Results {
 }
 
 impl Results {
-    /// What was measured before, of other profiles and scenarios than these, goes first.
+    /// These results after earlier ones, of which those of the same profiles and scenarios are left out.
     pub fn beside(self, before: Results, profiles: &[String]) -> Results {
         let other = |profile: &String| !profiles.contains(profile);
         let again: Vec<&String> = self.lived.iter().map(|l| &l.scenario).collect();
@@ -50,7 +50,7 @@ impl Results {
     }
 }
 
-/// One plan.
+/// Figures of one plan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Row {
     pub profile: String,
@@ -61,12 +61,12 @@ pub(super) struct Row {
     pub bound: u64,
     pub certified: bool,
     pub infeasible: usize,
-    /// Of all requests, those of fragments that are not served included.
+    /// Attainment of all requests, those of fragments that are not served included.
     pub attainment: f64,
     pub seconds: f64,
 }
 
-/// One plan of a workload that was changed.
+/// Figures of one plan of a workload in which one thing was changed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Varied {
     pub profile: String,
@@ -78,7 +78,7 @@ pub(super) struct Varied {
     pub certified: bool,
 }
 
-/// One small workload.
+/// Shares of the optimum and of Graft's plan for one small workload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Gap {
     pub profile: String,
@@ -86,7 +86,7 @@ pub(super) struct Gap {
     pub graft: u64,
 }
 
-/// Larger workloads than this are planned by few algorithms.
+/// Number of fragments beyond which a workload is planned by [`OF_LARGE`] only.
 const LARGE: usize = 2_000;
 const ALL: [Algorithm; 9] = [
     Algorithm::Graft,
@@ -106,7 +106,7 @@ pub(super) const VARIED: [Algorithm; 4] = [
     Algorithm::Paper,
     Algorithm::GslicePlus,
 ];
-/// Workloads of about so many phones are varied.
+/// Number of phones of the workloads that are varied.
 const VARIED_PHONES: usize = 100;
 
 pub(super) fn all(sites: &[Site], effort: Duration, small: usize) -> anyhow::Result<Results> {
@@ -114,7 +114,7 @@ pub(super) fn all(sites: &[Site], effort: Duration, small: usize) -> anyhow::Res
     for site in sites {
         for (workload_name, workload) in &site.workloads {
             let problem = site.problem(workload);
-            // What is larger takes longer to search.
+            // A larger workload takes longer to search.
             let effort = effort.mul_f64(
                 (workload.fragments.len() as f64 / VARIED_PHONES as f64)
                     .sqrt()
@@ -224,7 +224,7 @@ fn planned(
     })
 }
 
-/// One thing of a workload changes at a time.
+/// Plans for variants of a workload in which one thing changes at a time.
 fn varied(site: &Site, workload: &Workload, effort: Duration, results: &mut Results) -> anyhow::Result<()> {
     let each = |change: &dyn Fn(&Fragment) -> Fragment| Workload {
         fragments: workload.fragments.iter().map(change).collect(),
@@ -277,7 +277,8 @@ fn varied(site: &Site, workload: &Workload, effort: Duration, results: &mut Resu
     Ok(())
 }
 
-/// The fragment at the nearest of so many evenly spaced partition points in the first half of its network.
+/// The fragment moved back to one of `points` evenly spaced partition points in the first half of its network: the
+/// last that is not behind its own.
 fn nearest(f: &Fragment, points: u16, site: &Site) -> Fragment {
     let half = site
         .profile
@@ -324,7 +325,7 @@ fn gaps(
             fragments,
             ..workload.clone()
         });
-        // One fragment may be as much as several merged ones: then there are too many for the optimum.
+        // A workload with too many merged fragments for the optimum is left out.
         let Ok((exact, _)) = made(&problem, Algorithm::Exact, effort) else {
             continue;
         };

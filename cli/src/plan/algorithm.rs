@@ -36,7 +36,7 @@ pub(crate) enum Algorithm {
     GraftNoEdf,
 }
 
-/// What an algorithm is.
+/// Planner and options that an algorithm stands for.
 enum Way {
     Graft(GraftOptions),
     Baseline(Baseline),

@@ -1,4 +1,4 @@
-//! What there is to see of a site, drawn.
+//! Drawing of a site's status.
 
 use graft_planner::{PointStatus, Served, Status};
 use ratatui::Frame;
@@ -9,8 +9,9 @@ use ratatui::widgets::{Paragraph, Row, Table};
 
 use crate::plan::outcome;
 
-/// Below this part in time a figure is red.
+/// Attainment below which a figure is red.
 const GOOD: f64 = 0.99;
+/// Number of the latest decisions that are shown.
 const DECISIONS: usize = 5;
 
 pub(super) fn frame(frame: &mut Frame<'_>, status: &Status, trouble: Option<&str>) {
