@@ -86,7 +86,7 @@ pub(crate) struct Ground<'a> {
 
 /// Most copies of a cell; what needs more is not served.
 pub(crate) const MOST_COPIES: usize = 4096;
-/// Part of a cell's remaining size that the first try fills with loose fragments, when the recipe's are in.
+/// Part of a cell's remaining size that the first try fills when the loosest fragments are added at the end.
 const LIKELY_MORE: f64 = 0.25;
 /// First stride of the search from its first guess, as a part of a cell's size.
 const FIRST_STRIDE: f64 = 0.04;
