@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Largest answer, in bytes.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// What is at a path of a program's HTTP address, e.g. `127.0.0.1:7302`; JSON.
+/// Gets the JSON at a path of a program's HTTP address, e.g. `127.0.0.1:7302`.
 pub(crate) fn get<T: DeserializeOwned>(address: &str, path: &str) -> anyhow::Result<T> {
     let base = if address.contains("://") {
         address.trim_end_matches('/').to_owned()

@@ -1,4 +1,4 @@
-//! Which engines a command uses.
+//! Arguments that say which engines a command uses.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ enum Name {
 }
 
 impl EngineArguments {
-    /// The engines.
+    /// Opens the engines.
     pub fn open(&self) -> anyhow::Result<Engines> {
         Ok(Engines::open(&self.options())?)
     }
@@ -45,7 +45,7 @@ impl EngineArguments {
         self.onnxruntime.as_deref()
     }
 
-    /// For a worker.
+    /// The choice of engines for a worker.
     pub fn choice(&self) -> EngineChoice {
         EngineChoice::Cpu(self.options())
     }

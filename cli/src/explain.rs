@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     Ok(Verdict::Yes)
 }
 
-/// A life in a line.
+/// A request's life in one line.
 fn head(life: &Life) -> String {
     format!(
         "{}  {} at cut point {}, {}",
@@ -133,7 +133,7 @@ fn story(life: &Life) -> String {
 }
 
 fn visited(visit: &Visit, sent_ms: f64, say: &mut impl FnMut(f64, String)) {
-    // The way to the worker counts as no time: its clock is another.
+    // The time to the worker counts as zero: the worker's clock is another.
     let at = |ns: u64| sent_ms + ns as f64 / 1e6;
     say(
         at(visit.entered_ns),

@@ -17,8 +17,9 @@ use crate::Verdict;
 use crate::engines::EngineArguments;
 use crate::output::line;
 
-/// Tries while no plan serves the partition point yet, and the time between two.
+/// Most tries while no plan serves the partition point yet.
 const TRIES: usize = 10;
+/// Time between two such tries.
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// Send one picture or tensor through a router.

@@ -1,4 +1,4 @@
-//! Standard output. Who stops reading early (`| head`) has read enough: that is no failure.
+//! Standard output. A reader that stops early (`| head`) has read enough: that is no failure.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -10,7 +10,7 @@ pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The reader went away.
+/// Whether an error says that the reader of standard output went away.
 pub(crate) fn is_reader_gone(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<std::io::Error>()

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// Colours that those who see fewer can tell apart: Okabe and Ito, "Color universal design", 2008.
+/// Colours that colour-blind readers can tell apart: Okabe and Ito, "Color universal design", 2008.
 const COLOURS: [&str; 8] = [
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999",
 ];
@@ -27,7 +27,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From `low` to a little above the largest value, in even steps.
+    /// An axis from `low` to a little above the largest value, in even steps.
     fn even(series: &[Series], low: f64) -> Self {
         let values = series.iter().flat_map(|s| s.values.iter().flatten().copied());
         let high = values.fold(low, f64::max);
@@ -72,7 +72,7 @@ impl Axis {
         } else {
             let step = round_step((self.high - self.low) / 6.0);
             let first = (self.low / step).ceil();
-            // Rounded, so that 0.1 + 0.2 is written 0.3.
+            // Marks are rounded, so that 0.1 + 0.2 is written 0.3.
             (0..12)
                 .map(|i| ((first + f64::from(i)) * step * 1e6).round() / 1e6)
                 .collect()
@@ -81,7 +81,7 @@ impl Axis {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, about so large.
+/// Step of about the given size: 1, 2 or 5 times a power of ten.
 fn round_step(about: f64) -> f64 {
     let decade = 10f64.powf(about.log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|s| s * decade);

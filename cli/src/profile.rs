@@ -70,7 +70,7 @@ struct Modelled {
     out: PathBuf,
 }
 
-/// From a stage to the next on one host: a message and a copy, in milliseconds.
+/// Time of a hop, from a stage to the next on one host, in milliseconds: a message and a copy.
 const HOP_MS: f64 = 0.2;
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
@@ -138,7 +138,7 @@ fn measured(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Ve
         })?;
         let profile = measured.into_profile(&name, &cpu_kind(), &options);
         models.extend(profile.models.clone());
-        // The largest overhead holds for all.
+        // The largest overhead of the models holds for all of them.
         let overhead = joint
             .as_ref()
             .map_or(0.0, |j| j.stage_overhead_ms)

@@ -1,4 +1,4 @@
-//! A scenario with what it is played on.
+//! A scenario with the profile, devices and traces that it is played on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use clap::Args;
 use graft_plan::{Arrivals, Device, DeviceSource, Devices, FormatFile, Profile, Scenario};
 use graft_simulator::Trace;
 
-/// Memory of a device that a scenario only counts: 80 GB.
+/// Memory, in bytes, of a device that a scenario only counts: 80 GB.
 const MEMORY_BYTES: u64 = 80_000_000_000;
 /// Most devices that a scenario may count.
 const MOST_DEVICES: u32 = 100_000;
@@ -112,7 +112,7 @@ impl Files {
     }
 }
 
-/// So many whole devices of the profile's kind.
+/// `count` whole devices of the profile's kind.
 fn counted(count: u32, profile: &Profile) -> Devices {
     let device = |i: u32| Device {
         id: format!("gpu{i:03}"),

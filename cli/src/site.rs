@@ -15,12 +15,12 @@ use graft_transport::{Authority, Role};
 use graft_wire::RunHeader;
 use graft_worker::{EngineChoice, Handle, Worker};
 
-/// How a site is made.
+/// Settings of a site.
 pub(crate) struct SiteSettings {
     pub catalog: Catalog,
-    /// Plans and measured profiles are kept here.
+    /// Folder for plans and measured profiles.
     pub state: PathBuf,
-    /// For clients (UDP).
+    /// Address for clients (QUIC over UDP).
     pub listen: SocketAddr,
     pub http: SocketAddr,
     pub cores: Vec<usize>,
@@ -30,10 +30,11 @@ pub(crate) struct SiteSettings {
     /// Names and addresses that clients use for the router.
     pub names: Vec<String>,
     pub headroom: f64,
-    /// Budget in milliseconds and rate at which whole models are always served.
+    /// Time budget in milliseconds, and rate per second, at which whole models are always served; `None`: only what is
+    /// asked for is.
     pub standing: Option<(f64, f64)>,
     pub http_budget: Duration,
-    /// Router and worker hand over in memory instead of over QUIC.
+    /// Whether router and worker hand over in memory instead of over QUIC.
     pub in_memory: bool,
 }
 
@@ -47,7 +48,7 @@ pub(crate) struct Site {
 const WORKER: &str = "worker";
 
 impl Site {
-    /// Starts all three; planner and worker on ports of their own choosing.
+    /// Starts router, planner and worker; planner and worker on any free ports.
     pub async fn start(settings: SiteSettings) -> anyhow::Result<Self> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let authority = &settings.authority;
@@ -118,7 +119,7 @@ impl Site {
         Ok(())
     }
 
-    /// Ends all three, the way in first.
+    /// Ends router, planner and worker; the router first, so that nothing more comes in.
     pub async fn stop(self) {
         self.router.stop().await;
         self.worker.stop().await;
@@ -126,7 +127,7 @@ impl Site {
     }
 }
 
-/// A worker in the same process.
+/// Connection to a worker in the same process.
 struct InMemory(Handle);
 
 impl Backend for InMemory {

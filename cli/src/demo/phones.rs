@@ -25,30 +25,31 @@ pub(crate) struct Phone {
     pub emulation: Emulation,
     pub slo: Duration,
     pub rate_rps: f64,
-    /// Its uplink from half-time on: somebody walks into a lift.
+    /// Uplink from half-time on, in megabits a second, as when somebody walks into a lift; `None`: it does not change.
     pub later_mbps: Option<f64>,
 }
 
-/// What became of one request.
+/// Record of what became of one request.
 pub(crate) struct Record {
     pub phone: usize,
-    /// From the time at which it was to be sent.
+    /// Time from when it was to be sent until the answer, in milliseconds.
     pub latency_ms: f64,
     pub in_time: bool,
-    /// Which sample it was about.
+    /// Index of the sample that was its input.
     pub sample: usize,
     pub outcome: Result<Inference, String>,
 }
 
-/// Good answers that each phone waits for before requests count.
+/// Good answers that each phone waits for before its requests count.
 const SETTLED: usize = 3;
 /// Requests that one phone has open at most; one more is not sent, and counts as failed.
 const OPEN: usize = 8;
 
 impl Phone {
-    /// Six phones, from fast to slow, on links from fast to slow. `whole_ms`: what the model takes on this machine.
+    /// Six phones, from fast to slow, on links from fast to slow. `whole_ms`: time of the whole model on this machine.
     pub fn six(whole_ms: f64) -> Vec<Phone> {
-        // Speed as the time that the whole model takes on the phone, in milliseconds; link; time asked for.
+        // Name; time of the whole model on the phone, in milliseconds; uplink in megabits a second; round trip, and
+        // time asked for, in milliseconds.
         let kinds = [
             ("p0 desk, wifi", 1500.0, 200.0, 4.0, 350.0),
             ("p1 new, 5g", 420.0, 80.0, 12.0, 400.0),

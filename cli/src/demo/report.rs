@@ -18,7 +18,7 @@ const MAX_DIFFERENCE: f64 = 1e-3;
 /// One phone's line.
 struct Line {
     id: String,
-    /// The partition point that it took most often.
+    /// Partition point that it took most often.
     partition_point: u16,
     budget_ms: f64,
     p50_ms: f64,
@@ -29,7 +29,7 @@ struct Line {
     local: usize,
     failed: usize,
     points: BTreeSet<u16>,
-    /// Why it ran locally, the last time.
+    /// Reason why it ran locally, the last time.
     why: Option<String>,
 }
 
@@ -44,8 +44,9 @@ pub(crate) struct Report<'a> {
     served: usize,
     largest_batch: u32,
     max_abs_diff: f64,
-    /// Class and label of the photograph by the server's answers, and by the whole model here.
+    /// Largest outputs for the photograph by the server's answers: class, label and value.
     top: Vec<(usize, String, f32)>,
+    /// Class and label of the photograph by the whole model here.
     expected: (usize, String),
     known_label: Option<String>,
     wrong_labels: usize,

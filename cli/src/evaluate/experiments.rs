@@ -1,4 +1,4 @@
-//! What is measured.
+//! The experiments of the evaluation.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use crate::plan::Algorithm;
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Results {
-    /// Share at full attainment.
+    /// Plans at full attainment, whose shares are compared.
     pub shares: Vec<Row>,
-    /// Attainment with the share that Graft needs.
+    /// Plans with the share that Graft needs, whose attainments are compared.
     pub equal_share: Vec<Row>,
-    /// Share when one thing changes.
+    /// Plans of workloads in which one thing changes, whose shares are compared.
     pub sensitivity: Vec<Varied>,
-    /// Share when requests come in bursts.
+    /// Plans for requests in bursts, whose shares are compared.
     pub bursts: Vec<Burst>,
     /// Sites whose plans follow the phones.
     pub lived: Vec<Lived>,
@@ -31,7 +31,7 @@ pub(super) struct Results {
 }
 
 impl Results {
-    /// What was measured before, of other profiles and scenarios than these, goes first.
+    /// These results after earlier ones, of which those of the same profiles and scenarios are left out.
     pub fn beside(self, before: Results, profiles: &[String]) -> Results {
         let other = |profile: &String| !profiles.contains(profile);
         let again: Vec<&String> = self.lived.iter().map(|l| &l.scenario).collect();
@@ -51,7 +51,7 @@ impl Results {
     }
 }
 
-/// One plan.
+/// Figures of one plan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Row {
     pub profile: String,
@@ -62,12 +62,12 @@ pub(super) struct Row {
     pub bound: u64,
     pub certified: bool,
     pub infeasible: usize,
-    /// Of all requests, those of fragments that are not served included.
+    /// Attainment of all requests, those of fragments that are not served included.
     pub attainment: f64,
     pub seconds: f64,
 }
 
-/// One plan of a workload that was changed.
+/// Figures of one plan of a workload in which one thing was changed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Varied {
     pub profile: String,
@@ -79,7 +79,7 @@ pub(super) struct Varied {
     pub certified: bool,
 }
 
-/// One small workload.
+/// Shares of the optimum and of Graft's plan for one small workload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Gap {
     pub profile: String,
@@ -115,7 +115,7 @@ pub(super) fn all(sites: &[Hardware], effort: Duration, small: usize) -> anyhow:
     for site in sites {
         for (workload_name, workload) in &site.workloads {
             let problem = site.problem(workload);
-            // What is larger takes longer to search.
+            // A larger workload takes longer to search.
             let effort = effort.mul_f64(
                 (workload.fragments.len() as f64 / VARIED_PHONES as f64)
                     .sqrt()
@@ -325,7 +325,7 @@ fn gaps(
             fragments,
             ..workload.clone()
         });
-        // One fragment may be as much as several merged ones: then there are too many for the optimum.
+        // A workload with too many merged fragments for the optimum is left out.
         let Ok((exact, _)) = made(&problem, Algorithm::Exact, effort) else {
             continue;
         };

@@ -7,7 +7,7 @@ use super::experiments::{Results, Row, Varied};
 use super::scenarios::Burst;
 use crate::plot::{Series, bars, lines};
 
-/// Values in the order of their first appearance.
+/// Distinct values in the order of their first appearance.
 fn seen<'a, T>(list: &'a [T], of: impl Fn(&'a T) -> &'a str) -> Vec<String> {
     let mut values: Vec<String> = vec![];
     for item in list {
@@ -23,7 +23,7 @@ fn row<'a>(rows: &'a [Row], profile: &str, workload: &str, algorithm: &str) -> O
         .find(|r| r.profile == profile && r.workload == workload && r.algorithm == algorithm)
 }
 
-/// Only plans that the simulation certifies, and that serve all that Graft serves, are compared.
+/// Share of a plan that can be compared: the simulation certifies it, and it serves all that Graft serves.
 fn comparable(rows: &[Row], profile: &str, workload: &str, algorithm: &str) -> Option<u64> {
     let graft = row(rows, profile, workload, "graft")?;
     let other = row(rows, profile, workload, algorithm)?;

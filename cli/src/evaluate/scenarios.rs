@@ -1,4 +1,4 @@
-//! What is measured in scenarios: bursts, and sites whose plans follow the phones.
+//! The experiments with scenarios: bursts, and sites whose plans follow the phones.
 
 use std::time::Duration;
 
@@ -12,47 +12,50 @@ use crate::plan::Algorithm;
 use crate::scenario::Setting;
 use crate::simulate::Living;
 
-/// A workload whose requests come in bursts.
+/// Figures of one algorithm's plans for a workload whose requests come in bursts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Burst {
     pub profile: String,
     pub algorithm: String,
-    /// Requests of a burst, in the mean.
+    /// Mean number of requests of a burst.
     pub size: f64,
-    /// Share of the cheapest plan that keeps the attainment; none of those that were tried does.
+    /// Share of the first plan that keeps the attainment; `None`: no plan that was tried does.
     pub share: Option<u64>,
-    /// The rates that it was made for, times the real ones.
+    /// Factor on the real rates for which that plan was made.
     pub planned_for: Option<f64>,
-    /// In time with the plan for Poisson arrivals of the real rates.
+    /// Attainment of the plan for Poisson arrivals at the real rates.
     pub unprepared: f64,
 }
 
-/// A scenario under one algorithm.
+/// Figures of a scenario under one algorithm.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Lived {
     pub scenario: String,
     pub algorithm: String,
     pub mean_share: f64,
     pub peak_share: u64,
-    /// Of the requests that routers received, by the server's deadline.
+    /// Attainment of the requests that routers received, by the server's deadline.
     pub server_attainment: f64,
-    /// Of all inferences.
+    /// Attainment of all inferences.
     pub attainment: f64,
     pub plans: usize,
     pub kept: usize,
     pub changed: usize,
 }
 
-/// Requests of a burst come so far apart.
+/// Time from one request of a burst to the next, in milliseconds.
 const GAP_MS: f64 = 2.0;
+/// Mean numbers of requests of a burst that are tried; 1: a Poisson process.
 const SIZES: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
-/// Rates that plans are made for, until one keeps the attainment.
+/// Factors on the real rates for which plans are made, one after the other, until one keeps the attainment.
 const PLANNED_FOR: [f64; 6] = [1.0, 1.25, 1.6, 2.0, 3.0, 5.0];
 /// Attainment that plans must keep.
 const ATTAINMENT: f64 = 0.999;
+/// Part of each fragment's requests that plans must keep in time.
 const EACH: f64 = 0.99;
-/// Length of a run, in seconds; a fragment with fewer requests is not looked at by itself.
+/// Length of a run, in seconds, as long as a certificate's.
 const LENGTH_S: f64 = 120.0;
+/// Requests in a run below which a fragment is not judged by itself: fewer say too little.
 const ENOUGH: u64 = 300;
 
 fn bursty(site: &Hardware, workload: &Workload, size: f64) -> Scenario {
@@ -99,7 +102,7 @@ fn played(site: &Hardware, plan: &Plan, scenario: &Scenario) -> anyhow::Result<R
     )?)
 }
 
-/// Everybody who is served at all is served often enough.
+/// Whether all fragments that are served at all are served in time often enough.
 fn keeps(report: &Report, plan: &Plan) -> bool {
     let served = report
         .fragments

@@ -17,22 +17,21 @@ use graft_wire::{
 use graft_worker_core::RequestId;
 use tokio::sync::{Mutex, mpsc};
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// By the plan of that number.
+    /// Answered, by the plan of that number.
     Answered(Epoch),
     Refused(Status),
-    /// The connection was, or no answer came however long one waited.
-    /// Of which router.
+    /// Lost: the connection to the router of that number was lost, or no answer came in time.
     Lost(u32),
 }
 
-/// Time between two looks whether a router is there.
+/// Time between two probes whether a router is there.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// Time for its reply.
+/// Longest wait for the reply to such a probe.
 const WATCH_WITHIN: Duration = Duration::from_secs(1);
-/// Time for small messages.
+/// Longest wait for the replies to small messages.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connections to a router, which clients share. Clones share them too.
@@ -67,7 +66,7 @@ impl Line {
         })
     }
 
-    /// A connection that is open; one that is gone is made anew. `None`: it can't be.
+    /// An open connection; one that is gone is made anew. `None`: that fails.
     async fn connection(&self, at: usize) -> Option<Connection> {
         let mut connection = self.connections[at % self.connections.len()].lock().await;
         if connection.is_closed() {
@@ -98,7 +97,7 @@ impl Line {
         }
     }
 
-    /// Asks the router again and again whether it is there, and tells, until nobody listens.
+    /// Probes again and again whether the router is there, and reports it to `to` until nobody receives there.
     pub async fn watch(self, number: u32, to: mpsc::Sender<(u32, bool)>) {
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
@@ -136,7 +135,7 @@ impl Line {
         }
     }
 
-    /// Asks again and again, until nobody listens.
+    /// Asks again and again what the server needs, and reports it until nobody receives there.
     pub async fn describe_again(
         self,
         models: Vec<(String, ModelId)>,

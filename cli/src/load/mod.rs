@@ -61,11 +61,11 @@ pub(crate) struct Arguments {
     html: Option<PathBuf>,
 }
 
-/// Time between two questions what the server needs, in the scenario's time.
+/// Time between two questions for what the server needs, in the scenario's time.
 const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
-/// Outcomes that wait to be looked at, at most; who has one waits.
+/// Most outcomes that wait to be looked at; a request's task that has one more waits.
 const OUTCOMES: usize = 65_536;
-/// Requests that are waited for at most; one more is not sent, and is lost.
+/// Most requests that are waited for at a time; one more is not sent, and counts as lost.
 const MOST_IN_FLIGHT: usize = 65_536;
 /// Time beyond its budget for which a request is waited for: a refusal may be on its way.
 const GRACE: Duration = Duration::from_secs(2);
@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     run_system(load(arguments))
 }
 
-/// How late this generator was: what is due is sent later than it should be.
+/// Time by which this load generator sent requests later than they were due.
 #[derive(Debug, Default, serde::Serialize)]
 pub(crate) struct Lag {
     p50_ms: f64,
@@ -85,12 +85,12 @@ pub(crate) struct Lag {
     max_ms: f64,
 }
 
-/// What else a load's report says.
+/// Additional figures of a load's report.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Measured {
     pub routers: Vec<String>,
     pub stretch: f64,
-    /// Devices are emulated: no layer was run.
+    /// Whether devices are emulated: then no layer was run.
     pub emulated: bool,
     pub lag: Lag,
     pub most_in_flight: usize,
@@ -160,7 +160,7 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
         .iter()
         .map(|name| Ok(((*name).to_owned(), entry(name)?.info.id)))
         .collect::<anyhow::Result<_>>()?;
-    // What the server needs is known before the first client asks.
+    // Clients know what the server needs before the first of them asks.
     for (name, id) in &names {
         let description = driver.lines[0]
             .describe(*id)
@@ -233,27 +233,27 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// Does what the crowd says.
+/// A driver, which sends what the crowd of clients says.
 struct Driver {
     lines: Vec<Line>,
     payloads: line::Payloads,
-    /// Requests that are waited for.
+    /// Requests that are waited for, with handles of their tasks.
     sent: HashMap<RequestId, AbortHandle>,
     stretch: f64,
     start: Instant,
     emulated: bool,
-    /// Microseconds.
+    /// Times by which requests were sent too late, in microseconds.
     lags: hdrhistogram::Histogram<u64>,
     most: usize,
 }
 
 impl Driver {
-    /// The scenario's time.
+    /// Time now, in the scenario's time.
     fn now(&self) -> Nanos {
         Nanos((self.start.elapsed().as_nanos() as f64 / self.stretch) as u64)
     }
 
-    /// When that is.
+    /// Real time of a point in the scenario's time.
     fn real(&self, at: Nanos) -> Instant {
         self.start + at.duration().mul_f64(self.stretch)
     }
@@ -264,7 +264,7 @@ impl Driver {
         crowd.hears(name, here(&description.server_ms), here(&description.price));
     }
 
-    /// An error: the request can't be sent; it counts as lost.
+    /// Does one thing that the crowd says. `Err`: this request can't be sent; it counts as lost.
     fn does(
         &mut self,
         doing: Doing,

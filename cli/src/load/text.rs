@@ -7,7 +7,7 @@ use graft_simulator::Report;
 use super::Measured;
 use crate::simulate::text::{clients, server};
 
-/// For people.
+/// The report as text, for people.
 pub(super) fn text(report: &Report, measured: &Measured) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.

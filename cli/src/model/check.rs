@@ -33,9 +33,9 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// What came of holding the engine's answers against others.
+/// Comparison of the engine's answers with those that are right.
 struct Held {
-    /// The output.
+    /// Comparison of the output.
     output: Against,
     /// The first tensor at a cut point that is too far off; `None`: none is, or only the output is known.
     first: Option<Difference>,

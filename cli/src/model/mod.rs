@@ -90,7 +90,7 @@ fn engines_json(choice: &Choice) -> Value {
     tried.collect()
 }
 
-/// Says that a network is not served: with JSON on standard output, if that is asked for.
+/// Reports that a network is not served, with JSON on standard output if that is asked for; gives the error.
 fn refuse(json: bool, refused: Value, engines: Value, error: anyhow::Error) -> anyhow::Error {
     let object =
         json!({ "engine": null, "engines": engines, "segments": [], "warnings": [], "refused": refused });

@@ -11,8 +11,9 @@ use zip::ZipArchive;
 
 /// Largest array that is read, in bytes.
 const MAX_ARRAY_BYTES: u64 = 1 << 30;
-/// What arrays may be called, apart from the tensors' own names.
+/// Names that the input's array may have, apart from the tensor's own.
 const INPUTS: [&str; 4] = ["input", "input_0", "x", "arr_0"];
+/// Names that the output's array may have, apart from the tensor's own.
 const OUTPUTS: [&str; 4] = ["output", "output_0", "y", "arr_1"];
 
 /// Reads the arrays of a model's input and output.

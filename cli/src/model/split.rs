@@ -143,7 +143,7 @@ fn write(
         file.display(),
         bytes.len()
     );
-    // Whole, or not at all.
+    // The file is written under another name and then renamed, so that it is whole or not there at all.
     let mut draft = file.as_os_str().to_owned();
     draft.push(".draft");
     let draft = PathBuf::from(draft);
@@ -154,7 +154,7 @@ fn write(
     written.with_context(|| format!("{} can't be written", file.display()))
 }
 
-/// What readers of protobuf messages take at most, in bytes.
+/// Largest protobuf message that readers take, in bytes.
 const LARGEST_BYTES: usize = 1 << 31;
 
 /// A table of all inner cut points.

@@ -24,7 +24,7 @@ pub(crate) struct Diff {
     json: bool,
 }
 
-/// A partition in words: where, how much, what it runs.
+/// A partition in words: its device, its share, and what it runs.
 fn words(plan: &Plan, id: &str) -> String {
     let stages = plan.stages_by_id();
     let Some(partition) = plan.partitions.iter().find(|p| p.id == id) else {

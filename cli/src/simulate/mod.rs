@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
 /// An algorithm that plans whenever it is asked to.
 pub(crate) struct Living {
     pub algorithm: Algorithm,
-    /// Of Graft's search, in each planning.
+    /// Moves of Graft's search in each planning.
     pub moves: u64,
 }
 
@@ -54,7 +54,7 @@ impl Planning for Living {
         let moves = self.moves;
         let go_on = &mut |p: graft_planner_search::Progress| !p.sound || p.moves < moves;
         let made = self.algorithm.plan_what_fits(problem, epoch, running, go_on);
-        // Only the exact planner fails, and it was not let in.
+        // Only the exact planner fails, and it is refused before.
         made.unwrap_or_else(|_| Carried {
             plan: Plan::empty(&self.algorithm.name(), epoch),
             workload: problem.workload.clone(),

@@ -6,7 +6,7 @@ use graft_simulator::{Report, Second};
 
 use crate::plot::{Series, bars, escaped, over_time};
 
-/// The page, whole in itself, with the report in words at its top.
+/// The page, in one file without others, with the report in words at its top.
 pub(crate) fn html(report: &Report, words: &str) -> String {
     let mut page = String::from(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Graft</title><style>\

@@ -4,14 +4,14 @@ use std::fmt::Write;
 
 use graft_simulator::{Decision, Report};
 
-/// Decisions that are listed at most; the page and the JSON have all.
+/// Most decisions that are listed; the page and the JSON have all.
 const MOST_DECISIONS: usize = 12;
 
 fn percent(part: f64) -> String {
     format!("{:.3}%", part * 100.0)
 }
 
-/// For people.
+/// The report as text, for people.
 pub(super) fn text(report: &Report) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
@@ -65,7 +65,7 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-/// What became of the clients' inferences.
+/// Writes what became of the clients' inferences.
 pub(crate) fn clients(out: &mut String, r: &Report) -> std::fmt::Result {
     writeln!(
         out,
@@ -81,7 +81,7 @@ pub(crate) fn clients(out: &mut String, r: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-/// What the server did with what it received.
+/// Writes what the server did with the requests that it received.
 pub(crate) fn server(out: &mut String, r: &Report) -> std::fmt::Result {
     let s = &r.server;
     writeln!(

@@ -1,4 +1,4 @@
-//! What there is to see of a site, drawn.
+//! Drawing of a site's status.
 
 use graft_planner::{PointStatus, Served, Status};
 use ratatui::Frame;
@@ -11,6 +11,7 @@ use crate::plan::outcome;
 
 /// Part in time below which a figure is red.
 const GOOD: f64 = 0.99;
+/// Number of the latest decisions that are shown.
 const DECISIONS: usize = 5;
 
 pub(super) fn frame(frame: &mut Frame<'_>, status: &Status, trouble: Option<&str>) {

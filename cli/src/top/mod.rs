@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Where there is no terminal: its size.
+/// Size of the picture, in columns and rows, where there is no terminal.
 const PLAIN: (u16, u16) = (120, 50);
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {

@@ -26,7 +26,7 @@ use crate::fold::fold;
 use crate::options::ReadOptions;
 use crate::rules::{Op, Outcome, expand, infer, reshape};
 
-/// What the walk found.
+/// Result of the walk.
 pub(crate) struct Analysis {
     pub input: String,
     pub output: String,
@@ -34,34 +34,34 @@ pub(crate) struct Analysis {
     pub segments: Vec<Segment>,
     /// The graph with each node's meaning written out.
     pub graph: ModelProto,
-    /// The file's own nodes.
+    /// The file's own nodes, in the words of its own operator set.
     pub standard: Vec<StandardNode>,
-    /// Constants that they read and the graph does not hold.
+    /// Constants that those nodes read and the graph does not hold.
     pub constants: Vec<TensorProto>,
     pub narrow: Narrow,
     pub divides: Option<String>,
 }
 
-/// What stands for one node of the file in the words of its own operator set.
+/// The nodes that stand for one node of the file, in the words of its own operator set.
 pub(crate) struct StandardNode {
-    /// `None`: it does not depend on the input.
+    /// Segment that it belongs to. `None`: it does not depend on the input.
     pub segment: Option<usize>,
     pub nodes: Vec<NodeProto>,
 }
 
 /// A node of the file that stays.
 struct Kept {
-    /// Its place in the file.
+    /// Index in the file.
     place: usize,
     kind: String,
-    /// The tensors that it reads and those that it makes, once each.
+    /// Tensors that it reads, once each.
     inputs: BTreeSet<String>,
     outputs: Vec<String>,
-    /// What engines run for it: the node with its meaning written out, or several that mean the same.
+    /// Nodes that engines run for it: the node with its meaning written out, or several that mean the same.
     runs: Vec<NodeProto>,
     /// The node as the file's operator set has it, the batch made symbolic.
     standard: Vec<NodeProto>,
-    /// Depends on the model's input: it counts for cut points.
+    /// Whether it depends on the model's input: then it counts for cut points.
     data: bool,
     flops: u64,
 }
@@ -85,13 +85,13 @@ struct Walk<'a> {
     facts: HashMap<String, Fact>,
     initializers: HashMap<String, TensorProto>,
     kept: Vec<Kept>,
-    /// Outputs that are not served, and why.
+    /// Outputs of nodes that Graft does not serve, and why.
     unserved: HashMap<String, String>,
-    /// How the node that is being looked at is called in messages.
+    /// Name in messages of the node that is being looked at.
     label: String,
-    /// What engines are to run for the node that is being looked at.
+    /// Nodes that engines are to run for the node that is being looked at.
     runs: Vec<NodeProto>,
-    /// The same in the words of the file's operator set.
+    /// Nodes for the node that is being looked at, in the words of the file's operator set.
     standard: Vec<NodeProto>,
     /// For each limit on what comes from outside: the first node whose 64-bit integers need more than 32 bits.
     wide: [Option<String>; 4],
@@ -472,7 +472,7 @@ impl Walk<'_> {
         self.standard.push(node.clone());
         self.lower(node.clone(), index, &outcome.outputs[0])?;
         if counts_batch {
-            // Written out, it does without.
+            // The node written out needs none.
             self.standard.clone_from(&self.runs);
         }
         let origin = if data { Origin::Data } else { Origin::Constant };
@@ -490,7 +490,7 @@ impl Walk<'_> {
         self.keep(index, kind, outputs, data, flops)
     }
 
-    /// Notes a node that divides integers by what is not known to be fine.
+    /// Notes a node that divides integers by values that may be 0 or −1.
     fn look_at_divisor(&mut self, node: &NodeProto, kind: &str, dtype: DType) {
         let floats = matches!(dtype, DType::F32 | DType::F16 | DType::F64);
         if floats || !matches!(kind, "Div" | "Mod") {
@@ -521,7 +521,7 @@ impl Walk<'_> {
         let mut standard = std::mem::take(&mut self.standard);
         for list in [&mut runs, &mut standard] {
             for (i, run) in list.iter_mut().enumerate() {
-                // What an engine complains of carries the name of the file's node.
+                // An engine's errors then carry the name of the file's node.
                 run.name = Some(match i {
                     0 => self.label.clone(),
                     i => format!("{} /{i}", self.label),
@@ -648,7 +648,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Sees to it that a constant that was computed here stands in the graph.
+    /// Adds a constant that was computed here to the graph, if it is not there.
     fn provide(&mut self, name: &str) -> Result<(), ModelError> {
         let Some(fact) = self.facts.get(name) else {
             return Ok(());

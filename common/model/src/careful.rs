@@ -7,9 +7,9 @@ use std::collections::HashSet;
 
 use rten_onnx::onnx::{DataType, GraphProto, NodeProto, TensorProto};
 
-/// What names of the second way begin with.
+/// Prefix of tensors' names on the second way.
 const PREFIX: &str = "careful:";
-/// Name of the number 0.
+/// Name of the constant 0.
 const ZERO: &str = "graft:zero";
 
 /// The name of a tensor on the second way.
@@ -23,7 +23,7 @@ pub(crate) fn add(graph: &mut GraphProto) -> bool {
     if !graph.node.iter().any(takes_nan) {
         return false;
     }
-    // What depends on the input, in the order of the nodes.
+    // Tensors that depend on the input.
     let mut data: HashSet<String> = graph.input.iter().filter_map(|v| v.name.clone()).collect();
     let mut second = vec![];
     for node in &graph.node {

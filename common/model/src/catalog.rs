@@ -21,7 +21,7 @@ pub struct CatalogEntry {
     pub folder: PathBuf,
     /// What is known of the model.
     pub info: Arc<ModelInfo>,
-    /// Its labels, in the order of the output's classes; empty without.
+    /// Labels in the order of the output's classes; empty if the model has none.
     pub labels: Arc<Vec<String>>,
 }
 
@@ -153,12 +153,12 @@ impl Catalog {
         &self.entries
     }
 
-    /// By identity.
+    /// The model of an identity.
     pub fn get(&self, id: &ModelId) -> Option<&CatalogEntry> {
         self.entries.iter().find(|e| e.info.id == *id)
     }
 
-    /// By name, or by identity written out.
+    /// The model of a name, or of an identity written out.
     pub fn find(&self, name: &str) -> Option<&CatalogEntry> {
         self.entries
             .iter()

@@ -23,7 +23,7 @@ pub const NUMBERING: u32 = 1;
 pub struct CutPoint(pub u16);
 
 impl CutPoint {
-    /// As an index into lists of cut points.
+    /// The number as an index into lists of cut points.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -43,7 +43,7 @@ pub struct StageRange {
 }
 
 impl StageRange {
-    /// `None` unless `from < to`.
+    /// A range. `None` unless `from < to`.
     pub fn new(from: CutPoint, to: CutPoint) -> Option<Self> {
         (from < to).then_some(Self { from, to })
     }
@@ -90,7 +90,7 @@ impl Cut {
     }
 }
 
-/// What lies between two neighbouring cut points.
+/// A segment: what lies between two neighbouring cut points.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Segment {
     /// Operators, in the file's order.
@@ -127,7 +127,7 @@ impl fmt::Debug for ModelId {
     }
 }
 
-/// The text is no model identity.
+/// Error: the text is no model identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a model's identity is 64 hexadecimal digits, this has {0} characters or others among them")]
 pub struct NotAModelId(usize);

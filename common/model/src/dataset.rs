@@ -15,7 +15,7 @@ const MAX_TENSOR_BYTES: u64 = 1 << 30;
 /// An input, and the output that is right for it.
 #[derive(Debug, Clone)]
 pub struct DataSet {
-    /// For cut point 0.
+    /// Input, for cut point 0.
     pub input: Tensor,
     /// Elements of the output in row-major order.
     pub output: Vec<f64>,
@@ -33,7 +33,7 @@ impl DataSet {
         Self::of(input?, output?, cut).map_err(|e| e.in_file(folder))
     }
 
-    /// The same from memory.
+    /// Reads the two files' contents from memory.
     pub fn parse(input: &[u8], output: &[u8], cut: &Cut) -> Result<Self, ModelError> {
         Self::of(
             numbers(input).map_err(wrong)?,
@@ -42,7 +42,7 @@ impl DataSet {
         )
     }
 
-    /// From the elements of input and output, for a model whose input is `cut`; `file` is for messages.
+    /// A data set from the elements of input and output, for a model whose input is `cut`; `file` is for messages.
     pub fn new(file: &Path, input: Numbers, output: Numbers, cut: &Cut) -> Result<Self, ModelError> {
         Self::of(input, output, cut).map_err(|e| e.in_file(file))
     }
@@ -90,14 +90,14 @@ impl DataSet {
 /// The elements of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Numbers {
-    /// In row-major order.
+    /// Values in row-major order.
     pub values: Vec<f64>,
     /// Their type.
     pub dtype: DType,
 }
 
 impl Numbers {
-    /// From little-endian bytes; what is left over at the end is left out.
+    /// Reads little-endian bytes; bytes left over at the end are ignored.
     pub fn from_bytes(dtype: DType, bytes: &[u8]) -> Self {
         let chunks = bytes.chunks_exact(dtype.bytes());
         let values = match dtype {
@@ -153,7 +153,8 @@ fn numbers(bytes: &[u8]) -> Result<Numbers, String> {
     Ok(Numbers { values, dtype })
 }
 
-/// The parser reads whole models: the tensor is made the only initializer (field 5) of a graph (field 7).
+/// Parses a tensor file. The parser reads whole models only, so the tensor is made the only initializer (field 5) of a
+/// graph (field 7).
 fn parsed(bytes: &[u8]) -> Result<TensorProto, String> {
     let enclosed = |field: u8, bytes: &[u8]| {
         let mut out = vec![field << 3 | 2];

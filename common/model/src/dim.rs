@@ -42,7 +42,7 @@ impl DType {
         }
     }
 
-    /// From the numbers of ONNX' `TensorProto.DataType`.
+    /// The type of a number of ONNX' `TensorProto.DataType`.
     pub(crate) fn from_onnx(code: i32) -> Option<Self> {
         Some(match code {
             1 => DType::F32,
@@ -96,7 +96,8 @@ impl fmt::Display for DType {
 pub(crate) struct Dim {
     pub coef: usize,
     pub batch: bool,
-    /// Of a size that was merged with the batch: what runs outside of it in memory, a divisor of `coef`.
+    /// For a size that was merged with the batch, the elements that run outside of the batch in memory: a divisor of
+    /// `coef`.
     pub outer: usize,
 }
 

@@ -37,11 +37,11 @@ pub struct Initializer<'a> {
     pub name: String,
     /// Its shape.
     pub dims: Vec<i64>,
-    /// By the numbers of `TensorProto.DataType`.
+    /// Element type, as a number of `TensorProto.DataType`.
     pub data_type: i32,
     /// Its elements, little-endian, if they are stored so and here.
     pub raw: &'a [u8],
-    /// Keys and values of what says where the elements are, if they are elsewhere.
+    /// Keys and values that say where the elements are, if they are in another file.
     pub elsewhere: Vec<(String, String)>,
 }
 
@@ -49,11 +49,11 @@ pub struct Initializer<'a> {
 struct Field<'a> {
     number: u64,
     wire: u64,
-    /// Of a number.
+    /// Value, if the field is a number.
     value: u64,
-    /// Of anything else.
+    /// Content, if it is anything else.
     bytes: &'a [u8],
-    /// The field with its tag, as it stands.
+    /// The field with its tag, as it stands in the message.
     whole: &'a [u8],
 }
 
@@ -124,7 +124,7 @@ pub fn with_outputs<'n>(
     })
 }
 
-/// The file with a name for its main graph, which the standard demands. `Err`: the bytes are no messages.
+/// The file with a name for its main graph, as the standard demands. `Err`: the bytes are no messages.
 pub fn with_graph_name(model: &[u8], name: &str) -> Result<Vec<u8>, String> {
     with_graph(model, |bytes| {
         let mut graph = vec![];

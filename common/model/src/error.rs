@@ -1,9 +1,9 @@
-//! What can be wrong with a model file, said so that its owner can mend it.
+//! Errors of model files, in words with which a file's owner can mend it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What kind of thing is wrong with a model.
+/// Kind of what is wrong with a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelErrorKind {
     /// The file can't be read.
@@ -68,7 +68,7 @@ impl ModelError {
         self
     }
 
-    /// What kind of thing is wrong.
+    /// Kind of what is wrong.
     pub fn kind(&self) -> ModelErrorKind {
         self.kind
     }

@@ -1,4 +1,4 @@
-//! What is known of a tensor before the model runs.
+//! Facts: what is known of a tensor before the model runs.
 
 use rten_onnx::onnx::{DataType, TensorProto};
 
@@ -70,14 +70,14 @@ impl Small {
     }
 }
 
-/// Where a tensor comes from.
+/// Origin of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Weights and what is computed from them alone.
     Constant,
     /// Shapes that name the batch, and what is computed from them.
     Sizes,
-    /// Depends on the model's input.
+    /// The model's input, and what is computed from it.
     Data,
 }
 

@@ -303,7 +303,7 @@ fn slice(op: &Op<'_>) -> Option<Small> {
     Some(Small { dims, nums })
 }
 
-/// Turns a matrix.
+/// Transposes a matrix.
 fn transposed(value: &Small) -> Option<Small> {
     let [rows, columns] = value.dims.as_slice() else {
         return None;
@@ -368,7 +368,7 @@ fn compare(kind: &str, a: Num, b: Num) -> Option<Num> {
     Some(Num::fixed(f64::from(u8::from(yes))))
 }
 
-/// Element by element, with broadcasting.
+/// Combines two tensors element by element, with broadcasting.
 fn zip(a: &Small, b: &Small, f: impl Fn(Num, Num) -> Option<Num>) -> Option<Small> {
     let rank = a.dims.len().max(b.dims.len());
     let at = |s: &Small, i: usize| -> usize { (i + s.dims.len()).checked_sub(rank).map_or(1, |i| s.dims[i]) };

@@ -43,15 +43,15 @@ impl Message {
     }
 }
 
-/// Deepest nesting that is accepted.
+/// Deepest nesting of messages that is accepted.
 const MAX_DEPTH: usize = 32;
 
-/// `Err` says where the nesting is broken.
+/// Checks a model file. `Err` says where the nesting is broken.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
     message(bytes, 0, Message::Model, 0)
 }
 
-/// The same for a file that is one tensor.
+/// Checks a file that is one tensor.
 pub(crate) fn check_tensor(bytes: &[u8]) -> Result<(), String> {
     message(bytes, 0, Message::Tensor, 0)
 }

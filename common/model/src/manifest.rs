@@ -69,9 +69,9 @@ pub struct ImageInput {
     /// How pixels are interpolated.
     #[serde(default)]
     pub resample: Resample,
-    /// Subtracted from red, green and blue (0 to 255).
+    /// Means that are subtracted from red, green and blue (0 to 255).
     pub mean: [f32; 3],
-    /// Red, green and blue are divided by it.
+    /// Divisors of red, green and blue, after the subtraction.
     pub std: [f32; 3],
 }
 

@@ -21,7 +21,7 @@ use crate::info::ModelInfo;
 
 /// Smallest weights that get into a file of their own, in bytes.
 const LARGE_BYTES: usize = 4096;
-/// Weights begin at multiples of this, in bytes, so that engines may map them into memory.
+/// Alignment of weights in their file, in bytes: pages, so that engines may map them into memory.
 const ALIGNED_BYTES: u64 = 4096;
 /// Name of the weights' file in its folder.
 const WEIGHTS: &str = "weights";
@@ -46,7 +46,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Every constant as `keep` gives it back.
+    /// The parts of a model, with every constant as `keep` gives it back.
     pub(crate) fn of<E>(
         originals: Originals<'_>,
         mut keep: impl FnMut(DType, &TensorProto) -> Result<TensorProto, E>,
@@ -125,7 +125,7 @@ impl Parts {
     }
 }
 
-/// Weights, one after the other.
+/// A file of weights, one after the other.
 pub(crate) struct WeightsFile {
     file: BufWriter<File>,
     at: u64,
@@ -140,7 +140,8 @@ impl WeightsFile {
         })
     }
 
-    /// A tensor that says where its elements are, if there are many; else the tensor as it is.
+    /// Writes a tensor's elements if there are many, and gives the tensor that says where they are; else gives the
+    /// tensor as it is.
     pub fn put(&mut self, dtype: DType, tensor: &TensorProto) -> io::Result<TensorProto> {
         let elements = raw(dtype, tensor);
         if elements.len() < LARGE_BYTES {

@@ -61,7 +61,7 @@ impl Model {
         Parts::of(self.originals(), as_it_is).unwrap_or_else(|e| match e {})
     }
 
-    /// The same with the larger weights in a file of their own, `folder/weights`, which parts name as external data.
+    /// The parts with the larger weights in a file of their own, `folder/weights`, which they name as external data.
     pub fn parts_beside_weights(&self, folder: &Path) -> std::io::Result<Parts> {
         let mut file = WeightsFile::create(folder)?;
         let parts = Parts::of(self.originals(), |dtype, tensor| file.put(dtype, tensor))?;
@@ -85,7 +85,7 @@ impl Model {
         graph.chain(&self.constants)
     }
 
-    /// How messages call the nodes: `name (operator)`.
+    /// Names of the nodes in messages: `name (operator)`.
     pub fn node_names(&self) -> impl Iterator<Item = &str> {
         let nodes = self.standard.iter().filter_map(|n| n.nodes.first());
         nodes.filter_map(|node| node.name.as_deref())
@@ -96,8 +96,8 @@ impl Model {
         self.written(&self.graph)
     }
 
-    /// The same, with a second way through the layers on which NaN and infinite numbers pass as the standard says, for
-    /// engines whose Relu and Clip lose NaN. `true`: it has one; [`Model::careful_name`] names its tensors.
+    /// The graph for engines whose Relu and Clip lose NaN: with a second way through the layers on which NaN and
+    /// infinite numbers pass as the standard says. `true`: it has one; [`Model::careful_name`] names its tensors.
     pub fn careful_graph(&self) -> Result<(Vec<u8>, bool), ModelError> {
         let sets = self.graph.opset_import.iter();
         let mut proto = ModelProto {
@@ -226,7 +226,7 @@ fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Model
     })
 }
 
-/// Takes weights that lie in files of their own into the tensors; gives those files' content by name.
+/// Moves weights that lie in files of their own into the tensors; gives those files' content by name.
 fn inline_external<'t>(
     tensors: impl Iterator<Item = &'t mut TensorProto>,
     folder: &Path,

@@ -1,4 +1,4 @@
-//! Small networks with seeded weights, as exporters write them: for tests and benchmarks.
+//! Samples: small networks with seeded weights, as exporters write them, for tests and benchmarks.
 //!
 //! Each is a complete ONNX file in memory. They cover what real exports differ in: batch of one baked into
 //! shapes or computed from them, attributes or inputs, folded or spelled-out layers.
@@ -15,7 +15,7 @@ use crate::splitmix::SplitMix;
 pub enum Batch {
     /// A batch of one is baked into every shape.
     Baked,
-    /// Symbolic; shapes are computed from the input's.
+    /// The batch is symbolic; shapes are computed from the input's.
     Symbolic,
 }
 
@@ -394,7 +394,7 @@ pub fn lrn(size: i64) -> Vec<u8> {
     b.finish((DataType::FLOAT, &[7, 2, 3]), Batch::Symbolic, &x)
 }
 
-/// A Softmax as operator sets before 13 mean it, over `[N, 2, 2, 1]` from axis 1 on; opset 9.
+/// A Softmax as operator sets before 13 define it, over `[N, 2, 2, 1]` from axis 1 on; opset 9.
 pub fn softmax_of_old() -> Vec<u8> {
     let mut b = Builder::new(9);
     let x = b.op("Softmax", &["input"], &[]);

@@ -4,7 +4,7 @@ use crate::cut::Cut;
 use crate::dim::DType;
 use crate::splitmix::SplitMix;
 
-/// A tensor that is not what it is said to be.
+/// Error: a tensor is not what it is said to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
     /// Shape and number of bytes disagree.
@@ -24,9 +24,9 @@ pub enum TensorError {
     /// No way to turn one element type into the other.
     #[error("elements sent as {sent} can't be used as {wanted}")]
     Type {
-        /// As sent.
+        /// Type as sent.
         sent: DType,
-        /// As wanted.
+        /// Type as wanted.
         wanted: DType,
     },
 }
@@ -55,7 +55,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// From elements in row-major order.
+    /// A tensor of elements in row-major order.
     pub fn new(requests: usize, shape: Vec<usize>, elements: Elements) -> Result<Self, TensorError> {
         let (got, dtype) = match &elements {
             Elements::F32(v) => (v.len(), DType::F32),
@@ -148,7 +148,7 @@ impl Tensor {
         Tensor::new(requests.len(), cut.shape.clone(), elements)
     }
 
-    /// Rows.
+    /// Number of rows, one for each request.
     pub fn requests(&self) -> usize {
         self.requests
     }
@@ -163,7 +163,7 @@ impl Tensor {
         &self.elements
     }
 
-    /// Gives the elements away.
+    /// Takes the elements out of the tensor.
     pub fn into_elements(self) -> Elements {
         self.elements
     }

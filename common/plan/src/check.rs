@@ -25,9 +25,9 @@ pub struct Rule(pub u8);
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Broken {
-    /// Which rule.
+    /// The rule.
     pub rule: Rule,
-    /// Where, and how.
+    /// Place in the plan where it is broken, and how.
     pub what: String,
 }
 
@@ -136,7 +136,8 @@ impl Check<'_> {
         }
     }
 
-    /// A share on which a fragment alone, batch 1 and uncut, keeps its budget.
+    /// The first share on which a fragment alone, in a batch of 1 and uncut, keeps its budget, in words. `None`: none
+    /// is.
     fn feasible_share(&self, fragment: &Fragment) -> Option<String> {
         let last = self.last_cut(&fragment.model)?;
         let range = StageRange::new(fragment.partition_point, last)?;

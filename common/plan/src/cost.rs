@@ -1,4 +1,4 @@
-//! What a run costs: its chunks.
+//! The cost of a run: the times of its chunks.
 
 use graft_model::{CutPoint, StageRange};
 
@@ -8,13 +8,13 @@ use crate::units::{Nanos, Share, ms_to_nanos};
 /// A part of a run, between two cut points, after which a more urgent batch may go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
-    /// Its layers.
+    /// Layers of the chunk.
     pub range: StageRange,
-    /// How long it takes.
+    /// Time that it takes.
     pub time: Nanos,
 }
 
-/// A run that the profile says nothing of.
+/// Reason why a profile gives no cost for a run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CostError {
     /// The profile has no such model.
@@ -65,9 +65,9 @@ impl Profile {
         Ok(segments.iter().map(move |s| s.ms[batch][share]))
     }
 
-    /// The chunks of a run of `requests`: from a cut point on, as many segments as keep their time within
-    /// `quantum_ms`, at least one; 0: the run is not cut. Each chunk takes the stage overhead once and is
-    /// rounded to the nearest nanosecond.
+    /// The chunks of a run of `requests`. Each chunk takes as many segments as keep their time within `quantum_ms`, at
+    /// least one; 0: the run is not cut. Each chunk's time includes the stage overhead once and is rounded to the
+    /// nearest nanosecond.
     pub fn chunks(
         &self,
         model: &str,
@@ -97,7 +97,7 @@ impl Profile {
         Ok(chunks)
     }
 
-    /// lat(stage, requests, partition): the sum of a run's chunks.
+    /// Time of a run of `requests`: the sum of its chunks, lat(stage, requests, partition) of the file formats.
     pub fn latency(
         &self,
         model: &str,

@@ -1,4 +1,4 @@
-//! `devices.json`: what there is to run on.
+//! `devices.json`: the devices that there are.
 
 use std::collections::HashSet;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::file::{Checked, Wrong, version, wrong};
 use crate::units::Share;
 
-/// What there is to run on.
+/// The devices that there are to run on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Devices {
-    /// 1.
+    /// Version of the format: 1.
     pub version: u32,
     /// The devices.
     pub devices: Vec<Device>,
@@ -19,13 +19,13 @@ pub struct Devices {
 /// A GPU, or a CPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Unique: `host/device`.
+    /// Id, unique in the file: `host/device`.
     pub id: String,
-    /// The profile's kind.
+    /// Kind of device, as the profile names it.
     pub kind: String,
-    /// All of it.
+    /// Share of the whole device.
     pub share_total: Share,
-    /// For weights.
+    /// Memory for weights, in bytes.
     pub memory_bytes: u64,
 }
 

@@ -61,7 +61,7 @@ pub(crate) fn version(version: u32) -> Result<(), Wrong> {
 }
 
 mod sealed {
-    /// What is wrong inside a file: the path of the place, and what was expected there.
+    /// Error inside a file: the path of the place, and what was expected there.
     pub struct Wrong(pub String, pub String);
 
     pub trait Checked {
@@ -113,7 +113,7 @@ pub trait FormatFile: sealed::Checked + Serialize + DeserializeOwned {
         }
     }
 
-    /// As a file's text.
+    /// Text of the value as a file has it.
     fn to_json(&self) -> Result<String, FormatError> {
         serde_json::to_string(self)
             .map_err(|e| FormatError::new(&PathBuf::from("in memory"), "object", e.to_string()))

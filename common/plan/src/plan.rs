@@ -11,17 +11,17 @@ use crate::units::{Epoch, Share};
 /// All stages, partitions and routes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// 1.
+    /// Version of the format: 1.
     pub version: u32,
-    /// What made it.
+    /// Name of the algorithm that made it.
     pub algorithm: String,
-    /// Its number.
+    /// Number of the plan.
     pub epoch: Epoch,
     /// Sum of the partitions' shares: its cost.
     pub total_share: u64,
     /// Fragments that can't be served in time.
     pub infeasible: Vec<String>,
-    /// There were not enough devices; `infeasible` lists what was left out.
+    /// Whether there were not enough devices; `infeasible` then also lists what was left out for that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub capacity_exhausted: bool,
     /// Ranges of layers that run as one batch.
@@ -35,24 +35,24 @@ pub struct Plan {
 /// A range of a model's layers that runs as one batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Unique in the plan.
+    /// Id, unique in the plan.
     pub id: String,
     /// The profile's name of the model.
     pub model: String,
-    /// Where it begins.
+    /// Cut point at which it begins.
     pub from: CutPoint,
-    /// Where it ends.
+    /// Cut point at which it ends.
     pub to: CutPoint,
-    /// Largest batch.
+    /// Largest batch, in requests.
     pub batch: u32,
     /// Requests per second of all its instances.
     pub rate_rps: f64,
-    /// From entry into its queue to leaving it, in milliseconds.
+    /// Local deadline: time from entering its queue to leaving the stage, in milliseconds.
     pub deadline_ms: f64,
 }
 
 impl Stage {
-    /// Its layers. `None`: it is empty, which no valid plan has.
+    /// Range of its layers. `None`: it is empty, which no valid plan has.
     pub fn range(&self) -> Option<StageRange> {
         StageRange::new(self.from, self.to)
     }
@@ -61,13 +61,13 @@ impl Stage {
 /// A share of one device, and the stages that it runs in turn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Partition {
-    /// Unique in the plan.
+    /// Id, unique in the plan.
     pub id: String,
     /// The device.
     pub device: String,
-    /// How much of it.
+    /// Share of the device.
     pub share: Share,
-    /// How it chooses.
+    /// Order in which it runs what waits.
     #[serde(default)]
     pub order: Order,
     /// Longest chunk in milliseconds; 0: runs are not cut.
@@ -81,10 +81,10 @@ pub struct Partition {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// By earliest deadline.
+    /// Earliest deadline first.
     #[default]
     Edf,
-    /// Round and round.
+    /// Stages take turns, round and round.
     Cycle,
 }
 
@@ -118,7 +118,7 @@ impl Plan {
         self.stages.iter().map(|s| (s.id.as_str(), s)).collect()
     }
 
-    /// How many partitions run a stage.
+    /// Number of partitions that run a stage.
     pub fn instances(&self, stage: &str) -> usize {
         self.partitions
             .iter()
@@ -128,7 +128,7 @@ impl Plan {
 }
 
 impl Checked for Plan {
-    /// What can be said without workload, profile and devices; [`Plan::check`] says the rest.
+    /// Checks what can be checked without workload, profile and devices; [`Plan::check`] does the rest.
     fn verify(&self) -> Result<(), Wrong> {
         version(self.version)?;
         for (i, s) in self.stages.iter().enumerate() {

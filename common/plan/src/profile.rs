@@ -10,27 +10,27 @@ use crate::units::Share;
 /// What stages cost on one kind of device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    /// 1.
+    /// Version of the format: 1.
     pub version: u32,
     /// Kind of device; devices and profile must agree.
     pub device_kind: String,
-    /// Where the figures come from.
+    /// Origin of the figures.
     pub source: Source,
-    /// All of a device.
+    /// Share of a whole device.
     pub share_total: Share,
     /// Shares that may be used, ascending.
     pub shares: Vec<Share>,
     /// Batches that were measured, ascending.
     pub batches: Vec<u32>,
-    /// Added once for each chunk, in milliseconds.
+    /// Overhead that is added once for each chunk, in milliseconds.
     pub stage_overhead_ms: f64,
-    /// From a stage to the next, and from arrival to the first, in milliseconds.
+    /// Time of a hop, from a stage to the next and from arrival to the first, in milliseconds.
     pub hop_ms: f64,
-    /// By the model's name.
+    /// Figures of each model, by its name.
     pub models: BTreeMap<String, ModelProfile>,
 }
 
-/// Where a profile's figures come from.
+/// Origin of a profile's figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -45,7 +45,7 @@ pub enum Source {
 pub struct ModelProfile {
     /// Bytes of one request's tensor at each cut point, with two bytes an element.
     pub cut_bytes: Vec<u64>,
-    /// Segment k lies between cut points k and k + 1.
+    /// Figures of each segment: segment k lies between cut points k and k + 1.
     pub segments: Vec<SegmentProfile>,
 }
 
@@ -57,7 +57,7 @@ pub struct SegmentProfile {
     /// Floating-point operations of one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flops: Option<u64>,
-    /// Milliseconds: one row for each batch, one number for each share.
+    /// Milliseconds that it takes: one row for each batch, one number for each share.
     pub ms: Vec<Vec<f64>>,
 }
 
@@ -74,7 +74,7 @@ impl Profile {
 }
 
 impl Profile {
-    /// The same, but what runs take is a multiple of it, by model's name and batch.
+    /// The profile with the time of each model's runs multiplied, by the model's name and the batch.
     pub fn times(&self, multiple: impl Fn(&str, u32) -> f64) -> Self {
         let mut profile = self.clone();
         for (name, model) in &mut profile.models {

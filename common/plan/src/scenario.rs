@@ -1,17 +1,17 @@
-//! `scenario.json`: who asks, over which links, and what goes wrong. `docs/scenarios.md` describes it.
+//! `scenario.json`: clients, their links, and faults. `docs/scenarios.md` describes it.
 
 use graft_model::CutPoint;
 use serde::{Deserialize, Serialize};
 
 use crate::file::{Checked, Wrong, not_negative, positive, version, wrong};
 
-/// Who asks, over which links, and what goes wrong.
+/// A scenario: clients, their links, and faults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// 1.
+    /// Version of the format: 1.
     pub version: u32,
-    /// For people.
+    /// Name for people.
     #[serde(default)]
     pub name: String,
     /// Profile to run on, as a path from the scenario's folder; an option can name another.
@@ -20,15 +20,15 @@ pub struct Scenario {
     /// Devices to run on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<DeviceSource>,
-    /// Requests begin for so long, in seconds.
+    /// Time for which new requests begin, in seconds.
     pub duration_s: f64,
-    /// Requests that begin before are not counted, in seconds.
+    /// Time before which requests that begin are not counted, in seconds.
     #[serde(default)]
     pub warmup_s: f64,
-    /// Capacity exceeds the observed rates by this part.
+    /// Headroom: part of the observed rates by which capacity exceeds them.
     #[serde(default = "default_headroom")]
     pub headroom: f64,
-    /// Routers; clients are spread over them.
+    /// Number of routers; clients are spread over them.
     #[serde(default = "one")]
     pub routers: u32,
     /// Phones, by kind.
@@ -37,19 +37,19 @@ pub struct Scenario {
     /// Clients that always hand over at the same point with the same budget, over no link.
     #[serde(default)]
     pub fragments: Vec<FragmentClient>,
-    /// What goes wrong.
+    /// Faults: what goes wrong.
     #[serde(default)]
     pub faults: Vec<Fault>,
-    /// How long the planner's doings take.
+    /// Times that the planner's work takes.
     #[serde(default)]
     pub control: ControlTimes,
 }
 
-/// Where devices come from.
+/// Source of the devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum DeviceSource {
-    /// So many whole ones of the profile's kind.
+    /// Number of whole devices of the profile's kind.
     Count(u32),
     /// A devices.json, as a path from the scenario's folder.
     File(String),
@@ -59,14 +59,14 @@ pub enum DeviceSource {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Range {
-    /// Always this.
+    /// One number, always.
     One(f64),
-    /// From the first to the second.
+    /// Numbers from the first to the second.
     Between([f64; 2]),
 }
 
 impl Range {
-    /// Its ends.
+    /// The lower and the upper end; both are the number if it is one.
     pub fn ends(self) -> (f64, f64) {
         match self {
             Range::One(v) => (v, v),
@@ -74,13 +74,13 @@ impl Range {
         }
     }
 
-    /// Evenly spread: at `part` (0 to 1) of the way.
+    /// The number at `part` (0 to 1) of the way between the ends.
     pub fn at(self, part: f64) -> f64 {
         let (low, high) = self.ends();
         low + part * (high - low)
     }
 
-    /// Evenly spread in the logarithm.
+    /// The number whose logarithm is at `part` (0 to 1) of the way between those of the ends.
     pub fn at_logarithm(self, part: f64) -> f64 {
         let (low, high) = self.ends();
         if low > 0.0 {
@@ -107,20 +107,20 @@ impl Range {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PhoneGroup {
-    /// How many.
+    /// Number of phones.
     pub count: u32,
     /// The profile's name of the model; a list: each phone has one of them.
     pub model: OneOrMore,
-    /// How fast they are.
+    /// Speed at which they run layers.
     pub device: Speed,
-    /// What they ask for, from input to answer.
+    /// Time that they ask for, from input to answer.
     pub slo: Slo,
-    /// Inferences per second of each.
+    /// Inferences per second of each phone.
     pub rate_rps: Range,
-    /// When inferences begin.
+    /// Process by which inferences begin.
     #[serde(default)]
     pub arrivals: Arrivals,
-    /// The rate over time: from a second on, times so much; none: always 1.
+    /// Factors on the rate over time: pairs of a second and the factor from then on; empty: always 1.
     #[serde(default)]
     pub load: Vec<(f64, f64)>,
     /// The way to the router.
@@ -128,19 +128,19 @@ pub struct PhoneGroup {
     /// Bytes of an element on the way: 4 (fp32), 2 (fp16), 1 (int8).
     #[serde(default = "two")]
     pub element_bytes: u32,
-    /// They come in this second.
+    /// Second in which they join.
     #[serde(default = "zero")]
     pub join_s: Range,
-    /// They stay for so long, in seconds; none: to the end.
+    /// Time for which they stay, in seconds; none: to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stay_s: Option<Range>,
-    /// And come back after so long, in seconds; none: never.
+    /// Time after which they come back, in seconds; none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away_s: Option<Range>,
-    /// Where they have time to spare, they take partition points that are cheaper for the server.
+    /// Whether they take partition points that are cheaper for the server where they have time to spare.
     #[serde(default = "yes")]
     pub hints: bool,
-    /// They always hand over there; none: they choose.
+    /// Partition point at which they always hand over; none: they choose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_point: Option<CutPoint>,
 }
@@ -156,7 +156,7 @@ pub enum OneOrMore {
 }
 
 impl OneOrMore {
-    /// As a list.
+    /// The names as a list.
     pub fn list(&self) -> &[String] {
         match self {
             OneOrMore::One(one) => std::slice::from_ref(one),
@@ -165,23 +165,23 @@ impl OneOrMore {
     }
 }
 
-/// How fast phones run layers.
+/// Speed at which phones run layers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Speed {
     /// Billions of floating-point operations a second; the profile must have `flops`.
     Gflops(Range),
-    /// Times what the profile's smallest share takes for one request.
+    /// Factor on what the profile's smallest share takes for one request.
     Slowdown(Range),
 }
 
-/// What phones ask for.
+/// Time that phones ask for, from input to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Slo {
     /// Milliseconds from input to answer.
     Ms(Range),
-    /// A part of what all layers take on the phone.
+    /// Part of the time that all layers take on the phone.
     OfLocal(Range),
 }
 
@@ -193,7 +193,7 @@ pub struct Link {
     /// second of its own on. Where there are no such traces, they are made up: `5g…`, `lte…`, `wifi…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<OneOrMore>,
-    /// Megabits a second, always.
+    /// Constant bandwidth, in megabits a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mbps: Option<Range>,
     /// Round trip of an empty message, in milliseconds.
@@ -207,25 +207,26 @@ pub enum Arrivals {
     /// A Poisson process.
     #[default]
     Poisson,
-    /// One a period, early or late by up to half of this part of it.
+    /// One request a period, early or late by up to half of `jitter` periods.
     Periodic {
-        /// Part of a period.
+        /// Part of a period over which a request's time is spread.
         #[serde(default)]
         jitter: f64,
     },
-    /// Bursts in a Poisson process, each of so many in the mean (geometric), so far apart.
+    /// Bursts in a Poisson process, each of geometrically many requests.
     Bursty {
-        /// Requests of a burst, in the mean.
+        /// Mean number of requests of a burst.
         size: f64,
-        /// From one to the next, in milliseconds.
+        /// Time from one request of a burst to the next, in milliseconds.
         #[serde(default)]
         gap_ms: f64,
     },
-    /// As they were recorded, from a place of each client's own on, round and round; stretched to the client's rate.
+    /// Recorded arrivals, played round and round from each client's own place on, and stretched to the client's rate.
     Trace {
         /// CSV with a header, as a path from the scenario's folder; its first column is the time in seconds, ascending.
         file: String,
-        /// What was read from it: from each request to the next, as multiples of the mean. Whoever reads the file puts it here.
+        /// Gaps from each request to the next, as multiples of the mean: read from the file, and put here by the
+        /// reader.
         #[serde(skip)]
         gaps: std::sync::Arc<[f64]>,
     },
@@ -266,7 +267,7 @@ impl Arrivals {
     }
 }
 
-/// Requests of a trace of arrivals at most.
+/// Most requests that a trace of arrivals may have.
 const MOST_ARRIVALS: usize = 10_000_000;
 
 /// A client that always hands over at the same point with the same budget.
@@ -277,76 +278,76 @@ pub struct FragmentClient {
     pub id: String,
     /// The profile's name of the model.
     pub model: String,
-    /// Where it hands over.
+    /// Cut point at which it hands over.
     pub partition_point: CutPoint,
-    /// What the server has, in milliseconds.
+    /// Time budget of the server, in milliseconds.
     pub budget_ms: f64,
     /// Requests per second.
     pub rate_rps: f64,
-    /// When they begin.
+    /// Process by which requests begin.
     #[serde(default)]
     pub arrivals: Arrivals,
-    /// The rate over time, as of phones.
+    /// Factors on the rate over time, as for phones.
     #[serde(default)]
     pub load: Vec<(f64, f64)>,
 }
 
-/// What goes wrong.
+/// Faults: what goes wrong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
     /// A worker dies with all that it has, and starts anew.
     WorkerLost {
-        /// Which, of those that the plan in use runs on, by name: 0 is the first.
+        /// Number of the worker among those that the plan in use runs on, in the order of their names: 0 is the first.
         worker: u32,
-        /// When.
+        /// Second at which it begins.
         at_s: f64,
-        /// It is back after so long; none: never.
+        /// Time after which it is back, in seconds; none: never.
         #[serde(default)]
         for_s: Option<f64>,
     },
     /// A worker takes longer.
     WorkerSlow {
-        /// Which.
+        /// Number of the worker, as in `WorkerLost`.
         worker: u32,
-        /// When.
+        /// Second at which it begins.
         at_s: f64,
-        /// For so long.
+        /// Time that it lasts, in seconds.
         for_s: f64,
-        /// So many times what it takes otherwise.
+        /// Factor on the time that it takes otherwise.
         times: f64,
     },
     /// The planner dies, and starts anew.
     PlannerAway {
-        /// When.
+        /// Second at which it begins.
         at_s: f64,
-        /// It is back after so long.
+        /// Time after which it is back, in seconds.
         for_s: f64,
     },
     /// Messages between router, planner and workers are late.
     MessagesLate {
-        /// When.
+        /// Second at which it begins.
         at_s: f64,
-        /// For so long.
+        /// Time that it lasts, in seconds.
         for_s: f64,
-        /// By so much, in milliseconds.
+        /// Time by which they are late, in milliseconds.
         by_ms: f64,
     },
 }
 
-/// How long the planner's doings take, in milliseconds.
+/// Times that the planner's work takes, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControlTimes {
-    /// To make a plan.
+    /// Time to make a plan.
     pub planning_ms: f64,
-    /// For a worker to prepare its part.
+    /// Time for a worker to prepare its part of a plan.
     pub prepare_ms: f64,
-    /// For a message between planner and others, one way.
+    /// Time of a message between planner and others, one way.
     pub message_ms: f64,
-    /// Until the plan before is retired after a switch.
+    /// Time from a switch until the plan before is retired.
     pub retire_after_ms: f64,
-    /// Until routers and planner notice that a worker is gone.
+    /// Time until routers and planner notice that a worker is gone.
     pub notice_ms: f64,
 }
 
@@ -378,14 +379,15 @@ fn zero() -> Range {
     Range::One(0.0)
 }
 
-/// Phones and clients at most.
+/// Most phones and clients that a scenario may have.
 const MAX_CLIENTS: u64 = 1_000_000;
-/// Requests per second of one client at most, and times its rate.
+/// Most requests per second of one client.
 const MOST_RATE: f64 = 100_000.0;
+/// Largest factor on a client's rate.
 const MOST_LOAD: f64 = 1_000.0;
-/// Requests that a scenario may have, about.
+/// Most requests that a scenario may have, counted at its highest rates.
 const MOST_REQUESTS: f64 = 2e9;
-/// Routers at most.
+/// Most routers that a scenario may have.
 const MAX_ROUTERS: u32 = 1024;
 /// Longest scenario, in seconds: a day.
 const LONGEST_S: f64 = 86_400.0;
@@ -578,7 +580,7 @@ impl Fault {
         (at, length.map(|l| at + l))
     }
 
-    /// Both of a kind, on the same worker, at the same time.
+    /// Whether both are of a kind, on the same worker, and at the same time.
     fn overlaps(&self, other: &Fault) -> bool {
         let worker = |f: &Fault| match f {
             Fault::WorkerLost { worker, .. } | Fault::WorkerSlow { worker, .. } => Some(*worker),

@@ -29,12 +29,12 @@ impl Nanos {
         Nanos(self.0.saturating_sub(other.0))
     }
 
-    /// In seconds, for reports.
+    /// The time in seconds, for reports.
     pub fn as_secs(self) -> f64 {
         self.0 as f64 / 1e9
     }
 
-    /// As a standard duration.
+    /// The time as a standard duration.
     pub fn duration(self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.0)
     }
@@ -61,7 +61,7 @@ impl AddAssign for Nanos {
 
 impl Sub for Nanos {
     type Output = Nanos;
-    /// Saturates at zero: no time is negative.
+    /// The difference, at least zero: no time is negative.
     fn sub(self, other: Nanos) -> Nanos {
         self.saturating_sub(other)
     }

@@ -1,4 +1,4 @@
-//! `workload.json`: what must be served.
+//! `workload.json`: the fragments that must be served.
 
 use std::collections::HashSet;
 
@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 use crate::Nanos;
 use crate::file::{Checked, Wrong, not_negative, positive, version, wrong};
 
-/// What must be served.
+/// The fragments that must be served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
-    /// 1.
+    /// Version of the format: 1.
     pub version: u32,
-    /// Capacity must exceed the rate by this fraction.
+    /// Headroom: part of the rate by which capacity must exceed it.
     pub headroom: f64,
-    /// What the server owes each class of clients.
+    /// Fragments: what the server owes each class of clients.
     pub fragments: Vec<Fragment>,
 }
 
-/// What the server owes one class of clients.
+/// A fragment: what the server owes one class of clients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fragment {
     /// Unique in the workload.
     pub id: String,
     /// The profile's name of the model.
     pub model: String,
-    /// Where the clients hand over.
+    /// Cut point at which the clients hand over.
     pub partition_point: CutPoint,
-    /// What the server has, in milliseconds.
+    /// Time budget of the server, in milliseconds.
     pub budget_ms: f64,
     /// Requests per second.
     pub rate_rps: f64,
@@ -37,7 +37,7 @@ pub struct Fragment {
     pub burstiness: f64,
 }
 
-/// The windows in which requests are counted to say how they come in bursts.
+/// Length of the windows in which requests are counted to measure how they come in bursts.
 pub const BURST_WINDOW: Nanos = Nanos::from_millis(50);
 /// The largest index of dispersion that is planned for.
 pub const MOST_BURSTY: f64 = 16.0;

@@ -1,10 +1,10 @@
-//! The edge's clock: what cores are told the time is.
+//! The clock of a program, which gives the time to the crates that know no clock.
 
 use std::time::Instant;
 
 use graft_plan::Nanos;
 
-/// Nanoseconds since the program's start. Copies count from the same origin.
+/// A clock that counts nanoseconds from its start. Copies count from the same origin.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     origin: Instant,
@@ -18,7 +18,7 @@ impl Clock {
         }
     }
 
-    /// The time.
+    /// Time since the start.
     pub fn now(&self) -> Nanos {
         self.origin.elapsed().into()
     }

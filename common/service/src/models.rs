@@ -4,7 +4,7 @@ use std::path::Path;
 
 use graft_model::{Catalog, ModelError};
 
-/// Reads a folder of models; says aloud which of them can't be served, and goes on with the others.
+/// Reads a folder of models; logs which of them can't be served, and goes on with the others.
 pub fn read_catalog(folder: &Path) -> Result<Catalog, ModelError> {
     let catalog = Catalog::read(folder)?;
     for error in catalog.left_out() {

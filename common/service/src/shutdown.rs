@@ -18,7 +18,7 @@ impl Shutdown {
         })
     }
 
-    /// Waits for it; the signal's name.
+    /// Waits for the first signal and gives its name.
     pub async fn wait(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

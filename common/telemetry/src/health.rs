@@ -8,7 +8,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 
 use crate::metrics;
 
-/// Whether a program is ready, and if not, why. Clones share what they say.
+/// Readiness of a program: whether it is ready, and if not, why. Clones share the state.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     state: Arc<Mutex<State>>,
@@ -17,12 +17,12 @@ pub struct Readiness {
 #[derive(Debug)]
 struct State {
     why_not: Option<String>,
-    /// It will not be ready any more, whatever is said.
+    /// Whether the program shuts down: then it stays not ready, whatever is set later.
     ended: bool,
 }
 
 impl Readiness {
-    /// Not ready, for a reason.
+    /// A state of not ready, for a reason.
     pub fn not_yet(reason: impl Into<String>) -> Self {
         Readiness {
             state: Arc::new(Mutex::new(State {
@@ -32,23 +32,23 @@ impl Readiness {
         }
     }
 
-    /// Ready from now on.
+    /// Makes it ready from now on.
     pub fn ready(&self) {
         self.set(None);
     }
 
-    /// Not ready from now on.
+    /// Makes it not ready from now on.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.set(Some(reason.into()));
     }
 
-    /// Not ready from now on, for good: the program shuts down.
+    /// Makes it not ready for good: the program shuts down.
     pub fn end(&self, reason: impl Into<String>) {
         self.set(Some(reason.into()));
         self.state().ended = true;
     }
 
-    /// `None`: ready. Else the reason why not.
+    /// Reason why it is not ready; `None`: it is ready.
     pub fn why_not(&self) -> Option<String> {
         self.state().why_not.clone()
     }
@@ -65,7 +65,7 @@ impl Readiness {
     }
 }
 
-/// An HTTP address that can't be had.
+/// An HTTP address that can't be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {address} (HTTP): {cause}")]
 pub struct HttpError {

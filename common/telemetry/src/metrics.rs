@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Counter: requests that a router answered or refused, by `model` and `status` (`ok`, or a refusal's name).
 pub const ROUTER_REQUESTS: &str = "graft_router_requests_total";
-/// Histogram, seconds: from a router's having a request whole to its having the answer.
+/// Histogram, seconds: time from a router's having a request whole to its having the answer.
 pub const ROUTER_SECONDS: &str = "graft_router_request_seconds";
 /// Counter: answers that hold NaN or infinite numbers, by `model`.
 pub const ROUTER_NOT_FINITE: &str = "graft_router_not_finite_total";
@@ -17,15 +17,15 @@ pub const ROUTER_NOT_FINITE: &str = "graft_router_not_finite_total";
 pub const ROUTER_IN_FLIGHT: &str = "graft_router_in_flight";
 /// Counter: requests that a router sent to another worker, since the first was gone.
 pub const ROUTER_RETRIES: &str = "graft_router_retries_total";
-/// Gauge: the plan that a program works by.
+/// Gauge: number (epoch) of the plan that a program works by.
 pub const EPOCH: &str = "graft_plan_epoch";
 /// Counter: requests at a worker, by `status`.
 pub const WORKER_REQUESTS: &str = "graft_worker_requests_total";
-/// Histogram, seconds: from a request's entry into a stage's queue to its first chunk.
+/// Histogram, seconds: time from a request's entry into a stage's queue to its first chunk.
 pub const WORKER_QUEUE_SECONDS: &str = "graft_worker_queue_seconds";
-/// Histogram, seconds: one chunk of a batch.
+/// Histogram, seconds: time of one chunk of a batch.
 pub const WORKER_CHUNK_SECONDS: &str = "graft_worker_chunk_seconds";
-/// Histogram, seconds: from a worker's having a request to its having the answer.
+/// Histogram, seconds: time from a worker's having a request to its having the answer.
 pub const WORKER_SECONDS: &str = "graft_worker_request_seconds";
 /// Histogram: requests in a batch.
 pub const WORKER_BATCH: &str = "graft_worker_batch_requests";
@@ -33,7 +33,7 @@ pub const WORKER_BATCH: &str = "graft_worker_batch_requests";
 pub const WORKER_GAVE_WAY: &str = "graft_worker_gave_way_total";
 /// Gauge: bytes of tensors that a worker holds for requests.
 pub const WORKER_HELD_BYTES: &str = "graft_worker_held_bytes";
-/// Histogram, seconds: making a plan.
+/// Histogram, seconds: time to make a plan.
 pub const PLANNER_SECONDS: &str = "graft_planner_plan_seconds";
 /// Counter: plans, by `outcome` (`rolled_out`, `failed`, `not_worth`: it would have saved too little).
 pub const PLANNER_PLANS: &str = "graft_planner_plans_total";
@@ -111,7 +111,7 @@ fn describe() {
     describe_gauge!(PLANNER_MEMBERS, "Members seen, by role");
 }
 
-/// What Prometheus reads. Empty before [`start`].
+/// All metrics in the text format that Prometheus reads. Empty before [`start`].
 pub fn render() -> String {
     let handle = HANDLE.get().and_then(Option::as_ref);
     handle

@@ -44,12 +44,12 @@ pub enum CallError {
 /// A reply's header and payload.
 pub type Reply<H> = (H, Vec<u8>);
 
-/// Who calls.
+/// The caller of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
-    /// Where from.
+    /// Address that it calls from.
     pub address: SocketAddr,
-    /// From the request's first byte to its last.
+    /// Time from the request's first byte to its last.
     pub coming_in: Duration,
 }
 
@@ -60,9 +60,9 @@ pub(crate) const HELD_KIB: usize = 1 << 20;
 /// What the connections of one endpoint share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Permits for [`HELD_KIB`].
+    /// Permits for the bytes that requests hold: [`HELD_KIB`], one for each KiB.
     pub held: Semaphore,
-    /// Replies that are not yet with their askers.
+    /// Number of replies that their askers don't have yet.
     pub open_replies: AtomicUsize,
 }
 
@@ -97,7 +97,7 @@ impl Drop for Outgoing {
     }
 }
 
-/// Counts a reply as open.
+/// A guard that counts a reply as open as long as it lives.
 struct OpenReply<'a>(&'a Shared);
 
 impl<'a> OpenReply<'a> {
@@ -118,7 +118,7 @@ impl Connection {
         Connection { quinn, shared }
     }
 
-    /// Who is at the other end.
+    /// Address of the other end.
     pub fn peer(&self) -> SocketAddr {
         self.quinn.remote_address()
     }
@@ -128,7 +128,7 @@ impl Connection {
         self.quinn.rtt()
     }
 
-    /// The other side's certificate carries this role.
+    /// Whether the other side's certificate carries this role.
     pub fn is_from(&self, role: Role) -> bool {
         self.quinn
             .peer_identity()
@@ -137,7 +137,7 @@ impl Connection {
             .unwrap_or(false)
     }
 
-    /// Not needed any more.
+    /// Closes the connection, which is not needed any more.
     pub fn close(&self, reason: &str) {
         self.quinn.close(VarInt::from_u32(CODE_DONE), reason.as_bytes());
     }
@@ -207,8 +207,8 @@ impl Connection {
             .close(VarInt::from_u32(CODE_MALFORMED), error.to_string().as_bytes());
     }
 
-    /// Answers requests until the connection is gone; the reason. A request whose sender takes it back has its
-    /// handler's future dropped. Bytes that are no frame close the connection.
+    /// Answers requests until the connection is gone, and gives the reason. A request whose sender takes it back has
+    /// its handler's future dropped. Bytes that are no frame close the connection.
     ///
     /// A request must be whole within `patience` of its first byte.
     pub async fn serve<Q, R, F>(
@@ -282,7 +282,7 @@ impl Connection {
             return;
         }
         let _already_reset = send.finish();
-        // Until the other side has all of it, or is gone: closing an endpoint waits for this.
+        // The reply stays open until the other side has all of it, or is gone: closing an endpoint waits for this.
         let _gone = send.stopped().await;
     }
 }
@@ -324,8 +324,8 @@ fn cut_off() -> ReadFailure {
     ))
 }
 
-/// Reads a frame. With `held` it waits for room before the payload is read; the permit is for as long as the
-/// payload lives.
+/// Reads a frame. With `held` it waits for room before it reads the payload, and gives the permit, which is to be kept
+/// as long as the payload lives.
 async fn read_frame<'h, H: Decode<()>>(
     stream: &mut RecvStream,
     limits: Limits,
@@ -359,7 +359,7 @@ fn lost(error: ConnectionError) -> CallError {
     CallError::Lost(describe(&error))
 }
 
-/// The other side's own words where it closed with some.
+/// Text of an error: the other side's own words where it closed with some.
 fn describe(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ApplicationClosed(close) if !close.reason.is_empty() => {

@@ -1,4 +1,4 @@
-//! Control messages on a connection: JSON in a frame, answered by done or by why not.
+//! Control messages on a connection: JSON in a frame, answered with done or with the reason why not.
 
 use std::future::Future;
 use std::time::Duration;
@@ -33,7 +33,8 @@ impl Connection {
         }
     }
 
-    /// Does what the other side says until the connection is gone; the reason. A message must be whole within `patience`.
+    /// Does what the other side says until the connection is gone, and gives the reason. A message must be whole within
+    /// `patience` of its first byte.
     pub async fn obey<M, F>(
         &self,
         patience: Duration,

@@ -15,15 +15,15 @@ use rustls::server::WebPkiClientVerifier;
 use crate::connection::{Connection, Shared};
 use crate::identity::{Identity, IdentityError, Role, read_certificates};
 
-/// Receive windows: a connection's, and a stream's (16 MiB: half the p99 of the default under load).
+/// Receive window of a connection, and of a stream: 16 MiB, with which the p99 under load is half of the default's.
 const WINDOW_BYTES: u32 = 16 << 20;
 /// Socket buffers (4 MiB); the system may give less.
 const SOCKET_BYTES: usize = 4 << 20;
-/// Largest packet: what Ethernet carries. With the 8952 bytes of loopback and jumbo frames a few losses in a row were
-/// taken for a black hole, and a connection stood still for half a second.
+/// Largest packet in bytes: what Ethernet carries. With the 8952 bytes of loopback and jumbo frames, a few losses in a
+/// row were taken for a black hole, and a connection stood still for half a second.
 const MAX_PACKET_BYTES: u16 = 1452;
 
-/// What is spoken on a connection; the version stands in the ALPN name.
+/// Protocol of a connection; its version is part of the ALPN name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Client to router.
@@ -44,12 +44,12 @@ impl Protocol {
     }
 }
 
-/// Who may connect.
+/// Rule for who may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// Anyone: phones. Only the server shows a certificate.
+    /// Anyone, for phones: only the server shows a certificate.
     None,
-    /// Bearers of a certificate of the same authority.
+    /// Only bearers of a certificate of the same authority.
     Required,
 }
 
@@ -83,13 +83,13 @@ pub enum EndpointError {
 /// Bounds of an endpoint's connections.
 #[derive(Debug, Clone, Copy)]
 pub struct EndpointOptions {
-    /// A connection on which nothing comes in for so long is given up.
+    /// Time without anything coming in after which a connection is given up.
     pub idle: Duration,
-    /// Something is sent at least this often.
+    /// Longest time in which nothing is sent: then a keep-alive is.
     pub keep_alive: Duration,
     /// Requests that one connection may have open at a time; more wait in the peer.
     pub open_requests: u32,
-    /// Connections at a time; more are refused.
+    /// Connections that may be open at a time; more are refused.
     pub connections: usize,
 }
 
@@ -214,7 +214,7 @@ impl Endpoint {
         Self::connecting(side, options)
     }
 
-    /// The same, trusting the authority of an identity at hand.
+    /// Connects as nobody in particular, trusting the authority of an identity at hand.
     pub fn anonymous_trusting(identity: &Identity, options: EndpointOptions) -> Result<Self, EndpointError> {
         let side = ClientSide {
             identity: None,
@@ -232,7 +232,7 @@ impl Endpoint {
         })
     }
 
-    /// Where it listens.
+    /// Address at which it listens.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.quinn.local_addr()
     }

@@ -1,4 +1,4 @@
-//! Who a part is: certificates, keys, and the authority that issues them.
+//! The identity of a part: certificates, keys, and the authority that issues them.
 //!
 //! A certificate names its bearer's role as a DNS name `ROLE.graft.internal`: who connects to a part asks
 //! for that name, and a part that is connected to looks for it in the caller's certificate.
@@ -15,7 +15,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-/// What a part does.
+/// Role of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Ends client connections.
@@ -84,7 +84,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// From PEM files.
+    /// Reads an identity from PEM files.
     pub fn read(certificate: &Path, key: &Path, authority: &Path) -> Result<Self, IdentityError> {
         let error = |file: &Path, cause: String| IdentityError::File {
             file: file.display().to_string(),
@@ -129,7 +129,7 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// Days that certificates of parts are good for.
+/// Days for which certificates of parts are valid.
 const DAYS: i64 = 825;
 
 impl Authority {
@@ -152,7 +152,7 @@ impl Authority {
         })
     }
 
-    /// From PEM files that [`Authority::write`] wrote.
+    /// Reads an authority from PEM files that [`Authority::write`] wrote.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
         let text = |file: &Path| {
             std::fs::read_to_string(file).map_err(|e| IdentityError::File {

@@ -1,4 +1,4 @@
-//! A connection to one place that comes back by itself.
+//! A connection to one address that is opened again by itself when it is lost.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,10 +8,10 @@ use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Protocol};
 use crate::identity::Role;
 
-/// First and longest wait before another try.
+/// Shortest and longest wait before the next attempt to connect.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// A connection to one place that comes back by itself. Dropping it closes the connection.
+/// A connection to one address that is opened again by itself when it is lost. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Link {
     current: Arc<Mutex<Option<Connection>>>,

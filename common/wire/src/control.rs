@@ -24,23 +24,23 @@ pub struct Control;
 
 /// A message to one kind of part.
 pub trait ControlMessage: Serialize + DeserializeOwned + Send + 'static {
-    /// Whose it is, for errors.
+    /// Name of the receiving part, for errors.
     const TO: &'static str;
 }
 
-/// To the planner.
+/// A message to the planner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "body", rename_all = "snake_case")]
 pub enum ToPlanner {
-    /// Here I am.
+    /// Join: the sender is there.
     Join(Join),
-    /// From a router: what it observed.
+    /// What a router observed.
     Mix(MixReport),
-    /// From a worker: what its partitions did.
+    /// What a worker's partitions did.
     Work(WorkerReport),
 }
 
-/// To a worker.
+/// A message to a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "body", rename_all = "snake_case")]
 pub enum ToWorker {
@@ -52,11 +52,11 @@ pub enum ToWorker {
     Abandon(Epoch),
 }
 
-/// To a router.
+/// A message to a router.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "body", rename_all = "snake_case")]
 pub enum ToRouter {
-    /// From now on these routes.
+    /// Route by these routes from now on.
     Switch(Box<RoutesUpdate>),
 }
 
@@ -81,7 +81,7 @@ pub enum ControlReply {
     Failed(String),
 }
 
-/// Who joins.
+/// A member that joins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum Join {
@@ -107,15 +107,15 @@ pub struct WorkerInfo {
     pub device_kind: String,
     /// The device's share.
     pub share_total: u32,
-    /// For weights.
+    /// Memory for weights, in bytes.
     pub memory_bytes: u64,
-    /// What it costs to run its models; the profile's models are called by their identity.
+    /// Costs of running its models; the profile names models by their identity.
     pub profile: Profile,
     /// Models that it has.
     pub models: Vec<WorkerModel>,
     /// Latest plan that it has prepared.
     pub epoch: Epoch,
-    /// Its device is emulated.
+    /// Whether its device is emulated.
     #[serde(default)]
     pub emulated: bool,
 }
@@ -125,7 +125,7 @@ pub struct WorkerInfo {
 pub struct WorkerModel {
     /// Its identity.
     pub id: ModelId,
-    /// Its name there, for people.
+    /// Name at the worker, for people.
     pub name: String,
 }
 
@@ -136,14 +136,14 @@ pub struct MixReport {
     pub window_s: f64,
     /// One entry for each (model, partition point, budget class).
     pub entries: Vec<MixEntry>,
-    /// A request came that no route serves: plan at once.
+    /// Whether a request came that no route serves, so that the planner should plan at once.
     pub urgent: bool,
-    /// What became of requests since the last report.
+    /// Outcomes of requests since the last report.
     #[serde(default)]
     pub outcomes: Vec<OutcomeEntry>,
 }
 
-/// What became of requests at a partition point under a plan.
+/// Outcomes of requests at one partition point under one plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutcomeEntry {
     /// The plan.
@@ -152,7 +152,7 @@ pub struct OutcomeEntry {
     pub model: ModelId,
     /// Where clients handed over.
     pub partition_point: CutPoint,
-    /// What became of them.
+    /// Outcomes of their requests.
     pub outcomes: Outcomes,
 }
 
@@ -170,37 +170,37 @@ pub struct WorkerReport {
 /// What one partition did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PartitionReport {
-    /// As the plan calls it.
+    /// Id of the partition in the plan.
     pub id: String,
-    /// Part of the time in which it computed.
+    /// Part of the time in which it computed, 0 to 1.
     pub busy: f64,
     /// Requests that wait in its queues now.
     pub queued: u64,
-    /// Batches and requests that were done.
+    /// Number of batches that were done.
     pub batches: u64,
-    /// Requests of these.
+    /// Number of requests in these batches.
     pub requests: u64,
-    /// Its engine has not answered for longer than the costs of what it runs allow by far.
+    /// Whether its engine has not answered for far longer than what it runs should take.
     #[serde(default)]
     pub silent: bool,
 }
 
-/// What runs of a model's chunks took, and what they should have taken.
+/// Time that runs of a model's chunks took, and should have taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunsTook {
     /// The model.
     pub model: ModelId,
     /// The profile's batch.
     pub batch: u32,
-    /// How many.
+    /// Number of chunks.
     pub chunks: u64,
-    /// By the worker's own measured profile.
+    /// Time that they should take by the worker's own measured profile, all together, in milliseconds.
     pub expected_ms: f64,
-    /// As it was.
+    /// Time that they took, all together, in milliseconds.
     pub took_ms: f64,
 }
 
-/// A class of clients, as observed.
+/// A class of clients as a router observed it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MixEntry {
     /// The model.
@@ -218,17 +218,17 @@ pub struct MixEntry {
 /// A plan for a worker: it finds its own partitions in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerPlan {
-    /// The plan; devices are workers' names.
+    /// The plan; its devices are workers' names.
     pub plan: Plan,
-    /// Where other workers of the plan are reached.
+    /// Addresses of the plan's other workers, by name.
     #[serde(default)]
     pub workers: BTreeMap<String, WorkerEndpoint>,
-    /// What runs take, as a multiple of what workers measured at first: by model and batch.
+    /// Corrections by model and batch: what runs take, as a multiple of what workers measured at first.
     #[serde(default)]
     pub corrections: Vec<Correction>,
 }
 
-/// What runs of a model take, as a multiple of what its profile says.
+/// A correction: what a model's runs take, as a multiple of what its profile says.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Correction {
     /// The model.
@@ -244,25 +244,25 @@ pub struct Correction {
 pub struct RoutesUpdate {
     /// The plan they belong to.
     pub epoch: Epoch,
-    /// There is more load than devices: routes carry no more than their planned rates.
+    /// Whether there is more load than the devices carry: then routes let through no more than their planned rates.
     #[serde(default)]
     pub limited: bool,
-    /// Some worker's device is emulated.
+    /// Whether some worker's device is emulated.
     #[serde(default)]
     pub emulated: bool,
-    /// Routers that clients are spread over: each lets its part through.
+    /// Number of routers that clients are spread over: each lets its part of the rates through.
     #[serde(default)]
     pub routers: u32,
     /// Workers by name.
     pub workers: BTreeMap<String, WorkerEndpoint>,
     /// The routes.
     pub routes: Vec<RouteTarget>,
-    /// Milliseconds that the server needs from each cut point on, by model.
+    /// Time that the server needs from each cut point on, by model, in milliseconds.
     pub server_ms: BTreeMap<ModelId, Vec<f64>>,
-    /// What a request costs from each cut point on, by model: milliseconds of one unit of share.
+    /// Price of a request from each cut point on, by model: milliseconds of one unit of share.
     #[serde(default)]
     pub price: BTreeMap<ModelId, Vec<f64>>,
-    /// What the plan does not serve, on purpose.
+    /// Clients that the plan does not serve, on purpose.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
 }
@@ -274,29 +274,29 @@ pub struct LeftOut {
     pub model: ModelId,
     /// Where they hand over.
     pub partition_point: CutPoint,
-    /// Those with so much time, in milliseconds, or less.
+    /// Time budget up to which clients there are left out, in milliseconds.
     pub budget_ms: f64,
-    /// Not even alone would they be in time; else there was no room for them.
+    /// Whether they would not be in time even alone; else there was no room for them.
     pub too_tight: bool,
 }
 
-/// Where a worker is reached.
+/// Address at which a worker is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerEndpoint {
     /// `host:port`.
     pub address: String,
 }
 
-/// One route.
+/// One route, by way of one worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteTarget {
-    /// Its place in the plan. A route that n partitions run is listed n times.
+    /// Index of the route in the plan. A route that n partitions run is listed n times.
     pub route: u32,
     /// The model.
     pub model: ModelId,
     /// Where its clients hand over.
     pub partition_point: CutPoint,
-    /// The budget that it was planned for, in milliseconds.
+    /// Time budget that it was planned for, in milliseconds.
     pub budget_ms: f64,
     /// Requests per second that it carries.
     pub rate_rps: f64,
@@ -304,10 +304,10 @@ pub struct RouteTarget {
     pub least_ms: f64,
     /// The worker that runs its first stage.
     pub worker: String,
-    /// Routes with the same number share partitions.
+    /// Number of a pool of partitions: routes with the same number share partitions.
     #[serde(default)]
     pub pool: u32,
-    /// What one request takes of them: milliseconds, batched as planned.
+    /// Time that one request takes of the pool's partitions, batched as planned, in milliseconds.
     #[serde(default)]
     pub work_ms: f64,
 }

@@ -27,7 +27,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 64 MiB: a batch-1 tensor of any network in use is far below.
+    /// A limit of 64 MiB: one request's tensor of any network in use is far below that.
     fn default() -> Self {
         Limits {
             payload_bytes: 64 << 20,
@@ -41,7 +41,7 @@ pub enum FrameError {
     /// The first bytes are not Graft's.
     #[error("this is no Graft frame")]
     NotAFrame,
-    /// Another version.
+    /// The frame is of another version.
     #[error("frame of version {0}; this program speaks version {VERSION}: upgrade the older side")]
     Version(u16),
     /// The header is too large.
@@ -50,7 +50,7 @@ pub enum FrameError {
     /// The payload is too large.
     #[error("payload of {got} bytes, more than {limit}")]
     PayloadTooLarge {
-        /// As announced.
+        /// Bytes as announced.
         got: u64,
         /// The limit.
         limit: u64,
@@ -63,7 +63,7 @@ pub enum FrameError {
     Encode(String),
 }
 
-/// What stands before a header.
+/// The prefix, which stands before a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefix {
     /// Bytes of the header.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::status::Refused;
 use crate::trace::TraceContext;
 
-/// How a tensor's elements travel.
+/// Type in which a tensor's elements travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum WireType {
     /// 32-bit floats.
@@ -34,7 +34,7 @@ pub enum WireType {
 }
 
 impl WireType {
-    /// As a model's element type.
+    /// The element type of models that it stands for.
     pub fn dtype(self) -> DType {
         match self {
             WireType::F32 => DType::F32,
@@ -47,7 +47,7 @@ impl WireType {
         }
     }
 
-    /// `None`: elements of this type don't travel.
+    /// The wire type for an element type. `None`: elements of this type don't travel.
     pub fn of(dtype: DType) -> Option<Self> {
         Some(match dtype {
             DType::F32 => WireType::F32,
@@ -62,21 +62,21 @@ impl WireType {
     }
 }
 
-/// From a client.
+/// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ClientRequest {
-    /// What is served of this model?
+    /// Asks what is served of a model.
     Describe {
         /// The model.
         model: ModelId,
     },
-    /// Run the rest. The payload is one request's tensor at the partition point.
+    /// Asks to run the rest of the layers. The payload is one request's tensor at the partition point.
     Infer(InferHeader),
-    /// How fast is this connection? The payload is dropped.
+    /// Probes how fast the connection is. The payload is dropped.
     Probe,
 }
 
-/// Of an inference.
+/// Header of an inference request.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct InferHeader {
     /// The model.
@@ -85,13 +85,13 @@ pub struct InferHeader {
     pub partition_point: CutPoint,
     /// How the tensor's elements travel.
     pub dtype: WireType,
-    /// What the server has, from the request's last byte coming in to the answer's first byte going out.
+    /// Time budget of the server, from the request's last byte coming in to the answer's first byte going out.
     pub time_left: Nanos,
-    /// Its trace is the request's id.
+    /// Trace context, whose trace is the request's id.
     pub trace: TraceContext,
 }
 
-/// To a client.
+/// The reply to a client.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ClientReply {
     /// The payload is a JSON [`Description`].
@@ -104,25 +104,25 @@ pub enum ClientReply {
     Probed,
 }
 
-/// Of an answer.
+/// Header of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct AnswerHeader {
     /// How the output's elements travel.
     pub dtype: WireType,
     /// The plan that it was served by.
     pub epoch: Epoch,
-    /// Where the time went.
+    /// Times that the request took on the server.
     pub timing: Timing,
 }
 
-/// Where a request's time went on the server.
+/// Times that a request took on the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Timing {
-    /// From the router's having it to the router's having the answer.
+    /// Time from the router's having the request to its having the answer.
     pub router_ns: u64,
-    /// Waiting in the worker, set aside included.
+    /// Time that it waited in workers, times for which it was set aside included.
     pub queue_ns: u64,
-    /// Running.
+    /// Time that it ran.
     pub run_ns: u64,
     /// Largest batch that it was part of.
     pub batch: u32,
@@ -135,15 +135,15 @@ pub struct Visit {
     pub worker: String,
     /// The partition, as the plan calls it.
     pub partition: String,
-    /// The stage's layers: from this cut point
+    /// Cut point at which the stage's layers begin.
     pub from: CutPoint,
-    /// to this one.
+    /// Cut point at which they end.
     pub to: CutPoint,
-    /// It entered the stage's queue.
+    /// Time at which it entered the stage's queue.
     pub entered_ns: u64,
-    /// Its batch began to run; `None`: it did not come to that.
+    /// Time at which its batch began to run; `None`: it never did.
     pub started_ns: Option<u64>,
-    /// Its batch was done.
+    /// Time at which its batch was done; `None`: it never was.
     pub done_ns: Option<u64>,
     /// Requests in the batch.
     pub batch: u32,
@@ -154,11 +154,11 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// Chunks that are told of at most.
+    /// Most chunks that a visit lists.
     pub const MOST_CHUNKS: usize = 64;
 }
 
-/// Why a batch had the requests that it had.
+/// Reason why a batch was not larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchClosed {
@@ -173,9 +173,9 @@ pub enum BatchClosed {
 /// One chunk of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct ChunkRun {
-    /// When it began.
+    /// Time at which it began, as in [`Visit`].
     pub started_ns: u64,
-    /// What it took.
+    /// Time that it took.
     pub took_ns: u64,
     /// The cut point at which it ended.
     pub to: CutPoint,
@@ -186,48 +186,49 @@ pub struct ChunkRun {
 pub struct Description {
     /// Name for people.
     pub name: String,
-    /// Milliseconds that the server needs from each cut point on, by its plan or profile; empty if it does not know yet.
+    /// Time that the server needs from each cut point on, by its plan or profile, in milliseconds; empty: not known
+    /// yet.
     pub server_ms: Vec<f64>,
-    /// What a request costs the server from each cut point on: milliseconds of one unit of share, batched as the plan
-    /// has it. A client with time to spare may take a cheaper point. Empty if it is not known yet.
+    /// Price of a request from each cut point on: milliseconds of one unit of share, batched as the plan has it. A
+    /// client with time to spare may take a cheaper point. Empty: not known yet.
     #[serde(default)]
     pub price: Vec<f64>,
     /// Element types in which tensors may travel.
     pub wire: Vec<DType>,
-    /// Devices are emulated: answers take the time of real ones, and mean nothing.
+    /// Whether devices are emulated: answers then take the time of real ones, and mean nothing.
     #[serde(default)]
     pub emulated: bool,
 }
 
-/// From a router to a worker.
+/// A request from a router, or a worker, to a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum WorkRequest {
     /// Run a route of a plan. The payload is one request's tensor.
     Run(RunHeader),
 }
 
-/// Of a run.
+/// Header of a request to run a route.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct RunHeader {
     /// The plan.
     pub epoch: Epoch,
-    /// The route's place in the plan.
+    /// Index of the route in the plan.
     pub route: u32,
-    /// The stage of the route at which the tensor goes in: 0 from a router.
+    /// Index in the route of the stage at which the tensor goes in: 0 from a router.
     pub stage: u16,
     /// How the tensor's elements travel.
     pub dtype: WireType,
-    /// What is left of the deadline.
+    /// Time that is left until the deadline.
     pub time_left: Nanos,
-    /// Whose request it is.
+    /// Trace context, which says whose request it is.
     pub trace: TraceContext,
 }
 
-/// From a worker to a router, or to the worker that handed over.
+/// A worker's reply to a router, or to the worker that handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum WorkReply {
-    /// The payload is the model's output. Where the request was.
+    /// The payload is the model's output. The list says where the request was.
     Answer(AnswerHeader, Vec<Visit>),
-    /// There is no answer, and why. Where the request was until then.
+    /// There is no answer, and why. The list says where the request was until then.
     Refused(Refused, Vec<Visit>),
 }

@@ -1,4 +1,4 @@
-//! What became of requests, in numbers that add up.
+//! Outcomes of requests, in numbers that add up.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::Status;
 
-/// What became of some requests.
+/// Outcomes of some requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcomes {
-    /// Answered within their time.
+    /// Requests that were answered within their time budget.
     pub in_time: u64,
-    /// Answered after it.
+    /// Requests that were answered after it.
     pub late: u64,
-    /// Refused, by status.
+    /// Requests that were refused, by status.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<Status, u64>,
-    /// Of those that were answered: from a router's having the request to its having the answer.
+    /// Latencies of answered requests, from a router's having the request to its having the answer.
     pub latencies: Latencies,
 }
 
 impl Outcomes {
-    /// One more was answered.
+    /// Counts one more answered request.
     pub fn answered(&mut self, took_ms: f64, in_time: bool) {
         if in_time {
             self.in_time += 1;
@@ -32,17 +32,17 @@ impl Outcomes {
         self.latencies.add(took_ms);
     }
 
-    /// One more was refused.
+    /// Counts one more refused request.
     pub fn refused(&mut self, status: Status) {
         *self.refused.entry(status).or_default() += 1;
     }
 
-    /// All of them.
+    /// Number of all requests.
     pub fn requests(&self) -> u64 {
         self.in_time + self.late + self.refused.values().sum::<u64>()
     }
 
-    /// The part that was answered in time; `None`: there were none.
+    /// Part of the requests that was answered in time; `None`: there were none.
     pub fn attainment(&self) -> Option<f64> {
         let all = self.requests();
         (all > 0).then(|| self.in_time as f64 / all as f64)
@@ -64,7 +64,7 @@ impl AddAssign<&Outcomes> for Outcomes {
 const FIRST_MS: f64 = 0.05;
 /// Width of a class of latencies as a multiple of the one before.
 const WIDTH: f64 = 1.1;
-/// Classes at most: the last begins above two minutes.
+/// Most classes: the last one begins above two minutes and takes all longer latencies.
 const MOST: usize = 160;
 
 /// Latencies in classes that are 10% wide: quantiles are exact to that.
@@ -73,7 +73,7 @@ const MOST: usize = 160;
 pub struct Latencies(Vec<u64>);
 
 impl Latencies {
-    /// One more, in milliseconds.
+    /// Counts one more latency, in milliseconds.
     pub fn add(&mut self, ms: f64) {
         let class = (ms / FIRST_MS).max(1.0).log(WIDTH).ceil() as usize;
         let class = class.min(MOST - 1);
@@ -83,7 +83,7 @@ impl Latencies {
         self.0[class] += 1;
     }
 
-    /// The upper end of the class in which so large a part of them ends; `None`: there are none.
+    /// Quantile by the part below it: the upper end of its class, in milliseconds; `None`: there are no latencies.
     pub fn quantile_ms(&self, part: f64) -> Option<f64> {
         let all: u64 = self.0.iter().sum();
         let wanted = ((part * all as f64).ceil() as u64).max(1);

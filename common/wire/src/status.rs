@@ -13,7 +13,7 @@ pub enum Status {
     NotReady,
     /// More comes in than the plan can carry. Try again later.
     Overloaded,
-    /// It can't be answered within its deadline any more.
+    /// The request can't be answered within its deadline any more.
     Late,
     /// There is no such model here.
     UnknownModel,
@@ -26,7 +26,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// All of them, for metrics and documentation.
+    /// All statuses, for metrics and documentation.
     pub const ALL: [Status; 7] = [
         Status::NotReady,
         Status::Overloaded,
@@ -63,7 +63,7 @@ impl Status {
         }
     }
 
-    /// The same request may be answered if it is sent again.
+    /// Whether the same request may be answered if it is sent again.
     pub fn is_transient(self) -> bool {
         matches!(self, Status::NotReady | Status::Overloaded | Status::WorkerLost)
     }
@@ -75,7 +75,7 @@ impl Status {
 pub struct Refused {
     /// What kind of refusal.
     pub status: Status,
-    /// For people.
+    /// Reason, for people.
     pub reason: String,
 }
 

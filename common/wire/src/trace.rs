@@ -1,4 +1,4 @@
-//! Who asked, over program boundaries: the W3C's trace context.
+//! The W3C's trace context, which says over program boundaries whose request something belongs to.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use bincode::{Decode, Encode};
 /// A trace context: W3C Recommendation "Trace Context", level 1. Its trace is the request's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct TraceContext {
-    /// Of the whole trace; not zero.
+    /// Id of the whole trace; not zero.
     pub trace: u128,
-    /// Of the caller's span; not zero.
+    /// Id of the caller's span; not zero.
     pub span: u64,
-    /// Bit 0: the caller records it.
+    /// Flags; bit 0: the caller records the trace.
     pub flags: u8,
 }
 
@@ -34,7 +34,7 @@ impl TraceContext {
     }
 
     /// Reads a `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`, lower case. Later versions may go on after that.
-    /// `None`: it is none, and a new trace begins.
+    /// `None`: the text is no trace context, and a new trace begins.
     pub fn parse(text: &str) -> Option<Self> {
         let lower = |part: &str| {
             part.bytes()

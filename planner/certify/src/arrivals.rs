@@ -8,7 +8,7 @@ use graft_plan::BURST_WINDOW;
 pub struct Generator(SplitMix);
 
 impl Generator {
-    /// Seeded by a run's seed and a fragment's id (FNV-1a).
+    /// A generator seeded by a run's seed and a fragment's id (FNV-1a).
     pub fn new(seed: u64, id: &str) -> Self {
         let mut hash = 0xcbf2_9ce4_8422_2325u64;
         for byte in seed.to_le_bytes().into_iter().chain(id.bytes()) {
@@ -17,12 +17,12 @@ impl Generator {
         Generator(SplitMix(hash))
     }
 
-    /// 64 even bits.
+    /// 64 uniformly distributed bits.
     pub fn bits(&mut self) -> u64 {
         self.0.bits()
     }
 
-    /// An even number above 0 and up to 1.
+    /// A uniformly distributed number above 0 and up to 1.
     pub fn part(&mut self) -> f64 {
         self.0.part()
     }
@@ -38,19 +38,20 @@ impl Generator {
 #[derive(Debug, Clone)]
 pub(crate) struct Arrivals {
     generator: Generator,
-    /// Between bursts.
+    /// Mean time between the beginnings of bursts, in nanoseconds.
     mean_ns: f64,
-    /// When the latest burst began.
+    /// Time at which the latest burst began, in nanoseconds from the start.
     burst_ns: f64,
     at_ns: f64,
-    /// Requests of a burst, in the mean: they are geometric.
+    /// Mean number of requests of a burst; the number is geometrically distributed.
     size: f64,
     /// Requests of the latest burst that are still to come.
     left: u64,
 }
 
 impl Arrivals {
-    /// Bursts of m requests in the mean, geometric, have an index of dispersion of 2m - 1.
+    /// The arrivals of a fragment. Bursts of geometrically many requests, m in the mean, have an index of dispersion of
+    /// 2m - 1.
     pub fn new(seed: u64, id: &str, rate_rps: f64, burstiness: f64) -> Self {
         let size = ((burstiness + 1.0) / 2.0).max(1.0);
         Arrivals {
@@ -67,7 +68,7 @@ impl Arrivals {
     pub fn next(&mut self) -> u64 {
         if self.left > 0 {
             self.left -= 1;
-            // A burst is over within the window in which it was seen, as a rule.
+            // The gap is such that a burst is mostly over within one window of those in which bursts are observed.
             let gap = BURST_WINDOW.0 as f64 / (4.0 * self.size);
             self.at_ns += self.generator.exponential(gap);
         } else {
@@ -82,18 +83,18 @@ impl Arrivals {
     }
 }
 
-/// Arrivals that are drawn at a time, about: few enough to stay in a cache.
+/// Approximate number of arrivals that are drawn at a time: few enough to stay in a cache.
 const WINDOW: f64 = 1000.0;
 
 /// The arrivals of many processes in the order of time, then of the processes.
 #[derive(Debug)]
 pub(crate) struct Merged {
-    /// Each with its next arrival.
+    /// Processes, each with its next arrival.
     processes: Vec<(Arrivals, u64)>,
-    /// Of the current window, ascending.
+    /// Arrivals of the current window with their processes, ascending.
     drawn: Vec<(u64, u32)>,
     at: usize,
-    /// Where the current window ends.
+    /// Time at which the current window ends, in nanoseconds.
     until: u64,
     width: u64,
     end: u64,
@@ -111,7 +112,7 @@ impl Merged {
             drawn: vec![],
             at: 0,
             until: 0,
-            // No process at all: one window.
+            // Without any process one window holds everything.
             width: (WINDOW / rate_rps.max(f64::MIN_POSITIVE) * 1e9).max(1.0) as u64,
             end,
         };

@@ -10,9 +10,9 @@ use crate::setup::{Setup, SetupError};
 use crate::simulation::Outcome;
 use crate::tally::Tally;
 
-/// Seeds of the three runs.
+/// Seeds of the three runs of a certificate.
 pub const SEEDS: [u64; 3] = [1, 2, 3];
-/// Length of each run's arrivals.
+/// Time for which requests arrive in each run.
 const LENGTH: Nanos = Nanos::from_millis(120_000);
 /// Part of all requests that must be in time.
 const ALL: f64 = 0.999;
@@ -21,20 +21,20 @@ const EACH: f64 = 0.99;
 /// Requests below which fragments are judged together, by model.
 const ENOUGH: u64 = 300;
 
-/// What three runs gave.
+/// Result of the runs that certify a plan.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Certificate {
-    /// Every run attained what it must.
+    /// Whether every run attained what it must.
     pub certified: bool,
     /// Part of all requests of all runs that were in time.
     pub attainment: f64,
     /// The least attainment of a fragment (or of a model's small fragments together) in any run.
     pub worst_fragment: f64,
-    /// Which that was.
+    /// The fragment, or the small fragments of a model, with that least attainment.
     pub worst: String,
     /// Requests of all runs.
     pub requests: u64,
-    /// Of these, those that were late or dropped.
+    /// Requests of all runs that were late or dropped.
     pub late: u64,
 }
 
@@ -49,7 +49,7 @@ pub fn certify(
     certify_each(plan, workload, profile, &SEEDS, crew).map(|(certificate, _)| certificate)
 }
 
-/// The same with other seeds, and the requests of each fragment in all runs.
+/// The certificate by other seeds, and the requests of each fragment in all runs.
 pub fn certify_each(
     plan: &Plan,
     workload: &Workload,
@@ -88,7 +88,7 @@ pub fn certify_each(
     Ok((certificate, each.into_iter().collect()))
 }
 
-/// Large fragments by themselves, small ones by model.
+/// Tallies to be judged: of fragments with at least [`ENOUGH`] requests one by one, of the others by model.
 fn judged(outcome: &Outcome, workload: &Workload) -> Vec<(String, Tally)> {
     let models: std::collections::HashMap<&str, &str> = workload
         .fragments

@@ -1,14 +1,14 @@
-//! Tasks that may be done at the same time. A core has no threads: whoever drives it brings them.
+//! Tasks that may be done at the same time. This crate starts no threads: its callers bring them.
 
 use std::sync::OnceLock;
 
-/// Does several things at once, if it can.
+/// A crew does several tasks at once, if it can.
 pub trait Crew: Sync {
     /// Calls `task` with 0 to `count` - 1, each once, and comes back when all are done.
     fn all(&self, count: usize, task: &(dyn Fn(usize) + Sync));
 }
 
-/// One after the other.
+/// A crew of one: does tasks one after the other, on the calling thread.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Alone;
 

@@ -13,13 +13,13 @@ use crate::tally::Tally;
 /// One fragment on its way through its stages.
 #[derive(Debug, Clone)]
 pub struct Journey {
-    /// Seeds its arrivals.
+    /// The fragment's id, which seeds its arrivals.
     pub id: String,
     /// Requests per second.
     pub rate_rps: f64,
     /// Index of dispersion of its arrivals.
     pub burstiness: f64,
-    /// From arrival to answer.
+    /// Time from arrival to answer that a request has.
     pub budget: Nanos,
     /// Its stages, in order; instances name partitions by their places in the part.
     pub steps: Vec<RouteStep>,
@@ -28,27 +28,27 @@ pub struct Journey {
 /// Partitions and routes that have nothing to do with any others.
 #[derive(Debug, Clone, Default)]
 pub struct Part {
-    /// What they run.
+    /// Partitions of the part.
     pub partitions: Vec<PartitionSpec>,
-    /// Who goes through them.
+    /// Fragments that go through these partitions.
     pub journeys: Vec<Journey>,
 }
 
-/// What a run of a part gave.
+/// Result of a run of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartOutcome {
-    /// By journey.
+    /// Requests and those in time, by journey.
     pub tallies: Vec<Tally>,
-    /// By partition: time in which it computed.
+    /// Time that each partition computed.
     pub busy: Vec<Nanos>,
-    /// More were late than were asked for: the run was ended there.
+    /// Whether the run was ended early, since more requests were late than its limit allows.
     pub given_up: bool,
 }
 
 impl Part {
     /// Runs it: arrivals for `length`, then until all is done, or until more than `late_limit` requests were late.
     ///
-    /// `hop` is what a request takes to a stage.
+    /// `hop` is the time that a request takes to each stage.
     pub fn run(&self, hop: Nanos, seed: u64, length: Nanos, late_limit: u64) -> PartOutcome {
         Run::new(self, hop, seed, length).finish(late_limit)
     }
@@ -67,7 +67,7 @@ struct Run<'a> {
     part: &'a Part,
     hop: Nanos,
     schedulers: Vec<Scheduler>,
-    /// Partitions that compute, by when they are done.
+    /// Partitions that compute, by the time at which they are done.
     busy: BinaryHeap<Reverse<(u64, u32)>>,
     is_busy: Vec<bool>,
     busy_time: Vec<Nanos>,
@@ -76,7 +76,7 @@ struct Run<'a> {
     hops: VecDeque<(u64, u32)>,
     live: Vec<Live>,
     free: Vec<u32>,
-    /// Partitions that something happened to at this instant.
+    /// Partitions that a request came to, or that got free, at this instant.
     touched: Vec<u32>,
     late: u64,
 }
@@ -115,7 +115,7 @@ impl<'a> Run<'a> {
             let Some(now) = [arrival, hop, done].into_iter().flatten().min() else {
                 break;
             };
-            // All events of an instant, those that they cause at the same instant included.
+            // All events of an instant come first, including those that they cause at the same instant.
             while self.apply(now, tallies) {}
             self.choose(now, &mut dropped);
         }
@@ -208,7 +208,7 @@ impl<'a> Run<'a> {
         self.free.push(number);
     }
 
-    /// Free partitions that something happened to choose what to run.
+    /// Lets the free ones of the touched partitions choose what to run.
     fn choose(&mut self, now: u64, dropped: &mut Vec<RequestId>) {
         while let Some(partition) = self.touched.pop() {
             if self.is_busy[partition as usize] {

@@ -21,12 +21,12 @@ pub enum SetupError {
 /// A plan laid out.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    /// Each with the places of its journeys' fragments in `fragments`.
+    /// Parts, each with the indexes of its journeys' fragments in `fragments`.
     pub parts: Vec<(Part, Vec<usize>)>,
     pub hop: Nanos,
-    /// Ids of the routed fragments that owe something, in order.
+    /// Ids, in order, of the routed fragments that still need layers run.
     pub fragments: Vec<String>,
-    /// Fragments at the last cut point: answered as they come.
+    /// Fragments at the last cut point, with their rates: they are answered on arrival.
     pub nothing_owed: Vec<(String, f64)>,
 }
 

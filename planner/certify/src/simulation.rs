@@ -7,15 +7,15 @@ use crate::crew::{Alone, Crew, gathered};
 use crate::setup::{Setup, SetupError};
 use crate::tally::Tally;
 
-/// What a run gave.
+/// Result of a run of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// By fragment: id and tally.
+    /// Each fragment's id and tally.
     pub fragments: Vec<(String, Tally)>,
 }
 
 impl Outcome {
-    /// All requests.
+    /// Tally of all requests.
     pub fn total(&self) -> Tally {
         let mut total = Tally::default();
         for (_, tally) in &self.fragments {
@@ -41,7 +41,7 @@ impl Setup {
     /// A run for each seed; parts that have nothing to do with one another may run at the same time.
     pub fn outcomes(&self, seeds: &[u64], length: Nanos, crew: &dyn Crew) -> Vec<Outcome> {
         let parts = self.parts.len();
-        // The largest first, so that nobody waits for it at the end.
+        // The largest part comes first, so that the others don't have to wait for it at the end.
         let mut order: Vec<usize> = (0..parts).collect();
         let rate = |p: &usize| self.parts[*p].0.journeys.iter().map(|j| j.rate_rps).sum::<f64>();
         order.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
@@ -76,7 +76,7 @@ impl Setup {
     }
 }
 
-/// All requests of a fragment at the last cut point are in time.
+/// Tally of a fragment at the last cut point: all its requests are in time.
 fn answered(seed: u64, id: &str, rate_rps: f64, length: Nanos) -> Tally {
     let mut arrivals = Arrivals::new(seed, id, rate_rps, 1.0);
     let requests = std::iter::repeat_with(|| arrivals.next())

@@ -145,7 +145,7 @@ fn a_route_to_nowhere_is_an_error() {
     );
 }
 
-/// Service rates of batches as in a shared stage that two load levels reach.
+/// Attainment falls from a light to a heavy load of a shared stage in which requests batch.
 #[test]
 fn more_load_never_helps() {
     let attained = |rate| {

@@ -8,8 +8,8 @@ use crate::merge::{MergeOptions, Merged, merge};
 /// Part of its deadline that a full batch takes at most: the rest is for waiting.
 const BATCH_PART: f64 = 0.5;
 
-/// The share that it would take to serve each class of fragments with one partition point on partitions of its
-/// own, with no re-alignment and no sharing: as many devices as that needs. Infeasible fragments count nothing.
+/// Share that it would take to serve the fragments of each model and partition point on partitions of their own, with
+/// no re-alignment and no sharing, on as many devices as that needs. Infeasible fragments count nothing.
 pub fn share_alone(workload: &Workload, profile: &Profile) -> u64 {
     let costs = Costs::new(profile);
     let all = MergeOptions {

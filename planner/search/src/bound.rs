@@ -1,18 +1,18 @@
-//! What no plan can go below.
+//! Lower bound on the cost of any plan.
 
 use graft_plan::Workload;
 
 use crate::costs::{Costs, ModelIndex};
 use crate::problem::Problem;
 
-/// Multipliers λ that are tried, in share: 0 and powers of two.
+/// Number of multipliers λ that are tried, in share: 0 and powers of two.
 const MULTIPLIERS: usize = 24;
 
 fn multiplier(i: usize) -> f64 {
     if i == 0 { 0.0 } else { 2f64.powi(i as i32 - 12) }
 }
 
-/// No valid plan that serves every fragment that can be served costs less.
+/// Lower bound, in share, on the cost of every valid plan that serves every fragment that can be served.
 ///
 /// Each request takes, of some share, the time of its segments at that share and some batch, and a plan must have
 /// room for that and the headroom (rule 3). Where no large share is cheap for a fragment and no small one is in
@@ -55,7 +55,7 @@ pub(crate) fn bound_of(workload: &Workload, costs: &Costs<'_>) -> u64 {
     sum_of_shares(least.max(hardest), &shares)
 }
 
-/// By multiplier and cut point: the dual of the segments from there to the end.
+/// Dual of the segments from a cut point to the end, by multiplier and cut point.
 fn duals(model: ModelIndex, costs: &Costs<'_>) -> Vec<Vec<f64>> {
     let last = costs.last(model).index();
     (0..MULTIPLIERS)

@@ -1,4 +1,4 @@
-//! When there is more load than devices: a smaller part of everybody's.
+//! Plans for more load than the devices carry: the same smaller part of every fragment's rate.
 
 use graft_certify::Crew;
 use graft_plan::{Epoch, Plan, Workload};
@@ -13,20 +13,21 @@ pub struct Carried {
     pub plan: Plan,
     /// The problem's workload, with the rates that are carried.
     pub workload: Workload,
-    /// Part of the rates that are carried: 1 unless devices ran out.
+    /// Part of the rates that is carried: 1 unless devices ran out.
     pub part: f64,
 }
 
-/// Steps from the observed bursts to none; each halves them.
+/// Number of steps from the observed bursts to none: each halves what the index of dispersion exceeds 1 by, and the
+/// last removes it.
 const BURST_STEPS: u32 = 4;
 /// Load of each step as a part of the one before.
 const STEP: f64 = 0.93;
-/// Steps before fragments are left out altogether.
+/// Number of smaller loads that are tried, the smallest about 4%, before fragments are left out altogether.
 const STEPS: usize = 45;
 
-/// Plans for as much of the load as the devices carry: when they run out, for smaller rates of everybody rather
-/// than for some fragments at their full rates; before that, for smaller bursts, and with half of the headroom. What
-/// comes beyond the carried rates is for routers to refuse.
+/// Plans for as much of the load as the devices carry. When they run out, it plans for smaller bursts, then with half
+/// of the headroom, then for smaller rates of all fragments rather than for some fragments at their full rates.
+/// Routers refuse what comes beyond the carried rates.
 pub fn plan_what_fits(
     problem: &Problem,
     epoch: Epoch,
@@ -85,8 +86,8 @@ pub fn plan_what_fits(
         }
         part
     };
-    // What the plan that is there at once has no room for is not worth a simulation: the first step that it carries is
-    // found by halving.
+    // A load for which even the quick first plan has no room is not worth a simulation: the first step that such a
+    // plan carries is found by halving.
     let (mut too_much, mut carried) = (0, STEPS);
     while carried - too_much > 1 {
         let step = (too_much + carried) / 2;

@@ -6,17 +6,17 @@ use graft_plan::Order;
 use crate::costs::{Costs, ModelIndex};
 use crate::merge::Merged;
 
-/// Merged fragments of one model that are served by the same cell, and where they join.
+/// Merged fragments of one model that the same cell serves, with the re-partition points at which they join.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Group {
     pub model: ModelIndex,
-    /// Re-partition points, ascending; empty: everyone runs to the end apart.
+    /// Re-partition points, ascending; empty: each member runs to the end without joining others.
     pub joins: Vec<CutPoint>,
-    /// Places in the list of merged fragments.
+    /// Members, as indexes in the list of merged fragments.
     pub units: Vec<usize>,
 }
 
-/// A partition's content before it has a device.
+/// The content of a partition, or of equal copies of it, before it has a device.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Cell {
     /// Place of its share in the profile.
@@ -33,7 +33,7 @@ impl Cell {
         self.groups.iter().flat_map(|g| g.units.iter().copied())
     }
 
-    /// What it costs.
+    /// Cost in share, all copies together.
     pub fn cost(&self, costs: &Costs<'_>) -> u64 {
         u64::from(costs.share(self.share).0) * self.copies as u64
     }
@@ -58,20 +58,20 @@ pub(crate) struct Laid {
     pub order: Order,
     pub quantum_ms: f64,
     pub stages: Vec<StageDraft>,
-    /// For each merged fragment its stages' places, in order.
+    /// Merged fragments, each with the indexes of its stages, in order.
     pub routes: Vec<(usize, Vec<usize>)>,
-    /// Seconds of work a second of one copy, headroom included.
+    /// Load of one copy: seconds of work a second, headroom included.
     pub load: f64,
 }
 
 /// How batch limits are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct BatchRule {
-    /// A full batch takes at most this part of its stage's loosest budget ...
+    /// Part of its stage's loosest budget that a full batch may take ...
     pub of_loosest: f64,
-    /// ... or of its tightest.
+    /// ... or part of its tightest; the larger of the two times counts.
     pub of_tightest: f64,
-    /// No chunk of a full batch takes more than so many quanta, unless one of a single request does.
+    /// Quanta that a chunk of a full batch may take, unless a single request's chunk takes more.
     pub chunk: f64,
 }
 
@@ -101,7 +101,7 @@ fn chain(point: CutPoint, joins: &[CutPoint], last: CutPoint) -> Vec<StageRange>
     ranges
 }
 
-/// The stages of a cell: ranges, local deadlines, batch limits, load.
+/// Lays out a cell's stages: ranges, local deadlines, batch limits, load.
 ///
 /// `None`: some merged fragment can't be in time, or the cell is overloaded.
 pub(crate) fn lay(
@@ -145,9 +145,9 @@ fn lay_group(
     let last = costs.last(group.model);
     let first = laid.stages.len();
     let mut alone: Vec<f64> = vec![];
-    // Budgets of those that run a stage: tightest, loosest.
+    // Tightest and loosest budget of the members that run each stage.
     let mut budgets: Vec<(f64, f64)> = vec![];
-    // The part of what a stage takes alone that each user's budget would give it.
+    // For each stage, the factor by which its members' budgets let it exceed its time for a single request: the least.
     let mut stretch: Vec<f64> = vec![];
     let mut chains: Vec<(usize, Vec<usize>)> = vec![];
     for &unit in &group.units {
@@ -201,7 +201,7 @@ fn lay_group(
     for (i, stage) in laid.stages[first..].iter_mut().enumerate() {
         let most = (budgets[i].0 * batches.of_tightest).max(budgets[i].1 * batches.of_loosest);
         let mut each = alone[i];
-        // A long chunk would keep others waiting.
+        // A batch whose chunks are long would keep others waiting.
         let longest = costs
             .run(stage.model, stage.range, 0, cell.share, laid.quantum_ms)
             .chunk_ms;

@@ -8,31 +8,31 @@ use serde::{Deserialize, Serialize};
 /// What becomes of the partitions of a running plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Changes {
-    /// Ids (in the new plan) of those that go on as they are, on the same device.
+    /// Ids (in the new plan) of partitions that go on as they are, on the same device.
     pub kept: Vec<String>,
-    /// Ids (in the new plan) of those that go on as they are, on another device.
+    /// Ids (in the new plan) of partitions that go on as they are, on another device.
     pub moved: Vec<String>,
-    /// Ids (in the new plan) of those that there were not.
+    /// Ids (in the new plan) of partitions that the running plan has none like.
     pub new: Vec<String>,
-    /// Ids (in the running plan) of those that are not needed any more.
+    /// Ids (in the running plan) of partitions that are not needed any more.
     pub gone: Vec<String>,
 }
 
-/// How many partitions each of [`Changes`] is of.
+/// Numbers of partitions in each list of [`Changes`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeCounts {
-    /// Go on as they are, on the same device.
+    /// Partitions that go on as they are, on the same device.
     pub kept: usize,
-    /// Go on as they are, on another device.
+    /// Partitions that go on as they are, on another device.
     pub moved: usize,
-    /// There were none.
+    /// Partitions that the running plan has none like.
     pub new: usize,
-    /// Are not needed any more.
+    /// Partitions that are not needed any more.
     pub gone: usize,
 }
 
 impl Changes {
-    /// How many there are of each.
+    /// Length of each list.
     pub fn counts(&self) -> ChangeCounts {
         ChangeCounts {
             kept: self.kept.len(),

@@ -1,9 +1,9 @@
-//! A profile by numbers: what ranges of layers take, and where they are cheapest.
+//! A profile with models by number: the time of ranges of layers, and the shares where they are cheapest.
 
 use graft_model::{CutPoint, StageRange};
 use graft_plan::{Profile, Share, nanos_to_ms};
 
-/// A model's place in the profile, by name.
+/// Index of a model among the profile's models, in the order of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ModelIndex(pub u16);
 
@@ -18,15 +18,15 @@ pub(crate) struct Costs<'p> {
 struct ModelCosts<'p> {
     name: &'p str,
     last: CutPoint,
-    /// By batch and share: milliseconds of all segments before each cut point.
+    /// Milliseconds of all segments before each cut point, by batch and share.
     before: Vec<Vec<Vec<f64>>>,
 }
 
-/// What a run takes.
+/// Time of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct RunTime {
     pub total_ms: f64,
-    /// Its longest chunk.
+    /// Time of the run's longest chunk, in milliseconds.
     pub chunk_ms: f64,
 }
 
@@ -70,7 +70,7 @@ impl<'p> Costs<'p> {
             .map_or(0, |s| s.weights_bytes)
     }
 
-    /// The model's output.
+    /// The model's last cut point, which is its output.
     pub fn last(&self, model: ModelIndex) -> CutPoint {
         self.models[usize::from(model.0)].last
     }
@@ -80,13 +80,13 @@ impl<'p> Costs<'p> {
         StageRange::new(from, self.last(model))
     }
 
-    /// An uncut run's time, overhead included. `batch` and `share` are places in the profile's lists.
+    /// Milliseconds of an uncut run, overhead included. `batch` and `share` are indexes in the profile's lists.
     pub fn uncut_ms(&self, model: ModelIndex, range: StageRange, batch: usize, share: usize) -> f64 {
         let before = &self.models[usize::from(model.0)].before[batch][share];
         self.profile.stage_overhead_ms + before[range.to().index()] - before[range.from().index()]
     }
 
-    /// A run's time in chunks of at most `quantum_ms`.
+    /// Time of a run that is cut into chunks of at most `quantum_ms`.
     pub fn run(
         &self,
         model: ModelIndex,
@@ -115,14 +115,15 @@ impl<'p> Costs<'p> {
         }
     }
 
-    /// Share-milliseconds of a request in uncut runs at the best batch.
+    /// Work of one request in uncut runs at the best batch, in share-milliseconds.
     pub fn work_at(&self, model: ModelIndex, range: StageRange, share: usize) -> f64 {
         let batches = self.profile.batches.iter().enumerate();
         let each = batches.map(|(b, &n)| self.uncut_ms(model, range, b, share) / f64::from(n));
         f64::from(self.share(share).0) * each.fold(f64::INFINITY, f64::min)
     }
 
-    /// For each share, the least share-milliseconds of a request's rest of the network on it or a larger one.
+    /// For each share, the least work of one request from `from` to the end on that share or a larger one, in
+    /// share-milliseconds.
     pub fn least_work_from(&self, model: ModelIndex, from: CutPoint) -> Vec<f64> {
         let shares = self.profile.shares.len();
         let mut least = vec![f64::INFINITY; shares];
@@ -135,8 +136,8 @@ impl<'p> Costs<'p> {
         least
     }
 
-    /// The least of share-milliseconds of a segment a request plus `lambda` times its time alone, over shares and
-    /// batches. Overheads are left out: they can be shared by any number of segments.
+    /// The least, over shares and batches, of a segment's share-milliseconds for one request plus `lambda` times its
+    /// time alone. Overheads are left out: any number of segments can share them.
     pub fn least_work(&self, model: ModelIndex, segment: usize, lambda: f64) -> f64 {
         let before = &self.models[usize::from(model.0)].before;
         let ms = |b: usize, s: usize| before[b][s][segment + 1] - before[b][s][segment];

@@ -1,4 +1,4 @@
-//! The analytic test: whether the work that is due fits the time there is.
+//! The analytic test: whether the work that is due fits into the time until it is due.
 //!
 //! For every deadline t of a cell's stages: what is due before t, up to a small probability, with the batch itself
 //! and the longest chunk that may be running, must be done by t. After: Jeffay, Stanat and Martel, "On
@@ -16,11 +16,12 @@ use crate::merge::Merged;
 /// The analytic test.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Analytic {
-    /// Standard deviations of the work that arrives: 2.65 is exceeded in one of 250 windows.
+    /// Standard deviations above the mean up to which arriving work is provided for: 2.65 are exceeded in one of 250
+    /// windows.
     pub deviations: f64,
     /// Capacity must exceed the rates by this fraction.
     pub headroom: f64,
-    /// Requests are taken one by one, rather than in full batches.
+    /// Whether requests are taken one by one, rather than in full batches.
     pub one_by_one: bool,
 }
 
@@ -37,12 +38,12 @@ impl Analytic {
 /// One stage as the test sees it, times in milliseconds.
 struct Task {
     deadline: f64,
-    /// Of a full batch.
+    /// Time of a full batch.
     time: f64,
     chunk: f64,
     /// Full batches per millisecond.
     rate: f64,
-    /// Index of dispersion of what comes.
+    /// Index of dispersion of the stage's requests.
     burstiness: f64,
 }
 
@@ -125,7 +126,7 @@ impl Analytic {
         let load: f64 = tasks.iter().map(|t| t.rate * t.time).sum();
         let in_time = match partition.order {
             Order::Edf => (0..tasks.len()).all(|i| self.due_is_done(&tasks, i, partition.quantum_ms > 0.0)),
-            // A request waits for a whole turn at most.
+            // A request waits for at most one whole turn, then runs.
             Order::Cycle => {
                 let turn: f64 = tasks.iter().map(|t| t.time).sum();
                 tasks.iter().all(|t| turn + t.time <= t.deadline)
@@ -152,7 +153,8 @@ impl Analytic {
         self.quantile(mean, variance) + own + blocking <= t
     }
 
-    /// Work that is exceeded seldom: of a scaled Poisson variable, by Cornish and Fisher's expansion.
+    /// Work, in milliseconds, that is exceeded only as often as `deviations` says: the quantile of a scaled Poisson
+    /// variable, by Cornish and Fisher's expansion.
     fn quantile(&self, mean: f64, variance: f64) -> f64 {
         if mean <= 0.0 {
             return 0.0;

@@ -1,4 +1,4 @@
-//! Choices by chance, the same for the same seed.
+//! Random choices, the same for the same seed.
 
 use graft_model::SplitMix;
 
@@ -28,7 +28,7 @@ impl Dice {
         self.roll(sides).min(self.roll(sides))
     }
 
-    /// A place in the list, by weight.
+    /// An index in the list, drawn in proportion to its weights.
     pub fn weighted(&mut self, weights: &[u32]) -> usize {
         let mut at = self.roll(weights.iter().sum::<u32>() as usize) as u32;
         for (i, w) in weights.iter().enumerate() {

@@ -10,7 +10,7 @@ use crate::costs::{Costs, ModelIndex};
 use crate::merge::{Merged, Sorted};
 use crate::problem::Problem;
 
-/// Equal partitions.
+/// A partition, or equal copies of it, before they have devices.
 #[derive(Debug, Clone)]
 pub(crate) struct PartitionDraft {
     /// Place of its share in the profile.
@@ -18,9 +18,9 @@ pub(crate) struct PartitionDraft {
     pub copies: usize,
     pub order: Order,
     pub quantum_ms: f64,
-    /// Places of its stages.
+    /// Indexes of its stages in the draft.
     pub stages: Vec<usize>,
-    /// Devices that its copies are on already.
+    /// Devices on which its copies run in the running plan.
     pub homes: Vec<String>,
 }
 
@@ -29,18 +29,18 @@ pub(crate) struct PartitionDraft {
 pub(crate) struct Draft {
     pub stages: Vec<StageDraft>,
     pub partitions: Vec<PartitionDraft>,
-    /// By merged fragment: places of its stages.
+    /// Merged fragments, each with the indexes of its stages.
     pub routes: Vec<(usize, Vec<usize>)>,
 }
 
-/// Where partitions go: places of devices for their copies; and which have no room.
+/// Devices for the copies of each partition, as indexes, and which partitions are left out for lack of room.
 struct Seats {
     places: Vec<Vec<usize>>,
     left_out: Vec<bool>,
 }
 
 impl Draft {
-    /// Cells one after the other.
+    /// A draft of the stages, partitions and routes of some cells.
     pub fn of_cells<'a>(cells: impl IntoIterator<Item = &'a Laid>) -> Self {
         let mut draft = Draft::default();
         for laid in cells {
@@ -84,7 +84,7 @@ impl Draft {
             match self.places(problem, costs, &left_out) {
                 Ok(places) => break places,
                 Err(unplaced) => {
-                    // A route needs all its stages: who shares a stage with what is left out goes too.
+                    // A route needs all its stages: partitions that only serve routes through the one left out go too.
                     left_out[unplaced] = true;
                     let lost = self.lost(&left_out);
                     for (p, out) in self.partitions.iter().zip(&mut left_out) {
@@ -119,7 +119,8 @@ impl Draft {
             .any(|((_, stages), lost)| !lost && stages.contains(&stage))
     }
 
-    /// For each partition the devices of its copies. The place of one that has no room is the error.
+    /// For each partition the devices of its copies. `Err`: there is no room for all; the index of the partition to
+    /// leave out.
     fn places(
         &self,
         problem: &Problem,
@@ -129,7 +130,7 @@ impl Draft {
         struct Room {
             device: usize,
             free: u32,
-            /// By model, where the held weights begin: stages reach to the end, or nearly.
+            /// Bytes of the weights that are there already, by model and segment.
             held: BTreeMap<(ModelIndex, usize), u64>,
             bytes: u64,
         }
@@ -163,7 +164,7 @@ impl Draft {
                         && room.bytes.saturating_add(more) <= device.memory_bytes
                         && models.iter().all(|m| problem.has(&device.id, m))
                 };
-                // Where it is already, if it can be.
+                // The device on which the copy runs already, if it has room.
                 let home = partition.homes.get(copy).map(String::as_str);
                 let at_home =
                     |room: &&mut Room| home == Some(problem.devices.devices[room.device].id.as_str());
@@ -197,7 +198,7 @@ impl Draft {
             .min_by(|&a, &b| worth(&self.partitions[a]).total_cmp(&worth(&self.partitions[b])))
     }
 
-    /// By model and segment: bytes of weights.
+    /// Bytes of a partition's weights, by model and segment.
     fn weights(&self, partition: &PartitionDraft, costs: &Costs<'_>) -> BTreeMap<(ModelIndex, usize), u64> {
         let stages = partition.stages.iter().map(|&s| &self.stages[s]);
         stages

@@ -16,10 +16,11 @@ use crate::problem::Problem;
 
 /// Merged fragments at most that the exact planner takes.
 pub const EXACT_MOST: usize = 10;
-/// Copies of a cell at most.
+/// Most copies of a cell on the grid.
 const COPIES: usize = 8;
-/// Quanta as parts of the tightest budget; 0: runs are not cut.
+/// Quanta of the grid, as parts of the tightest budget; 0: runs are not cut.
 const QUANTA: [f64; 4] = [0.5, 0.25, 0.1, 0.0];
+/// Multiples of a cell's tightest budget beyond which members make groups of their own, on the grid.
 const SPLITS: [f64; 2] = [4.0, f64::INFINITY];
 
 /// An input that is too large.
@@ -55,12 +56,12 @@ pub(crate) fn optimum(ground: &Ground<'_>, crew: &dyn Crew) -> (Vec<Placed>, Vec
     let (count, costs) = (ground.merged.len(), ground.costs);
     let all = (1usize << count) - 1;
     let mut cells: Vec<Option<Placed>> = vec![None; all + 1];
-    // By set: cost of the cheapest division, and the set of one of its cells.
+    // For each set, the cost of its cheapest division, and the set of one of that division's cells.
     let mut best: Vec<(u64, usize)> = vec![(u64::MAX, 0); all + 1];
     best[0] = (0, 0);
     for size in 1..=count as u32 {
         let sets: Vec<usize> = (1..=all).filter(|s| s.count_ones() == size).collect();
-        // What divisions into smaller sets cost; a single cell must cost less.
+        // The cost of divisions into smaller sets; a single cell must cost less.
         for &set in &sets {
             best[set] = divided(set, &best, &cells, costs);
         }
@@ -97,7 +98,7 @@ fn divided(set: usize, best: &[(u64, usize)], cells: &[Option<Placed>], costs: &
     let first = set & set.wrapping_neg();
     let others = set & !first;
     let mut found = (u64::MAX, 0);
-    // All subsets of the others but the whole.
+    // All subsets of the set without its first member, but the set of all others itself.
     let mut sub = others;
     while sub != 0 {
         sub = (sub - 1) & others;

@@ -13,49 +13,50 @@ use crate::cell::{BatchRule, Cell, Group, lay};
 use crate::costs::Costs;
 use crate::merge::{MergeOptions, merge};
 
-/// Fragments of one model that are served by the same partitions.
+/// A group: fragments of one model that the same partitions serve.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroupExplanation {
     /// The model.
     pub model: String,
     /// Ids of its fragments.
     pub fragments: Vec<String>,
-    /// Where they hand over.
+    /// Partition points of its fragments.
     pub partition_points: Vec<CutPoint>,
-    /// Tightest and loosest, in milliseconds.
+    /// Tightest and loosest time budget, in milliseconds.
     pub budgets_ms: (f64, f64),
-    /// Requests per second.
+    /// Requests per second of all its fragments.
     pub rate_rps: f64,
-    /// Where they join; empty: nowhere.
+    /// Re-partition points, at which its fragments join; empty: they join nowhere.
     pub re_partition_points: Vec<CutPoint>,
-    /// Part of the partitions' time that the group takes in full batches, as it is.
+    /// Part of the partitions' time that the group takes in full batches, as planned.
     pub load: f64,
-    /// The same if nobody joined. `None`: somebody could not be in time.
+    /// The same part if no fragment joined others. `None`: some fragment could not be in time.
     pub load_apart: Option<f64>,
-    /// The same if all joined at the latest partition point.
+    /// The same part if all fragments joined at the latest partition point. `None`: they have only one partition point,
+    /// or some fragment could not be in time.
     pub load_joined: Option<f64>,
-    /// Share that they would take on partitions of their own, one for each partition point.
+    /// Share that its fragments would take on partitions of their own, one set for each partition point.
     pub share_alone: u64,
-    /// The fragment with the least time.
+    /// Id of the fragment with the tightest budget.
     pub tightest: String,
-    /// Part of its requests that the simulation answered in time.
+    /// Part of that fragment's requests that the simulation answered in time.
     pub tightest_attainment: Option<f64>,
 }
 
-/// Equal partitions.
+/// A cell: equal partitions with the groups that they serve.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CellExplanation {
-    /// Ids.
+    /// Ids of the partitions.
     pub partitions: Vec<String>,
-    /// Of each.
+    /// Share of each partition.
     pub share: u32,
-    /// Of a device.
+    /// Share of a whole device.
     pub share_total: u32,
-    /// By earliest deadline, or in turns.
+    /// Order in which stages run: by earliest deadline, or in turns.
     pub order: Order,
     /// Longest chunk, in milliseconds; 0: runs are not cut.
     pub quantum_ms: f64,
-    /// What they serve.
+    /// Groups that the partitions serve.
     pub groups: Vec<GroupExplanation>,
 }
 
@@ -83,7 +84,8 @@ pub fn explain(
     let stages = plan.stages_by_id();
     let cell = |(ids, partitions): (&[String], Vec<&Partition>)| {
         let first = partitions[0];
-        // A fragment belongs where its route ends; by model, and by whether it joins others.
+        // A fragment belongs to the cell where its route ends. Groups are told apart by model, and by the shared stage
+        // if fragments join there.
         let mut groups: BTreeMap<(&str, Option<&str>), Together<'_>> = BTreeMap::new();
         for route in &plan.routes {
             let (Some(last), Some(fragment)) = (route.stages.last(), fragments.get(route.fragment.as_str()))
@@ -126,7 +128,7 @@ pub fn explain(
     alike.into_iter().map(cell).collect()
 }
 
-/// Fragments of a group, and where they join.
+/// Fragments of a group, and the re-partition points at which they join.
 type Together<'a> = (Vec<&'a Fragment>, Vec<CutPoint>);
 
 struct Context<'a> {

@@ -14,27 +14,27 @@ use crate::judge::Judge;
 use crate::merge::Merged;
 use crate::problem::Problem;
 
-/// In which order merged fragments are offered to a cell, after the first.
+/// Order in which merged fragments are offered to a cell, after the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recipe {
-    /// By how near their budgets are to the first one's, whatever the model.
+    /// Nearest budgets to the first one's come first, whatever the model.
     NearBudget,
-    /// The first one's model by budget, then the others by budget.
+    /// The first one's model comes first, then the others; nearest budgets first in both.
     OneModel,
-    /// Those with at most twice the first one's budget, then the loosest.
+    /// Budgets within a factor of two of the first one's come first, nearest first; then the loosest.
     LooseFiller,
-    /// Every model and budget in turn.
+    /// Models and budgets are mixed at random, always in the same order.
     Mixed,
 }
 
-/// Where a group's members join.
+/// Re-partition points at which a group's members join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Joining {
-    /// Nowhere.
+    /// None: members never join.
     Never,
-    /// All at the latest partition point of the group.
+    /// One, at the latest partition point of the group.
     Latest,
-    /// At each partition point of the group, one after the other.
+    /// Each partition point of the group but the first, one after the other.
     Nested,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Shape {
     pub quantum: f64,
     pub order: Order,
     pub batches: BatchRule,
-    /// Members whose budget is more than so many times the cell's tightest make groups of their own.
+    /// Multiple of the cell's tightest budget beyond which members make groups of their own.
     pub split: f64,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Empty {
     pub share: usize,
     pub copies: usize,
     pub shape: Shape,
-    /// The part of its size that is tried first.
+    /// Part of its size that the first try fills.
     pub likely: f64,
 }
 
@@ -66,17 +66,17 @@ pub(crate) struct Empty {
 pub(crate) struct Placed {
     pub cell: Cell,
     pub laid: Laid,
-    /// Sum of its members' work: the share that they fill at least.
+    /// Sum of its members' work: the least share that they fill.
     pub work: f64,
-    /// It stood the thorough test.
+    /// Whether it stood the thorough test.
     pub sound: bool,
-    /// Part of its requests that were late there, or in the last test.
+    /// Part of its requests that were late in the last test, in the worst run.
     pub late: f64,
-    /// The place of the same cell in the running plan.
+    /// Index of the same cell in the running plan.
     pub runs_as: Option<usize>,
 }
 
-/// What cells are filled with and on.
+/// What filling a cell needs to know: costs, merged fragments, devices.
 pub(crate) struct Ground<'a> {
     pub costs: &'a Costs<'a>,
     pub merged: &'a [Merged],
@@ -87,10 +87,11 @@ pub(crate) struct Ground<'a> {
 
 /// Most copies of a cell; what needs more is not served.
 pub(crate) const MOST_COPIES: usize = 4096;
-/// Part of what is left of a cell's size that is likely to take those that can wait.
+/// Part of a cell's remaining size that the first try fills when the loosest fragments are added at the end.
 const LIKELY_MORE: f64 = 0.25;
-/// First stride from a guess, and the difference that is not looked into, as parts of a cell's size.
+/// First stride of the search from its first guess, as a part of a cell's size.
 const FIRST_STRIDE: f64 = 0.04;
+/// Difference between accepted and rejected content at which the search stops, as a part of a cell's size.
 const FINE: f64 = 0.01;
 /// Length of a quantum at least, in overheads of a chunk.
 const LEAST_QUANTUM_OVERHEADS: f64 = 10.0;
@@ -113,7 +114,7 @@ impl<'a> Ground<'a> {
         }
     }
 
-    /// Some device could hold it, if it were empty.
+    /// Whether some device could hold the cell, if the device were empty.
     fn fits_a_device(&self, cell: &Cell) -> bool {
         let share = self.costs.share(cell.share).0;
         let bytes = bytes_of(cell.units(), self.merged, self.costs);
@@ -195,7 +196,7 @@ impl<'a> Ground<'a> {
         self.order(&mut ordered, first, recipe);
         ordered.insert(0, first);
         let near = self.longest(vec![], &ordered, empty, judge)?;
-        // What is left of the cell's time is for those that can wait.
+        // The rest of the cell's time is for the loosest fragments, which can wait.
         let taken: Vec<usize> = near.cell.units().collect();
         ordered.retain(|u| !taken.contains(u));
         ordered.sort_by(|&a, &b| {
@@ -231,7 +232,7 @@ impl<'a> Ground<'a> {
                 sum
             })
             .collect();
-        // No more than fills it can go in.
+        // Members whose work exceeds the cell's size can't be accepted.
         let mut above = sums
             .iter()
             .position(|&w| w > size * 1.0001)
@@ -265,7 +266,7 @@ impl<'a> Ground<'a> {
             if above <= ordered.len() && sums[above - 1] - reached(below) < size * FINE {
                 break;
             }
-            // In growing strides from the first guess, until both sides are known; then by halves.
+            // The search goes in growing strides from the first guess until it has seen both answers; then by halves.
             by_halves |= before.is_some_and(|b| b != accepted);
             before = Some(accepted);
             guess = match accepted {
@@ -278,7 +279,7 @@ impl<'a> Ground<'a> {
         best
     }
 
-    /// The same content on fewer copies and smaller shares, as far as it goes.
+    /// The same content on fewer copies and smaller shares, as long as the judge accepts that.
     pub fn shrunk(&self, mut placed: Placed, shape: Shape, judge: &dyn Judge) -> Placed {
         loop {
             let Cell { share, copies, .. } = placed.cell;

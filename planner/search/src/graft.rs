@@ -19,11 +19,11 @@ use graft_certify::Crew;
 /// How to plan.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GraftOptions {
-    /// Fragments may join at re-partition points.
+    /// Whether fragments may join at re-partition points.
     pub realign: bool,
-    /// A running batch gives way at cut points.
+    /// Whether a running batch gives way to more urgent ones at cut points.
     pub cuts: bool,
-    /// By earliest deadline; else round and round.
+    /// Whether partitions run batches by earliest deadline; else in turns.
     pub edf: bool,
     /// What accepts a cell.
     pub test: Test,
@@ -52,16 +52,16 @@ impl Default for GraftOptions {
     }
 }
 
-/// How far the search is.
+/// Progress of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Moves made.
+    /// Number of moves made.
     pub moves: u64,
     /// Cost of the best plan so far.
     pub cost: u64,
-    /// No plan that keeps the rules costs less.
+    /// Lower bound on the cost of every plan that keeps the rules.
     pub bound: u64,
-    /// It has stood the test that was asked for. The first plan, which is there at once, has only stood the analytic one.
+    /// Whether the best plan stood the test that was asked for. The quick first plan has only stood the analytic one.
     pub sound: bool,
 }
 
@@ -70,20 +70,23 @@ const TRIES_AT_ONCE: usize = 2;
 
 /// Seeds of the thorough test: the certificate's, and others, so that a plan does not suit those alone.
 const THOROUGH_SEEDS: [u64; 4] = [1, 2, 3, 7001];
-/// Seed and requests of the quick test.
+/// Seed of the quick test: none of the thorough test's.
 const QUICK_SEED: u64 = 7002;
+/// Requests of the quick test, which every try has to pass.
 const QUICK_REQUESTS: f64 = 20_000.0;
-/// Seed and requests of the fair test.
+/// Seed of the fair test: none of the other tests'.
 const FAIR_SEED: u64 = 7003;
+/// Requests of the fair test, which a move has to pass before it is kept.
 const FAIR_REQUESTS: f64 = 120_000.0;
-/// Parts of requests that may be late: a little less than a certificate allows.
+/// Part of all requests that may be late: a little less than the 0.1% that a certificate allows.
 const LATE: f64 = 0.0008;
-/// The same of one cell: others are late less often.
+/// Part of one cell's requests that may be late: more than of all, since other cells are late less often.
 const LATE_CELL: f64 = 0.0025;
+/// Part of one merged fragment's requests that may be late: less than the 1% that a certificate allows.
 const LATE_EACH: f64 = 0.004;
 
 /// Plans as long as `go_on` says so: it is asked before each move, and told how far the search is. With a running
-/// plan it starts from that, and changes what it must, and what pays for being changed.
+/// plan the search starts from that, and changes only what it must and what saves enough.
 ///
 /// The plan is valid; with [`Test::Simulation`] its cells have stood the reference simulation, unless the search was
 /// ended at its first plan (see [`Progress::sound`]). The same problem,
@@ -111,7 +114,7 @@ pub fn plan_graft(
     });
     let rate: f64 = fragments.iter().map(|f| f.rate_rps).sum();
     for step in 0..FEWER {
-        // A little less of the load than the devices are of what it takes, and less again.
+        // First the part of the load that the devices' share suggests; then a tenth less in each step.
         let part = (there as f64 / needed.max(there) as f64) * 0.9f64.powi(step);
         let mut left = rate * part;
         let (kept, out): (Vec<usize>, Vec<usize>) = order.iter().partition(|&&i| {
@@ -137,10 +140,10 @@ pub fn plan_graft(
     best
 }
 
-/// Times that fewer fragments are planned for when the devices run out.
+/// Most attempts at planning for fewer fragments when the devices run out; each takes a tenth less of the load.
 const FEWER: i32 = 12;
 
-/// Fragments at the last cut point need no device.
+/// Serves fragments at the last cut point after all: they need no device.
 fn give_back_nothing_owed(plan: &mut Plan, problem: &Problem) {
     let owes_nothing = |f: &&Fragment| {
         let model = problem.profile.models.get(&f.model);
@@ -205,8 +208,8 @@ pub(crate) fn plan_all(
     let judges = match options.test {
         Test::Analytic => all_by(&analytic),
         Test::Simulation => {
-            // A plan at once: valid, and nearly right. Of equal copies the first takes what comes while others have
-            // nothing, which the analytic test does not see: it gets none.
+            // A quick first plan: valid, and nearly right. Of equal copies the first takes requests while others are
+            // idle, which the analytic test does not see: so this plan has no copies.
             let one_by_one = Analytic {
                 one_by_one: true,
                 ..analytic
@@ -242,7 +245,7 @@ pub(crate) fn plan_all(
     let (cells, mut hopeless) = search.go_on_from(&running);
     let mut best = search.made_sound(cells, &mut hopeless);
     let mut moves = 0;
-    // Few can be tried in every division, by the analytic test; a running plan is not thrown over for that.
+    // Few merged fragments can be tried in every division, by the analytic test. A running plan is kept instead.
     let everything = options.realign && options.cuts && options.edf && !running.is_any();
     let progress = Progress {
         moves,
@@ -268,7 +271,7 @@ pub(crate) fn plan_all(
     {
         search.step(&mut cells);
         moves += 1;
-        // What is cheaper is given out if it stands the thorough test, or can be made to.
+        // Cheaper cells become the result if they stand the thorough test, or can be made to.
         if search.cost(&cells) < search.cost(&best) {
             let mut lost = vec![];
             cells = search.made_sound(cells, &mut lost);

@@ -14,7 +14,7 @@ use crate::merge::Merged;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Verdict {
     pub accepted: bool,
-    /// Part of the requests that were late, in the worst run.
+    /// Part of the requests that were late in the worst run, 0 to 1.
     pub late: f64,
 }
 
@@ -26,16 +26,17 @@ pub(crate) trait Judge: Sync {
 /// Judges by the reference simulation.
 #[derive(Debug, Clone)]
 pub(crate) struct Simulated<'w> {
-    /// The fragments themselves are simulated, with their own budgets; else merged fragments, as one each.
+    /// Workload whose fragments are simulated one by one with their own budgets; `None`: each merged fragment is
+    /// simulated as one.
     pub fragments: Option<&'w Workload>,
-    /// Requests of a run, about.
+    /// Approximate number of requests of a run.
     pub requests: f64,
     pub seeds: Vec<u64>,
     /// Part of all requests that may be late.
     pub late: f64,
     /// Part of a merged fragment's requests that may be late.
     pub late_each: f64,
-    /// Standard deviations that a count may be above what is allowed.
+    /// Standard deviations by which a count may exceed what is allowed, since it is a sample.
     pub doubt: f64,
 }
 
@@ -66,7 +67,7 @@ impl Judge for Simulated<'_> {
             part: self.late,
             doubt: self.doubt,
         };
-        // Requests that will come are about as many as are expected; the count afterwards is exact.
+        // The limit counts on a few more requests than are expected; the check after the run uses their exact number.
         let expected = rate * seconds;
         let limit = all.late(expected + 3.0 * expected.sqrt()) as u64;
         let owners: Vec<usize> = owners(draft, merged, self.fragments.is_some()).collect();
@@ -80,7 +81,7 @@ impl Judge for Simulated<'_> {
             for (sum, tally) in each.iter_mut().zip(&outcome.tallies) {
                 run += *tally;
                 *sum += *tally;
-                // What the certificate asks of each run.
+                // The certificate asks the same of each run.
                 let judged = self.fragments.is_some() && tally.requests as f64 >= ENOUGH;
                 certain &= !judged || tally.attainment() >= 0.99;
             }
@@ -103,14 +104,14 @@ impl Judge for Simulated<'_> {
 }
 
 impl Simulated<'_> {
-    /// Whether each fragment is in time often enough; small ones are judged together, by model.
+    /// Whether each fragment is in time often enough; fragments with few requests are judged together, by model.
     fn all_in_time(&self, each: &[Tally], owners: &[usize], merged: &[Merged], runs: f64) -> bool {
         let each_allows = |tally: &Tally| {
             let (requests, late) = (tally.requests as f64, (tally.requests - tally.in_time) as f64);
             match self.fragments {
                 Some(_) => {
                     let likely = likely_late(requests / runs) * runs;
-                    // The worst of many fragments is not as bad as it looks.
+                    // The worst of many fragments is partly bad luck: two more standard deviations are allowed.
                     late <= likely + 2.0 * (BUNCHES * likely).sqrt()
                 }
                 None => {
@@ -134,15 +135,15 @@ impl Simulated<'_> {
     }
 }
 
-/// Late requests, on the average, with which a run of so many stays below the certificate's hundredth with three
-/// standard deviations.
+/// Mean number of late requests with which a run of `requests` stays, by three standard deviations, below the 1% that
+/// the certificate allows a fragment.
 fn likely_late(requests: f64) -> f64 {
     let deviations = 3.0 * BUNCHES.sqrt();
     let root = (-deviations + (deviations * deviations + 0.04 * requests).sqrt()) / 2.0;
     root * root
 }
 
-/// How many may be late.
+/// Rule for how many requests may be late.
 #[derive(Clone, Copy)]
 struct Allowed {
     part: f64,
@@ -160,7 +161,7 @@ impl Allowed {
     }
 }
 
-/// For each journey of a part its merged fragment.
+/// For each journey of a part the index of its merged fragment.
 fn owners<'a>(draft: &'a Draft, merged: &'a [Merged], fragments: bool) -> impl Iterator<Item = usize> + 'a {
     draft.routes.iter().flat_map(move |(u, _)| {
         let count = if fragments { merged[*u].fragments.len() } else { 1 };

@@ -1,10 +1,11 @@
 //! The search for plans.
 //!
 //! [`plan_graft`] turns a [`Problem`] into a plan and makes it cheaper for as long as it is let; [`plan_baseline`]
-//! makes the plans that it is compared with, [`lower_bound`] says how far down any plan could go, [`changes`] what a
+//! makes the plans that it is compared with, [`lower_bound`] says what any plan costs at least, [`changes`] what a
 //! plan changes about a running one. [`plan_what_fits`] plans for as much of the load as there are devices for.
 //!
-//! It knows workloads, profiles and devices only: nothing of routers, workers, clocks or files, nor when a plan is wanted.
+//! It knows workloads, profiles and devices only: nothing of routers, workers, clocks or files, nor when a plan is
+//! wanted.
 
 #![deny(clippy::disallowed_methods)]
 

@@ -1,4 +1,4 @@
-//! Makes cells stand the thorough test: some content out, or more share.
+//! Makes cells stand the thorough test: takes out some of their content, or gives them more share.
 
 use graft_certify::gathered;
 
@@ -9,24 +9,26 @@ use crate::fill::{Ground, Placed, Shape};
 use crate::judge::Judge;
 use crate::search::Search;
 
-/// Sizes that are tried to make a cell stand, at most.
+/// Most larger sizes (shares or numbers of copies) that are tried to make a cell stand.
 const ENLARGED: usize = 12;
 
-/// Times that what was taken out of cells is filled into new ones together, before each cell is mended by itself.
+/// Rounds in which the content taken out of several cells is filled into new ones together, before each cell is
+/// mended by itself.
 const ROUNDS: usize = 3;
 
 impl Search<'_> {
-    /// The same cells, each of which stands the thorough test; those that did not are made to. Hopeless ones go.
+    /// The same cells, mended until each stands the thorough test. Merged fragments that no cell serves go to
+    /// `hopeless`.
     pub fn made_sound(&mut self, cells: Vec<Placed>, hopeless: &mut Vec<usize>) -> Vec<Placed> {
         let thorough = self.judges.thorough;
         let mut sound = vec![];
         let mut broken = self.tested(cells, thorough, &mut sound);
-        // Those that don't stand with less in them either.
+        // Cells that don't stand with less in them either.
         let mut stuck = vec![];
         for _ in 0..ROUNDS {
             let mut out = vec![];
             stuck.extend(self.thinned_all(broken, thorough, &mut sound, &mut out));
-            // Those that were taken out of several cells may fill a few together.
+            // Merged fragments that were taken out of several cells may fill a few new ones together.
             let (new, cannot) = self.start(out);
             hopeless.extend(cannot);
             broken = self.tested(new, thorough, &mut sound);
@@ -38,7 +40,7 @@ impl Search<'_> {
         for cell in stuck {
             self.mend(cell, thorough, &mut sound, hopeless);
         }
-        // Some may be late more often than all may be, as long as others are less often.
+        // One cell may be late more often than the whole plan may be, as long as others are late less often.
         while let Some(worst) = self.too_late(&sound) {
             let cell = sound.swap_remove(worst);
             self.mend(cell, self.judges.strict, &mut sound, hopeless);
@@ -69,7 +71,8 @@ impl Search<'_> {
         broken
     }
 
-    /// Takes some of the content out of each cell, so that it stands: into `out`. Those that don't even so come back.
+    /// Takes some of the content out of each cell so that the cell stands, and puts it into `out`. Cells that don't
+    /// stand even so come back.
     fn thinned_all(
         &mut self,
         cells: Vec<Placed>,
@@ -102,7 +105,7 @@ impl Search<'_> {
         left
     }
 
-    /// The cell with the most late requests for its size, if there are too many in all.
+    /// Index of the cell with the largest part of late requests, if too many requests are late in all.
     fn too_late(&self, cells: &[Placed]) -> Option<usize> {
         let rate = |c: &Placed| {
             c.cell
@@ -116,11 +119,11 @@ impl Search<'_> {
             return None;
         }
         let worst = (0..cells.len()).max_by(|&a, &b| cells[a].late.total_cmp(&cells[b].late))?;
-        // Those that have been made strict already are as good as they get.
+        // A cell that stood the strict test already is as good as it gets.
         (cells[worst].late > self.judges.late).then_some(worst)
     }
 
-    /// Takes some out of a cell that does not stand a test, or gives it more share.
+    /// Takes some content out of a cell that does not stand a test, or gives the cell more share.
     pub fn mend(
         &mut self,
         cell: Placed,
@@ -161,7 +164,7 @@ impl Search<'_> {
                     sound.push(Placed { sound: true, ..p });
                     continue;
                 }
-                // Nothing was gained by taking some out: each for itself.
+                // Neither less content nor more share helped: each merged fragment gets a cell for itself.
                 for unit in units {
                     match self.alone(unit) {
                         Some(placed) => queue.push(placed),
@@ -185,7 +188,7 @@ impl Search<'_> {
         }
     }
 
-    /// More share, or more copies, until a cell stands.
+    /// The cell with more share, or more copies, so that it stands. `None`: it does not.
     fn enlarged(&self, cell: &Placed, shape: Shape, judge: &dyn Judge) -> Option<Placed> {
         let shares = cell.cell.share + 1..self.ground.costs.profile.shares.len();
         let larger = shares.map(|s| (s, cell.cell.copies));

@@ -42,18 +42,18 @@ pub(crate) fn merging(costs: &Costs<'_>, fragments: usize) -> MergeOptions {
 pub(crate) struct Merged {
     pub model: ModelIndex,
     pub point: CutPoint,
-    /// The tightest.
+    /// Tightest time budget of its fragments, in milliseconds.
     pub budget_ms: f64,
     pub rate_rps: f64,
-    /// Rates times indices of dispersion.
+    /// Sum over its fragments of rate times index of dispersion, per second.
     pub variance_rps: f64,
-    /// Places in the workload, by budget.
+    /// Indexes of its fragments in the workload, tightest budget first.
     pub fragments: Vec<usize>,
-    /// Share that it fills at the best share and batch, headroom included: it can't be served with less.
+    /// Least share that it fills, at the best share and batch and with headroom: it can't be served with less.
     pub work: f64,
-    /// Place of the smallest share that serves it in time.
+    /// Index in the profile of the smallest share that serves it in time.
     pub least_share: usize,
-    /// Where it is served by the running plan.
+    /// Cell and group that serve it in the running plan; `None`: it is new there.
     pub home: Option<Home>,
 }
 
@@ -64,24 +64,25 @@ impl Merged {
     }
 }
 
-/// How far fragments are merged.
+/// Limits on how far fragments are merged.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MergeOptions {
     /// Largest budget over the smallest.
     pub budget_ratio: f64,
     /// Share that one merged fragment fills at most, unless one of its fragments alone does.
     pub most_work: f64,
-    /// Or so large a part of what all fill: the search should not drown in small ones.
+    /// Part of what all fragments fill, up to which one merged fragment may grow where that is more than `most_work`:
+    /// the search should not drown in small ones.
     pub most_part: f64,
 }
 
-/// What a workload is made of.
+/// A workload's fragments: merged, infeasible, or with nothing left to run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sorted {
     pub merged: Vec<Merged>,
-    /// Places of fragments that no share serves in time.
+    /// Indexes of fragments that no share serves in time.
     pub infeasible: Vec<usize>,
-    /// Places of fragments at the last cut point.
+    /// Indexes of fragments at the last cut point.
     pub nothing_owed: Vec<usize>,
 }
 

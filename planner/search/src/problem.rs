@@ -1,4 +1,4 @@
-//! What is to be planned.
+//! A planning problem.
 
 use std::collections::BTreeSet;
 
@@ -7,16 +7,16 @@ use graft_plan::{Device, Devices, Profile, Workload};
 /// Models that devices lack: (device, model).
 pub type Lacks = BTreeSet<(String, String)>;
 
-/// What is to be planned.
+/// A planning problem: load, costs and devices.
 #[derive(Debug, Clone)]
 pub struct Problem {
     /// What must be served.
     pub workload: Workload,
-    /// What it costs.
+    /// What running layers costs.
     pub profile: Profile,
-    /// What there is.
+    /// Devices that there are.
     pub devices: Devices,
-    /// Devices are not planned for models that they lack.
+    /// Models that devices lack, and that they are therefore not planned for.
     pub lacks: Lacks,
 }
 

@@ -16,7 +16,7 @@ use graft_plan::{ModelProfile, Profile, SegmentProfile, Share, Source};
 /// A GPU as the model sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gpu {
-    /// Its name on the command line, and the device kind before `-modelled`.
+    /// Name on the command line, and of the device kind, which adds `-modelled`.
     pub name: &'static str,
     /// Streaming multiprocessors.
     pub sms: u32,
@@ -76,12 +76,13 @@ const LAUNCH_MS: f64 = 0.0025;
 const SMS_FOR_BANDWIDTH: f64 = 0.3;
 /// Output elements that one SM works on at a time: a tile of 128 x 64. An assumption.
 const TILE: f64 = 8192.0;
-/// A chunk's overhead, and a hop, in milliseconds. Assumptions.
+/// A chunk's overhead, in milliseconds. An assumption.
 const STAGE_OVERHEAD_MS: f64 = 0.02;
+/// Time from a stage to the next, in milliseconds. An assumption.
 const HOP_MS: f64 = 0.05;
 /// Batches of the profile.
 const BATCHES: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Operators that a kernel before them does on the way.
+/// Operators that are fused into the kernel before them, and so launch none of their own.
 const FUSED: [&str; 9] = [
     "Relu",
     "Clip",
@@ -95,7 +96,7 @@ const FUSED: [&str; 9] = [
 ];
 
 impl Gpu {
-    /// By its name.
+    /// The GPU of a name; `None`: it is not listed.
     pub fn named(name: &str) -> Option<Self> {
         GPUS.into_iter().find(|g| g.name == name)
     }
@@ -141,7 +142,7 @@ impl Gpu {
         }
     }
 
-    /// Milliseconds; `ends`: bytes of one request's tensor at both ends.
+    /// Milliseconds that a segment takes; `ends`: bytes of one request's tensor at both ends.
     fn segment_ms(&self, segment: &Segment, ends: (u64, u64), batch: u32, share: Share) -> f64 {
         let kernels = segment
             .nodes

@@ -16,7 +16,7 @@ struct RunningCell<'p> {
     share: usize,
     order: Order,
     quantum_ms: f64,
-    /// Its copies, those on devices that are gone included.
+    /// Number of its copies, those on devices that are gone included.
     copies: usize,
     /// Devices of its copies.
     devices: Vec<&'p str>,
@@ -34,17 +34,17 @@ pub(crate) struct Running<'p> {
     homes: HashMap<&'p str, Home>,
 }
 
-/// Stages of one group: a shared last stage, or those of several that join nowhere.
+/// Key of a group: the shared stage at its end, or a model whose fragments join nowhere.
 #[derive(PartialEq, Eq, Hash)]
 enum GroupKey<'p> {
     Joined(&'p str),
-    /// The n-th of its range in the cell.
+    /// Stages that join nowhere, by model: the n-th of equal range in the cell belong together.
     Apart(&'p str, usize),
 }
 
 impl<'p> Running<'p> {
-    /// `None`: a route leads through several partitions, as no plan of this planner does, or what the plan names
-    /// is not known any more.
+    /// Reads a plan back. `None`: a route leads through several partitions, as no plan of this planner does, or the
+    /// plan names something that is not known any more.
     pub fn of(plan: &'p Plan, problem: &Problem, costs: &Costs<'_>) -> Option<Self> {
         let stages = plan.stages_by_id();
         let mut alike: BTreeMap<&[String], Vec<&Partition>> = BTreeMap::new();
@@ -139,7 +139,7 @@ impl<'p> Running<'p> {
         Some(running)
     }
 
-    /// There is a running plan.
+    /// Whether there is a running plan.
     pub fn is_any(&self) -> bool {
         !self.cells.is_empty()
     }
@@ -148,7 +148,7 @@ impl<'p> Running<'p> {
         self.homes.get(fragment).copied()
     }
 
-    /// The cells that still serve somebody, with their places here. A cell that lost devices has fewer copies.
+    /// The cells that still serve some fragment, with their indexes here. A cell that lost devices has fewer copies.
     pub fn cells(&self, merged: &[Merged]) -> Vec<(usize, Cell)> {
         let mut members: BTreeMap<u32, BTreeMap<u32, Vec<usize>>> = BTreeMap::new();
         for (unit, home) in merged.iter().enumerate().filter_map(|(u, m)| Some((u, m.home?))) {
@@ -200,14 +200,14 @@ impl<'p> Running<'p> {
         work * (1.0 + headroom) / cell.copies as f64
     }
 
-    /// Those of a cell's content that have less time now than their stages were planned for.
+    /// Members of a cell that have clearly less time now than their stages were planned for.
     pub fn tighter(&self, at: usize, cell: &Cell, merged: &[Merged], costs: &Costs<'_>) -> Vec<usize> {
         let stages = &self.cells[at].stages;
         let mut tighter = vec![];
         for group in &cell.groups {
             for &unit in &group.units {
                 let m = &merged[unit];
-                // Of the stages that begin where it hands over, the tightest that it may have been in.
+                // The least deadline of the stages that begin at its partition point: it may have been in any of them.
                 let time = stages
                     .iter()
                     .filter(|s| costs.model(&s.model) == Some(m.model) && s.from == m.point)

@@ -1,4 +1,4 @@
-//! The search for cheap cells: fill one after the other, then break some open and fill them again.
+//! The search for cheap cells: it fills one after the other, then breaks some open and fills them again.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ struct Method {
     shape: usize,
 }
 
-/// A quick judge for every try, a fair one for what is gone on with, a thorough one for what is given out.
+/// Judges of the search: a quick one for every try, a fair one for moves to keep, a thorough one for results.
 #[derive(Clone, Copy)]
 pub(crate) struct Judges<'a> {
     pub quick: &'a dyn Judge,
@@ -28,7 +28,7 @@ pub(crate) struct Judges<'a> {
     pub thorough: &'a dyn Judge,
     /// The thorough judge, allowing no cell more late requests than all cells may have on the average.
     pub strict: &'a dyn Judge,
-    /// Part of all requests that may be late.
+    /// Part of the requests of all cells that may be late.
     pub late: f64,
 }
 
@@ -37,24 +37,24 @@ pub(crate) struct Search<'a> {
     pub space: Space,
     pub judges: Judges<'a>,
     pub crew: &'a dyn Crew,
-    /// Ways that are tried for each cell.
+    /// Number of ways to fill that are tried for each cell.
     pub tries: usize,
     /// Share that a change of a running partition must save, at least.
     pub change_costs: f64,
     pub dice: Dice,
-    /// By merged fragment: the share that it is reckoned to cost.
+    /// Share that each merged fragment is estimated to cost.
     prices: Vec<f64>,
-    /// Part of a cell's size that is filled, as a rule.
+    /// Part of a cell's size that is usually filled, learnt from the cells so far.
     usual: f64,
-    /// How often a recipe, and a shape, was the best.
+    /// Number of times that each recipe, and each shape, was the best, plus two.
     won: (Vec<u32>, Vec<u32>),
 }
 
 /// Cost of a merged fragment beyond its work, as a multiple of it, where its budget is `TIGHT_MS`: found from cells' costs.
 const TIGHT_MS: f64 = 10.0;
-/// Part of a cell's size that is filled, before it is learnt.
+/// Part of a cell's size that is assumed to be filled usually, before it is learnt.
 const FIRST_FILLED: f64 = 0.8;
-/// Part of a new price, and of a new filling, that is taken over.
+/// Weight of the newest value when a price, or the usual filling, is learnt; the rest is the value before.
 const LEARN: f64 = 0.3;
 /// Number of moves that cost the same of which one is taken though it fills no better.
 const WANDER: usize = 4;
@@ -62,9 +62,9 @@ const WANDER: usize = 4;
 const GROWTH: f64 = 1.01;
 /// Number of refills of which one opens more cells than two or three.
 const MANY_OPENED: usize = 4;
-/// Shares that are tried from the smallest that serves a merged fragment.
+/// Number of shares that are always worth a try, from the smallest that serves the first merged fragment up.
 const JUST_ENOUGH: usize = 3;
-/// Cells that one move hands the content of another to, at most.
+/// Most cells to which one move hands the content of another.
 const RECEIVERS: usize = 4;
 
 /// Takes merged fragments out of a cell.
@@ -107,7 +107,7 @@ impl<'a> Search<'a> {
         placed.work / placed.cell.cost(self.ground.costs) as f64
     }
 
-    /// The hardest of some: it needs the largest share, or it has the least time.
+    /// The merged fragment that is hardest to serve: it needs the largest share, or of several such has the least time.
     fn hardest(&self, left: &[usize]) -> Option<usize> {
         let m = |u: usize| &self.ground.merged[u];
         left.iter().copied().max_by(|&a, &b| {
@@ -154,7 +154,7 @@ impl<'a> Search<'a> {
             .copied()
             .filter(|&s| s >= least)
             .collect();
-        // Those just large enough for the first are always worth a try.
+        // Shares just large enough for the first are always worth a try.
         useful.extend((least..self.ground.costs.profile.shares.len()).take(JUST_ENOUGH));
         useful.sort_unstable();
         useful.dedup();
@@ -218,7 +218,7 @@ impl<'a> Search<'a> {
                 .as_ref()
                 .map_or(f64::INFINITY, |b| b.cell.cost(self.ground.costs) as f64);
             let fewest = (m.work / size).ceil().max(1.0) as usize;
-            // One that is far from being accepted gets more copies faster.
+            // The more copies there are already, the more are added at a time.
             let mut copies = fewest;
             while copies <= MOST_COPIES && size * (copies as f64) < below {
                 let accepted = self.space.shapes.iter().find_map(|&shape| {
@@ -238,7 +238,7 @@ impl<'a> Search<'a> {
         best
     }
 
-    /// Prices follow what cells cost.
+    /// Moves the members' prices towards what their cells cost.
     fn learn(&mut self, cells: &[Placed]) {
         for cell in cells {
             let dear = cell.cell.cost(self.ground.costs) as f64 / cell.work.max(1e-9);
@@ -249,7 +249,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Of equally dear cells, those that leave one nearly empty are better.
+    /// Measure of how unevenly cells are filled: of equally dear cells, those that leave one nearly empty are better.
     fn fullness(&self, cells: &[Placed]) -> f64 {
         cells.iter().map(|c| c.work * self.density(c)).sum()
     }
@@ -262,7 +262,7 @@ impl<'a> Search<'a> {
         verdicts.iter().all(|v| v.accepted)
     }
 
-    /// One move. Whether it was kept.
+    /// Makes one move; gives whether it was kept.
     pub fn step(&mut self, cells: &mut Vec<Placed>) -> bool {
         if self.dice.roll(3) == 0 {
             self.refill(cells)
@@ -271,17 +271,17 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Places of cells, loosely filled ones first.
+    /// Indexes of cells, loosely filled ones first.
     fn by_density(&self, cells: &[Placed]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..cells.len()).collect();
         order.sort_by(|&a, &b| self.density(&cells[a]).total_cmp(&self.density(&cells[b])));
         order
     }
 
-    /// Breaks two or three cells open, seldom more, and fills their content again.
+    /// Breaks two or three cells open, sometimes more, and fills their content again.
     fn refill(&mut self, cells: &mut Vec<Placed>) -> bool {
         let order = self.by_density(cells);
-        // Now and then many at a time: what few can't leave, a fresh start may.
+        // Sometimes many at a time: a fresh start may leave an arrangement that few cells can't.
         let few = 2 + self.dice.roll(2);
         let count = if self.dice.roll(MANY_OPENED) == 0 {
             few + self.dice.roll(cells.len())
@@ -307,7 +307,7 @@ impl<'a> Search<'a> {
         self.replace(cells, &mut chosen, new)
     }
 
-    /// The content of one cell goes to others as far as they take it, the rest into a smaller one.
+    /// Hands the content of one cell to others as far as they take it, and the rest to a smaller cell.
     fn absorb(&mut self, cells: &mut Vec<Placed>) -> bool {
         if cells.len() < 2 {
             return self.refill(cells);
@@ -345,7 +345,7 @@ impl<'a> Search<'a> {
         self.replace(cells, &mut gone, new)
     }
 
-    /// A cell with as many of `left` as it takes; they are gone from there.
+    /// The cell with as many of `left` added as it takes; they are removed from `left`. `None`: it takes none.
     fn taken(&mut self, into: &Placed, left: &mut Vec<usize>) -> Option<Placed> {
         let budget = |u: usize| self.ground.merged[u].budget_ms;
         let tightest = into.cell.units().map(budget).fold(f64::INFINITY, f64::min);
@@ -375,7 +375,7 @@ impl<'a> Search<'a> {
         Some(placed)
     }
 
-    /// Puts `new` in the place of some cells, if it is better and stands the thorough test.
+    /// Puts `new` in the place of some cells, if it is better and stands the fair test; gives whether it did.
     fn replace(&mut self, cells: &mut Vec<Placed>, gone: &mut [usize], new: Vec<Placed>) -> bool {
         let old: Vec<Placed> = gone.iter().map(|&i| cells[i].clone()).collect();
         let changed = old
@@ -387,7 +387,7 @@ impl<'a> Search<'a> {
             self.cost(&old) as f64,
             self.cost(&new) as f64 + self.change_costs * changed as f64,
         );
-        // Among equals it wanders a little, or it would stay where it is.
+        // Among equally dear cells the search wanders a little, or it would stay where it is.
         let wander = self.dice.roll(WANDER) == 0;
         let fuller = || self.fullness(&new) > self.fullness(&old) + 1e-6;
         let better = after < before || (after == before && (wander || (new.len() <= old.len() && fuller())));
@@ -402,20 +402,20 @@ impl<'a> Search<'a> {
         true
     }
 
-    /// Cells for some merged fragments, by the quick judge; and what can't be served.
+    /// Cells for some merged fragments, by the quick judge; and the merged fragments that can't be served.
     pub fn start(&mut self, units: Vec<usize>) -> (Vec<Placed>, Vec<usize>) {
         if let Some(cells) = self.construct(units.clone()) {
             self.learn(&cells);
             return (cells, vec![]);
         }
-        // Those that can be served alone, without those that can't.
+        // Only those that can be served alone go on.
         let (can, cannot): (Vec<usize>, Vec<usize>) =
             units.into_iter().partition(|&u| self.alone(u).is_some());
         (self.construct(can).unwrap_or_default(), cannot)
     }
 
-    /// A cell of the running plan with as much of its content as is no harder to serve than what it serves now. It
-    /// stood the tests then; those that have become too many, or have too little time, are left out.
+    /// A cell of the running plan with as much of its content as is no harder to serve than what it was planned for: it
+    /// stood the tests then. Members with too little time now, or beyond the planned load, are left out.
     fn kept(&self, running: &Running<'_>, at: usize, mut cell: Cell) -> Option<Placed> {
         let ground = self.ground;
         let work = |u: usize| ground.merged[u].work;
@@ -435,13 +435,14 @@ impl<'a> Search<'a> {
                     laid,
                 });
             }
-            // The one with the most work of those that are not the only ones.
+            // The member with the most work goes.
             let heaviest = cell.units().max_by(|&a, &b| work(a).total_cmp(&work(b)))?;
             leave_out(&mut cell, |u| u == heaviest);
         }
     }
 
-    /// Cells for everything, from those of the running plan: what did not change is kept as it is.
+    /// Cells for all merged fragments, from those of the running plan, and the merged fragments that can't be served.
+    /// What did not change is kept as it is.
     pub fn go_on_from(&mut self, running: &Running<'_>) -> (Vec<Placed>, Vec<usize>) {
         let mut cells = vec![];
         let ground = self.ground;

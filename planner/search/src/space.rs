@@ -8,7 +8,7 @@ use crate::fill::{Ground, Joining, Recipe, Shape};
 /// What the search may use.
 #[derive(Debug, Clone)]
 pub(crate) struct Space {
-    /// Places of the shares that are tried.
+    /// Indexes in the profile of the shares that are tried.
     pub shares: Vec<usize>,
     /// Most copies of a cell, unless one merged fragment alone needs more.
     pub copies: usize,
@@ -26,7 +26,7 @@ const LARGEST_PART: f64 = 0.4;
 impl Space {
     pub fn new(ground: &Ground<'_>, realign: bool, cuts: bool, order: Order) -> Self {
         let profile = ground.costs.profile;
-        // What is little may well fit one large share.
+        // A few merged fragments may well fit one large share.
         let part = if ground.merged.len() <= FEW {
             1.0
         } else {
@@ -36,7 +36,7 @@ impl Space {
         let useful: Vec<usize> = (0..profile.shares.len())
             .filter(|&s| s == 0 || profile.shares[s].0 <= largest)
             .collect();
-        // All of few; of many, ever larger steps.
+        // All shares if they are few; of many, some in ever larger steps.
         let mut shares: Vec<usize> = if useful.len() <= SHARES {
             useful
         } else {

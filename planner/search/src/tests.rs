@@ -31,7 +31,8 @@ fn plan_with(problem: &Problem, running: Option<&graft_plan::Plan>, moves: u64) 
     })
 }
 
-/// A model of `segments` segments of `ms` each on one core; more cores divide the time, batches cost half a request more.
+/// A model of `segments` segments of `ms` each on one core; more cores divide the time, batches cost half a request
+/// more.
 fn profile(models: &[(&str, usize, f64)]) -> Profile {
     let shares = [1, 2, 4];
     let batches = [1, 2, 4, 8];
@@ -339,7 +340,7 @@ fn a_plan_that_needs_deadlines_is_not_certified_without_them() {
             .certified
     };
     assert!(certified(&plan));
-    // The planted fault: keys are ignored, stages take turns.
+    // The planted fault: deadlines are ignored, stages take turns.
     let mut faulty = plan;
     for partition in &mut faulty.partitions {
         partition.order = graft_plan::Order::Cycle;
@@ -362,7 +363,7 @@ fn a_small_change_leaves_most_of_a_plan_as_it_is_at_once() {
         plan
     };
     let running = planned(&problem, None, true);
-    // One asks a little less often, another has half the time: the first stays, the second has to go.
+    // One fragment asks a little less often, another has half the time: the first stays, the second has to move.
     problem.workload.fragments[7].rate_rps *= 0.9;
     problem.workload.fragments[58].budget_ms *= 0.5;
     let next = planned(&problem, Some(&running), false);
@@ -432,7 +433,7 @@ proptest! {
     fn a_plan_goes_on_from_the_running_one(fragments in fragments(), more in fragments()) {
         let first = problem(fragments.clone(), 60);
         let running = plan(&first);
-        // Nothing changed: nothing changes.
+        // The problem did not change, so the plan does not.
         let again = plan_with(&first, Some(&running), 0);
         let same = changes(&running, &again);
         prop_assert!(same.new.is_empty() && same.gone.is_empty() && same.moved.is_empty(), "{:?}", same);

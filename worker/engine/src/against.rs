@@ -1,4 +1,4 @@
-//! Answers held against what somebody else says is right, and what an answer says of itself.
+//! Comparison of answers with answers known to be right, and warnings where equality would say little.
 
 use graft_model::{CutPoint, DType, DataSet, Model, StageRange, Tensor, largest_difference};
 
@@ -7,28 +7,28 @@ use crate::onnxruntime::Reference;
 
 /// Difference of floats that is allowed, as a part of the largest magnitude of the right output.
 const RELATIVE: f64 = 1e-4;
-/// The same for 16-bit floats, which are computed in 32 bits here.
+/// Largest difference of a 16-bit float, as such a part: larger, since they are computed in 32 bits here.
 const RELATIVE_HALF: f64 = 5e-3;
 /// Difference of floats that is allowed in any case.
 const ABSOLUTE: f64 = 1e-5;
 
-/// How far an answer is from the right one.
+/// Comparison of an answer with the right one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Against {
     /// Largest difference of an element; infinite where one of two is no number.
     pub max_abs_diff: f64,
     /// Largest finite magnitude of the right output.
     pub max_abs: f64,
-    /// Largest difference that the output's type excuses.
+    /// Largest difference that is allowed for the output's type.
     pub allowed: f64,
-    /// Elements of the right output.
+    /// Number of elements of the right output.
     pub right: usize,
-    /// Elements of the answer.
+    /// Number of elements of the answer.
     pub given: usize,
 }
 
 impl Against {
-    /// As near as the output's type allows.
+    /// Whether the answer is as near as the output's type allows.
     pub fn holds(&self) -> bool {
         self.right == self.given && self.max_abs_diff <= self.allowed
     }
@@ -69,16 +69,16 @@ impl Against {
 /// A tensor that is not as it should be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
-    /// Its cut point.
+    /// Cut point of the tensor.
     pub at: CutPoint,
-    /// Its name.
+    /// Name of the tensor.
     pub tensor: String,
-    /// How far it is off.
+    /// Comparison with the right tensor.
     pub found: Against,
 }
 
-/// Runs one request segment by segment and compares each tensor with what the file gives when it is run untouched: how
-/// far the output is off, and the first tensor that is too far off.
+/// Runs one request segment by segment and compares each tensor with what the file gives when it is run untouched.
+/// Gives the output's comparison, and the first tensor that is too far off.
 pub fn first_difference(
     engine: &dyn Engine,
     partition: PartitionId,

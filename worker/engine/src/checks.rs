@@ -1,4 +1,4 @@
-//! What every engine sees to before and while it runs.
+//! Checks that every engine makes before and while it runs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,8 +6,8 @@ use graft_model::{CutPoint, DType, ModelInfo, Tensor};
 
 use crate::engine::EngineError;
 
-/// Does something in which an engine may panic: a model is somebody's file, and must not take the worker down. A panic is an
-/// error.
+/// Calls a function in which an engine may panic, and turns a panic into an error: a model is somebody's file, and must
+/// not take the worker down.
 pub fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic
@@ -18,7 +18,7 @@ pub fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     })
 }
 
-/// Whether a batch is what a cut point takes.
+/// Checks that a batch is what a cut point takes.
 pub(crate) fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Result<(), EngineError> {
     let cut = &info.cuts[at.index()];
     let float = matches!(cut.dtype, DType::F32 | DType::F16);
@@ -32,7 +32,7 @@ pub(crate) fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Res
     Ok(())
 }
 
-/// 16-bit floats are held as 32-bit ones, truth values as 32-bit integers.
+/// Whether a batch holds a type as it should: 16-bit floats as 32-bit ones, truth values as 32-bit integers.
 fn held_as(batch: &Tensor, dtype: DType, float: bool) -> bool {
     match batch.dtype() {
         DType::F32 => float,

@@ -1,4 +1,4 @@
-//! What every engine must do, as a kit: run [`check`] on an engine with a model and look at what fails.
+//! Checks of what every engine must do: run [`check`] on an engine with a model and look at what fails.
 
 use graft_model::{Cut, CutPoint, DType, Model, StageRange, Tensor};
 
@@ -17,10 +17,10 @@ pub struct Failure {
     pub seen: String,
 }
 
-/// How nearly the two parts of a model equal the whole.
+/// Comparison of the two parts of a model with the whole.
 #[derive(Debug, Clone, Copy)]
 pub struct CutCheck {
-    /// Where it was cut.
+    /// Cut point at which it was cut.
     pub at: CutPoint,
     /// Largest difference of an output element.
     pub max_abs_diff: f64,
@@ -29,7 +29,7 @@ pub struct CutCheck {
 }
 
 impl CutCheck {
-    /// Within [`TOLERANCE`].
+    /// Whether the difference is within [`TOLERANCE`].
     pub fn holds(&self) -> bool {
         self.max_abs_diff <= TOLERANCE * self.max_abs
     }
@@ -65,8 +65,8 @@ pub fn check_cuts(
     Ok(())
 }
 
-/// Runs a batch, and again for each row with all other rows exchanged: how much that row's output changes at
-/// most, and the largest magnitude of an output. Not 0: requests mix.
+/// Runs a batch, and again for each row with all other rows exchanged. Gives the largest change of that row's output,
+/// which is 0 unless requests mix, and the largest magnitude of an output.
 ///
 /// Both runs have the same size, so that the same arithmetic is done in the same order.
 pub fn check_rows(
@@ -126,7 +126,7 @@ fn check_alone(
     Ok(worst)
 }
 
-/// Everything that is demanded of an engine, tried with one model on some cores. Empty: it conforms.
+/// Checks everything that is demanded of an engine, with one model on some cores. Empty: it conforms.
 pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<Failure>, EngineError> {
     let mut failures = vec![];
     let outcome = guarded(|| Ok(demands(engine, model, cores, &mut failures)));

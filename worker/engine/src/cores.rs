@@ -14,9 +14,9 @@ pub fn pin_current_thread(cores: &[usize]) -> Result<(), String> {
         .map_err(|e| format!("the system refuses: {e} (are these cores there, and allowed to this process?)"))
 }
 
-/// The calling thread is confined to some cores as long as this is there.
+/// A guard that confines the calling thread to some cores as long as it lives.
 pub(crate) struct Confined {
-    /// Where it was allowed before; `None`: there already.
+    /// Cores that the thread was allowed before; `None`: these already.
     before: Option<Vec<usize>>,
 }
 

@@ -12,9 +12,9 @@ use graft_plan::{Profile, Share};
 
 use crate::engine::{Engine, EngineError, MemoryUse, PartitionId};
 
-/// Takes the time that a profile says.
+/// An engine that takes the time that a profile says.
 pub struct EmulatedEngine {
-    /// With models by their identity.
+    /// Profile that names models by their identity.
     profile: Profile,
     state: Mutex<State>,
 }
@@ -26,14 +26,14 @@ struct State {
     next: u32,
 }
 
-/// A partition, and how far its sleeps went over what they should have been.
+/// A partition, with the time by which its sleeps were too long so far.
 struct Device {
     share: usize,
     over: Duration,
 }
 
 impl EmulatedEngine {
-    /// `profile`: with models called by their identity, and times as they are to be taken.
+    /// An engine by a profile that names models by their identity; runs take its times as they are.
     pub fn new(profile: Profile) -> Self {
         EmulatedEngine {
             profile,
@@ -155,7 +155,7 @@ impl Engine for EmulatedEngine {
             _ => Elements::I32(vec![0; elements]),
         };
         let output = Tensor::new(requests, to.shape.clone(), elements)?;
-        // The machine sleeps longer than it is asked to; the next time it is asked for less.
+        // The machine sleeps longer than it is asked to; the next sleep is shorter by that.
         std::thread::sleep(time.saturating_sub(over + start.elapsed()));
         let gone = start.elapsed();
         if let Some(device) = self.state().partitions.get_mut(&partition) {

@@ -1,4 +1,4 @@
-//! What an engine must do.
+//! The engine interface: what an engine must do.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use graft_model::{Model, ModelId, ModelInfo, StageRange, Tensor, TensorError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PartitionId(pub u32);
 
-/// What an engine holds in memory.
+/// Memory use of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryUse {
-    /// Models that are loaded.
+    /// Number of models that are loaded.
     pub models: usize,
     /// Bytes of their weights, one copy each.
     pub weights_bytes: u64,
 }
 
-/// Why an engine does not run a network.
+/// Reason why an engine does not run a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{why}. {what_to_do}", node.as_ref().map(|n| format!("node {n}: ")).unwrap_or_default())]
 pub struct Refusal {
@@ -31,7 +31,7 @@ pub struct Refusal {
     pub what_to_do: String,
 }
 
-/// What an engine can't do, and why.
+/// Error of an engine: what it can't do, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The model can't be loaded.
@@ -127,8 +127,8 @@ pub trait Engine: Send + Sync {
     /// Gives a partition back.
     fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError>;
 
-    /// Makes ready what runs of these ranges need on a partition, so that the first of them takes no longer than others.
-    /// Blocks. What is not made ready is made when it is run.
+    /// Makes ready what runs of these ranges need on a partition, so that the first of them takes no longer than
+    /// others. Blocks. What is not made ready is made when it is run.
     fn prepare(
         &self,
         _partition: PartitionId,
@@ -148,9 +148,9 @@ pub trait Engine: Send + Sync {
         batch: Tensor,
     ) -> Result<Tensor, EngineError>;
 
-    /// What it holds.
+    /// Memory that it holds.
     fn memory(&self) -> MemoryUse;
 
-    /// Threads that compute for a partition.
+    /// Number of threads that compute for a partition.
     fn threads(&self, partition: PartitionId) -> Result<usize, EngineError>;
 }

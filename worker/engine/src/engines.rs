@@ -1,4 +1,4 @@
-//! The engines of this machine as one: each model runs on the one that is fastest for it.
+//! The engines of this machine as one engine: each model runs on the one that is fastest for it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,25 +15,25 @@ use crate::onnxruntime::{Missing, OnnxRuntimeEngine};
 use crate::rten::RtenEngine;
 use crate::trial::try_out;
 
-/// Runs of which the median is an engine's time, when several run a model.
+/// Number of runs of which the median is an engine's time, when several engines run a model.
 const REPEATS: usize = 3;
 
-/// Which engines are to be used.
+/// Kind of engines to use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EngineKind {
-    /// Whichever of those present is fastest for a model.
+    /// Whichever engine here is fastest for a model.
     #[default]
     Fastest,
-    /// The one that is always there.
+    /// The engine on rten, which is always there.
     Rten,
-    /// The one that needs a library on the machine.
+    /// The engine on onnxruntime, which needs a library on the machine.
     OnnxRuntime,
 }
 
-/// How engines are opened.
+/// Options for opening engines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Which of them.
+    /// Engines to use.
     pub kind: EngineKind,
     /// onnxruntime's library, or a folder with it; `None`: it is looked for.
     pub library: Option<PathBuf>,
@@ -41,12 +41,12 @@ pub struct EngineOptions {
     pub scratch: Option<PathBuf>,
 }
 
-/// Why a model runs on an engine.
+/// Choice of an engine for a model, with the reasons.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
     /// The engine.
     pub engine: &'static str,
-    /// One that also runs it, but computes its 64-bit integers in fewer bits.
+    /// Another engine that also runs it, but computes its 64-bit integers in fewer bits; `None`: there is none such.
     pub narrow: Option<&'static str>,
     /// All engines here, in order: milliseconds of one request where it was measured, or why it does not run the model.
     pub tried: Vec<(&'static str, Result<Option<f64>, Refusal>)>,
@@ -79,7 +79,7 @@ pub struct Engines {
     list: Vec<Box<dyn Engine>>,
     missing: Option<Missing>,
     chosen: RwLock<HashMap<ModelId, Chosen>>,
-    /// A partition in each of the engines.
+    /// Partitions, with their ids in each of the engines.
     partitions: RwLock<HashMap<PartitionId, Arc<Vec<PartitionId>>>>,
     next: AtomicU32,
 }
@@ -108,7 +108,7 @@ impl Engines {
         })
     }
 
-    /// Why onnxruntime is not among them, though it might have been.
+    /// Reason why onnxruntime is not among them, where it was looked for.
     pub fn missing(&self) -> Option<&Missing> {
         self.missing.as_ref()
     }
@@ -145,7 +145,7 @@ impl Engines {
         let running = tried.iter().enumerate();
         let running = running
             .filter_map(|(place, (_, outcome))| Some((place, (*outcome.as_ref().ok()?).unwrap_or(0.0))));
-        // Those that compute all integers as they are come first.
+        // Engines that compute 64-bit integers in 64 bits come first.
         let narrows = |place: usize| self.list.get(place).is_some_and(|e| e.narrows(info));
         let order =
             |a: &(usize, f64), b: &(usize, f64)| narrows(a.0).cmp(&narrows(b.0)).then(a.1.total_cmp(&b.1));
@@ -198,7 +198,7 @@ impl Engines {
         partitions.get(&id).cloned().ok_or(EngineError::NoPartition(id))
     }
 
-    /// A model's engine, and a partition there.
+    /// The engine of a model, and the id of a partition in that engine.
     fn place(
         &self,
         partition: PartitionId,
@@ -240,7 +240,7 @@ fn time(engine: &dyn Engine, partition: PartitionId, info: &ModelInfo) -> Result
 }
 
 impl Engine for Engines {
-    /// Of all together; [`Engines::engine_of`] names a model's.
+    /// Name of all engines together; [`Engines::engine_of`] names a model's.
     fn name(&self) -> &'static str {
         match self.list.as_slice() {
             [one] => one.name(),
@@ -351,7 +351,7 @@ impl Engine for Engines {
 }
 
 impl Engines {
-    /// Closes the partitions of the first engines.
+    /// Closes a partition's parts, one for each of the first engines.
     fn close(&self, partitions: &[PartitionId]) -> Result<(), EngineError> {
         let closed = self
             .list

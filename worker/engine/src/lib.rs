@@ -1,7 +1,7 @@
 //! Engines run layers: [`Engine`] loads models and runs ranges between cut points on partitions.
 //!
-//! [`RtenEngine`] runs anywhere, on rten; [`EmulatedEngine`] takes the time that a profile says. [`conformance`] holds what every engine must do, with named
-//! failures. [`measure`] times an engine's segments and makes a profile of them.
+//! [`RtenEngine`] runs anywhere, on rten; [`EmulatedEngine`] takes the time that a profile says. [`conformance`] checks
+//! what every engine must do, with named failures. [`measure`] times an engine's segments and makes a profile of them.
 //!
 //! An engine knows tensors, layers and partitions. It never knows requests, deadlines, plans or networks.
 

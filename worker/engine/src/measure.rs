@@ -8,7 +8,7 @@ use graft_plan::{ModelProfile, Profile, SegmentProfile, Share, Source};
 
 use crate::engine::{Engine, EngineError, PartitionId};
 
-/// What is to be measured.
+/// Options of a measurement.
 #[derive(Debug, Clone)]
 pub struct MeasureOptions {
     /// Batches, ascending, the first 1.
@@ -17,29 +17,29 @@ pub struct MeasureOptions {
     pub shares: Vec<Share>,
     /// The cores that partitions are cut from; at least the largest share.
     pub cores: Vec<usize>,
-    /// Each figure is the median of so many runs.
+    /// Number of runs of which each figure is the median.
     pub repeats: usize,
     /// Time that one (batch, share) may take; at least one run is made.
     pub patience: Duration,
-    /// From a stage to the next, in milliseconds, put into the profile.
+    /// Time of a hop, from a stage to the next, in milliseconds: it is put into the profile as it is.
     pub hop_ms: f64,
 }
 
-/// How far a measurement has come.
+/// Progress of a measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
-    /// Pairs of batch and share that are done.
+    /// Number of pairs of batch and share that are done.
     pub done: usize,
-    /// All of them.
+    /// Number of all pairs.
     pub all: usize,
 }
 
 /// One model's figures on one kind of device.
 #[derive(Debug, Clone)]
 pub struct Measured {
-    /// Its segments.
+    /// Figures of its segments.
     pub model: ModelProfile,
-    /// What a chunk costs beyond its segments, in milliseconds.
+    /// Time that a chunk takes beyond its segments, in milliseconds.
     pub stage_overhead_ms: f64,
 }
 
@@ -60,7 +60,7 @@ impl Measured {
     }
 }
 
-/// Cut points at which a network is cut to see what lies before and behind.
+/// Most cut points at which a network is cut to time its head and tail.
 const PLACES: usize = 8;
 /// Part of the time for a (batch, share) pair that one round of runs may take.
 const ROUND: f64 = 0.4;
@@ -69,12 +69,12 @@ const LEAST: f64 = 0.01;
 
 /// Measures a model that is loaded in `engine`.
 ///
-/// A segment that is run alone pays for what engines do at the ends of a run (a layout that is changed, a fusion that is
-/// lost), and the sum of all segments is far more than the whole. So heads and tails are timed. A run takes what its
+/// A segment that is run alone pays for what engines do at the ends of a run (a layout that is changed, a fusion that
+/// is lost), and the sum of all segments is far more than the whole. So heads and tails are timed. A run takes what its
 /// segments take and an overhead, so head + tail − whole is the overhead, and what lies before a cut point takes
-/// (head + whole − tail − overhead) / 2. Between two of the cut points that are tried, time is shared out as it is known
-/// from the smaller batch, at first by what segments compute and move. One overhead holds for all batches and shares, the
-/// median of the smallest batch's; segments are such that the whole takes what was measured.
+/// (head + whole − tail − overhead) / 2. Between two of the cut points that are tried, time is shared out as it is
+/// known from the smaller batch, at first by what segments compute and move. One overhead holds for all batches and
+/// shares, the median of the smallest batch's; segments are such that the whole takes what was measured.
 pub fn measure(
     engine: &dyn Engine,
     model: &Model,
@@ -103,7 +103,7 @@ pub fn measure(
         }
         engine.close_partition(partition)?;
     }
-    // At the ends of a run of a large batch more is moved, too; what a run takes at least is what a request alone pays.
+    // A run of a large batch moves more at its ends, too; the overhead is what a request alone pays.
     let smallest = sampled.iter().step_by(options.batches.len().max(1));
     let overhead = median(smallest.map(Sampled::overhead).collect());
     let mut ms = vec![vec![vec![0.0; options.shares.len()]; options.batches.len()]; count];
@@ -133,7 +133,7 @@ pub fn measure(
     })
 }
 
-/// How segments compare before anything was timed: a byte that is moved counts as much as ten operations.
+/// Relative times of segments before anything was timed: a byte that is moved counts as much as ten operations.
 fn by_size(info: &ModelInfo) -> Vec<f64> {
     const OPERATIONS_A_BYTE: f64 = 10.0;
     let moved = |k: usize| info.cuts[k].bytes() + info.cuts[k + 1].bytes();
@@ -143,7 +143,7 @@ fn by_size(info: &ModelInfo) -> Vec<f64> {
         .collect()
 }
 
-/// Medians in milliseconds.
+/// Measured times of one pair of batch and share: medians in milliseconds.
 struct Sampled {
     whole: f64,
     /// Inner cut points, ascending, with the times of head and tail.
@@ -151,16 +151,16 @@ struct Sampled {
 }
 
 impl Sampled {
-    /// What a run takes beyond its segments.
+    /// Time that a run takes beyond its segments, in milliseconds.
     fn overhead(&self) -> f64 {
         let extra = self.places.iter().map(|(_, head, tail)| head + tail - self.whole);
         median(extra.collect()).max(0.0)
     }
 
-    /// What each segment takes, so that the whole takes their sum and `overhead`. `known`: how segments compare.
+    /// Time of each segment, such that the whole takes their sum and `overhead`. `known`: relative times of segments.
     fn segments(&self, known: &[f64], overhead: f64) -> Vec<f64> {
         let own = self.overhead();
-        // Noise must not leave nothing.
+        // At least half remains for segments, however noisy the times are.
         let part = |o: f64| (self.whole - o).max(self.whole * 0.5);
         let scale = part(overhead) / part(own).max(f64::MIN_POSITIVE);
         let net = part(overhead);
@@ -235,7 +235,8 @@ fn sample(
     let run = |range: StageRange, tensor: Tensor| run_ranges(engine, partition, info, &[range], tensor);
     engine.prepare(partition, info.id, &[whole])?;
     let (_, first) = run(whole, input.clone())?;
-    // Runs of whole networks: each place takes as much, and the whole once.
+    // The number of runs of the whole network that there is time for: each place takes as much as one, and the whole
+    // one.
     let affordable = options.patience.as_secs_f64() * 1e3 * ROUND / first[0].max(1e-3);
     let places = some_of(places, (affordable as usize).saturating_sub(1));
     let ends: Vec<(StageRange, StageRange)> = places
@@ -328,7 +329,7 @@ mod tests {
             |segments: &[f64], want: [f64; 4]| segments.iter().zip(want).all(|(s, w)| (s - w).abs() < 1e-9);
         let segments = sampled.segments(&[1.0, 2.0, 3.0, 4.0], 0.5);
         assert!(near(&segments, [1.0, 2.0, 3.0, 4.0]), "{segments:?}");
-        // Where the overhead of all is another, the whole still takes what it took.
+        // With another overhead for all batches and shares, the whole still takes what it took.
         let segments = sampled.segments(&[1.0, 2.0, 3.0, 4.0], 1.5);
         assert!(near(&segments, [0.9, 1.8, 2.7, 3.6]), "{segments:?}");
     }

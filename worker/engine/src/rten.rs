@@ -17,7 +17,7 @@ struct Loaded {
     model: rten::Model,
     /// The tensor of each cut point.
     nodes: Vec<NodeId>,
-    /// The same on the way for inputs with NaN or infinite numbers, where there is one.
+    /// The tensor of each cut point on the way for inputs with NaN or infinite numbers, where there is one.
     careful: Option<Vec<NodeId>>,
     /// Tensors whose elements must stay within 32 bits.
     guards: Vec<Watched>,
@@ -35,7 +35,7 @@ struct Pool {
     threads: usize,
 }
 
-/// Runs layers on the CPU. A partition is a set of cores with a thread pool pinned to them.
+/// An engine that runs layers on the CPU. A partition is a set of cores with a thread pool pinned to them.
 #[derive(Default)]
 pub struct RtenEngine {
     models: RwLock<HashMap<ModelId, Arc<Loaded>>>,
@@ -284,7 +284,7 @@ impl Engine for RtenEngine {
     }
 }
 
-/// rten computes 64-bit integers in 32 bits.
+/// The refusal of a model whose 64-bit integers need more than the 32 bits in which rten computes them.
 fn too_narrow(info: &ModelInfo, node: &str) -> EngineError {
     EngineError::Refused {
         engine: "rten",
@@ -308,7 +308,7 @@ fn narrowed(values: Vec<i64>) -> Result<Vec<i32>, String> {
     values.into_iter().map(narrow).collect()
 }
 
-/// Whether a tensor stays within what 32 bits do for.
+/// Checks that a tensor stays within the limit of a guard.
 fn within(guard: &Guard, value: &Value) -> Result<(), String> {
     let most = match value {
         Value::FloatTensor(t) => t.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs())),

@@ -1,10 +1,10 @@
-//! Whether an engine runs a network: it is loaded, and run once.
+//! Tries whether an engine runs a network: loads it, and runs it once.
 
 use graft_model::{Model, Tensor};
 
 use crate::engine::{Engine, EngineError, PartitionId, Refusal};
 
-/// Requests of the batch that is tried, after one alone.
+/// Requests of the batch that is tried after a single request.
 const BATCH: usize = 2;
 
 /// Loads a model and runs all of it, alone and as a batch. A network that can't be run is a [`Refusal`]; it is not
@@ -30,7 +30,7 @@ pub fn try_out(engine: &dyn Engine, partition: PartitionId, model: &Model) -> Re
     Ok(())
 }
 
-/// From what an engine says, which mentions the node.
+/// The refusal by an engine's error text, which may mention the node.
 fn refusal_of(model: &Model, cause: &str) -> Refusal {
     let mentioned = model.node_names().filter(|name| cause.contains(name));
     Refusal {

@@ -1,4 +1,4 @@
-//! How large 64-bit integers can get, for engines that compute them in 32 bits.
+//! Bounds on how large 64-bit integers can get, for engines that compute them in 32 bits.
 //!
 //! What comes from outside (an input, a float that is cast) is assumed to stay within a limit, which the engine
 //! checks while it runs ([`Guard`]). Interval arithmetic says what follows from it. The largest of a few limits
@@ -22,23 +22,23 @@ pub struct Guard {
     pub tensor: String,
     /// The segment whose layers rely on it.
     pub segment: usize,
-    /// The largest magnitude that it may have.
+    /// Largest magnitude that its elements may have.
     pub limit: f64,
-    /// Place in the file of the node that reads it; `None`: it is the model's input.
+    /// Index in the file of the node that reads it; `None`: it is the model's input.
     pub(crate) node: Option<usize>,
 }
 
-/// Whether 32 bits do for the 64-bit numbers of a network.
+/// Whether 32 bits are enough for the 64-bit numbers of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Narrow {
-    /// They do, as long as these hold.
+    /// They are, as long as these guards hold.
     Within(Vec<Guard>),
-    /// They don't: at this node.
+    /// They are not, because of this node.
     TooNarrow(String),
 }
 
 impl Narrow {
-    /// Whether layers of a range rely on the size of numbers that only running tells.
+    /// Whether layers of a range rely on the size of numbers that is only known while they run.
     pub fn watches(&self, range: StageRange) -> bool {
         match self {
             Narrow::Within(guards) => guards.iter().any(|g| range.segments().contains(&g.segment)),
@@ -48,7 +48,7 @@ impl Narrow {
     }
 }
 
-/// What is known of one tensor of integers. `None`: no 64-bit integers, nothing to hold.
+/// Bound of a tensor by what is known of it: infinite where nothing is.
 pub(crate) fn of_fact(fact: &Fact) -> Bound {
     if let Some(bound) = fact.bound {
         return bound;
@@ -65,7 +65,7 @@ pub(crate) fn of_fact(fact: &Fact) -> Bound {
     }
 }
 
-/// Of a tensor of 64-bit integers in the file.
+/// Bound of a tensor of 64-bit integers in the file.
 pub(super) fn of_integers(tensor: &TensorProto) -> Bound {
     let magnitude = |v: i64| v.unsigned_abs() as f64;
     let most = match &tensor.raw_data {
@@ -85,11 +85,11 @@ pub(super) fn of_integers(tensor: &TensorProto) -> Bound {
     [most; LIMITS.len()]
 }
 
-/// What comes from outside.
+/// Bound of values from outside: the limits themselves.
 pub(crate) const OUTSIDE: Bound = LIMITS;
 
 impl Walk<'_> {
-    /// The bound of a node's output, where it is of 64-bit integers; notes a node that 32 bits don't do for.
+    /// The bound of a node's output, where it is of 64-bit integers; notes a node for which 32 bits are not enough.
     pub(super) fn bound(
         &mut self,
         node: &NodeProto,
@@ -163,7 +163,7 @@ impl Walk<'_> {
         Ok((*dtype == DType::I64).then_some(bound))
     }
 
-    /// The model's input is of 64-bit integers: it comes from outside.
+    /// Adds a guard for the model's input, which is of 64-bit integers and comes from outside.
     pub(super) fn watch_input(&mut self, input: &str) {
         self.guards.push(Guard {
             tensor: input.to_owned(),
@@ -173,7 +173,7 @@ impl Walk<'_> {
         });
     }
 
-    /// What 32 bits do for the network. `segment_of`: the segment of a node, by its place in the file.
+    /// Whether 32 bits are enough for the network. `segment_of`: the segment of a node, by its index in the file.
     pub(super) fn narrow(&self, segment_of: impl Fn(usize) -> Option<usize>) -> Narrow {
         if let Some(node) = &self.double {
             return Narrow::TooNarrow(node.clone());

@@ -1,4 +1,4 @@
-//! Where one tensor crosses: cut points, and the segments between them.
+//! Finds the cut points, where one tensor crosses, and the segments between them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,13 +10,13 @@ use crate::dim::{DType, Dim, elements};
 use crate::error::{ModelError, ModelErrorKind};
 use crate::fact::{Fact, Origin};
 
-/// Cut points and what lies between them.
+/// Result of the search for cut points.
 pub(super) struct Found {
     pub cuts: Vec<Cut>,
     pub segments: Vec<Segment>,
     /// The nodes that the output needs, their meaning written out.
     pub nodes: Vec<NodeProto>,
-    /// The same as the file has them.
+    /// These nodes as the file has them.
     pub standard: Vec<StandardNode>,
     pub narrow: Narrow,
 }

@@ -5,7 +5,7 @@ use crate::dim::{DType, Dim, elements, product, show};
 use crate::error::ModelError;
 use crate::fact::{Fact, Num};
 
-/// Shapes that don't fit: where one grows with the batch, the other has a batch baked in, or mixes it.
+/// Error for shapes that don't fit: where one grows with the batch, the other has a batch baked in, or mixes it.
 fn misfit(what: String, dims: &[Dim]) -> ModelError {
     match dims.iter().any(|d| d.batch) {
         true => mixes_batch(format!("{what} holds for one size of the batch only")),
@@ -433,7 +433,7 @@ pub(crate) fn expand(op: &Op<'_>) -> Result<(Vec<i64>, Outcome), ModelError> {
     Ok((new_target, Outcome::one(dims, x.dtype).costing(0)))
 }
 
-/// A constant that is too large to be followed: weights that are filled in rather than stored.
+/// ConstantOfShape whose values are too many to be followed: weights that are filled in rather than stored.
 pub(super) fn constant_of_shape(op: &Op<'_>) -> Ruling {
     let sizes = op.values(0, "the shape of a constant")?;
     let dtype = op
@@ -472,7 +472,7 @@ pub(super) fn tile(op: &Op<'_>) -> Ruling {
 mod tests {
     use super::*;
 
-    /// Sizes; `N` is written as 0, a merged size as (coef, outer).
+    /// The sizes `new` as text, with the batch where it is placed. `None`: it would be torn.
     fn placed(old: &[Dim], new: &[usize]) -> Option<String> {
         let mut dims: Vec<Dim> = new.iter().map(|&d| Dim::fixed(d)).collect();
         place_batch(old, &mut dims).then(|| show(&dims))

@@ -10,13 +10,13 @@ pub(crate) struct Windows {
     pub kernel: Vec<usize>,
     pub strides: Vec<usize>,
     pub dilations: Vec<usize>,
-    /// Before and after, for each dimension, where they are given.
+    /// Padding before and after, for each dimension, where it is given.
     pads: Vec<(usize, usize)>,
     ceil: bool,
     same: Option<Same>,
 }
 
-/// Padding such that the output has a stride's part of the input, and where the odd one goes.
+/// Side on which the odd element goes of padding such that the output has the input's size over the stride.
 #[derive(Clone, Copy, PartialEq)]
 enum Same {
     Before,
@@ -24,7 +24,7 @@ enum Same {
 }
 
 impl Windows {
-    /// Of a convolution or a pool.
+    /// Windows of a convolution or a pool.
     pub fn of(op: &Op<'_>) -> Result<Self, ModelError> {
         if matches!(op.kind, "Conv" | "ConvTranspose") {
             let weights = op.required(1)?;
@@ -183,7 +183,7 @@ pub(super) fn conv(op: &Op<'_>) -> Ruling {
     Ok(Outcome::one(out, x.dtype).costing(flops))
 }
 
-/// A convolution turned round: each element of the input spreads over a window of the output.
+/// ConvTranspose: each element of the input spreads over a window of the output.
 pub(super) fn conv_transpose(op: &Op<'_>) -> Ruling {
     let (x, weights) = (op.required(0)?, op.required(1)?);
     let (batch, channels, space) = split(op, &x.dims)?;

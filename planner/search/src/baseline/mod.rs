@@ -1,4 +1,4 @@
-//! What Graft is compared with, each as strong as the simulation lets it be.
+//! Baselines that Graft is compared with, each as strong as the simulation lets it be.
 //!
 //! A baseline keeps its own structure; within it, shares, copies, batch limits and margins are the cheapest with
 //! which the simulation finds its parts in time.
@@ -17,7 +17,7 @@ use crate::merge::{MergeOptions, Sorted, merge};
 use crate::problem::Problem;
 use graft_certify::Crew;
 
-/// Which baseline.
+/// A baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Baseline {
     /// Each model on whole devices of its own; only equal fragments batch.
@@ -25,7 +25,7 @@ pub enum Baseline {
     /// Each fragment alone on a share of its own, with adaptive batches. After: Dhakal, Kulkarni and Ramakrishnan,
     /// "GSLICE: controlled spatial sharing of GPUs for a scalable inference platform", 2020.
     Gslice,
-    /// The same, after fragments with the same partition point and like budgets were merged.
+    /// `Gslice`, after fragments with the same partition point and like budgets were merged.
     GslicePlus,
     /// Merge, group about five similar ones, one re-partition point a group, one stage a partition. After: Wu,
     /// Wang, Jin and Liu, "Graft: efficient inference serving for hybrid deep learning with SLO guarantees via DNN
@@ -49,7 +49,7 @@ impl Baseline {
     }
 }
 
-/// Largest budgets of merged fragments over their smallest, that baselines choose from.
+/// Ratios of a merged fragment's largest budget to its smallest, from which baselines choose the cheapest.
 const RATIOS: [f64; 6] = [1.0, 1.2, 1.5, 2.0, 4.0, f64::INFINITY];
 
 /// What a baseline works with: the problem with fragments merged its way.
@@ -58,7 +58,7 @@ struct BaselineGround<'a, 'p> {
     costs: &'a Costs<'p>,
     sorted: Sorted,
     judge: Simulated<'p>,
-    /// The same in short.
+    /// The thorough test with fewer requests, for candidates that fail early.
     quick: Simulated<'p>,
     crew: &'a dyn Crew,
 }
@@ -111,7 +111,7 @@ pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: 
             .collect(),
         Baseline::Paper => RATIOS.iter().map(|&r| with(merged(r), paper::groups)).collect(),
         Baseline::Nexus => {
-            // What costs more than the cheapest that serves all can't become the cheapest.
+            // A plan that costs more than the cheapest one so far that serves all can't become the cheapest.
             let mut enough = u64::MAX;
             let cheapest = |&ratio: &f64| {
                 let way = with(merged(ratio), |ground| nexus::duty_cycles(ground, enough));

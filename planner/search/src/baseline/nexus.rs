@@ -9,27 +9,29 @@ use crate::fill::{Ground as Cells, MOST_COPIES};
 use crate::judge::Judge;
 use graft_certify::gathered;
 
-/// Parts of the time budget that a turn and a run may take together, to begin with: above 1 counts on turns being
-/// shorter than their worst.
+/// Parts of the time budget that a turn and a run may take together at first: above 1 counts on turns that are mostly
+/// shorter than the longest possible.
 const MARGINS: [f64; 6] = [2.5, 2.0, 1.5, 1.2, 1.0, 0.8];
-/// What is added to the headroom.
+/// Extra headroom at first, as parts of the rate, from which the cheapest is chosen.
 const EXTRA: [f64; 3] = [0.0, 0.1, 0.3];
-/// Members of a cycle that does not stand get so much less time, and so much more capacity.
+/// Factor on the time of a cycle's members each time that the cycle does not stand.
 const TIGHTER: f64 = 0.8;
+/// Headroom, as a part of the rate, that a cycle's members gain each time that the cycle does not stand.
 const MORE: f64 = 0.1;
-/// Times that a packing is made tighter where it does not stand.
+/// Most times that a packing is made tighter where it does not stand.
 const REPAIRS: usize = 20;
 
-/// Packings that are tried, cheapest first, where there are more than `MANY` merged fragments; else all.
+/// Packings that are repaired, cheapest first, where there are more than `MANY` merged fragments; else all are.
 const ATTEMPTS: usize = 3;
+/// Number of merged fragments beyond which only [`ATTEMPTS`] packings are repaired: each takes long.
 const MANY: usize = 150;
 
-/// What one merged fragment is planned with.
+/// Margin, extra headroom and share with which one merged fragment is planned.
 #[derive(Debug, Clone, Copy)]
 struct Terms {
     margin: f64,
     extra: f64,
-    /// Place of its smallest share.
+    /// Index in the profile of the smallest share that it may get.
     share: usize,
 }
 
@@ -54,7 +56,7 @@ pub(super) fn duty_cycles(ground: &BaselineGround<'_, '_>, enough: u64) -> Draft
     let many = ground.sorted.merged.len() > MANY;
     let attempts = if many { ATTEMPTS } else { packings.len() };
     let mut best: Option<(usize, u64, Vec<Laid>, Vec<usize>)> = None;
-    // Repairs only add: what is dear before them can't become the cheapest.
+    // Repairs only add cost: a packing that is dear before them can't become the cheapest.
     for (before, i) in packings.into_iter().take(attempts) {
         if best.as_ref().is_some_and(|b| b.0 == 0 && before >= b.1) {
             break;
@@ -101,7 +103,7 @@ fn repaired(ground: &BaselineGround<'_, '_>, start: Terms, below: u64) -> Option
     let merged = &ground.sorted.merged;
     let mut terms = vec![start; merged.len()];
     let mut stood: Vec<Laid> = vec![];
-    // Short runs find what does not stand at all; what stands those is run as long as a certificate takes.
+    // Short runs find cycles that don't stand at all; the others are then run as long as a certificate takes.
     let mut quick = true;
     for repair in 0..REPAIRS {
         let cells = pack(ground, &terms);
@@ -143,7 +145,7 @@ fn repaired(ground: &BaselineGround<'_, '_>, start: Terms, below: u64) -> Option
             return Some((cells, (0..merged.len()).filter(|u| !served.contains(u)).collect()));
         }
     }
-    // Those that never stand are left out.
+    // Merged fragments whose cycles never stand are left out.
     let served: Vec<usize> = stood
         .iter()
         .flat_map(|l| l.routes.iter().map(|(u, _)| *u))
@@ -151,18 +153,18 @@ fn repaired(ground: &BaselineGround<'_, '_>, start: Terms, below: u64) -> Option
     Some((stood, (0..merged.len()).filter(|u| !served.contains(u)).collect()))
 }
 
-/// Shares that packings start from; a merged fragment that needs a larger one gets it.
+/// Number of the smallest shares from which packings start; a merged fragment that needs a larger one gets it.
 const SHARES: usize = 6;
 
 /// A merged fragment as Nexus sees it.
 struct Session {
     unit: usize,
     share: usize,
-    /// Place of its batch in the profile.
+    /// Index of its batch in the profile.
     batch: usize,
-    /// Copies that it fills alone.
+    /// Partitions that it fills alone.
     full: usize,
-    /// Part of a partition that is left.
+    /// Part of one more partition that the rest of its load takes.
     part: f64,
     /// Time in which its batch comes together.
     gather_ms: f64,
@@ -172,7 +174,7 @@ struct Session {
 struct Turns {
     share: usize,
     cycle_ms: f64,
-    /// Merged fragments, and the places of their batches.
+    /// Merged fragments, and the indexes of their batches in the profile.
     members: Vec<(usize, usize)>,
 }
 
@@ -234,7 +236,7 @@ fn session(unit: usize, terms: Terms, ground: &BaselineGround<'_, '_>) -> Option
         .map(|b| run_ms(unit, b, share, ground))
         .collect::<Option<_>>()?;
     let budget = planned_budget(unit, terms, ground);
-    // The largest batch that, run again and again, is in time at its worst.
+    // The largest batch that, run again and again, is in time even for a request that just missed one.
     let batch = (0..batches.len())
         .rev()
         .find(|&b| 2.0 * times[b] <= budget)
@@ -242,7 +244,7 @@ fn session(unit: usize, terms: Terms, ground: &BaselineGround<'_, '_>) -> Option
     let rate = planned_rate(unit, terms, ground);
     let load = rate * times[batch] / f64::from(batches[batch]);
     let full = load.floor();
-    // What is left gathers in a smaller batch, if need be, so that gathering and running are in time.
+    // The rest of the load gathers in a smaller batch, if need be, so that gathering and running are in time.
     let rest = (load - full) / load.max(1e-12) * rate;
     let gathers = |b: usize| f64::from(batches[b]) / rest.max(1e-12);
     let batch = (0..=batch)
@@ -317,7 +319,7 @@ fn laid(
             deadline_ms: m.budget_ms - costs.profile.hop_ms,
         });
     }
-    // The rule of loads holds for what it runs, whatever its cycle: batches grow until it does, then copies.
+    // The plan's rule on load must hold whatever the cycle: batches grow until it does, then the number of copies.
     let headroom = 1.0 + ground.problem.workload.headroom;
     let load = |s: &StageDraft, b: usize| {
         let time = costs.uncut_ms(s.model, s.range, b, share) / f64::from(batches[b]);

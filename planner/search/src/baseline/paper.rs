@@ -11,11 +11,12 @@ use crate::fill::{Ground as Cells, MOST_COPIES, Placed};
 use crate::judge::Judge;
 use graft_certify::gathered;
 
-/// Merged fragments of a group, about.
+/// Approximate number of merged fragments of a group.
 const GROUP: usize = 5;
-/// Parts of the time that is left, that the alignment stage gets.
+/// Parts of the time budget, less two hops, that the alignment stage gets.
 const SPLITS: [f64; 5] = [0.2, 0.35, 0.5, 0.65, 0.8];
-/// Part of its deadline that a full batch may take, and what is added to the headroom: least strict first.
+/// Part of its deadline that a full batch may take, and headroom that is added as a part of the rate: least strict
+/// first.
 const MARGINS: [(f64, f64); 8] = [
     (0.95, 0.0),
     (0.8, 0.0),
@@ -26,7 +27,7 @@ const MARGINS: [(f64, f64); 8] = [
     (0.3, 1.0),
     (0.2, 2.0),
 ];
-/// Candidates of one group that are simulated, cheapest first.
+/// Number of a group's cheapest candidates that are simulated.
 const TRIED: usize = 24;
 
 /// The cheapest groups that stand.
@@ -96,7 +97,7 @@ fn group(units: &[usize], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
     candidates.retain(|(cost, _)| *cost < below);
     candidates.sort_by_key(|(cost, d)| (*cost, d.partitions.len()));
     candidates.dedup_by(|a, b| a.0 == b.0 && a.1.stages == b.1.stages);
-    // Many are alike: the cheapest ones, and some of all the others.
+    // Many candidates are alike: the cheapest ones are tried, and a sample of the others.
     let few = candidates.len().min(TRIED);
     let others = candidates[few..]
         .iter()
@@ -174,7 +175,7 @@ fn push(draft: &mut Draft, (stage, mut partition): (StageDraft, PartitionDraft))
     draft.stages.len() - 1
 }
 
-/// All join at `q`.
+/// A layout in which all members join at `q`.
 fn joined(
     units: &[usize],
     q: CutPoint,

@@ -11,7 +11,7 @@ use crate::draft::Draft;
 use crate::fill::{Ground as Cells, Joining, MOST_COPIES, Placed, Shape};
 use graft_certify::gathered;
 
-/// Runs are not cut; a batch may take as long as its deadline allows.
+/// Shapes of baselines, whose runs are not cut: a batch may take half of its budget, or nine tenths.
 pub(super) const SHAPES: [Shape; 2] = [shape(0.5), shape(0.9)];
 
 const fn shape(of_budget: f64) -> Shape {
@@ -28,7 +28,7 @@ const fn shape(of_budget: f64) -> Shape {
     }
 }
 
-/// Most copies of a partition, as a factor of what its load needs.
+/// Most copies of a partition, as a multiple of what its load needs.
 const COPIES: usize = 8;
 
 /// Each merged fragment on the cheapest partitions of its own.

@@ -10,18 +10,19 @@ use ort::logging::LogLevel;
 
 use crate::checks::guarded;
 
-/// What names the library's file in the environment.
+/// Environment variable that names the library's file.
 const FILE_VARIABLE: &str = "ORT_DYLIB_PATH";
-/// What keeps onnxruntime from sending usage data to its maker; it is read when the library is loaded.
+/// Environment variable that keeps onnxruntime from sending usage data to its maker; the library reads it when it is
+/// loaded.
 const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
-/// Oldest minor version of onnxruntime 1 that is used. Older ones give wrong numbers: 1.31 for the maximum of large 64-bit
-/// integers, 1.28 for average pools with rounded-up shapes, 1.26 for Erf of NaN.
+/// Oldest minor version of onnxruntime 1 that is used. Older ones give wrong numbers: 1.31 for the maximum of large
+/// 64-bit integers, 1.28 for average pools with rounded-up shapes, 1.26 for Erf of NaN.
 const OLDEST_MINOR: u32 = 32;
-/// What people do who don't have it.
+/// Advice for people who don't have the library.
 const HOW_TO_GET_IT: &str = "pip install onnxruntime, or a release's shared library in the place that ORT_DYLIB_PATH or the \
                              configuration's `onnxruntime` names";
 
-/// Why there is no onnxruntime.
+/// Reason why there is no onnxruntime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     why: String,
@@ -43,12 +44,12 @@ pub(super) struct Library {
     pub file: PathBuf,
 }
 
-/// What was opened: a process loads one library, and never unloads it.
+/// Library that was opened: a process loads one, and never unloads it.
 static OPENED: Mutex<Option<Arc<Library>>> = Mutex::new(None);
 
-/// Starts this program again, in its place and with its arguments, if the environment does not say yet whether onnxruntime may
-/// send usage data: the library looks at that when it is loaded, and a program can't soundly change its own environment.
-/// For the first line of `main`.
+/// Starts this program again, in its place and with its arguments, if the environment does not say yet whether
+/// onnxruntime may send usage data: the library looks at that when it is loaded, and a program can't soundly change its
+/// own environment. For the first line of `main`.
 pub fn start_without_telemetry() {
     #[cfg(unix)]
     if std::env::var_os(TELEMETRY_VARIABLE).is_none()
@@ -62,7 +63,7 @@ pub fn start_without_telemetry() {
             again.arg0(name);
         }
         again.args(arguments).env(TELEMETRY_VARIABLE, "1");
-        // It returns only if it failed; then the engine on onnxruntime says what is to be done.
+        // `exec` returns only if it failed; then the engine on onnxruntime says what is to be done.
         let _failed = again.exec();
     }
 }
@@ -117,8 +118,8 @@ fn load(file: &Path) -> Result<Environment, String> {
     })
 }
 
-/// The library's files, to be tried in this order: the one that was asked for, else the one that the environment names, else
-/// the newest in each of the usual folders.
+/// The library's files, to be tried in this order: the one that was asked for, else the one that the environment names,
+/// else the newest in each of the usual folders.
 fn find(
     asked: Option<&Path>,
     named: Option<OsString>,
@@ -189,7 +190,7 @@ fn newest_in(folder: &Path) -> Option<PathBuf> {
     files.max().map(|(_, path)| path)
 }
 
-/// Where libraries are kept: beside the program, in the system's folders, in Python environments.
+/// Folders where libraries are kept: beside the program, the system's, those of Python environments.
 fn usual_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = vec![];
     let variable = |name: &str| {

@@ -1,7 +1,7 @@
 //! The engine on onnxruntime, which is found when the program runs.
 //!
-//! A range is a session of its own on a part of the model; all sessions of a model share its weights, and all sessions of
-//! the process the memory of their activations. Whoever runs a partition's session is confined to its first core
+//! A range is a session of its own on a part of the model; all sessions of a model share its weights, and all sessions
+//! of the process the memory of their activations. Whoever runs a partition's session is confined to its first core
 //! meanwhile; the threads that a session starts are confined to the others, one each.
 
 mod library;
@@ -24,13 +24,13 @@ use crate::checks::{check_input, guarded};
 use crate::cores::Confined;
 use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
 
-/// Its name.
+/// Name of the engine.
 const NAME: &str = "onnxruntime";
-/// Sessions that a partition keeps; beyond, the one that was not used for longest goes. A session without its weights takes
-/// about a megabyte.
+/// Most sessions that a partition keeps; beyond, the one that was not used for longest goes. A session without its
+/// weights takes about a megabyte.
 const MAX_SESSIONS: usize = 256;
 
-/// Runs layers through onnxruntime's library.
+/// An engine that runs layers through onnxruntime's library.
 pub struct OnnxRuntimeEngine {
     library: Arc<Library>,
     scratch: PathBuf,
@@ -40,9 +40,9 @@ pub struct OnnxRuntimeEngine {
 }
 
 impl OnnxRuntimeEngine {
-    /// An engine on the library that is found: `asked` names its file or folder; else `ORT_DYLIB_PATH` does; else the usual
-    /// places are looked through, Python environments included. A process loads one library: later calls get the same.
-    /// `scratch`: folder for models' weights instead of the system's temporary one, which may be memory.
+    /// An engine on the library that is found: `asked` names its file or folder; else `ORT_DYLIB_PATH` does; else the
+    /// usual places are looked through, Python environments included. A process loads one library: later calls get the
+    /// same. `scratch`: folder for models' weights instead of the system's temporary one, which may be memory.
     pub fn open(asked: Option<&Path>, scratch: Option<&Path>) -> Result<Self, Missing> {
         Ok(OnnxRuntimeEngine {
             library: library::open(asked)?,
@@ -80,7 +80,8 @@ impl Engine for OnnxRuntimeEngine {
             return Ok(());
         }
         if let Some(node) = &info.divides {
-            // Version 1.32 looks for 0 first, but not for the smallest integer over -1: the processor's signal ends the process.
+            // Version 1.32 looks for 0 first, but not for the smallest integer over -1: the processor's signal ends the
+            // process.
             let refusal = Refusal {
                 node: Some(node.clone()),
                 opset: info.opset,
@@ -188,7 +189,7 @@ impl Engine for OnnxRuntimeEngine {
     }
 }
 
-/// A session's range.
+/// Key of a session: the model, and the range that it runs.
 type SessionKey = (ModelId, StageRange);
 
 /// A session, and when it was last used.
@@ -201,14 +202,14 @@ struct Kept {
 struct Partition {
     cores: Vec<usize>,
     sessions: Mutex<HashMap<SessionKey, Kept>>,
-    /// Held by the one that runs: sessions of a partition run one after the other.
+    /// Lock that whoever runs a session holds: sessions of a partition run one after the other.
     running: Mutex<()>,
-    /// Counts uses.
+    /// Counter of uses, by which the session that was not used for longest is found.
     now: AtomicU64,
 }
 
 impl Partition {
-    /// `Err`: this process may not use the cores.
+    /// A partition of some cores. `Err`: this process may not use them.
     fn open(cores: &[usize]) -> Result<Self, String> {
         let first = cores.get(..1).ok_or("no cores given")?;
         Confined::to(first)?;

@@ -1,4 +1,4 @@
-//! A file as onnxruntime runs it whole, untouched by Graft's reader: what answers and times are held against.
+//! The reference for answers and times: a file as onnxruntime runs it whole, untouched by Graft's reader.
 
 use std::path::Path;
 
@@ -14,16 +14,16 @@ use super::sessions::{WEIGHTS_FOLDER, elements_of, input_of, text};
 pub struct Reference {
     session: Session,
     from: Cut,
-    /// The tensors that a run gives.
+    /// Cut points whose tensors a run gives.
     cuts: Vec<Cut>,
 }
 
-/// Which tensors a reference gives.
+/// Choice of the tensors that a reference gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gives {
     /// The model's output.
     Output,
-    /// Those of all cut points but the input.
+    /// The tensors of all cut points but the input.
     EveryCut,
 }
 

@@ -1,7 +1,7 @@
 //! Sessions of ranges, which share one copy of a model's weights.
 //!
-//! onnxruntime optimises a graph when it makes a session, and keeps the weights that come of it for that session alone. So
-//! a range is optimised once, into a file; its weights are taken out of that file and kept by what they hold; the
+//! onnxruntime optimises a graph when it makes a session, and keeps the weights that come of it for that session alone.
+//! So a range is optimised once, into a file; its weights are taken out of that file and kept by what they hold; the
 //! session that runs is made of the rest, unchanged, with weights that all sessions of the model share.
 
 use std::collections::HashMap;
@@ -27,13 +27,14 @@ use super::library::Library;
 
 /// Smallest weights that sessions share, in bytes.
 const SHARED_BYTES: usize = 1024;
-/// A file in a model's folder that is there. What is named so is never read: sessions get the weights in memory.
+/// Name of the file in a model's folder in which graphs say that shared weights lie. It is never read for them:
+/// sessions get these weights in memory.
 const PLACE: &str = "weights";
 
-/// What tells onnxruntime where weights outside of a graph lie.
+/// Key of onnxruntime's setting that says in which folder weights outside of a graph lie.
 pub(super) const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
-/// Weights by what they hold: type, shape and content.
+/// Weights by a hash of their type, shape and content.
 type Weights = HashMap<[u8; 32], Weak<DynValue>>;
 
 /// A loaded model.
@@ -41,7 +42,7 @@ pub(super) struct Loaded {
     pub info: Arc<ModelInfo>,
     library: Arc<Library>,
     parts: Mutex<Parts>,
-    /// Holds the file's weights, so that they take no memory, and for a moment what is optimised.
+    /// Folder for the file's weights, which so take no memory, and for a moment for an optimised graph.
     folder: TempDir,
     weights: Mutex<Weights>,
     packed: PrepackedWeights,
@@ -60,7 +61,7 @@ pub(super) struct Ready {
     session: Session,
     from: Cut,
     to: Cut,
-    /// For sessions of other partitions that are made while this one is there.
+    /// Optimised range, kept for sessions of other partitions that are made while this one is there.
     _optimised: Arc<Optimised>,
 }
 
@@ -109,12 +110,13 @@ impl Loaded {
             .map_err(text)?
             .with_env_allocators()
             .map_err(text)?
-            // Threads wait for each other in a loop while a session runs; afterwards that would take other sessions' cores.
+            // Threads wait for each other in a loop while a session runs, but not afterwards: that would take other
+            // sessions' cores.
             .with_intra_op_spinning(true)
             .map_err(text)?
             .with_config_entry("session.force_spinning_stop", "1")
             .map_err(text)?;
-        // Threads that may share a core wait for each other in a loop, one of them in vain.
+        // Each thread gets a core of its own: two that share one would wait for each other in vain.
         let others: Vec<String> = cores.iter().skip(1).map(|core| (core + 1).to_string()).collect();
         if cfg!(target_os = "linux") && !others.is_empty() {
             builder = builder
@@ -146,7 +148,7 @@ impl Loaded {
             .map_err(text)
     }
 
-    /// A range as onnxruntime would run it. It is kept as long as somebody holds it.
+    /// A range as onnxruntime would run it. It is kept as long as some session holds it.
     fn optimised(&self, range: StageRange) -> Result<Arc<Optimised>, String> {
         let known = |map: &HashMap<StageRange, Weak<Optimised>>| map.get(&range).and_then(Weak::upgrade);
         if let Some(optimised) = known(&self.optimised.lock().unwrap_or_else(|e| e.into_inner())) {
@@ -243,7 +245,7 @@ impl Loaded {
     }
 }
 
-/// Elements that lie in a file of the folder.
+/// Elements of an initialiser that lie in a file of the folder.
 fn elsewhere(folder: &Path, initializer: &Initializer<'_>) -> std::io::Result<Vec<u8>> {
     let entry = |key: &str| {
         let mut all = initializer.elsewhere.iter();
@@ -258,10 +260,10 @@ fn elsewhere(folder: &Path, initializer: &Initializer<'_>) -> std::io::Result<Ve
     Ok(bytes)
 }
 
-/// Bytes of a cache line, at whose begin weights begin.
+/// Bytes of a cache line: weights begin at the beginning of one.
 const LINE_BYTES: usize = 64;
 
-/// Elements that begin at a cache line's begin: elsewhere convolutions take a tenth longer.
+/// A tensor whose elements begin at the beginning of a cache line: elsewhere convolutions take a tenth longer.
 fn aligned<T: Clone + Default>(
     dims: &[i64],
     count: usize,

@@ -1,4 +1,4 @@
-//! Element by element.
+//! Operators that work element by element.
 
 use super::Lowering;
 use super::writer::{float_attribute, target};
@@ -72,7 +72,7 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// Bounds as inputs.
+    /// Clip with its bounds as inputs.
     pub(super) fn clip(mut self) -> Result<(), ModelError> {
         if self.opset < 11 {
             let bounds = [("min", f32::MIN), ("max", f32::MAX)];
@@ -87,7 +87,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// What 16-bit floats can't hold becomes infinite. Engines may compute them in 32 bits.
+    /// A cast to 16-bit floats: what they can't hold becomes infinite, also in engines that compute them in 32 bits.
     pub(super) fn cast_to_half(mut self) -> Result<(), ModelError> {
         let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
         let dtype = self.dtype(0);
@@ -102,7 +102,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// The root of the square of one element, where a reduction of no axes says that it reduces none.
+    /// A reduction of no axes that says that it reduces none: the root of the square of each element.
     pub(super) fn reduction(mut self) -> Result<(), ModelError> {
         let axes = self.inputs.get(1).and_then(Option::as_ref);
         let none = axes.is_none_or(|f| f.dims == [crate::dim::Dim::fixed(0)]);
@@ -116,7 +116,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// (x > 0) − (x < 0); NaN stays NaN.
+    /// Sign as (x > 0) − (x < 0); NaN stays NaN.
     pub(super) fn sign(mut self) -> Result<(), ModelError> {
         let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
         let dtype = self.dtype(0);
@@ -132,7 +132,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// Whatever is not 0 is true.
+    /// A cast to truth values: whatever is not 0 is true.
     pub(super) fn cast_to_bool(mut self) -> Result<(), ModelError> {
         if self.dtype(0) == DType::Bool {
             self.keep();
@@ -145,7 +145,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// An exponent has the type of its base.
+    /// Pow with an exponent of the type of its base.
     pub(super) fn power(mut self) -> Result<(), ModelError> {
         let (base, exponent) = (self.dtype(0), self.dtype(1));
         if base != exponent {

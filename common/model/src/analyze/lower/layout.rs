@@ -1,4 +1,4 @@
-//! Moving elements.
+//! Operators that move elements.
 
 use super::Lowering;
 use super::writer::{ints_attribute, target};
@@ -6,7 +6,7 @@ use crate::error::ModelError;
 use crate::rules::full_pads;
 
 impl Lowering<'_, '_> {
-    /// `[N, C, H, W]` to `[N, C·b², H/b, W/b]`: rows and columns of a block become the first of the channels.
+    /// SpaceToDepth, `[N, C, H, W]` to `[N, C·b², H/b, W/b]`: rows and columns of a block become the outer channels.
     pub(super) fn space_to_depth(mut self) -> Result<(), ModelError> {
         let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
         let b = self.int("blocksize", 1);
@@ -22,7 +22,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// Padding of every axis, as an input.
+    /// Pad with the padding of every axis as an input.
     pub(super) fn pad(mut self) -> Result<(), ModelError> {
         let op = self.op("Pad");
         let pads = full_pads(&op)?;
@@ -44,7 +44,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// What is taken of each axis, as inputs; an axis that is taken whole is left out.
+    /// Slice with what is taken of each axis as inputs; an axis that is taken whole is left out.
     pub(super) fn slice(mut self) -> Result<(), ModelError> {
         let op = self.op("Slice");
         let slices = op.slices().unwrap_or_default();

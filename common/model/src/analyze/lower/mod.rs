@@ -23,7 +23,7 @@ use writer::{Writer, int_attribute};
 struct Lowering<'w, 'a> {
     node: NodeProto,
     opset: i64,
-    /// Of the inputs that are given.
+    /// Facts of the inputs; `None`: the input is not given.
     inputs: Vec<Option<Fact>>,
     /// Shape of the first output.
     out: Vec<Dim>,
@@ -87,7 +87,7 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// The node as it is.
+    /// Keeps the node as it is.
     fn keep(&mut self) {
         let node = std::mem::take(&mut self.node);
         self.w.walk.runs.push(node);
@@ -117,7 +117,7 @@ impl Lowering<'_, '_> {
         self.attribute(name).and_then(|a| a.f).unwrap_or(default)
     }
 
-    /// As the shape rules see it.
+    /// The node as the shape rules see it.
     fn op<'s>(&'s self, kind: &'s str) -> Op<'s> {
         Op {
             node: &self.node,
@@ -153,7 +153,7 @@ impl Lowering<'_, '_> {
         matches!(self.dtype(i), DType::F32 | DType::F16 | DType::F64)
     }
 
-    /// Before opset 13 everything from the axis on was one axis.
+    /// Softmax and its like: before opset 13 everything from the axis on was one axis.
     fn softmax(mut self) -> Result<(), ModelError> {
         let dims = self.dims(0).to_vec();
         let default = if self.opset < 13 { 1 } else { -1 };

@@ -7,8 +7,8 @@ use crate::dim::{DType, Dim, show};
 use crate::error::ModelError;
 
 impl Lowering<'_, '_> {
-    /// Groups become the channels of an instance normalisation. Up to opset 20 scale and bias belong to groups,
-    /// from 21 on to channels.
+    /// Group normalisation: groups become the channels of an instance normalisation. Up to opset 20 scale and bias
+    /// belong to groups, from 21 on to channels.
     pub(super) fn group_normalization(mut self) -> Result<(), ModelError> {
         let dims = self.dims(0).to_vec();
         let groups = self.int("num_groups", 1);
@@ -51,8 +51,8 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// For a window of n channels `x / (bias + alpha × mean of x²)^beta`, the mean by a pool over the channels as if
-    /// they were rows.
+    /// Local response normalisation: for a window of n channels `x / (bias + alpha × mean of x²)^beta`, the mean by a
+    /// pool over the channels as if they were rows.
     pub(super) fn local_response(mut self) -> Result<(), ModelError> {
         let (x, y) = (self.input(0).to_owned(), self.output().to_owned());
         let dims = self.dims(0).to_vec();

@@ -7,7 +7,7 @@ use crate::error::ModelError;
 use crate::rules::Windows;
 
 impl Lowering<'_, '_> {
-    /// Kernel, strides, dilations and pads stand there; nothing is automatic.
+    /// Convolutions and pools with kernel, strides, dilations and pads written out; nothing is automatic.
     pub(super) fn windows(mut self, kind: &str) -> Result<(), ModelError> {
         let op = self.op(kind);
         let windows = Windows::of(&op)?;
@@ -35,7 +35,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// (area × mean of |x|^p)^(1/p), the mean with padding counted.
+    /// LpPool as (area × mean of |x|^p)^(1/p), the mean with padding counted.
     fn lp_pool(
         mut self,
         attributes: Vec<rten_onnx::onnx::AttributeProto>,
@@ -62,8 +62,8 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// Of several largest elements the first counts, unless the last is asked for. Engines take the last: the
-    /// axis is read backwards.
+    /// ArgMax and ArgMin: of several such elements the first counts, unless the last is asked for. Engines take the
+    /// last, so the axis is read backwards.
     pub(super) fn first_of_equals(mut self) -> Result<(), ModelError> {
         let last = self.int("select_last_index", 0) != 0;
         self.drop_attributes(&["select_last_index"]);

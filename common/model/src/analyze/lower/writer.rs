@@ -31,35 +31,35 @@ impl<'w, 'a> Writer<'w, 'a> {
         name
     }
 
-    /// A list of integers.
+    /// Adds a constant list of integers; gives its name.
     pub fn ints(&mut self, values: &[i64]) -> String {
         let nums = values.iter().map(|&v| Num::fixed(v as f64)).collect();
         self.constant(Small::list(nums), DType::I64)
     }
 
-    /// One number of an element type.
+    /// Adds a constant number of an element type; gives its name.
     pub fn scalar(&mut self, value: f64, dtype: DType) -> String {
         self.constant(Small::scalar(Num::fixed(value)), dtype)
     }
 
-    /// A list of floats.
+    /// Adds a constant list of `count` equal floats; gives its name.
     pub fn floats(&mut self, value: f64, count: usize) -> String {
         self.constant(Small::list(vec![Num::fixed(value); count]), DType::F32)
     }
 
-    /// An operator; the name of its output.
+    /// Adds an operator; gives the name of its output.
     pub fn op(&mut self, kind: &str, inputs: &[&str], attributes: &[(&str, i64)]) -> String {
         let output = self.name();
         self.op_to(kind, inputs, attributes, &output);
         output
     }
 
-    /// An operator that makes `output`.
+    /// Adds an operator that makes `output`.
     pub fn op_to(&mut self, kind: &str, inputs: &[&str], attributes: &[(&str, i64)], output: &str) {
         self.walk.runs.push(operator(kind, inputs, output, attributes));
     }
 
-    /// The latest operator gets an attribute more.
+    /// Adds an attribute to the latest operator.
     pub fn with(&mut self, attribute: AttributeProto) {
         if let Some(node) = self.walk.runs.last_mut() {
             node.attribute.push(attribute);
