@@ -9,11 +9,6 @@ use graft_wire::{ClientReply, ClientRequest, Description, Limits};
 
 use crate::session::Session;
 
-/// Longest wait for small messages.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Longest wait for a probe's full message.
-const PROBE_PATIENCE: Duration = Duration::from_secs(12);
-
 impl Session {
     /// Runs the errands that are due, on a task beside.
     pub(crate) fn run_errands(&self) {
@@ -107,16 +102,18 @@ impl Session {
     /// What the empty and the full message of a probe took there and back, in milliseconds.
     async fn probe(&self, connection: &Connection) -> Result<(f64, f64), CallError> {
         let probe = ClientRequest::Probe;
-        let (_, _, empty) = self.exchange(connection, &probe, Bytes::new(), PATIENCE).await?;
+        let patience = Errand::Probe.patience().duration();
+        let (_, _, empty) = self.exchange(connection, &probe, Bytes::new(), patience).await?;
         let zeros = Bytes::from(vec![0; LinkEstimate::PROBE_BYTES]);
-        let (_, _, full) = self.exchange(connection, &probe, zeros, PROBE_PATIENCE).await?;
+        let (_, _, full) = self.exchange(connection, &probe, zeros, patience).await?;
         Ok((empty, full))
     }
 
     async fn describe(&self, connection: &Connection) -> Result<Description, String> {
         let model = self.info().id;
         let request = ClientRequest::Describe { model };
-        match self.exchange(connection, &request, Bytes::new(), PATIENCE).await {
+        let patience = Errand::Describe.patience().duration();
+        match self.exchange(connection, &request, Bytes::new(), patience).await {
             Ok((ClientReply::Described, json, _)) => serde_json::from_slice(&json).map_err(|e| e.to_string()),
             Ok((ClientReply::Refused(refused), ..)) => Err(refused.to_string()),
             Ok((other, ..)) => Err(format!("unexpected reply {other:?}")),

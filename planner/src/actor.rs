@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use graft_plan::{Epoch, Nanos, Plan};
 use graft_planner_search::{Carried, GraftOptions, Problem, plan_what_fits};
-use graft_planner_steer::{Desk, DeskOptions, Do, Event, Made, Member, Note, Unheard, predict};
+use graft_planner_steer::{
+    Desk, DeskOptions, Do, Event, Made, Member, Note, PREPARE_WITHIN, SWITCH_WITHIN, Unheard, predict,
+};
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
@@ -19,10 +21,6 @@ use crate::connections::Connections;
 use crate::store::{Store, StoreError};
 use crate::threads::Threads;
 
-/// Time for a router to switch, and for a worker to take note.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Time for a worker to prepare a plan: engines may have to load what it runs.
-const PREPARING: Duration = Duration::from_secs(30);
 /// Longest search for cheaper plans.
 const EFFORT: Duration = Duration::from_millis(100);
 
@@ -154,9 +152,9 @@ impl PlannerActor {
                 self.beside(predicting, move |done| Event::Predicted(epoch, done), context);
             }
             Do::Prepare { worker, epoch, work } => {
-                let told = self
-                    .connections
-                    .tell_worker(&worker, ToWorker::Prepare(work), PREPARING);
+                let told =
+                    self.connections
+                        .tell_worker(&worker, ToWorker::Prepare(work), PREPARE_WITHIN.duration());
                 let heard = told.into_actor(self).map(move |done, this, context| {
                     this.came_out(Event::Prepared(worker, epoch, done), context);
                 });
@@ -168,9 +166,9 @@ impl PlannerActor {
                 update,
             } => {
                 let number = self.connections.router(&router);
-                let told = self
-                    .connections
-                    .tell_router(&router, ToRouter::Switch(update), PATIENCE);
+                let told =
+                    self.connections
+                        .tell_router(&router, ToRouter::Switch(update), SWITCH_WITHIN.duration());
                 let heard = told.into_actor(self).map(move |done, this, context| {
                     // One that joined again meanwhile was told again: this is the end of its old connection.
                     if this.connections.router(&router) == number {
@@ -212,7 +210,9 @@ impl PlannerActor {
 
     /// Tells a worker something that needs no answer: what does not come through is made good by the next plan.
     fn tell(&self, worker: &str, message: ToWorker, context: &mut Context<Self>) {
-        let telling = self.connections.tell_worker(worker, message, PATIENCE);
+        let telling = self
+            .connections
+            .tell_worker(worker, message, SWITCH_WITHIN.duration());
         let worker = worker.to_owned();
         let told = async move {
             if let Err(reason) = telling.await {

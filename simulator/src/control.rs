@@ -6,6 +6,7 @@ use graft_plan::{ControlTimes, Devices, Epoch, Nanos, Plan, Profile, ms_to_nanos
 use graft_planner_search::{Carried, Problem};
 use graft_planner_steer::{
     Decision as Decided, Desk, DeskOptions, Do, Event as Heard, Kept, Made, Member, Memory, Outcome,
+    PREPARE_WITHIN,
 };
 use graft_router_core::REPORT_EVERY;
 use graft_wire::{Join, MixReport, RoutesUpdate, WorkerInfo, WorkerModel, WorkerPlan};
@@ -22,11 +23,6 @@ pub trait Planning {
     /// A plan for the problem, from the running one.
     fn plan(&mut self, problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried;
 }
-
-/// Time between two reports of a worker.
-pub(crate) const WORK_EVERY: Nanos = Nanos::from_millis(1_000);
-/// Time that the planner waits for a worker or a router.
-const PATIENCE: Nanos = Nanos::from_millis(5_000);
 
 /// The planner.
 pub(crate) struct Control<'a> {
@@ -183,7 +179,8 @@ impl<'a> Control<'a> {
             let worker = self.infos[worker as usize].name.clone();
             self.send(now + self.message(routers), Heard::Work { worker, report }, cx);
         }
-        cx.events.at(now + WORK_EVERY, Event::Works { worker });
+        cx.events
+            .at(now + graft_worker_core::REPORT_EVERY, Event::Works { worker });
     }
 
     /// Something for the planner is there.
@@ -293,7 +290,7 @@ impl<'a> Control<'a> {
         // Who is gone does not answer.
         let (time, outcome) = match prepared {
             Ok(true) => (ms_to_nanos(self.times.prepare_ms) + self.message(routers), Ok(())),
-            Ok(false) => (PATIENCE, Err("no reply".to_owned())),
+            Ok(false) => (PREPARE_WITHIN, Err("no reply".to_owned())),
             Err(error) => (self.message(routers), Err(error.to_string())),
         };
         let name = self.infos[worker as usize].name.clone();

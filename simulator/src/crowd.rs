@@ -148,7 +148,7 @@ impl Crowd {
             Event::Due(client) => fleet.due(at, client, cx),
             Event::Joins(phone) => fleet.joins(at, phone, cx),
             Event::Leaves(phone) => fleet.leaves(at, phone, cx),
-            Event::Ran { phone, errand } => fleet.ran(at, phone, errand, &self.heard, cx),
+            Event::Ran { phone, errand, took } => fleet.ran(at, phone, (errand, took), &self.heard, cx),
             Event::StartsAnyway(ticket) => fleet.start(at, ticket, cx),
             Event::HeadDone(ticket) => fleet.head_done(at, ticket, cx),
             Event::LocalDone(ticket) => fleet.local_done(at, ticket, cx),

@@ -18,8 +18,12 @@ pub(crate) enum Event {
     Joins(u32),
     /// A phone goes.
     Leaves(u32),
-    /// A phone has run an errand.
-    Ran { phone: u32, errand: Errand },
+    /// A phone has run an errand; `took`: what its messages took, in milliseconds, if it was a probe.
+    Ran {
+        phone: u32,
+        errand: Errand,
+        took: Option<(f64, f64)>,
+    },
     /// An inference waits no longer for the router to be there.
     StartsAnyway(Ticket),
     /// A phone has run the first layers.

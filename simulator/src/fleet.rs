@@ -17,8 +17,6 @@ use crate::requests::{Place, Request, Ticket};
 
 /// Inferences whose head a phone runs or keeps waiting at most; one more is left out, as a camera leaves frames out.
 const MOST_HEADS: u32 = 2;
-/// Time that a probe's full message may take.
-const PROBE_PATIENCE: Nanos = Nanos::from_millis(12_000);
 
 /// How the request of a client that has no layers ends without an answer.
 const REFUSED: &str = "refused";
@@ -150,33 +148,35 @@ impl Fleet {
         let p = &mut self.cast.phones[phone as usize];
         if let Some(errand) = p.pilot.errand(now) {
             let trip = ms_to_nanos(p.link.rtt_ms(now));
-            let takes = match errand {
+            let longest = errand.patience();
+            let (takes, took) = match errand {
                 // A connection takes a round trip, what is exchanged in it another.
-                Errand::Connect | Errand::Describe => trip,
-                Errand::Probe => trip + Self::full_probe(p, now).min(PROBE_PATIENCE),
+                Errand::Connect | Errand::Describe => (trip, None),
+                Errand::Probe => {
+                    let full = trip + p.link.sending(now, LinkEstimate::PROBE_BYTES as u64);
+                    let took = (full <= longest).then(|| (nanos_to_ms(trip), nanos_to_ms(full)));
+                    (trip + full.min(longest), took)
+                }
             };
-            cx.events.at(now + takes, Event::Ran { phone, errand });
+            cx.events
+                .at(now + takes.min(longest), Event::Ran { phone, errand, took });
         }
     }
 
-    /// What the full message of a probe takes there and back.
-    fn full_probe(p: &crate::phone::Phone, now: Nanos) -> Nanos {
-        let sending = p.link.sending(now, LinkEstimate::PROBE_BYTES as u64);
-        ms_to_nanos(p.link.rtt_ms(now)) + sending
-    }
-
     /// A phone has run an errand.
-    pub fn ran(&mut self, now: Nanos, phone: u32, errand: Errand, words: &dyn Words, cx: &mut Context) {
+    pub fn ran(
+        &mut self,
+        now: Nanos,
+        phone: u32,
+        (errand, took): (Errand, Option<(f64, f64)>),
+        words: &dyn Words,
+        cx: &mut Context,
+    ) {
         let p = &mut self.cast.phones[phone as usize];
         let is_there = words.is_there(p.router);
         match errand {
             Errand::Connect => p.pilot.connected(now, is_there),
-            Errand::Probe => {
-                let full = Self::full_probe(p, now);
-                let took = (nanos_to_ms(ms_to_nanos(p.link.rtt_ms(now))), nanos_to_ms(full));
-                let took = Some(took).filter(|_| is_there && full <= PROBE_PATIENCE);
-                p.pilot.probed(now, took);
-            }
+            Errand::Probe => p.pilot.probed(now, took.filter(|_| is_there)),
             Errand::Describe => {
                 let hints = words.hints(p.router, &p.model);
                 let told = is_there.then(|| (hints.server_ms.to_vec(), hints.price.to_vec()));

@@ -9,7 +9,7 @@ use graft_worker_core::RouteError;
 
 use crate::cast::{Cast, CastError};
 use crate::context::Context;
-use crate::control::{Control, Planning, WORK_EVERY};
+use crate::control::{Control, Planning};
 use crate::events::Event;
 use crate::fleet::Fleet;
 use crate::names::{identity, plan_by_identity};
@@ -113,7 +113,8 @@ pub fn run(
             cx.events.at(Nanos::ZERO, Event::Reports { router, urgent });
         }
         for worker in workers.alive() {
-            cx.events.at(WORK_EVERY, Event::Works { worker });
+            cx.events
+                .at(graft_worker_core::REPORT_EVERY, Event::Works { worker });
         }
     }
     for (fault, number) in scenario.faults.iter().zip(0..) {
@@ -267,7 +268,7 @@ impl World<'_, '_> {
             Event::Due(client) => fleet.due(now, client, cx),
             Event::Joins(phone) => fleet.joins(now, phone, cx),
             Event::Leaves(phone) => fleet.leaves(now, phone, cx),
-            Event::Ran { phone, errand } => fleet.ran(now, phone, errand, routers, cx),
+            Event::Ran { phone, errand, took } => fleet.ran(now, phone, (errand, took), routers, cx),
             Event::StartsAnyway(ticket) => fleet.start(now, ticket, cx),
             Event::HeadDone(ticket) => fleet.head_done(now, ticket, cx),
             Event::LocalDone(ticket) => fleet.local_done(now, ticket, cx),

@@ -1,20 +1,16 @@
 //! From one stage to the next: in memory on this worker, else over to another.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use graft_plan::Nanos;
 use graft_service::Clock;
 use graft_transport::CallError;
-use graft_wire::{Limits, Refused, RunHeader, Status, Timing, Visit, WorkReply, WorkRequest};
+use graft_wire::{GRACE, Limits, Refused, RunHeader, Status, Timing, Visit, WorkReply, WorkRequest};
 use graft_worker_core::Next;
 
 use crate::job::{Activation, Job};
 use crate::peers::Peer;
-
-/// Time beyond the deadline for which an answer is waited for: it may be on its way.
-const GRACE: Duration = Duration::from_millis(20);
 
 /// A request goes on to its next stage, here or on another worker; after the last it is answered.
 pub(crate) fn go_on(mut job: Job, clock: Clock) {
@@ -104,7 +100,7 @@ async fn send(peer: &Peer, header: RunHeader, payload: Bytes) -> CameBack {
         let what = format!("worker {name}, which runs the next stage, is not connected");
         return failed(Refused::new(Status::WorkerLost, what));
     };
-    let patience = header.time_left.duration() + GRACE;
+    let patience = (header.time_left + GRACE).duration();
     let request = WorkRequest::Run(header);
     match connection
         .call::<_, WorkReply>(&request, payload, Limits::default(), patience)

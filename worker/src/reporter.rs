@@ -7,12 +7,11 @@ use arc_swap::ArcSwap;
 use graft_plan::Epoch;
 use graft_transport::Connection;
 use graft_wire::{ToPlanner, WorkerReport};
+use graft_worker_core::REPORT_EVERY;
 
 use crate::epochs::Epochs;
 use crate::observed::Observed;
 
-/// Time between two reports.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Time for a report to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -47,7 +46,7 @@ impl Reporter {
         // What happened while nobody listened is not this second's.
         self.report(Duration::ZERO);
         while !connection.is_closed() {
-            tokio::time::sleep(REPORT_EVERY).await;
+            tokio::time::sleep(REPORT_EVERY.duration()).await;
             let report = self.report(last.elapsed());
             last = tokio::time::Instant::now();
             let sent = connection.tell(&ToPlanner::Work(report), PATIENCE).await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use graft_client_core::DESCRIBE_EVERY;
 use graft_model::{Catalog, ModelId};
 use graft_plan::Nanos;
 use graft_service::{resolve, run_system};
@@ -61,8 +62,6 @@ pub(crate) struct Arguments {
     html: Option<PathBuf>,
 }
 
-/// Time between two questions for what the server needs, in the scenario's time.
-const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
 /// Most outcomes that wait to be looked at; a request's task that has one more waits.
 const OUTCOMES: usize = 65_536;
 /// Most requests that are waited for at a time; one more is not sent, and counts as lost.
@@ -170,7 +169,7 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
     }
     tokio::spawn(driver.lines[0].clone().describe_again(
         names,
-        DESCRIBE_EVERY.mul_f64(arguments.stretch),
+        DESCRIBE_EVERY.duration().mul_f64(arguments.stretch),
         describing,
     ));
     let (watching, mut watched) = mpsc::channel::<(u32, bool)>(64);

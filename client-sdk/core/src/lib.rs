@@ -17,4 +17,4 @@ mod pilot;
 pub use choose::{Choice, Costs, Hints, choose};
 pub use handover::Handover;
 pub use link::LinkEstimate;
-pub use pilot::{Errand, Handing, Layers, Local, Pilot, PilotOptions, Start};
+pub use pilot::{DESCRIBE_EVERY, Errand, Handing, Layers, Local, Pilot, PilotOptions, Start};

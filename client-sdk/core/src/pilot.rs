@@ -11,7 +11,7 @@ use crate::handover::Handover;
 use crate::link::LinkEstimate;
 
 /// Time after which the server is asked anew what it needs.
-const DESCRIBE_EVERY: Nanos = Nanos::from_millis(5_000);
+pub const DESCRIBE_EVERY: Nanos = Nanos::from_millis(5_000);
 /// Time after an errand failed before it is tried again.
 const RETRY_AFTER: Nanos = Nanos::from_millis(500);
 /// Time after the last transfer for which what is known of the link holds; then a probe is worth its bytes.
@@ -36,6 +36,17 @@ pub struct Layers {
     pub bytes: Arc<[u64]>,
     /// Bytes of the answer.
     pub answer_bytes: u64,
+}
+
+impl Errand {
+    /// Time that one message of it may take: what is longer is a failure.
+    pub fn patience(self) -> Nanos {
+        match self {
+            Errand::Connect | Errand::Describe => Nanos::from_millis(3_000),
+            // The full message of a probe, on a slow link.
+            Errand::Probe => Nanos::from_millis(12_000),
+        }
+    }
 }
 
 impl Layers {

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::status::Refused;
 use crate::trace::TraceContext;
 
+/// Time beyond a request's deadline for which whoever asked waits for the reply: it may be on its way.
+pub const GRACE: Nanos = Nanos::from_millis(20);
+
 /// Type in which a tensor's elements travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum WireType {

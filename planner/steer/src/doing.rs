@@ -3,11 +3,16 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use graft_plan::{Epoch, Plan, Profile, Workload};
+use graft_plan::{Epoch, Nanos, Plan, Profile, Workload};
 use graft_planner_search::{Carried, Problem};
 use graft_wire::{Join, MixReport, RoutesUpdate, WorkerPlan, WorkerReport};
 
 use crate::decisions::Decision;
+
+/// Time for a worker to prepare a plan: engines may have to load what it runs.
+pub const PREPARE_WITHIN: Nanos = Nanos::from_millis(30_000);
+/// Time for a router to switch, and for a worker to take note.
+pub const SWITCH_WITHIN: Nanos = Nanos::from_millis(5_000);
 
 /// A worker or a router, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

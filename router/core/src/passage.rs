@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, nanos_to_ms};
-use graft_wire::{Refused, Status, Visit};
+use graft_wire::{GRACE, Refused, Status, Visit};
 
 use crate::lives::Attempt;
 use crate::mix::{BudgetClass, ClassKey};
@@ -15,8 +15,6 @@ use crate::routes::{InFlight, RouteTable};
 pub const MOST_IN_FLIGHT: usize = 1024;
 /// Share of the places in flight that requests which wait for a plan may take: one in so many.
 const WAITING_PART: usize = 4;
-/// Time beyond the deadline for which a worker's answer is waited for: it may be on its way.
-const GRACE: Nanos = Nanos::from_millis(20);
 
 /// A count of places, each given back when dropped.
 #[derive(Debug, Clone, Default)]

@@ -6,6 +6,9 @@ use graft_model::ModelId;
 use graft_plan::{Nanos, Profile, nanos_to_ms};
 use graft_wire::{Correction, RunsTook};
 
+/// Time between two reports of a worker to the planner.
+pub const REPORT_EVERY: Nanos = Nanos::from_millis(1_000);
+
 /// What runs take, as multiples of what was measured at first.
 #[derive(Debug, Clone, Default)]
 pub struct CostCorrections(BTreeMap<(ModelId, u32), f64>);

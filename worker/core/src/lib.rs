@@ -22,7 +22,7 @@ mod stage_set;
 #[cfg(test)]
 mod tests;
 
-pub use costs::{CostCorrections, RunTimes};
+pub use costs::{CostCorrections, REPORT_EVERY, RunTimes};
 pub use entry::{Due, Next, fewest, next};
 pub use queue::{Request, RequestId};
 pub use route::{Instance, Leg, RouteError, RouteIndex, RouteStep};

@@ -5,7 +5,7 @@ mod rolling;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, Plan, Profile, Workload};
@@ -83,8 +83,8 @@ enum Alarm {
     ForgetRestart,
     /// A worker that could not prepare, or was silent, is asked again.
     AskAgain(String),
-    /// Plans before this one end.
-    RetireDue(Epoch),
+    /// Plans before the one in use end. A later plan's time covers those before it.
+    RetireDue,
 }
 
 /// The desk of a planner: members, the observed mix, decisions, roll-outs.
@@ -114,7 +114,8 @@ pub struct Desk {
     rolled_out: u64,
     /// Why no plan could be made.
     trouble: Option<String>,
-    alarms: BTreeSet<(Nanos, Alarm)>,
+    /// When each is due; one of each at a time, so that they are no more than workers and a few.
+    alarms: BTreeMap<Alarm, Nanos>,
     wanted_done: VecDeque<Do>,
 }
 
@@ -137,7 +138,7 @@ impl Desk {
             rolling: BTreeMap::new(),
             rolled_out: 0,
             trouble: None,
-            alarms: BTreeSet::new(),
+            alarms: BTreeMap::new(),
             wanted_done: VecDeque::new(),
         };
         desk.alarm_at(now + LOOK_EVERY, Alarm::Look);
@@ -207,23 +208,30 @@ impl Desk {
     /// What to do now. `None`: nothing, until something is heard or [`next_at`](Self::next_at) has come.
     pub fn poll(&mut self, now: Nanos) -> Option<Do> {
         while self.wanted_done.is_empty() {
-            if self.alarms.first().is_none_or(|(at, _)| *at > now) {
+            let Some(alarm) = self
+                .earliest()
+                .filter(|(at, _)| *at <= now)
+                .map(|(_, a)| a.clone())
+            else {
                 break;
-            }
-            if let Some((_, alarm)) = self.alarms.pop_first() {
-                self.due(now, alarm);
-            }
+            };
+            self.alarms.remove(&alarm);
+            self.due(now, alarm);
         }
         self.wanted_done.pop_front()
     }
 
     /// When to poll next, if nothing is heard before.
     pub fn next_at(&self) -> Nanos {
-        match self.alarms.first() {
+        match self.earliest() {
             _ if !self.wanted_done.is_empty() => Nanos::ZERO,
-            Some((at, _)) => *at,
+            Some((at, _)) => at,
             None => Nanos::MAX,
         }
+    }
+
+    fn earliest(&self) -> Option<(Nanos, &Alarm)> {
+        self.alarms.iter().map(|(alarm, at)| (*at, alarm)).min()
     }
 
     fn due(&mut self, now: Nanos, alarm: Alarm) {
@@ -241,12 +249,16 @@ impl Desk {
                 }
             }
             Alarm::ForgetRestart => self.mix.forget_restart(),
-            Alarm::RetireDue(epoch) => self.notice(now, Notice::RetireDue(epoch)),
+            Alarm::RetireDue => {
+                if let Some(epoch) = self.rollouts.current() {
+                    self.notice(now, Notice::RetireDue(epoch));
+                }
+            }
         }
     }
 
     fn alarm_at(&mut self, at: Nanos, alarm: Alarm) {
-        self.alarms.insert((at, alarm));
+        self.alarms.insert(alarm, at);
     }
 
     fn wants(&mut self, what: Do) {
@@ -400,8 +412,11 @@ impl Desk {
 
     /// Whether a plan is in use. `Err`: why not.
     pub fn readiness(&self, now: Nanos) -> Result<(), String> {
-        if !self.members.any_willing(now) {
+        if self.members.workers.is_empty() {
             return Err("no worker has joined".to_owned());
+        }
+        if !self.members.any_willing(now) {
+            return Err("no worker can run a plan: their logs say why".to_owned());
         }
         if let Some(trouble) = &self.trouble {
             return Err(trouble.clone());

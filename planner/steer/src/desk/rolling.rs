@@ -145,8 +145,8 @@ impl Desk {
             }
             Directive::Abandon(worker, epoch) => self.wants(Do::Abandon { worker, epoch }),
             Directive::Retire(worker, before) => self.wants(Do::Retire { worker, before }),
-            Directive::RetireLater(epoch) => {
-                self.alarm_at(now + self.options.retire_after, Alarm::RetireDue(epoch));
+            Directive::RetireLater(_) => {
+                self.alarm_at(now + self.options.retire_after, Alarm::RetireDue);
             }
             Directive::Done(epoch) => {
                 if let Some(rolling) = self.rolling.remove(&epoch) {

@@ -311,6 +311,32 @@ fn a_worker_whose_engine_is_silent_is_taken_out_of_the_plan_until_it_answers() {
 }
 
 #[test]
+fn a_worker_that_reports_and_joins_without_end_holds_no_more_than_one_that_does_so_once() {
+    let mut around = Around::with(&["w", "x"]);
+    let report = WorkerReport {
+        epoch: Epoch(1),
+        partitions: vec![PartitionReport {
+            id: "p0".to_owned(),
+            busy: 1.0,
+            queued: 0,
+            batches: 0,
+            requests: 0,
+            silent: true,
+        }],
+        runs: vec![],
+    };
+    for _ in 0..2000 {
+        around.now += Nanos(1000);
+        let (worker, report) = ("w".to_owned(), report.clone());
+        around.hears(Event::Work { worker, report });
+        around.joins("w");
+    }
+    // A look, what has settled, one worker to ask again, and plans to be retired.
+    let alarms = &around.desk.alarms;
+    assert!(alarms.len() <= 4, "{} alarms", alarms.len());
+}
+
+#[test]
 fn when_the_last_worker_leaves_routers_are_told_and_when_it_is_back_it_goes_on() {
     let mut around = Around::with(&["w"]);
     around.asks(1, 20.0);
