@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use graft_engine::{Engine, MeasureOptions, cpu_kind, measure, usable_cores};
+use graft_files::ReadFile;
 use graft_model::ModelInfo;
 use graft_plan::{FormatFile, ModelProfile, Profile, Share, Source};
 use graft_planner_search::{GPUS, Gpu};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use graft_plan::{Arrivals, Device, DeviceSource, Devices, FormatFile, Profile, Scenario};
+use graft_files::ReadFile;
+use graft_plan::{Arrivals, Device, DeviceSource, Devices, Profile, Scenario};
 use graft_simulator::Trace;
 
 /// Memory, in bytes, of a device that a scenario only counts: 80 GB.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use graft_model::Catalog;
+use graft_files::Catalog;
 use graft_planner::Planner;
 use graft_router::{Backend, BackendFailure, BackendReply, Router};
 use graft_transport::{Authority, Role};

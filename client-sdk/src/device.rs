@@ -7,7 +7,8 @@ use graft_engine::{
     Choice, Engine, EngineError, EngineOptions, Engines, MeasureOptions, Missing, PartitionId, Refusal,
 };
 use graft_engine::{measure, usable_cores};
-use graft_model::{CatalogEntry, CutPoint, Model, ModelError, ModelInfo, StageRange, Tensor};
+use graft_files::CatalogEntry;
+use graft_model::{CutPoint, Model, ModelError, ModelInfo, StageRange, Tensor};
 use graft_plan::Share;
 
 /// A device that can't run a model.

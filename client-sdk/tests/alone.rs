@@ -9,7 +9,8 @@ use bytes::Bytes;
 use graft_client::{
     Device, Emulation, LocalReason, ModelHere, Router, Session, SessionError, SessionOptions,
 };
-use graft_model::{CatalogEntry, CutPoint, DType, Manifest, Model, ReadOptions, Tensor, samples};
+use graft_files::CatalogEntry;
+use graft_model::{CutPoint, DType, Manifest, Model, ReadOptions, Tensor, samples};
 use graft_transport::{Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
 use graft_wire::{ClientReply, ClientRequest, Description, Limits};
 

@@ -1,6 +1,7 @@
 //! Whether a request is what its model takes.
 
-use graft_model::{CatalogEntry, DType, Tensor};
+use graft_files::CatalogEntry;
+use graft_model::{DType, Tensor};
 use graft_wire::{InferHeader, Refused, Status};
 
 /// Holds a request against its model.

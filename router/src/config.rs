@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use graft_model::Catalog;
+use graft_files::Catalog;
 use graft_router_core::MOST_IN_FLIGHT;
 use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;

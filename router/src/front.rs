@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use graft_model::{Catalog, CatalogEntry, ModelId};
+use graft_files::{Catalog, CatalogEntry};
+use graft_model::ModelId;
 use graft_plan::{Nanos, nanos_to_ms};
 use graft_router_core::{Asked, Attempt, Attempted, Entrance, Go, Life, Passage, RouteTable, Sending};
 use graft_service::Clock;

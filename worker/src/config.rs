@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use graft_engine::{EngineKind, EngineOptions, usable_cores};
-use graft_model::Catalog;
-use graft_plan::{FormatFile, Profile};
+use graft_files::{Catalog, ReadFile};
+use graft_plan::Profile;
 use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;

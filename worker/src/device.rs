@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use graft_engine::{EmulatedEngine, Engine, EngineOptions, Engines, cpu_kind};
-use graft_model::Catalog;
+use graft_files::Catalog;
 use graft_plan::Profile;
 
 use crate::profiles::{Bench, join};

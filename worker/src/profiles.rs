@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use graft_engine::{Engine, MeasureOptions, cpu_kind, measure};
-use graft_model::{CatalogEntry, Model};
+use graft_files::{CatalogEntry, ReadFile};
+use graft_model::Model;
 use graft_plan::{FormatFile, Profile, Share};
 use sha2::{Digest, Sha256};
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use graft_engine::{EngineKind, EngineOptions, usable_cores};
-use graft_model::{Catalog, CutPoint, ModelId};
+use graft_files::Catalog;
+use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Order, Partition, Plan, Route, Share, Stage};
 use graft_transport::{
     Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Protocol, Role,

@@ -14,7 +14,8 @@ use anyhow::Context;
 use clap::Args;
 use graft_client::{Device, ModelHere, Router, picture};
 use graft_engine::usable_cores;
-use graft_model::{Catalog, CatalogEntry, Tensor};
+use graft_files::{Catalog, CatalogEntry};
+use graft_model::Tensor;
 use graft_service::run_system;
 use graft_transport::{Authority, Endpoint, EndpointOptions, Role};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use graft_model::CatalogEntry;
+use graft_files::CatalogEntry;
 use graft_plan::Epoch;
 use graft_planner::Snapshot;
 use serde_json::{Value, json};

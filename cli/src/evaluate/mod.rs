@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use graft_plan::{Devices, FormatFile, Profile, Workload};
+use graft_files::ReadFile;
+use graft_plan::{Devices, Profile, Workload};
 use graft_planner_search::{Lacks, Problem};
 
 use crate::Verdict;

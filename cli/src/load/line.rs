@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use graft_model::{Catalog, CatalogEntry, DType, ModelId};
+use graft_files::{Catalog, CatalogEntry};
+use graft_model::{DType, ModelId};
 use graft_plan::Epoch;
 use graft_simulator::Dispatch;
 use graft_transport::{Connection, Endpoint, Protocol};

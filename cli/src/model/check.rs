@@ -7,7 +7,7 @@ use graft_engine::conformance::{CutCheck, TOLERANCE, check_cuts, check_rows};
 use graft_engine::{
     Against, Difference, Gives, OnnxRuntimeEngine, against, first_difference, usable_cores, warnings,
 };
-use graft_model::DataSet;
+use graft_files::read_data_set;
 use serde_json::{Value, json};
 
 use super::{Here, engines_json, npz, open_and_try, refuse, refused_json, shortened};
@@ -85,7 +85,7 @@ fn hold(here: &Here, place: &Path, arguments: &Arguments) -> anyhow::Result<Held
     let set = if place.extension().is_some_and(|e| e == "npz") {
         npz::read(place, info)
     } else {
-        DataSet::read(place, &info.cuts[0])
+        read_data_set(place, &info.cuts[0])
     };
     let set = set.map_err(|error| {
         refuse(

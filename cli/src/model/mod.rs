@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use clap::Subcommand;
 use graft_engine::{Choice, Engine, Engines, PartitionId, Refusal, usable_cores};
-use graft_model::{CatalogEntry, Manifest, Model, ModelError, operator_of};
+use graft_files::{CatalogEntry, read_model};
+use graft_model::{Manifest, Model, ModelError, operator_of};
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -39,7 +40,7 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<(CatalogEntry, Model)> {
         return Ok(CatalogEntry::open(&manifest)?);
     }
     let manifest = Manifest::for_file(path);
-    let model = Model::read(path, &manifest.read_options())?;
+    let model = read_model(path, &manifest.read_options())?;
     let entry = CatalogEntry {
         folder: path.parent().unwrap_or(Path::new(".")).to_owned(),
         info: model.info().clone(),

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use graft_certify::{Certificate, SEEDS, certify_each};
-use graft_plan::{Broken, FormatFile, Plan};
+use graft_files::ReadFile;
+use graft_plan::{Broken, Plan};
 use graft_planner::Threads;
 use graft_planner_search::Problem;
 use serde_json::json;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use graft_plan::{FormatFile, Partition, Plan};
+use graft_files::ReadFile;
+use graft_plan::{Partition, Plan};
 use graft_planner_search::{Changes, changes};
 use serde_json::json;
 

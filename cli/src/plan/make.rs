@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use graft_certify::{Certificate, SEEDS, certify_each};
+use graft_files::ReadFile;
 use graft_plan::{Epoch, FormatFile, Plan};
 use graft_planner::Threads;
 use graft_planner_search::{Changes, GraftOptions, Problem, changes, explain, lower_bound};

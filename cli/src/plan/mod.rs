@@ -9,7 +9,8 @@ mod make;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use graft_plan::{Devices, FormatFile, Profile, Workload};
+use graft_files::ReadFile;
+use graft_plan::{Devices, Profile, Workload};
 use graft_planner_search::{Lacks, Problem};
 
 pub(crate) use algorithm::Algorithm;

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use graft_plan::{Epoch, FormatFile, Plan};
+use graft_files::ReadFile;
+use graft_plan::{Epoch, Plan};
 use graft_planner_search::{Carried, Problem};
 use graft_simulator::{Planner, Planning, run as play};
 

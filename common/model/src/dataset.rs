@@ -9,9 +9,6 @@ use crate::dim::DType;
 use crate::error::{ModelError, ModelErrorKind};
 use crate::tensor::{Elements, Tensor};
 
-/// Longest tensor file that is read (1 GiB).
-const MAX_TENSOR_BYTES: u64 = 1 << 30;
-
 /// An input, and the output that is right for it.
 #[derive(Debug, Clone)]
 pub struct DataSet {
@@ -24,22 +21,13 @@ pub struct DataSet {
 }
 
 impl DataSet {
-    /// Reads `input_0.pb` and `output_0.pb` of a folder, for a model whose input is `cut`.
-    pub fn read(folder: &Path, cut: &Cut) -> Result<Self, ModelError> {
-        let [input, output] = ["input_0.pb", "output_0.pb"].map(|name| {
-            let file = folder.join(name);
-            slurp(&file).and_then(|bytes| numbers(&bytes).map_err(|what| wrong(what).in_file(&file)))
-        });
-        Self::of(input?, output?, cut).map_err(|e| e.in_file(folder))
-    }
+    /// What to do about a data set that can't be used.
+    pub const HINT: &str = "A test data set has input_0.pb and output_0.pb, each a TensorProto";
 
-    /// Reads the two files' contents from memory.
+    /// Reads the contents of `input_0.pb` and `output_0.pb`, for a model whose input is `cut`.
     pub fn parse(input: &[u8], output: &[u8], cut: &Cut) -> Result<Self, ModelError> {
-        Self::of(
-            numbers(input).map_err(wrong)?,
-            numbers(output).map_err(wrong)?,
-            cut,
-        )
+        let of = |name: &str, bytes: &[u8]| numbers(bytes).map_err(|what| wrong(format!("{name} {what}")));
+        Self::of(of("input_0.pb", input)?, of("output_0.pb", output)?, cut)
     }
 
     /// A data set from the elements of input and output, for a model whose input is `cut`; `file` is for messages.
@@ -114,20 +102,7 @@ impl Numbers {
 }
 
 fn wrong(what: String) -> ModelError {
-    ModelError::new(
-        ModelErrorKind::Data,
-        what,
-        "A test data set has input_0.pb and output_0.pb, each a TensorProto",
-    )
-}
-
-fn slurp(file: &Path) -> Result<Vec<u8>, ModelError> {
-    let io = |e: std::io::Error| wrong(format!("can't be read: {e}")).in_file(file);
-    let size = std::fs::metadata(file).map_err(io)?.len();
-    if size > MAX_TENSOR_BYTES {
-        return Err(wrong(format!("has {size} bytes, more than {MAX_TENSOR_BYTES}")).in_file(file));
-    }
-    std::fs::read(file).map_err(io)
+    ModelError::new(ModelErrorKind::Data, what, DataSet::HINT)
 }
 
 fn numbers(bytes: &[u8]) -> Result<Numbers, String> {

@@ -40,7 +40,8 @@ pub struct ModelError {
 }
 
 impl ModelError {
-    pub(crate) fn new(kind: ModelErrorKind, what: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// An error of a kind: what is wrong, and what the file's owner can do about it.
+    pub fn new(kind: ModelErrorKind, what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             kind,
             file: PathBuf::new(),
@@ -56,7 +57,8 @@ impl ModelError {
         Self::new(ModelErrorKind::Data, what, hint).in_file(file)
     }
 
-    pub(crate) fn in_file(mut self, file: &Path) -> Self {
+    /// The error, in a file.
+    pub fn in_file(mut self, file: &Path) -> Self {
         self.file = file.to_owned();
         self
     }

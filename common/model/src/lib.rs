@@ -1,16 +1,17 @@
 //! DNNs as Graft sees them: ONNX graphs turned into an ordered list of cut points.
 //!
-//! [`Model::read`] opens an ONNX file, makes its batch dimension symbolic, infers every shape and finds
+//! [`Model::parse`] reads an ONNX file's content, makes its batch dimension symbolic, infers every shape and finds
 //! the [`Cut`] points: the places where one tensor crosses the graph. Phone and server number them the
 //! same way, since the numbering belongs to the model's identity ([`ModelId`]).
-//! [`Catalog`] is a folder of models with their manifests ([`Manifest`]).
+//! A [`Manifest`] says how it is served.
 //!
-//! This crate reads and describes models. It never runs one (that is an engine's work) and knows nothing
-//! of plans, networks or clocks.
+//! This crate describes models that others have read from a disk. It never runs one (that is an engine's work) and
+//! knows nothing of plans, networks, files or clocks.
+
+#![deny(clippy::disallowed_methods)]
 
 mod analyze;
 mod careful;
-mod catalog;
 mod cut;
 mod dataset;
 mod dim;
@@ -36,7 +37,6 @@ pub mod samples;
 mod tests;
 
 pub use analyze::{Guard, Narrow};
-pub use catalog::{Catalog, CatalogEntry};
 pub use cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
 pub use dataset::{DataSet, Numbers};
 pub use dim::DType;

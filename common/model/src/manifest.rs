@@ -91,18 +91,12 @@ fn fp32() -> Vec<DType> {
 }
 
 impl Manifest {
-    /// Reads and checks a manifest.
-    pub fn read(path: &Path) -> Result<Self, ModelError> {
+    /// Reads and checks a manifest's text; `file` is for messages.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ModelError> {
         let wrong =
-            |what: String, hint: &str| ModelError::new(ModelErrorKind::Manifest, what, hint).in_file(path);
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            wrong(
-                format!("can't be read: {e}"),
-                "models/README.md says what a manifest is",
-            )
-        })?;
+            |what: String, hint: &str| ModelError::new(ModelErrorKind::Manifest, what, hint).in_file(file);
         let manifest: Manifest =
-            toml::from_str(&text).map_err(|e| wrong(e.to_string(), "models/README.md lists the keys"))?;
+            toml::from_str(text).map_err(|e| wrong(e.to_string(), "models/README.md lists the keys"))?;
         let legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if manifest.name.is_empty() || manifest.name.len() > 64 || !manifest.name.chars().all(legal) {
             return Err(wrong(

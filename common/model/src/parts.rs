@@ -3,9 +3,7 @@
 //! For engines that read operator sets themselves, and for people who run a head or a tail elsewhere.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use rten_onnx::onnx::{
@@ -23,8 +21,6 @@ use crate::info::ModelInfo;
 const LARGE_BYTES: usize = 4096;
 /// Alignment of weights in their file, in bytes: pages, so that engines may map them into memory.
 const ALIGNED_BYTES: u64 = 4096;
-/// Name of the weights' file in its folder.
-const WEIGHTS: &str = "weights";
 
 /// What a model keeps of its file.
 pub(crate) struct Originals<'m> {
@@ -46,6 +42,9 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Name of the file of weights beside parts that don't hold them.
+    pub const WEIGHTS: &str = "weights";
+
     /// The parts of a model, with every constant as `keep` gives it back.
     pub(crate) fn of<E>(
         originals: Originals<'_>,
@@ -126,18 +125,14 @@ impl Parts {
 }
 
 /// A file of weights, one after the other.
-pub(crate) struct WeightsFile {
-    file: BufWriter<File>,
+pub(crate) struct WeightsFile<W> {
+    file: W,
     at: u64,
 }
 
-impl WeightsFile {
-    pub fn create(folder: &Path) -> io::Result<Self> {
-        let file = File::create(folder.join(WEIGHTS))?;
-        Ok(WeightsFile {
-            file: BufWriter::new(file),
-            at: 0,
-        })
+impl<W: Write> WeightsFile<W> {
+    pub fn new(file: W) -> Self {
+        WeightsFile { file, at: 0 }
     }
 
     /// Writes a tensor's elements if there are many, and gives the tensor that says where they are; else gives the
@@ -162,7 +157,7 @@ impl WeightsFile {
             data_type: tensor.data_type,
             data_location: Some(DataLocation::EXTERNAL),
             external_data: vec![
-                entry("location", WEIGHTS.to_owned()),
+                entry("location", Parts::WEIGHTS.to_owned()),
                 entry("offset", start.to_string()),
                 entry("length", elements.len().to_string()),
             ],

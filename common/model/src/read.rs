@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,8 +19,6 @@ use crate::{careful, framing};
 
 /// Operator sets of the default domain that Graft reads.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=21;
-/// Largest model file, and largest file of external weights, that is read (16 GiB).
-const MAX_FILE_BYTES: u64 = 16 << 30;
 
 /// A model that was read: what is known of it, and the graph for an engine.
 pub struct Model {
@@ -39,15 +38,25 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Reads an ONNX file, with the files of external weights beside it.
-    pub fn read(file: &Path, options: &ReadOptions) -> Result<Self, ModelError> {
-        let bytes = slurp(file).map_err(|e| e.in_file(file))?;
-        Self::parse(file, &bytes, options)
+    /// Reads an ONNX model that holds its weights itself; `file` is for messages.
+    pub fn parse(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Self, ModelError> {
+        let none = |_: &Path| {
+            Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "there is no file beside the model",
+            ))
+        };
+        Self::parse_with_weights(file, bytes, &none, options)
     }
 
-    /// Reads an ONNX model from memory; `file` is for messages, and its folder for external weights.
-    pub fn parse(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Self, ModelError> {
-        read(file, bytes, options).map_err(|e| e.in_file(file))
+    /// Reads an ONNX model; `file` is for messages, `weights` gives the content of files beside it, by relative path.
+    pub fn parse_with_weights(
+        file: &Path,
+        bytes: &[u8],
+        weights: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+        options: &ReadOptions,
+    ) -> Result<Self, ModelError> {
+        read(file, bytes, weights, options).map_err(|e| e.in_file(file))
     }
 
     /// What is known of it.
@@ -61,9 +70,10 @@ impl Model {
         Parts::of(self.originals(), as_it_is).unwrap_or_else(|e| match e {})
     }
 
-    /// The parts with the larger weights in a file of their own, `folder/weights`, which they name as external data.
-    pub fn parts_beside_weights(&self, folder: &Path) -> std::io::Result<Parts> {
-        let mut file = WeightsFile::create(folder)?;
+    /// The parts, with the larger weights written to `weights`: the content of a file beside them, which they name as
+    /// external data by [`Parts::WEIGHTS`].
+    pub fn parts_beside_weights(&self, weights: impl io::Write) -> io::Result<Parts> {
+        let mut file = WeightsFile::new(weights);
         let parts = Parts::of(self.originals(), |dtype, tensor| file.put(dtype, tensor))?;
         file.close()?;
         Ok(parts)
@@ -128,26 +138,12 @@ impl Model {
     }
 }
 
-fn slurp(file: &Path) -> Result<Vec<u8>, ModelError> {
-    let io = |e: std::io::Error| {
-        ModelError::new(
-            ModelErrorKind::Io,
-            format!("can't be read: {e}"),
-            "Check the path and its permissions",
-        )
-    };
-    let size = std::fs::metadata(file).map_err(io)?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(ModelError::new(
-            ModelErrorKind::Io,
-            format!("has {size} bytes"),
-            format!("Graft reads files up to {MAX_FILE_BYTES} bytes"),
-        ));
-    }
-    std::fs::read(file).map_err(io)
-}
-
-fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, ModelError> {
+fn read(
+    file: &Path,
+    bytes: &[u8],
+    weights: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    options: &ReadOptions,
+) -> Result<Model, ModelError> {
     let not_onnx = |what: String| {
         ModelError::new(
             ModelErrorKind::NotOnnx,
@@ -195,11 +191,10 @@ fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Model
     }
     hash.update((bytes.len() as u64).to_le_bytes());
     hash.update(bytes);
-    let folder = file.parent().unwrap_or(Path::new("."));
     let constants = graph.node.iter_mut().flat_map(|n| &mut n.attribute);
     let constants = constants.filter_map(|a| a.t.as_mut());
     let tensors = graph.initializer.iter_mut().chain(constants);
-    for (name, content) in inline_external(tensors, folder)? {
+    for (name, content) in inline_external(tensors, weights)? {
         hash.update(name.as_bytes());
         hash.update((content.len() as u64).to_le_bytes());
         hash.update(&content);
@@ -229,7 +224,7 @@ fn read(file: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Model
 /// Moves weights that lie in files of their own into the tensors; gives those files' content by name.
 fn inline_external<'t>(
     tensors: impl Iterator<Item = &'t mut TensorProto>,
-    folder: &Path,
+    weights: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<BTreeMap<String, Vec<u8>>, ModelError> {
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for tensor in tensors {
@@ -268,8 +263,8 @@ fn inline_external<'t>(
             )));
         }
         if !files.contains_key(&location) {
-            let content = slurp(&folder.join(plain))
-                .map_err(|e| wrong(format!("weights' file {location} {}", e.what())))?;
+            let content =
+                weights(plain).map_err(|e| wrong(format!("weights' file {location} can't be read: {e}")))?;
             files.insert(location.clone(), content);
         }
         let content = &files[&location];

@@ -194,13 +194,6 @@ fn nan_and_infinities_are_found_among_many_numbers() {
 }
 
 #[test]
-fn a_missing_file_says_what_to_do() {
-    let error = Model::read(Path::new("/nowhere/m.onnx"), &ReadOptions::default()).unwrap_err();
-    assert_eq!(error.kind(), ModelErrorKind::Io);
-    assert!(error.to_string().contains("/nowhere/m.onnx"), "{error}");
-}
-
-#[test]
 fn an_unknown_operator_is_named_with_its_node() {
     let bytes = replaced(&samples::mlp(2, 8), b"Relu", b"Ruin");
     let error = parse(&bytes).unwrap_err();
@@ -265,26 +258,6 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
         }
     }
     out
-}
-
-#[test]
-fn a_model_that_can_t_be_served_does_not_keep_others_from_it() {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, bytes) in [
-        ("good", samples::mlp(2, 8)),
-        ("bad", replaced(&samples::mlp(2, 9), b"Relu", b"Ruin")),
-    ] {
-        let own = folder.path().join(name);
-        std::fs::create_dir(&own).unwrap();
-        std::fs::write(own.join("m.onnx"), bytes).unwrap();
-        let manifest = format!("name = \"{name}\"\nfile = \"m.onnx\"\nlicense = \"MIT\"\n");
-        std::fs::write(own.join("model.toml"), manifest).unwrap();
-    }
-    let catalog = crate::Catalog::read(folder.path()).unwrap();
-    assert_eq!(catalog.entries().len(), 1);
-    assert_eq!(catalog.left_out()[0].operator(), Some("Ruin"));
-    std::fs::remove_dir_all(folder.path().join("good")).unwrap();
-    assert!(crate::Catalog::read(folder.path()).is_err());
 }
 
 proptest! {

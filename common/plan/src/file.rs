@@ -1,12 +1,9 @@
-//! Reading and writing the files, with errors that name the file and the place in it.
+//! The content of the files, read and written, with errors that name the file and the place in it.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-/// Largest file that is read (1 GiB).
-const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// A file, or a text, that is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +15,11 @@ pub struct FormatError {
 }
 
 impl FormatError {
+    /// A file that can't be read.
+    pub fn unreadable(file: &Path, why: &std::io::Error) -> Self {
+        Self::new(file, "file", format!("can't be read: {why}"))
+    }
+
     fn new(file: &Path, place: impl Into<String>, what: impl Into<String>) -> Self {
         FormatError {
             file: file.display().to_string(),
@@ -72,21 +74,6 @@ pub(crate) use sealed::{Checked, Wrong};
 
 /// One of the JSON files.
 pub trait FormatFile: sealed::Checked + Serialize + DeserializeOwned {
-    /// Reads and checks a file.
-    fn read(path: &Path) -> Result<Self, FormatError> {
-        let io = |e: std::io::Error| FormatError::new(path, "file", format!("can't be read: {e}"));
-        let size = std::fs::metadata(path).map_err(io)?.len();
-        if size > MAX_FILE_BYTES {
-            return Err(FormatError::new(
-                path,
-                "file",
-                format!("has {size} bytes, more than {MAX_FILE_BYTES}"),
-            ));
-        }
-        let bytes = std::fs::read(path).map_err(io)?;
-        Self::parse(path, &bytes)
-    }
-
     /// Reads and checks a text; `name` stands in messages for the file.
     fn parse(name: &Path, bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = serde_json::Deserializer::from_slice(bytes);

@@ -3,7 +3,9 @@
 //! The types mirror the JSON files that `docs/formats.md` describes. [`Plan::check`] tells which rules a
 //! plan breaks, independently of the code that makes plans; [`Profile::chunks`] says what a run costs.
 //!
-//! This crate decides nothing: it never looks for a plan, and knows no clock, socket or engine.
+//! This crate decides nothing: it never looks for a plan, and knows no clock, file, socket or engine.
+
+#![deny(clippy::disallowed_methods)]
 
 mod check;
 mod cost;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use graft_model::{Catalog, ModelError};
+use graft_files::Catalog;
+use graft_model::ModelError;
 
 /// Reads a folder of models; logs which of them can't be served, and goes on with the others.
 pub fn read_catalog(folder: &Path) -> Result<Catalog, ModelError> {

@@ -6,6 +6,8 @@
 //!
 //! This crate encodes and decodes. It opens no connection and knows no clock.
 
+#![deny(clippy::disallowed_methods)]
+
 mod control;
 mod frame;
 mod messages;

@@ -3,6 +3,7 @@
 use graft_plan::{Profile, Workload};
 
 use crate::costs::Costs;
+use crate::index::{BatchAt, ShareAt};
 use crate::merge::{MergeOptions, Merged, merge};
 
 /// Part of its deadline that a full batch takes at most: the rest is for waiting.
@@ -30,17 +31,13 @@ fn cheapest(m: &Merged, headroom: f64, costs: &Costs<'_>) -> u64 {
         return 0;
     };
     let deadline = m.budget_ms - costs.profile.hop_ms;
-    let on = |share: usize| {
-        let batches = costs.profile.batches.iter().enumerate();
-        let in_time = batches.filter_map(|(b, &n)| {
+    let on = |share: ShareAt| {
+        let in_time = costs.batches().filter_map(|(b, n)| {
             let time = costs.uncut_ms(m.model, range, b, share);
-            (b == 0 || time <= deadline * BATCH_PART).then(|| time / f64::from(n))
+            (b == BatchAt::ONE || time <= deadline * BATCH_PART).then(|| time / n)
         });
         let load = m.rate_rps * (1.0 + headroom) * in_time.fold(f64::INFINITY, f64::min) / 1e3;
         u64::from(costs.share(share).0) * (load - 1e-9).ceil().max(1.0) as u64
     };
-    (m.least_share..costs.profile.shares.len())
-        .map(on)
-        .min()
-        .unwrap_or(0)
+    costs.shares_from(m.least_share).map(on).min().unwrap_or(0)
 }

@@ -3,6 +3,7 @@
 use graft_plan::Workload;
 
 use crate::costs::{Costs, ModelIndex};
+use crate::index::ShareAt;
 use crate::problem::Problem;
 
 /// Number of multipliers λ that are tried, in share: 0 and powers of two.
@@ -29,7 +30,7 @@ pub(crate) fn bound_of(workload: &Workload, costs: &Costs<'_>) -> u64 {
         .map(|m| duals(ModelIndex(m as u16), costs))
         .collect();
     // A stage's overhead is shared by a batch at best.
-    let least_share = f64::from(costs.share(0).0);
+    let least_share = f64::from(costs.share(ShareAt::LEAST).0);
     let largest_batch = profile.batches.last().map_or(1.0, |b| f64::from(*b));
     let overhead = least_share * profile.stage_overhead_ms / largest_batch;
     let (mut work, mut hardest) = (0.0, 0u64);

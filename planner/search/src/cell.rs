@@ -4,6 +4,7 @@ use graft_model::{CutPoint, StageRange};
 use graft_plan::Order;
 
 use crate::costs::{Costs, ModelIndex};
+use crate::index::{BatchAt, ShareAt, StageAt, UnitAt};
 use crate::merge::Merged;
 
 /// Merged fragments of one model that the same cell serves, with the re-partition points at which they join.
@@ -12,15 +13,14 @@ pub(crate) struct Group {
     pub model: ModelIndex,
     /// Re-partition points, ascending; empty: each member runs to the end without joining others.
     pub joins: Vec<CutPoint>,
-    /// Members, as indexes in the list of merged fragments.
-    pub units: Vec<usize>,
+    /// Members.
+    pub units: Vec<UnitAt>,
 }
 
 /// The content of a partition, or of equal copies of it, before it has a device.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Cell {
-    /// Place of its share in the profile.
-    pub share: usize,
+    pub share: ShareAt,
     /// Equal partitions that split its load.
     pub copies: usize,
     pub order: Order,
@@ -29,7 +29,7 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    pub fn units(&self) -> impl Iterator<Item = usize> + '_ {
+    pub fn units(&self) -> impl Iterator<Item = UnitAt> + '_ {
         self.groups.iter().flat_map(|g| g.units.iter().copied())
     }
 
@@ -44,8 +44,7 @@ impl Cell {
 pub(crate) struct StageDraft {
     pub model: ModelIndex,
     pub range: StageRange,
-    /// Place of its batch limit in the profile.
-    pub batch: usize,
+    pub batch: BatchAt,
     pub rate_rps: f64,
     pub deadline_ms: f64,
 }
@@ -53,13 +52,13 @@ pub(crate) struct StageDraft {
 /// A cell's stages.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Laid {
-    pub share: usize,
+    pub share: ShareAt,
     pub copies: usize,
     pub order: Order,
     pub quantum_ms: f64,
     pub stages: Vec<StageDraft>,
-    /// Merged fragments, each with the indexes of its stages, in order.
-    pub routes: Vec<(usize, Vec<usize>)>,
+    /// Merged fragments, each with its stages, in order.
+    pub routes: Vec<(UnitAt, Vec<StageAt>)>,
     /// Load of one copy: seconds of work a second, headroom included.
     pub load: f64,
 }
@@ -149,24 +148,24 @@ fn lay_group(
     let mut budgets: Vec<(f64, f64)> = vec![];
     // For each stage, the factor by which its members' budgets let it exceed its time for a single request: the least.
     let mut stretch: Vec<f64> = vec![];
-    let mut chains: Vec<(usize, Vec<usize>)> = vec![];
+    let mut chains: Vec<(UnitAt, Vec<StageAt>)> = vec![];
     for &unit in &group.units {
         let m = &merged[unit];
         let mut stages = vec![];
         for range in chain(m.point, &group.joins, last) {
             let found = laid.stages[first..].iter().position(|s| s.range == range);
-            let at = found.map_or(laid.stages.len(), |i| first + i);
+            let at = StageAt::new(found.map_or(laid.stages.len(), |i| first + i));
             if found.is_none() {
                 laid.stages.push(StageDraft {
                     model: group.model,
                     range,
-                    batch: 0,
+                    batch: BatchAt::ONE,
                     rate_rps: 0.0,
                     deadline_ms: f64::INFINITY,
                 });
                 alone.push(
                     costs
-                        .run(group.model, range, 0, cell.share, laid.quantum_ms)
+                        .run(group.model, range, BatchAt::ONE, cell.share, laid.quantum_ms)
                         .total_ms,
                 );
                 budgets.push((f64::INFINITY, 0.0));
@@ -175,22 +174,22 @@ fn lay_group(
             laid.stages[at].rate_rps += m.rate_rps;
             stages.push(at);
         }
-        let needed: f64 = stages.iter().map(|s| alone[s - first]).sum();
+        let needed: f64 = stages.iter().map(|s| alone[s.get() - first]).sum();
         let budget = m.budget_ms - hop * stages.len() as f64;
         if needed > budget {
             return None;
         }
         for s in &stages {
-            let (stretch, budgets) = (&mut stretch[s - first], &mut budgets[s - first]);
+            let (stretch, budgets) = (&mut stretch[s.get() - first], &mut budgets[s.get() - first]);
             *stretch = stretch.min(budget / needed.max(1e-9));
             *budgets = (budgets.0.min(m.budget_ms), budgets.1.max(m.budget_ms));
         }
         chains.push((unit, stages));
     }
     // Later stages take their part of the tightest budget; a first stage takes what they leave.
-    let followers: Vec<usize> = chains.iter().flat_map(|(_, c)| c[1..].iter().copied()).collect();
+    let followers: Vec<StageAt> = chains.iter().flat_map(|(_, c)| c[1..].iter().copied()).collect();
     for s in followers {
-        laid.stages[s].deadline_ms = alone[s - first] * stretch[s - first];
+        laid.stages[s].deadline_ms = alone[s.get() - first] * stretch[s.get() - first];
     }
     for (unit, stages) in &chains {
         let later: f64 = stages[1..].iter().map(|&s| laid.stages[s].deadline_ms).sum();
@@ -203,19 +202,25 @@ fn lay_group(
         let mut each = alone[i];
         // A batch whose chunks are long would keep others waiting.
         let longest = costs
-            .run(stage.model, stage.range, 0, cell.share, laid.quantum_ms)
+            .run(
+                stage.model,
+                stage.range,
+                BatchAt::ONE,
+                cell.share,
+                laid.quantum_ms,
+            )
             .chunk_ms;
         let longest = if laid.quantum_ms > 0.0 {
             longest.max(laid.quantum_ms * batches.chunk)
         } else {
             f64::INFINITY
         };
-        for (b, &n) in costs.profile.batches.iter().enumerate().skip(1) {
+        for b in BatchAt::range(1, costs.profile.batches.len()) {
             let run = costs.run(stage.model, stage.range, b, cell.share, laid.quantum_ms);
-            let time = run.total_ms;
-            if run.chunk_ms <= longest && time <= most && time / f64::from(n) <= each {
+            let (time, each_of) = (run.total_ms, f64::from(costs.profile.batches[b]));
+            if run.chunk_ms <= longest && time <= most && time / each_of <= each {
                 stage.batch = b;
-                each = time / f64::from(n);
+                each = time / each_of;
             }
         }
     }

@@ -3,6 +3,8 @@
 use graft_model::{CutPoint, StageRange};
 use graft_plan::{Profile, Share, nanos_to_ms};
 
+use crate::index::{BatchAt, ShareAt};
+
 /// Index of a model among the profile's models, in the order of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ModelIndex(pub u16);
@@ -80,9 +82,9 @@ impl<'p> Costs<'p> {
         StageRange::new(from, self.last(model))
     }
 
-    /// Milliseconds of an uncut run, overhead included. `batch` and `share` are indexes in the profile's lists.
-    pub fn uncut_ms(&self, model: ModelIndex, range: StageRange, batch: usize, share: usize) -> f64 {
-        let before = &self.models[usize::from(model.0)].before[batch][share];
+    /// Milliseconds of an uncut run, overhead included.
+    pub fn uncut_ms(&self, model: ModelIndex, range: StageRange, batch: BatchAt, share: ShareAt) -> f64 {
+        let before = &self.models[usize::from(model.0)].before[batch.get()][share.get()];
         self.profile.stage_overhead_ms + before[range.to().index()] - before[range.from().index()]
     }
 
@@ -91,8 +93,8 @@ impl<'p> Costs<'p> {
         &self,
         model: ModelIndex,
         range: StageRange,
-        batch: usize,
-        share: usize,
+        batch: BatchAt,
+        share: ShareAt,
         quantum_ms: f64,
     ) -> RunTime {
         if quantum_ms <= 0.0 {
@@ -116,9 +118,10 @@ impl<'p> Costs<'p> {
     }
 
     /// Work of one request in uncut runs at the best batch, in share-milliseconds.
-    pub fn work_at(&self, model: ModelIndex, range: StageRange, share: usize) -> f64 {
-        let batches = self.profile.batches.iter().enumerate();
-        let each = batches.map(|(b, &n)| self.uncut_ms(model, range, b, share) / f64::from(n));
+    pub fn work_at(&self, model: ModelIndex, range: StageRange, share: ShareAt) -> f64 {
+        let each = self
+            .batches()
+            .map(|(b, n)| self.uncut_ms(model, range, b, share) / n);
         f64::from(self.share(share).0) * each.fold(f64::INFINITY, f64::min)
     }
 
@@ -128,9 +131,10 @@ impl<'p> Costs<'p> {
         let shares = self.profile.shares.len();
         let mut least = vec![f64::INFINITY; shares];
         if let Some(range) = self.rest(model, from) {
-            for share in (0..shares).rev() {
-                let beyond = least.get(share + 1).copied().unwrap_or(f64::INFINITY);
-                least[share] = beyond.min(self.work_at(model, range, share));
+            let mut beyond = f64::INFINITY;
+            for share in self.shares().rev() {
+                beyond = beyond.min(self.work_at(model, range, share));
+                least[share.get()] = beyond;
             }
         }
         least
@@ -140,28 +144,55 @@ impl<'p> Costs<'p> {
     /// time alone. Overheads are left out: any number of segments can share them.
     pub fn least_work(&self, model: ModelIndex, segment: usize, lambda: f64) -> f64 {
         let before = &self.models[usize::from(model.0)].before;
-        let ms = |b: usize, s: usize| before[b][s][segment + 1] - before[b][s][segment];
-        let at = |s: usize| {
-            let batches = self.profile.batches.iter().enumerate();
-            let each = batches
-                .map(|(b, &n)| ms(b, s) / f64::from(n))
-                .fold(f64::INFINITY, f64::min);
-            f64::from(self.share(s).0) * each + lambda * ms(0, s)
+        let ms = |b: BatchAt, s: ShareAt| {
+            let before = &before[b.get()][s.get()];
+            before[segment + 1] - before[segment]
         };
-        (0..self.profile.shares.len())
-            .map(at)
-            .fold(f64::INFINITY, f64::min)
+        let at = |s: ShareAt| {
+            let each = self
+                .batches()
+                .map(|(b, n)| ms(b, s) / n)
+                .fold(f64::INFINITY, f64::min);
+            f64::from(self.share(s).0) * each + lambda * ms(BatchAt::ONE, s)
+        };
+        self.shares().map(at).fold(f64::INFINITY, f64::min)
     }
 
-    pub fn share(&self, at: usize) -> Share {
+    pub fn share(&self, at: ShareAt) -> Share {
         self.profile.shares[at]
     }
 
+    /// Where a share stands. `None`: the profile lacks it.
+    pub fn share_at(&self, share: Share) -> Option<ShareAt> {
+        self.profile.share_index(share).map(ShareAt::new)
+    }
+
+    /// The largest share.
+    pub fn largest_share(&self) -> ShareAt {
+        ShareAt::new(self.profile.shares.len() - 1)
+    }
+
+    /// All shares, ascending.
+    pub fn shares(&self) -> impl DoubleEndedIterator<Item = ShareAt> + ExactSizeIterator + Clone {
+        ShareAt::all(self.profile.shares.len())
+    }
+
+    /// The shares from one up, ascending.
+    pub fn shares_from(&self, least: ShareAt) -> impl DoubleEndedIterator<Item = ShareAt> + Clone {
+        ShareAt::range(least.get(), self.profile.shares.len())
+    }
+
+    /// All batch limits, ascending, with their requests.
+    pub fn batches(&self) -> impl DoubleEndedIterator<Item = (BatchAt, f64)> + '_ {
+        let batches = self.profile.batches.iter().enumerate();
+        batches.map(|(b, n)| (BatchAt::new(b), f64::from(*n)))
+    }
+
     /// The smallest share on which a request that is alone takes at most `budget_ms` with its hop.
-    pub fn least_share(&self, model: ModelIndex, from: CutPoint, budget_ms: f64) -> Option<usize> {
+    pub fn least_share(&self, model: ModelIndex, from: CutPoint, budget_ms: f64) -> Option<ShareAt> {
         let range = self.rest(model, from)?;
-        (0..self.profile.shares.len())
-            .find(|&s| self.uncut_ms(model, range, 0, s) + self.profile.hop_ms <= budget_ms)
+        self.shares()
+            .find(|&s| self.uncut_ms(model, range, BatchAt::ONE, s) + self.profile.hop_ms <= budget_ms)
     }
 }
 

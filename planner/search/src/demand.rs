@@ -10,6 +10,7 @@ use graft_plan::Order;
 
 use crate::costs::Costs;
 use crate::draft::{Draft, PartitionDraft};
+use crate::index::{BatchAt, StageAt};
 use crate::judge::{Judge, Verdict};
 use crate::merge::Merged;
 
@@ -56,8 +57,8 @@ fn burstiness(draft: &Draft, merged: &[Merged]) -> Option<Vec<f64>> {
     let mut sums = vec![(0.0, 0.0); draft.stages.len()];
     for (unit, stages) in &draft.routes {
         for &stage in stages {
-            sums[stage].0 += merged[*unit].variance_rps;
-            sums[stage].1 += merged[*unit].rate_rps;
+            sums[stage.get()].0 += merged[*unit].variance_rps;
+            sums[stage.get()].1 += merged[*unit].rate_rps;
         }
     }
     let index = |(variance, rate): &(f64, f64)| {
@@ -93,7 +94,7 @@ impl Analytic {
         bursts: Option<&[f64]>,
         costs: &Costs<'_>,
     ) -> bool {
-        let instances = |s: usize| {
+        let instances = |s: StageAt| {
             draft
                 .partitions
                 .iter()
@@ -101,9 +102,13 @@ impl Analytic {
                 .map(|p| p.copies)
                 .sum::<usize>()
         };
-        let task = |&s: &usize| {
+        let task = |&s: &StageAt| {
             let stage = &draft.stages[s];
-            let at = if self.one_by_one { 0 } else { stage.batch };
+            let at = if self.one_by_one {
+                BatchAt::ONE
+            } else {
+                stage.batch
+            };
             let run = costs.run(
                 stage.model,
                 stage.range,
@@ -118,7 +123,7 @@ impl Analytic {
                 time: run.total_ms,
                 chunk: run.chunk_ms,
                 rate,
-                burstiness: bursts.map_or(1.0, |all| all[s]),
+                burstiness: bursts.map_or(1.0, |all| all[s.get()]),
             }
         };
         let mut tasks: Vec<Task> = partition.stages.iter().map(task).collect();

@@ -7,19 +7,19 @@ use graft_plan::{Epoch, Order, Partition, Plan, Route, Stage};
 
 use crate::cell::{Laid, StageDraft};
 use crate::costs::{Costs, ModelIndex};
+use crate::index::{FragmentAt, ShareAt, StageAt, UnitAt};
 use crate::merge::{Merged, Sorted};
 use crate::problem::Problem;
 
 /// A partition, or equal copies of it, before they have devices.
 #[derive(Debug, Clone)]
 pub(crate) struct PartitionDraft {
-    /// Place of its share in the profile.
-    pub share: usize,
+    pub share: ShareAt,
     pub copies: usize,
     pub order: Order,
     pub quantum_ms: f64,
-    /// Indexes of its stages in the draft.
-    pub stages: Vec<usize>,
+    /// Its stages in the draft.
+    pub stages: Vec<StageAt>,
     /// Devices on which its copies run in the running plan.
     pub homes: Vec<String>,
 }
@@ -29,8 +29,8 @@ pub(crate) struct PartitionDraft {
 pub(crate) struct Draft {
     pub stages: Vec<StageDraft>,
     pub partitions: Vec<PartitionDraft>,
-    /// Merged fragments, each with the indexes of its stages.
-    pub routes: Vec<(usize, Vec<usize>)>,
+    /// Merged fragments, each with its stages.
+    pub routes: Vec<(UnitAt, Vec<StageAt>)>,
 }
 
 /// Devices for the copies of each partition, as indexes, and which partitions are left out for lack of room.
@@ -51,13 +51,13 @@ impl Draft {
                 copies: laid.copies,
                 order: laid.order,
                 quantum_ms: laid.quantum_ms,
-                stages: (first..draft.stages.len()).collect(),
+                stages: StageAt::range(first, draft.stages.len()).collect(),
                 homes: vec![],
             });
             for (unit, stages) in &laid.routes {
                 draft
                     .routes
-                    .push((*unit, stages.iter().map(|s| first + s).collect()));
+                    .push((*unit, stages.iter().map(|s| s.after(first)).collect()));
             }
         }
         draft
@@ -99,7 +99,7 @@ impl Draft {
 
     /// Merged fragments whose routes lead through partitions that are left out, by place in `routes`.
     fn lost(&self, left_out: &[bool]) -> Vec<bool> {
-        let gone: Vec<usize> = self
+        let gone: Vec<StageAt> = self
             .partitions
             .iter()
             .zip(left_out)
@@ -112,7 +112,7 @@ impl Draft {
             .collect()
     }
 
-    fn serves(&self, stage: usize, lost: &[bool]) -> bool {
+    fn serves(&self, stage: StageAt, lost: &[bool]) -> bool {
         self.routes
             .iter()
             .zip(lost)
@@ -220,11 +220,13 @@ impl Draft {
     ) -> Plan {
         let lost = self.lost(&seats.left_out);
         let fragments = &problem.workload.fragments;
-        let id = |i: &usize| fragments[*i].id.clone();
+        let id = |i: &FragmentAt| fragments[*i].id.clone();
         plan.infeasible = sorted.infeasible.iter().map(id).collect();
         plan.capacity_exhausted = seats.left_out.iter().any(|o| *o);
-        let used: Vec<bool> = (0..self.stages.len()).map(|s| self.serves(s, &lost)).collect();
-        let rate = |s: usize| -> f64 {
+        let used: Vec<bool> = StageAt::all(self.stages.len())
+            .map(|s| self.serves(s, &lost))
+            .collect();
+        let rate = |s: StageAt| -> f64 {
             let through = self
                 .routes
                 .iter()
@@ -232,9 +234,10 @@ impl Draft {
                 .filter(|((_, stages), lost)| !**lost && stages.contains(&s));
             through.map(|((u, _), _)| sorted.merged[*u].rate_rps).sum()
         };
-        for (s, stage) in self.stages.iter().enumerate().filter(|(s, _)| used[*s]) {
+        for s in StageAt::all(self.stages.len()).filter(|s| used[s.get()]) {
+            let stage = &self.stages[s];
             plan.stages.push(Stage {
-                id: format!("s{s}"),
+                id: s.id(),
                 model: costs.name(stage.model).to_owned(),
                 from: stage.range.from(),
                 to: stage.range.to(),
@@ -256,8 +259,8 @@ impl Draft {
                     stages: partition
                         .stages
                         .iter()
-                        .filter(|s| used[**s])
-                        .map(|s| format!("s{s}"))
+                        .filter(|s| used[s.get()])
+                        .map(|s| s.id())
                         .collect(),
                 });
             }
@@ -269,7 +272,7 @@ impl Draft {
                 } else {
                     plan.routes.push(Route {
                         fragment: id(i),
-                        stages: stages.iter().map(|s| format!("s{s}")).collect(),
+                        stages: stages.iter().map(|s| s.id()).collect(),
                     });
                 }
             }
@@ -285,7 +288,7 @@ impl Draft {
 }
 
 /// Weights of what merged fragments of a cell need: everything behind the first partition point of each model.
-pub(crate) fn bytes_of(units: impl Iterator<Item = usize>, merged: &[Merged], costs: &Costs<'_>) -> u64 {
+pub(crate) fn bytes_of(units: impl Iterator<Item = UnitAt>, merged: &[Merged], costs: &Costs<'_>) -> u64 {
     let mut first: BTreeMap<ModelIndex, CutPoint> = BTreeMap::new();
     for u in units {
         let at = first.entry(merged[u].model).or_insert(merged[u].point);

@@ -11,6 +11,7 @@ use crate::costs::Costs;
 use crate::demand::Analytic;
 use crate::draft::Draft;
 use crate::fill::{Ground, Joining, Placed, Shape};
+use crate::index::{ShareAt, UnitAt};
 use crate::merge::{merge, merging};
 use crate::problem::Problem;
 
@@ -52,7 +53,7 @@ pub fn plan_exact(problem: &Problem, epoch: Epoch, crew: &dyn Crew) -> Result<Pl
 }
 
 /// The cheapest cells for all merged fragments, [`EXACT_MOST`] at most, over the grid; and those that can't be served.
-pub(crate) fn optimum(ground: &Ground<'_>, crew: &dyn Crew) -> (Vec<Placed>, Vec<usize>) {
+pub(crate) fn optimum(ground: &Ground<'_>, crew: &dyn Crew) -> (Vec<Placed>, Vec<UnitAt>) {
     let (count, costs) = (ground.merged.len(), ground.costs);
     let all = (1usize << count) - 1;
     let mut cells: Vec<Option<Placed>> = vec![None; all + 1];
@@ -78,10 +79,11 @@ pub(crate) fn optimum(ground: &Ground<'_>, crew: &dyn Crew) -> (Vec<Placed>, Vec
     let mut left = all;
     // Those that can't be served at all are left out.
     if best[all].0 == u64::MAX {
-        for unit in 0..count {
-            if cells[1 << unit].is_none() {
+        for unit in UnitAt::all(count) {
+            let alone = 1 << unit.get();
+            if cells[alone].is_none() {
                 hopeless.push(unit);
-                left &= !(1 << unit);
+                left &= !alone;
             }
         }
     }
@@ -118,12 +120,14 @@ fn divided(set: usize, best: &[(u64, usize)], cells: &[Option<Placed>], costs: &
 
 /// The cheapest cell for a set, if it costs less than `below`.
 fn cheapest(set: usize, below: u64, ground: &Ground<'_>) -> Option<Placed> {
-    let units: Vec<usize> = (0..usize::BITS as usize).filter(|u| set >> u & 1 == 1).collect();
+    let units: Vec<UnitAt> = UnitAt::all(ground.merged.len())
+        .filter(|u| set >> u.get() & 1 == 1)
+        .collect();
     let work: f64 = units.iter().map(|&u| ground.merged[u].work).sum();
     let least = units.iter().map(|&u| ground.merged[u].least_share).max()?;
-    let shares = least..ground.costs.profile.shares.len();
-    let cost = |(share, copies): (usize, usize)| u64::from(ground.costs.share(share).0) * copies as u64;
-    let mut sizes: Vec<(usize, usize)> = shares.flat_map(|s| (1..=COPIES).map(move |n| (s, n))).collect();
+    let shares = ground.costs.shares_from(least);
+    let cost = |(share, copies): (ShareAt, usize)| u64::from(ground.costs.share(share).0) * copies as u64;
+    let mut sizes: Vec<(ShareAt, usize)> = shares.flat_map(|s| (1..=COPIES).map(move |n| (s, n))).collect();
     sizes.retain(|&s| cost(s) < below && cost(s) as f64 >= work - 1e-9);
     sizes.sort_by_key(|&s| (cost(s), s));
     let analytic = Analytic::new(ground.headroom);

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::alone::share_alone;
 use crate::cell::{BatchRule, Cell, Group, lay};
 use crate::costs::Costs;
+use crate::index::UnitAt;
 use crate::merge::{MergeOptions, merge};
 
 /// A group: fragments of one model that the same partitions serve.
@@ -187,10 +188,10 @@ impl Context<'_> {
         let group = Group {
             model: merged.first()?.model,
             joins: joins.to_vec(),
-            units: (0..merged.len()).collect(),
+            units: UnitAt::all(merged.len()).collect(),
         };
         let cell = Cell {
-            share: self.costs.profile.share_index(self.first.share)?,
+            share: self.costs.share_at(self.first.share)?,
             copies: self.copies,
             order: self.first.order,
             quantum_ms: self.first.quantum_ms,

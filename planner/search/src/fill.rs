@@ -10,6 +10,7 @@ use graft_plan::Order;
 use crate::cell::{BatchRule, Cell, Group, Laid, lay};
 use crate::costs::{Costs, ModelIndex};
 use crate::draft::{Draft, bytes_of};
+use crate::index::{RunningAt, ShareAt, UnitAt};
 use crate::judge::Judge;
 use crate::merge::Merged;
 use crate::problem::Problem;
@@ -53,8 +54,7 @@ pub(crate) struct Shape {
 /// A cell before it is filled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Empty {
-    /// Place of its share in the profile.
-    pub share: usize,
+    pub share: ShareAt,
     pub copies: usize,
     pub shape: Shape,
     /// Part of its size that the first try fills.
@@ -72,8 +72,8 @@ pub(crate) struct Placed {
     pub sound: bool,
     /// Part of its requests that were late in the last test, in the worst run.
     pub late: f64,
-    /// Index of the same cell in the running plan.
-    pub runs_as: Option<usize>,
+    /// The same cell in the running plan.
+    pub runs_as: Option<RunningAt>,
 }
 
 /// What filling a cell needs to know: costs, merged fragments, devices.
@@ -124,10 +124,10 @@ impl<'a> Ground<'a> {
             .any(|(free, memory, lacks)| *free >= share && *memory >= bytes && has(lacks))
     }
 
-    pub fn cell(&self, units: &[usize], share: usize, copies: usize, shape: Shape) -> Cell {
+    pub fn cell(&self, units: &[UnitAt], share: ShareAt, copies: usize, shape: Shape) -> Cell {
         let budgets = units.iter().map(|&u| self.merged[u].budget_ms);
         let tightest = budgets.fold(f64::INFINITY, f64::min);
-        let mut by_model: BTreeMap<(ModelIndex, bool), Vec<usize>> = BTreeMap::new();
+        let mut by_model: BTreeMap<(ModelIndex, bool), Vec<UnitAt>> = BTreeMap::new();
         for &unit in units {
             let m = &self.merged[unit];
             by_model
@@ -186,18 +186,18 @@ impl<'a> Ground<'a> {
     /// Fills a cell: `first`, and as long a run of the recipe's order over `left` as is accepted.
     pub fn fill(
         &self,
-        first: usize,
-        left: &[usize],
+        first: UnitAt,
+        left: &[UnitAt],
         empty: Empty,
         recipe: Recipe,
         judge: &dyn Judge,
     ) -> Option<Placed> {
-        let mut ordered: Vec<usize> = left.iter().copied().filter(|&u| u != first).collect();
+        let mut ordered: Vec<UnitAt> = left.iter().copied().filter(|&u| u != first).collect();
         self.order(&mut ordered, first, recipe);
         ordered.insert(0, first);
         let near = self.longest(vec![], &ordered, empty, judge)?;
         // The rest of the cell's time is for the loosest fragments, which can wait.
-        let taken: Vec<usize> = near.cell.units().collect();
+        let taken: Vec<UnitAt> = near.cell.units().collect();
         ordered.retain(|u| !taken.contains(u));
         ordered.sort_by(|&a, &b| {
             self.merged[b]
@@ -211,8 +211,8 @@ impl<'a> Ground<'a> {
     /// A cell with `base` and the longest run of `ordered` that is accepted, at least one.
     pub fn longest(
         &self,
-        base: Vec<usize>,
-        ordered: &[usize],
+        base: Vec<UnitAt>,
+        ordered: &[UnitAt],
         empty: Empty,
         judge: &dyn Judge,
     ) -> Option<Placed> {
@@ -287,9 +287,7 @@ impl<'a> Ground<'a> {
             if copies > 1 {
                 smaller.push((share, copies - 1));
             }
-            if share > 0 {
-                smaller.push((share - 1, copies));
-            }
+            smaller.extend(share.below().map(|less| (less, copies)));
             let found = smaller.into_iter().find_map(|(share, copies)| {
                 let size = f64::from(self.costs.share(share).0) * copies as f64;
                 let mut cell = placed.cell.clone();
@@ -306,17 +304,17 @@ impl<'a> Ground<'a> {
         }
     }
 
-    fn order(&self, units: &mut [usize], first: usize, recipe: Recipe) {
-        let m = |u: usize| &self.merged[u];
+    fn order(&self, units: &mut [UnitAt], first: UnitAt, recipe: Recipe) {
+        let m = |u: UnitAt| &self.merged[u];
         let start = m(first).budget_ms;
-        let away = |u: usize| (m(u).budget_ms / start).ln().abs();
-        let near = |a: usize, b: usize| away(a).total_cmp(&away(b)).then(a.cmp(&b));
-        let other = |u: usize| m(u).model != m(first).model;
+        let away = |u: UnitAt| (m(u).budget_ms / start).ln().abs();
+        let near = |a: UnitAt, b: UnitAt| away(a).total_cmp(&away(b)).then(a.cmp(&b));
+        let other = |u: UnitAt| m(u).model != m(first).model;
         match recipe {
             Recipe::NearBudget => units.sort_by(|&a, &b| near(a, b)),
             Recipe::OneModel => units.sort_by(|&a, &b| other(a).cmp(&other(b)).then(near(a, b))),
             Recipe::LooseFiller => units.sort_by(|&a, &b| {
-                let far = |u: usize| away(u) > std::f64::consts::LN_2;
+                let far = |u: UnitAt| away(u) > std::f64::consts::LN_2;
                 far(a)
                     .cmp(&far(b))
                     .then(if far(a) {
@@ -331,6 +329,6 @@ impl<'a> Ground<'a> {
     }
 }
 
-fn scrambled(unit: usize) -> u64 {
-    SplitMix(unit as u64).bits()
+fn scrambled(unit: UnitAt) -> u64 {
+    SplitMix(unit.get() as u64).bits()
 }

@@ -8,6 +8,7 @@ use crate::demand::Analytic;
 use crate::draft::Draft;
 use crate::exact::{EXACT_MOST, optimum};
 use crate::fill::{Ground, Placed};
+use crate::index::UnitAt;
 use crate::judge::{Judge, Simulated};
 use crate::merge::{Sorted, merge, merging};
 use crate::problem::Problem;
@@ -200,7 +201,7 @@ pub(crate) fn plan_all(
     };
     let order = if options.edf { Order::Edf } else { Order::Cycle };
     let space = Space::new(&ground, options.realign, options.cuts && options.edf, order);
-    let give_out = |cells: Vec<Placed>, hopeless: &[usize]| {
+    let give_out = |cells: Vec<Placed>, hopeless: &[UnitAt]| {
         let needed = cells.iter().map(|c| c.cell.cost(&costs)).sum();
         let plan = finished(cells, hopeless, epoch, problem, &running, &costs, &sorted);
         (plan, needed)
@@ -298,7 +299,7 @@ fn all_by(judge: &dyn Judge) -> Judges<'_> {
 
 fn finished(
     mut cells: Vec<Placed>,
-    hopeless: &[usize],
+    hopeless: &[UnitAt],
     epoch: Epoch,
     problem: &Problem,
     running: &Running<'_>,

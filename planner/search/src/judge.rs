@@ -8,6 +8,7 @@ use graft_worker_core::{Admission, Instance, Leg, Manner, PartitionSpec, RouteSt
 
 use crate::costs::{Costs, ModelIndex};
 use crate::draft::Draft;
+use crate::index::{StageAt, UnitAt};
 use crate::merge::Merged;
 
 /// What a judge found.
@@ -70,7 +71,7 @@ impl Judge for Simulated<'_> {
         // The limit counts on a few more requests than are expected; the check after the run uses their exact number.
         let expected = rate * seconds;
         let limit = all.late(expected + 3.0 * expected.sqrt()) as u64;
-        let owners: Vec<usize> = owners(draft, merged, self.fragments.is_some()).collect();
+        let owners: Vec<UnitAt> = owners(draft, merged, self.fragments.is_some()).collect();
         let mut each: Vec<Tally> = vec![Tally::default(); owners.len()];
         let last = self.seeds.len() as u32;
         let (mut accepted, mut latest) = (true, 0.0f64);
@@ -105,7 +106,7 @@ impl Judge for Simulated<'_> {
 
 impl Simulated<'_> {
     /// Whether each fragment is in time often enough; fragments with few requests are judged together, by model.
-    fn all_in_time(&self, each: &[Tally], owners: &[usize], merged: &[Merged], runs: f64) -> bool {
+    fn all_in_time(&self, each: &[Tally], owners: &[UnitAt], merged: &[Merged], runs: f64) -> bool {
         let each_allows = |tally: &Tally| {
             let (requests, late) = (tally.requests as f64, (tally.requests - tally.in_time) as f64);
             match self.fragments {
@@ -161,8 +162,8 @@ impl Allowed {
     }
 }
 
-/// For each journey of a part the index of its merged fragment.
-fn owners<'a>(draft: &'a Draft, merged: &'a [Merged], fragments: bool) -> impl Iterator<Item = usize> + 'a {
+/// For each journey of a part its merged fragment.
+fn owners<'a>(draft: &'a Draft, merged: &'a [Merged], fragments: bool) -> impl Iterator<Item = UnitAt> + 'a {
     draft.routes.iter().flat_map(move |(u, _)| {
         let count = if fragments { merged[*u].fragments.len() } else { 1 };
         std::iter::repeat_n(*u, count)
@@ -179,14 +180,14 @@ fn part(draft: &Draft, merged: &[Merged], costs: &Costs<'_>, fragments: Option<&
     for partition in &draft.partitions {
         let share = costs.share(partition.share);
         for (at, &s) in partition.stages.iter().enumerate() {
-            if instances[s].is_empty() {
+            if instances[s.get()].is_empty() {
                 let stage = &draft.stages[s];
                 let name = costs.name(stage.model);
-                alone[s] = profile.latency(name, stage.range, 1, share, 0.0).ok()?;
+                alone[s.get()] = profile.latency(name, stage.range, 1, share, 0.0).ok()?;
             }
             let copies = partitions.len()..partitions.len() + partition.copies;
             let stage = StageIndex(u16::try_from(at).ok()?);
-            instances[s].extend(copies.map(|partition| Instance { partition, stage }));
+            instances[s.get()].extend(copies.map(|partition| Instance { partition, stage }));
         }
         let manner = Manner {
             share,
@@ -205,9 +206,9 @@ fn part(draft: &Draft, merged: &[Merged], costs: &Costs<'_>, fragments: Option<&
     let mut journeys = vec![];
     for (unit, route) in &draft.routes {
         let m = &merged[*unit];
-        let leg = |&s: &usize| Leg {
-            instances: instances[s].clone(),
-            alone: alone[s],
+        let leg = |&s: &StageAt| Leg {
+            instances: instances[s.get()].clone(),
+            alone: alone[s.get()],
             deadline: ms_to_nanos(draft.stages[s].deadline_ms),
         };
         let steps = RouteStep::of_route(hop, route.iter().map(leg).collect());
@@ -223,7 +224,7 @@ fn part(draft: &Draft, merged: &[Merged], costs: &Costs<'_>, fragments: Option<&
                 }
             })),
             None => journeys.push(Journey {
-                id: format!("merged {unit}"),
+                id: format!("merged {}", unit.get()),
                 rate_rps: m.rate_rps,
                 burstiness: m.burstiness(),
                 budget: ms_to_nanos(m.budget_ms),

@@ -23,6 +23,7 @@ mod exact;
 mod explain;
 mod fill;
 mod graft;
+mod index;
 mod judge;
 mod mend;
 mod merge;

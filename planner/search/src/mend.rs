@@ -6,6 +6,7 @@ use crate::cell::Cell;
 use crate::dice::Dice;
 use crate::draft::Draft;
 use crate::fill::{Ground, Placed, Shape};
+use crate::index::{ShareAt, UnitAt};
 use crate::judge::Judge;
 use crate::search::Search;
 
@@ -19,7 +20,7 @@ const ROUNDS: usize = 3;
 impl Search<'_> {
     /// The same cells, mended until each stands the thorough test. Merged fragments that no cell serves go to
     /// `hopeless`.
-    pub fn made_sound(&mut self, cells: Vec<Placed>, hopeless: &mut Vec<usize>) -> Vec<Placed> {
+    pub fn made_sound(&mut self, cells: Vec<Placed>, hopeless: &mut Vec<UnitAt>) -> Vec<Placed> {
         let thorough = self.judges.thorough;
         let mut sound = vec![];
         let mut broken = self.tested(cells, thorough, &mut sound);
@@ -78,7 +79,7 @@ impl Search<'_> {
         cells: Vec<Placed>,
         judge: &dyn Judge,
         sound: &mut Vec<Placed>,
-        out: &mut Vec<usize>,
+        out: &mut Vec<UnitAt>,
     ) -> Vec<Placed> {
         let seeds: Vec<Dice> = cells.iter().map(|_| self.dice.another()).collect();
         let (ground, shape) = (self.ground, self.space.shapes[0]);
@@ -129,7 +130,7 @@ impl Search<'_> {
         cell: Placed,
         judge: &dyn Judge,
         sound: &mut Vec<Placed>,
-        hopeless: &mut Vec<usize>,
+        hopeless: &mut Vec<UnitAt>,
     ) {
         let mut queue = vec![cell];
         let mut first = true;
@@ -146,7 +147,7 @@ impl Search<'_> {
                 sound.push(cell);
                 continue;
             }
-            let units: Vec<usize> = cell.cell.units().collect();
+            let units: Vec<UnitAt> = cell.cell.units().collect();
             let shape = Shape {
                 order: cell.cell.order,
                 ..self.space.shapes[0]
@@ -190,12 +191,12 @@ impl Search<'_> {
 
     /// The cell with more share, or more copies, so that it stands. `None`: it does not.
     fn enlarged(&self, cell: &Placed, shape: Shape, judge: &dyn Judge) -> Option<Placed> {
-        let shares = cell.cell.share + 1..self.ground.costs.profile.shares.len();
+        let shares = self.ground.costs.shares_from(cell.cell.share).skip(1);
         let larger = shares.map(|s| (s, cell.cell.copies));
         let more = (1..=8).map(|n| (cell.cell.share, cell.cell.copies + n));
-        let mut sizes: Vec<(usize, usize)> = larger.chain(more).collect();
+        let mut sizes: Vec<(ShareAt, usize)> = larger.chain(more).collect();
         sizes.sort_by(|a, b| {
-            let cost = |s: &(usize, usize)| self.share(s.0) * s.1 as f64;
+            let cost = |s: &(ShareAt, usize)| self.share(s.0) * s.1 as f64;
             cost(a).total_cmp(&cost(b)).then(a.cmp(b))
         });
         sizes.truncate(ENLARGED);
@@ -217,8 +218,8 @@ fn thinned(
     shape: Shape,
     judge: &dyn Judge,
     mut dice: Dice,
-) -> Option<(Placed, Vec<usize>)> {
-    let mut units: Vec<usize> = cell.cell.units().collect();
+) -> Option<(Placed, Vec<UnitAt>)> {
+    let mut units: Vec<UnitAt> = cell.cell.units().collect();
     let mut out = vec![];
     let all = units.len();
     while units.len() > all * 2 / 3 && units.len() > 1 {

@@ -6,6 +6,7 @@ use graft_model::CutPoint;
 use graft_plan::{Plan, Workload};
 
 use crate::costs::{Costs, ModelIndex};
+use crate::index::{FragmentAt, RunningAt, ShareAt, UnitAt};
 use crate::problem::Problem;
 
 /// Part of all work that a merged fragment is at most, if that is more and there are many fragments.
@@ -17,10 +18,10 @@ const BUDGET_RATIO: f64 = 1.15;
 /// Share of the smallest partition that a merged fragment fills at most.
 const MOST_WORK: f64 = 0.05;
 
-/// Where a fragment is served now: places of its cell and of its group there.
+/// Where a fragment is served now: its cell, and the place of its group there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Home {
-    pub cell: u32,
+    pub cell: RunningAt,
     pub group: u32,
 }
 
@@ -28,7 +29,7 @@ pub(crate) struct Home {
 pub(crate) fn merging(costs: &Costs<'_>, fragments: usize) -> MergeOptions {
     MergeOptions {
         budget_ratio: BUDGET_RATIO,
-        most_work: f64::from(costs.share(0).0) * MOST_WORK,
+        most_work: f64::from(costs.share(ShareAt::LEAST).0) * MOST_WORK,
         most_part: if fragments > MANY_FRAGMENTS {
             MOST_PART
         } else {
@@ -47,12 +48,12 @@ pub(crate) struct Merged {
     pub rate_rps: f64,
     /// Sum over its fragments of rate times index of dispersion, per second.
     pub variance_rps: f64,
-    /// Indexes of its fragments in the workload, tightest budget first.
-    pub fragments: Vec<usize>,
+    /// Its fragments, tightest budget first.
+    pub fragments: Vec<FragmentAt>,
     /// Least share that it fills, at the best share and batch and with headroom: it can't be served with less.
     pub work: f64,
-    /// Index in the profile of the smallest share that serves it in time.
-    pub least_share: usize,
+    /// The smallest share that serves it in time.
+    pub least_share: ShareAt,
     /// Cell and group that serve it in the running plan; `None`: it is new there.
     pub home: Option<Home>,
 }
@@ -80,15 +81,15 @@ pub(crate) struct MergeOptions {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sorted {
     pub merged: Vec<Merged>,
-    /// Indexes of fragments that no share serves in time.
-    pub infeasible: Vec<usize>,
-    /// Indexes of fragments at the last cut point.
-    pub nothing_owed: Vec<usize>,
+    /// Fragments that no share serves in time.
+    pub infeasible: Vec<FragmentAt>,
+    /// Fragments at the last cut point.
+    pub nothing_owed: Vec<FragmentAt>,
 }
 
 impl Sorted {
     /// Lists merged fragments that would be in time alone and uncut, but not so often as they must be.
-    pub fn leave_out(&self, plan: &mut Plan, hopeless: &[usize], problem: &Problem) {
+    pub fn leave_out(&self, plan: &mut Plan, hopeless: &[UnitAt], problem: &Problem) {
         let fragments = hopeless.iter().flat_map(|&u| &self.merged[u].fragments);
         plan.infeasible
             .extend(fragments.map(|&i| problem.workload.fragments[i].id.clone()));
@@ -108,7 +109,8 @@ pub(crate) fn merge(
 ) -> Sorted {
     let mut sorted = Sorted::default();
     let mut owed = vec![];
-    for (i, fragment) in workload.fragments.iter().enumerate() {
+    for i in FragmentAt::all(workload.fragments.len()) {
+        let fragment = &workload.fragments[i];
         let Some(model) = costs.model(&fragment.model) else {
             sorted.infeasible.push(i);
             continue;
@@ -130,13 +132,13 @@ pub(crate) fn merge(
             .then_with(|| a.id.cmp(&b.id))
     });
     let mut known: HashMap<(ModelIndex, CutPoint), Vec<f64>> = HashMap::new();
-    let mut work_of = |model: ModelIndex, i: usize, least_share: usize| {
+    let mut work_of = |model: ModelIndex, i: FragmentAt, least_share: ShareAt| {
         let fragment = &workload.fragments[i];
         let from = fragment.partition_point;
         let least = known
             .entry((model, from))
             .or_insert_with(|| costs.least_work_from(model, from));
-        least[least_share] / 1e3 * fragment.rate_rps * (1.0 + workload.headroom)
+        least[least_share.get()] / 1e3 * fragment.rate_rps * (1.0 + workload.headroom)
     };
     let works: Vec<f64> = owed
         .iter()

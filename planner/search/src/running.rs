@@ -7,13 +7,14 @@ use graft_plan::{Order, Partition, Plan, Stage};
 
 use crate::cell::{Cell, Group, Laid};
 use crate::costs::{Costs, ModelIndex};
+use crate::index::{BatchAt, RunningAt, ShareAt, UnitAt};
 use crate::merge::{Home, Merged};
 use crate::problem::Problem;
 
 /// A cell of the running plan.
 #[derive(Debug)]
 struct RunningCell<'p> {
-    share: usize,
+    share: ShareAt,
     order: Order,
     quantum_ms: f64,
     /// Number of its copies, those on devices that are gone included.
@@ -52,7 +53,7 @@ impl<'p> Running<'p> {
             alike.entry(&partition.stages).or_default().push(partition);
         }
         let mut running = Running::default();
-        let mut cell_of: HashMap<&str, usize> = HashMap::new();
+        let mut cell_of: HashMap<&str, RunningAt> = HashMap::new();
         for copies in alike.into_values() {
             let first = copies[0];
             let same = |p: &&Partition| {
@@ -63,12 +64,12 @@ impl<'p> Running<'p> {
                 return None;
             }
             for id in &first.stages {
-                if cell_of.insert(id, running.cells.len()).is_some() {
+                if cell_of.insert(id, RunningAt::new(running.cells.len())).is_some() {
                     return None;
                 }
             }
             running.cells.push(RunningCell {
-                share: problem.profile.share_index(first.share)?,
+                share: costs.share_at(first.share)?,
                 order: first.order,
                 quantum_ms: first.quantum_ms,
                 copies: copies.len(),
@@ -90,7 +91,7 @@ impl<'p> Running<'p> {
             .filter_map(|r| r.stages.last())
             .map(String::as_str)
             .collect();
-        let mut groups: HashMap<(usize, GroupKey<'p>), u32> = HashMap::new();
+        let mut groups: HashMap<(RunningAt, GroupKey<'p>), u32> = HashMap::new();
         for route in &plan.routes {
             let (Some(first), Some(last)) = (route.stages.first(), route.stages.last()) else {
                 continue;
@@ -108,7 +109,7 @@ impl<'p> Running<'p> {
                 .iter()
                 .map(|s| stages.get(s.as_str()).copied())
                 .collect::<Option<_>>()?;
-            let in_cell = &mut running.cells[cell];
+            let in_cell = &mut running.cells[cell.get()];
             let ends = stages.get(last.as_str())?;
             let key = if joined.contains(last.as_str()) {
                 GroupKey::Joined(last)
@@ -128,13 +129,7 @@ impl<'p> Running<'p> {
             joins.extend(of_route[1..].iter().map(|s| s.from));
             joins.sort_unstable();
             joins.dedup();
-            running.homes.insert(
-                &route.fragment,
-                Home {
-                    cell: cell as u32,
-                    group,
-                },
-            );
+            running.homes.insert(&route.fragment, Home { cell, group });
         }
         Some(running)
     }
@@ -148,10 +143,10 @@ impl<'p> Running<'p> {
         self.homes.get(fragment).copied()
     }
 
-    /// The cells that still serve some fragment, with their indexes here. A cell that lost devices has fewer copies.
-    pub fn cells(&self, merged: &[Merged]) -> Vec<(usize, Cell)> {
-        let mut members: BTreeMap<u32, BTreeMap<u32, Vec<usize>>> = BTreeMap::new();
-        for (unit, home) in merged.iter().enumerate().filter_map(|(u, m)| Some((u, m.home?))) {
+    /// The cells that still serve some fragment. A cell that lost devices has fewer copies.
+    pub fn cells(&self, merged: &[Merged]) -> Vec<(RunningAt, Cell)> {
+        let mut members: BTreeMap<RunningAt, BTreeMap<u32, Vec<UnitAt>>> = BTreeMap::new();
+        for (unit, home) in UnitAt::all(merged.len()).filter_map(|u| Some((u, merged[u].home?))) {
             members
                 .entry(home.cell)
                 .or_default()
@@ -160,8 +155,8 @@ impl<'p> Running<'p> {
                 .push(unit);
         }
         let with_groups = members.into_iter().filter_map(|(at, groups)| {
-            let cell = &self.cells[at as usize];
-            let group = |(g, units): (u32, Vec<usize>)| {
+            let cell = &self.cells[at.get()];
+            let group = |(g, units): (u32, Vec<UnitAt>)| {
                 let (model, joins) = &cell.groups[g as usize];
                 Group {
                     model: *model,
@@ -173,7 +168,7 @@ impl<'p> Running<'p> {
             (copies > 0).then(|| {
                 let groups = groups.into_iter().map(group).collect();
                 (
-                    at as usize,
+                    at,
                     Cell {
                         share: cell.share,
                         copies,
@@ -188,11 +183,11 @@ impl<'p> Running<'p> {
     }
 
     /// The load of one copy of a cell as it runs, headroom included.
-    pub fn load(&self, at: usize, costs: &Costs<'_>, headroom: f64) -> f64 {
-        let cell = &self.cells[at];
+    pub fn load(&self, at: RunningAt, costs: &Costs<'_>, headroom: f64) -> f64 {
+        let cell = &self.cells[at.get()];
         let of_stage = |stage: &&Stage| {
             let model = costs.model(&stage.model)?;
-            let batch = costs.profile.batch_index(stage.batch)?;
+            let batch = BatchAt::new(costs.profile.batch_index(stage.batch)?);
             let run = costs.run(model, stage.range()?, batch, cell.share, cell.quantum_ms);
             Some(stage.rate_rps * run.total_ms / f64::from(costs.profile.batches[batch]) / 1e3)
         };
@@ -201,8 +196,8 @@ impl<'p> Running<'p> {
     }
 
     /// Members of a cell that have clearly less time now than their stages were planned for.
-    pub fn tighter(&self, at: usize, cell: &Cell, merged: &[Merged], costs: &Costs<'_>) -> Vec<usize> {
-        let stages = &self.cells[at].stages;
+    pub fn tighter(&self, at: RunningAt, cell: &Cell, merged: &[Merged], costs: &Costs<'_>) -> Vec<UnitAt> {
+        let stages = &self.cells[at.get()].stages;
         let mut tighter = vec![];
         for group in &cell.groups {
             for &unit in &group.units {
@@ -222,9 +217,9 @@ impl<'p> Running<'p> {
     }
 
     /// Whether a cell runs the same stages, for the same rates, as it does now.
-    pub fn is_as_before(&self, at: usize, laid: &Laid, costs: &Costs<'_>) -> bool {
+    pub fn is_as_before(&self, at: RunningAt, laid: &Laid, costs: &Costs<'_>) -> bool {
         let like = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b.abs();
-        let before = &self.cells[at];
+        let before = &self.cells[at.get()];
         before.stages.len() == laid.stages.len()
             && before.devices.len() == laid.copies
             && laid.stages.iter().all(|now| {
@@ -239,7 +234,7 @@ impl<'p> Running<'p> {
     }
 
     /// Devices of a cell's copies.
-    pub fn devices(&self, at: usize) -> &[&'p str] {
-        &self.cells[at].devices
+    pub fn devices(&self, at: RunningAt) -> &[&'p str] {
+        &self.cells[at.get()].devices
     }
 }

@@ -6,6 +6,7 @@ use crate::cell::{Cell, lay};
 use crate::dice::Dice;
 use crate::draft::Draft;
 use crate::fill::{Empty, Ground, MOST_COPIES, Placed};
+use crate::index::{RunningAt, ShareAt, UnitAt};
 use crate::judge::Judge;
 use crate::running::Running;
 use crate::space::{FEW, Space};
@@ -14,7 +15,7 @@ use graft_certify::{Crew, gathered};
 /// One way to fill a cell.
 #[derive(Debug, Clone, Copy)]
 struct Method {
-    share: usize,
+    share: ShareAt,
     copies: usize,
     recipe: usize,
     shape: usize,
@@ -68,7 +69,7 @@ const JUST_ENOUGH: usize = 3;
 const RECEIVERS: usize = 4;
 
 /// Takes merged fragments out of a cell.
-fn leave_out(cell: &mut Cell, out: impl Fn(usize) -> bool) {
+fn leave_out(cell: &mut Cell, out: impl Fn(UnitAt) -> bool) {
     for group in &mut cell.groups {
         group.units.retain(|&u| !out(u));
     }
@@ -95,7 +96,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    pub fn share(&self, at: usize) -> f64 {
+    pub fn share(&self, at: ShareAt) -> f64 {
         f64::from(self.ground.costs.share(at).0)
     }
 
@@ -108,8 +109,8 @@ impl<'a> Search<'a> {
     }
 
     /// The merged fragment that is hardest to serve: it needs the largest share, or of several such has the least time.
-    fn hardest(&self, left: &[usize]) -> Option<usize> {
-        let m = |u: usize| &self.ground.merged[u];
+    fn hardest(&self, left: &[UnitAt]) -> Option<UnitAt> {
+        let m = |u: UnitAt| &self.ground.merged[u];
         left.iter().copied().max_by(|&a, &b| {
             m(a).least_share
                 .cmp(&m(b).least_share)
@@ -118,15 +119,15 @@ impl<'a> Search<'a> {
         })
     }
 
-    fn loosest(&self, left: &[usize]) -> Option<usize> {
-        let budget = |u: usize| self.ground.merged[u].budget_ms;
+    fn loosest(&self, left: &[UnitAt]) -> Option<UnitAt> {
+        let budget = |u: UnitAt| self.ground.merged[u].budget_ms;
         left.iter()
             .copied()
             .max_by(|&a, &b| budget(a).total_cmp(&budget(b)).then(b.cmp(&a)))
     }
 
     /// Cells for all of `left`, by the quick judge. `None`: one of them can't be served at all.
-    pub fn construct(&mut self, mut left: Vec<usize>) -> Option<Vec<Placed>> {
+    pub fn construct(&mut self, mut left: Vec<UnitAt>) -> Option<Vec<Placed>> {
         let mut cells = vec![];
         while !left.is_empty() {
             let first = if self.dice.roll(2) == 0 {
@@ -145,9 +146,9 @@ impl<'a> Search<'a> {
     }
 
     /// The cell with `first` that saves most, of several ways to fill it.
-    fn best_cell(&mut self, first: usize, left: &[usize]) -> Option<Placed> {
+    fn best_cell(&mut self, first: UnitAt, left: &[UnitAt]) -> Option<Placed> {
         let least = self.ground.merged[first].least_share;
-        let mut useful: Vec<usize> = self
+        let mut useful: Vec<ShareAt> = self
             .space
             .shares
             .iter()
@@ -155,7 +156,7 @@ impl<'a> Search<'a> {
             .filter(|&s| s >= least)
             .collect();
         // Shares just large enough for the first are always worth a try.
-        useful.extend((least..self.ground.costs.profile.shares.len()).take(JUST_ENOUGH));
+        useful.extend(self.ground.costs.shares_from(least).take(JUST_ENOUGH));
         useful.sort_unstable();
         useful.dedup();
         let rest: f64 = left.iter().map(|&u| self.ground.merged[u].work).sum();
@@ -195,7 +196,7 @@ impl<'a> Search<'a> {
         let mut best: Option<(f64, Placed, Method)> = None;
         for (way, placed) in ways.iter().zip(filled) {
             let Some(placed) = placed else { continue };
-            let worth: f64 = placed.cell.units().map(|u| self.prices[u]).sum();
+            let worth: f64 = placed.cell.units().map(|u| self.prices[u.get()]).sum();
             let saved = worth - placed.cell.cost(self.ground.costs) as f64;
             if best.as_ref().is_none_or(|(s, _, _)| saved > *s) {
                 best = Some((saved, placed, *way));
@@ -209,10 +210,10 @@ impl<'a> Search<'a> {
     }
 
     /// A cell for one merged fragment: the cheapest share and number of copies that is accepted.
-    pub fn alone(&self, unit: usize) -> Option<Placed> {
+    pub fn alone(&self, unit: UnitAt) -> Option<Placed> {
         let m = &self.ground.merged[unit];
         let mut best: Option<Placed> = None;
-        for share in m.least_share..self.ground.costs.profile.shares.len() {
+        for share in self.ground.costs.shares_from(m.least_share) {
             let size = self.share(share);
             let below = best
                 .as_ref()
@@ -244,7 +245,7 @@ impl<'a> Search<'a> {
             let dear = cell.cell.cost(self.ground.costs) as f64 / cell.work.max(1e-9);
             for u in cell.cell.units() {
                 let new = self.ground.merged[u].work * dear;
-                self.prices[u] += LEARN * (new - self.prices[u]);
+                self.prices[u.get()] += LEARN * (new - self.prices[u.get()]);
             }
         }
     }
@@ -314,7 +315,7 @@ impl<'a> Search<'a> {
         }
         let order = self.by_density(cells);
         let donor = order[self.dice.low(order.len())];
-        let mut left: Vec<usize> = cells[donor].cell.units().collect();
+        let mut left: Vec<UnitAt> = cells[donor].cell.units().collect();
         let mut others: Vec<usize> = (0..cells.len()).filter(|&i| i != donor).collect();
         self.dice.shuffle(&mut others);
         let (mut gone, mut new) = (vec![donor], vec![]);
@@ -346,8 +347,8 @@ impl<'a> Search<'a> {
     }
 
     /// The cell with as many of `left` added as it takes; they are removed from `left`. `None`: it takes none.
-    fn taken(&mut self, into: &Placed, left: &mut Vec<usize>) -> Option<Placed> {
-        let budget = |u: usize| self.ground.merged[u].budget_ms;
+    fn taken(&mut self, into: &Placed, left: &mut Vec<UnitAt>) -> Option<Placed> {
+        let budget = |u: UnitAt| self.ground.merged[u].budget_ms;
         let tightest = into.cell.units().map(budget).fold(f64::INFINITY, f64::min);
         if self.dice.roll(2) == 0 {
             // Those with the most time are taken most easily ...
@@ -403,22 +404,22 @@ impl<'a> Search<'a> {
     }
 
     /// Cells for some merged fragments, by the quick judge; and the merged fragments that can't be served.
-    pub fn start(&mut self, units: Vec<usize>) -> (Vec<Placed>, Vec<usize>) {
+    pub fn start(&mut self, units: Vec<UnitAt>) -> (Vec<Placed>, Vec<UnitAt>) {
         if let Some(cells) = self.construct(units.clone()) {
             self.learn(&cells);
             return (cells, vec![]);
         }
         // Only those that can be served alone go on.
-        let (can, cannot): (Vec<usize>, Vec<usize>) =
+        let (can, cannot): (Vec<UnitAt>, Vec<UnitAt>) =
             units.into_iter().partition(|&u| self.alone(u).is_some());
         (self.construct(can).unwrap_or_default(), cannot)
     }
 
     /// A cell of the running plan with as much of its content as is no harder to serve than what it was planned for: it
     /// stood the tests then. Members with too little time now, or beyond the planned load, are left out.
-    fn kept(&self, running: &Running<'_>, at: usize, mut cell: Cell) -> Option<Placed> {
+    fn kept(&self, running: &Running<'_>, at: RunningAt, mut cell: Cell) -> Option<Placed> {
         let ground = self.ground;
-        let work = |u: usize| ground.merged[u].work;
+        let work = |u: UnitAt| ground.merged[u].work;
         let batches = self.space.shapes[0].batches;
         let slower = running.tighter(at, &cell, ground.merged, ground.costs);
         leave_out(&mut cell, |u| slower.contains(&u));
@@ -443,13 +444,13 @@ impl<'a> Search<'a> {
 
     /// Cells for all merged fragments, from those of the running plan, and the merged fragments that can't be served.
     /// What did not change is kept as it is.
-    pub fn go_on_from(&mut self, running: &Running<'_>) -> (Vec<Placed>, Vec<usize>) {
+    pub fn go_on_from(&mut self, running: &Running<'_>) -> (Vec<Placed>, Vec<UnitAt>) {
         let mut cells = vec![];
         let ground = self.ground;
-        let mut homeless: Vec<usize> = (0..ground.merged.len()).collect();
+        let mut homeless: Vec<UnitAt> = UnitAt::all(ground.merged.len()).collect();
         for (at, cell) in running.cells(ground.merged) {
             if let Some(kept) = self.kept(running, at, cell) {
-                let units: BTreeSet<usize> = kept.cell.units().collect();
+                let units: BTreeSet<UnitAt> = kept.cell.units().collect();
                 homeless.retain(|u| !units.contains(u));
                 cells.push(kept);
             }

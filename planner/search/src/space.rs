@@ -4,12 +4,13 @@ use graft_plan::Order;
 
 use crate::cell::BatchRule;
 use crate::fill::{Ground, Joining, Recipe, Shape};
+use crate::index::ShareAt;
 
 /// What the search may use.
 #[derive(Debug, Clone)]
 pub(crate) struct Space {
-    /// Indexes in the profile of the shares that are tried.
-    pub shares: Vec<usize>,
+    /// The shares that are tried.
+    pub shares: Vec<ShareAt>,
     /// Most copies of a cell, unless one merged fragment alone needs more.
     pub copies: usize,
     pub recipes: Vec<Recipe>,
@@ -33,17 +34,18 @@ impl Space {
             LARGEST_PART
         };
         let largest = (f64::from(profile.share_total.0) * part) as u32;
-        let useful: Vec<usize> = (0..profile.shares.len())
-            .filter(|&s| s == 0 || profile.shares[s].0 <= largest)
+        let useful: Vec<ShareAt> = ShareAt::all(profile.shares.len())
+            .filter(|&s| s == ShareAt::LEAST || profile.shares[s].0 <= largest)
             .collect();
         // All shares if they are few; of many, some in ever larger steps.
-        let mut shares: Vec<usize> = if useful.len() <= SHARES {
+        let mut shares: Vec<ShareAt> = if useful.len() <= SHARES {
             useful
         } else {
             let last = (useful.len() - 1) as f64;
             (0..SHARES)
                 .map(|i| (last + 1.0).powf(i as f64 / (SHARES - 1) as f64).round() as usize - 1)
                 .chain(0..SHARES / 2)
+                .map(ShareAt::new)
                 .collect()
         };
         shares.sort_unstable();

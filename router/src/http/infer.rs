@@ -211,7 +211,7 @@ async fn answer(
 fn understand(
     body: Body,
     binary: Bytes,
-    entry: &graft_model::CatalogEntry,
+    entry: &graft_files::CatalogEntry,
     default_budget: Duration,
     trace: TraceContext,
 ) -> Result<Call, Refused> {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use graft_engine::{Engine, RtenEngine, time_ranges, usable_cores};
-use graft_model::{CutPoint, Model, StageRange};
+use graft_files::read_model;
+use graft_model::{CutPoint, StageRange};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let given = std::env::args().skip(1).find(|a| !a.starts_with('-'));
@@ -15,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         PathBuf::from,
     );
     let engine = RtenEngine::new();
-    let model = Model::read(&file, &Default::default())?;
+    let model = read_model(&file, &Default::default())?;
     engine.load(&model)?;
     let info = model.info();
     let cores = usable_cores();

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use graft_engine::{Engine, Gives, OnnxRuntimeEngine, Reference, RtenEngine, usable_cores};
+use graft_files::read_model;
 use graft_model::{CutPoint, Model, ModelInfo, StageRange, Tensor};
 
 /// Batches that are timed.
@@ -49,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut counts = vec![1, all.len()];
     counts.dedup();
     for file in &files {
-        let model = Model::read(file, &Default::default())?;
+        let model = read_model(file, &Default::default())?;
         engine.load(&model)?;
         for &cores in &counts {
             for batch in BATCHES {
@@ -226,7 +227,7 @@ fn chunks(info: &ModelInfo) -> Vec<StageRange> {
 /// Prints the process' memory in MB with nothing, one plain session, or ten ranges loaded, after a run of each.
 fn memory_of(kind: &str, file: PathBuf) -> Result<(), Box<dyn Error>> {
     let engine = OnnxRuntimeEngine::open(None, None)?;
-    let model = Model::read(&file, &Default::default())?;
+    let model = read_model(&file, &Default::default())?;
     let info = model.info().clone();
     let whole = info.whole().ok_or("no layers")?;
     let input = Tensor::pseudo_random(&info.cuts[0], 1, 1);

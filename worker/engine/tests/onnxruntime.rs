@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use graft_engine::{
     Engine, EngineOptions, Engines, Gives, RtenEngine, conformance, first_difference, try_out, usable_cores,
 };
+use graft_files::read_model;
 use graft_model::{CutPoint, Elements, Model, ReadOptions, StageRange, Tensor, samples};
 
 mod library;
@@ -16,7 +17,7 @@ fn parse(name: &str, bytes: &[u8]) -> Model {
 fn trained() -> Model {
     let file = "../../models/efficientnet-lite0/efficientnet-lite0.onnx";
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
-    Model::read(&file, &ReadOptions::default()).unwrap()
+    read_model(&file, &ReadOptions::default()).unwrap()
 }
 
 #[test]

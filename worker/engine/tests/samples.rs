@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use graft_engine::{Engine, EngineError, RtenEngine, conformance, try_out, usable_cores};
+use graft_files::read_model;
 use graft_model::{Elements, Model, ModelId, ReadOptions, StageRange, Tensor, samples};
 
 fn parse(name: &str, bytes: &[u8]) -> Model {
@@ -23,7 +24,7 @@ fn the_cpu_engine_conforms_on_every_sample() {
 fn the_cpu_engine_conforms_on_the_trained_model() {
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/efficientnet-lite0/efficientnet-lite0.onnx");
-    let model = Model::read(&file, &ReadOptions::default()).unwrap();
+    let model = read_model(&file, &ReadOptions::default()).unwrap();
     let engine = RtenEngine::new();
     let failures = conformance::check(&engine, &model, &usable_cores()).unwrap();
     assert!(failures.is_empty(), "{failures:#?}");

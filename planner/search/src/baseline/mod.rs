@@ -12,6 +12,7 @@ use graft_plan::{Epoch, Plan};
 use crate::costs::Costs;
 use crate::draft::Draft;
 use crate::graft::{in_short, thorough};
+use crate::index::UnitAt;
 use crate::judge::Simulated;
 use crate::merge::{MergeOptions, Sorted, merge};
 use crate::problem::Problem;
@@ -66,7 +67,7 @@ struct BaselineGround<'a, 'p> {
 /// A draft of a part, and the merged fragments that it can't serve as often in time as it must.
 struct Drafted {
     draft: Draft,
-    hopeless: Vec<usize>,
+    hopeless: Vec<UnitAt>,
 }
 
 /// A baseline's cheapest plan whose parts the simulation finds in time.

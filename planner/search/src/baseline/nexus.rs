@@ -6,6 +6,7 @@ use super::{BaselineGround, Drafted};
 use crate::cell::{Laid, StageDraft};
 use crate::draft::Draft;
 use crate::fill::{Ground as Cells, MOST_COPIES};
+use crate::index::{BatchAt, ShareAt, StageAt, UnitAt};
 use crate::judge::Judge;
 use graft_certify::gathered;
 
@@ -31,8 +32,8 @@ const MANY: usize = 150;
 struct Terms {
     margin: f64,
     extra: f64,
-    /// Index in the profile of the smallest share that it may get.
-    share: usize,
+    /// The smallest share that it may get.
+    share: ShareAt,
 }
 
 /// The cheapest packing into duty cycles that stands, over margins, headrooms and shares. Those that cost `enough` or
@@ -42,7 +43,7 @@ pub(super) fn duty_cycles(ground: &BaselineGround<'_, '_>, enough: u64) -> Draft
     let terms = |i: usize| Terms {
         margin: MARGINS[i % MARGINS.len()],
         extra: EXTRA[i / MARGINS.len() % EXTRA.len()],
-        share: i / MARGINS.len() / EXTRA.len(),
+        share: ShareAt::new(i / MARGINS.len() / EXTRA.len()),
     };
     let mut packings: Vec<(u64, usize)> = (0..MARGINS.len() * EXTRA.len() * shares)
         .map(|i| {
@@ -55,7 +56,7 @@ pub(super) fn duty_cycles(ground: &BaselineGround<'_, '_>, enough: u64) -> Draft
     packings.sort_unstable();
     let many = ground.sorted.merged.len() > MANY;
     let attempts = if many { ATTEMPTS } else { packings.len() };
-    let mut best: Option<(usize, u64, Vec<Laid>, Vec<usize>)> = None;
+    let mut best: Option<(usize, u64, Vec<Laid>, Vec<UnitAt>)> = None;
     // Repairs only add cost: a packing that is dear before them can't become the cheapest.
     for (before, i) in packings.into_iter().take(attempts) {
         if best.as_ref().is_some_and(|b| b.0 == 0 && before >= b.1) {
@@ -70,13 +71,13 @@ pub(super) fn duty_cycles(ground: &BaselineGround<'_, '_>, enough: u64) -> Draft
             best = Some((hopeless.len(), cost, cells, hopeless));
         }
     }
-    let everything = (0..ground.sorted.merged.len()).collect();
+    let everything = UnitAt::all(ground.sorted.merged.len()).collect();
     let (mut cells, outcasts) =
         best.map_or((vec![], everything), |(_, _, cells, hopeless)| (cells, hopeless));
     // What fits no cycle gets partitions of its own.
     let own = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
     let alone = gathered(ground.crew, outcasts.len(), |i| {
-        super::slices::alone(&[outcasts[i]], 0, &own, ground)
+        super::slices::alone(&[outcasts[i]], ShareAt::LEAST, &own, ground)
     });
     let mut hopeless = vec![];
     for (unit, placed) in outcasts.into_iter().zip(alone) {
@@ -99,7 +100,7 @@ fn cost(cells: &[Laid], ground: &BaselineGround<'_, '_>) -> u64 {
 
 /// A packing whose members get tighter terms where it does not stand, until it does. `None`: it stands nowhere
 /// below a cost.
-fn repaired(ground: &BaselineGround<'_, '_>, start: Terms, below: u64) -> Option<(Vec<Laid>, Vec<usize>)> {
+fn repaired(ground: &BaselineGround<'_, '_>, start: Terms, below: u64) -> Option<(Vec<Laid>, Vec<UnitAt>)> {
     let merged = &ground.sorted.merged;
     let mut terms = vec![start; merged.len()];
     let mut stood: Vec<Laid> = vec![];
@@ -126,31 +127,42 @@ fn repaired(ground: &BaselineGround<'_, '_>, start: Terms, below: u64) -> Option
             }
             failed = true;
             for (unit, _) in &laid.routes {
-                let terms = &mut terms[*unit];
+                let terms = &mut terms[unit.get()];
                 terms.margin *= TIGHTER;
                 terms.extra += MORE;
                 // One that is alone needs a larger share.
                 let grow = laid.routes.len() == 1 || repair > REPAIRS / 2;
-                terms.share = (laid.share + usize::from(grow)).min(ground.problem.profile.shares.len() - 1);
+                let larger = ground.costs.shares_from(laid.share).nth(1).filter(|_| grow);
+                terms.share = larger.unwrap_or(laid.share);
             }
         }
         stood = now_stood;
         if !failed && std::mem::take(&mut quick) {
             stood.clear();
         } else if !failed {
-            let served: Vec<usize> = cells
+            let served: Vec<UnitAt> = cells
                 .iter()
                 .flat_map(|l| l.routes.iter().map(|(u, _)| *u))
                 .collect();
-            return Some((cells, (0..merged.len()).filter(|u| !served.contains(u)).collect()));
+            return Some((
+                cells,
+                UnitAt::all(merged.len())
+                    .filter(|u| !served.contains(u))
+                    .collect(),
+            ));
         }
     }
     // Merged fragments whose cycles never stand are left out.
-    let served: Vec<usize> = stood
+    let served: Vec<UnitAt> = stood
         .iter()
         .flat_map(|l| l.routes.iter().map(|(u, _)| *u))
         .collect();
-    Some((stood, (0..merged.len()).filter(|u| !served.contains(u)).collect()))
+    Some((
+        stood,
+        UnitAt::all(merged.len())
+            .filter(|u| !served.contains(u))
+            .collect(),
+    ))
 }
 
 /// Number of the smallest shares from which packings start; a merged fragment that needs a larger one gets it.
@@ -158,10 +170,9 @@ const SHARES: usize = 6;
 
 /// A merged fragment as Nexus sees it.
 struct Session {
-    unit: usize,
-    share: usize,
-    /// Index of its batch in the profile.
-    batch: usize,
+    unit: UnitAt,
+    share: ShareAt,
+    batch: BatchAt,
     /// Partitions that it fills alone.
     full: usize,
     /// Part of one more partition that the rest of its load takes.
@@ -172,16 +183,16 @@ struct Session {
 
 /// A partition that is shared in turns.
 struct Turns {
-    share: usize,
+    share: ShareAt,
     cycle_ms: f64,
-    /// Merged fragments, and the indexes of their batches in the profile.
-    members: Vec<(usize, usize)>,
+    /// Merged fragments, with their batches.
+    members: Vec<(UnitAt, BatchAt)>,
 }
 
 /// Squishy bin packing: full partitions first, then what is left into duty cycles, longest cycles first.
 fn pack(ground: &BaselineGround<'_, '_>, terms: &[Terms]) -> Vec<Laid> {
-    let mut sessions: Vec<Session> = (0..terms.len())
-        .filter_map(|unit| session(unit, terms[unit], ground))
+    let mut sessions: Vec<Session> = UnitAt::all(terms.len())
+        .filter_map(|unit| session(unit, terms[unit.get()], ground))
         .collect();
     sessions.sort_by(|a, b| {
         let longer = b.gather_ms.total_cmp(&a.gather_ms);
@@ -214,50 +225,50 @@ fn pack(ground: &BaselineGround<'_, '_>, terms: &[Terms]) -> Vec<Laid> {
 }
 
 /// Requests per millisecond that are planned for.
-fn planned_rate(unit: usize, terms: Terms, ground: &BaselineGround<'_, '_>) -> f64 {
+fn planned_rate(unit: UnitAt, terms: Terms, ground: &BaselineGround<'_, '_>) -> f64 {
     let headroom = 1.0 + ground.problem.workload.headroom + terms.extra;
     ground.sorted.merged[unit].rate_rps * headroom / 1e3
 }
 
-fn planned_budget(unit: usize, terms: Terms, ground: &BaselineGround<'_, '_>) -> f64 {
+fn planned_budget(unit: UnitAt, terms: Terms, ground: &BaselineGround<'_, '_>) -> f64 {
     (ground.sorted.merged[unit].budget_ms - ground.costs.profile.hop_ms) * terms.margin
 }
 
-fn run_ms(unit: usize, batch: usize, share: usize, ground: &BaselineGround<'_, '_>) -> Option<f64> {
+fn run_ms(unit: UnitAt, batch: BatchAt, share: ShareAt, ground: &BaselineGround<'_, '_>) -> Option<f64> {
     let m = &ground.sorted.merged[unit];
     let range = ground.costs.rest(m.model, m.point)?;
     Some(ground.costs.uncut_ms(m.model, range, batch, share))
 }
 
-fn session(unit: usize, terms: Terms, ground: &BaselineGround<'_, '_>) -> Option<Session> {
+fn session(unit: UnitAt, terms: Terms, ground: &BaselineGround<'_, '_>) -> Option<Session> {
     let batches = &ground.costs.profile.batches;
     let share = ground.sorted.merged[unit].least_share.max(terms.share);
-    let times: Vec<f64> = (0..batches.len())
-        .map(|b| run_ms(unit, b, share, ground))
-        .collect::<Option<_>>()?;
+    let m = &ground.sorted.merged[unit];
+    let range = ground.costs.rest(m.model, m.point)?;
+    let time = |batch: BatchAt| ground.costs.uncut_ms(m.model, range, batch, share);
     let budget = planned_budget(unit, terms, ground);
     // The largest batch that, run again and again, is in time even for a request that just missed one.
-    let batch = (0..batches.len())
+    let batch = BatchAt::all(batches.len())
         .rev()
-        .find(|&b| 2.0 * times[b] <= budget)
-        .unwrap_or(0);
+        .find(|&b| 2.0 * time(b) <= budget)
+        .unwrap_or(BatchAt::ONE);
     let rate = planned_rate(unit, terms, ground);
-    let load = rate * times[batch] / f64::from(batches[batch]);
+    let load = rate * time(batch) / f64::from(batches[batch]);
     let full = load.floor();
     // The rest of the load gathers in a smaller batch, if need be, so that gathering and running are in time.
     let rest = (load - full) / load.max(1e-12) * rate;
-    let gathers = |b: usize| f64::from(batches[b]) / rest.max(1e-12);
-    let batch = (0..=batch)
+    let gathers = |b: BatchAt| f64::from(batches[b]) / rest.max(1e-12);
+    let batch = BatchAt::all(batch.get() + 1)
         .rev()
-        .find(|&b| gathers(b) + times[b] <= budget)
-        .unwrap_or(0);
+        .find(|&b| gathers(b) + time(b) <= budget)
+        .unwrap_or(BatchAt::ONE);
     Some(Session {
         unit,
         share,
         batch,
         full: full as usize,
-        part: rest * times[batch] / f64::from(batches[batch]),
-        gather_ms: gathers(batch).min((budget - times[batch]).max(times[0])),
+        part: rest * time(batch) / f64::from(batches[batch]),
+        gather_ms: gathers(batch).min((budget - time(batch)).max(time(BatchAt::ONE))),
     })
 }
 
@@ -267,21 +278,21 @@ fn squeezed(turns: &mut Turns, session: &Session, terms: &[Terms], ground: &Base
     if turns.share < session.share {
         return false;
     }
-    let batches = &ground.costs.profile.batches;
     let cycle_ms = turns.cycle_ms.min(session.gather_ms);
     let units = turns.members.iter().map(|(u, _)| *u).chain([session.unit]);
     let mut taken = 0.0;
     let mut members = vec![];
     for unit in units {
-        let need = planned_rate(unit, terms[unit], ground) * cycle_ms;
-        let Some(batch) = batches.iter().position(|&b| f64::from(b) >= need - 1e-9) else {
+        let need = planned_rate(unit, terms[unit.get()], ground) * cycle_ms;
+        let mut batches = ground.costs.batches();
+        let Some((batch, _)) = batches.find(|(_, requests)| *requests >= need - 1e-9) else {
             return false;
         };
         let Some(time) = run_ms(unit, batch, turns.share, ground) else {
             return false;
         };
         taken += time;
-        if taken > cycle_ms || cycle_ms + time > planned_budget(unit, terms[unit], ground) {
+        if taken > cycle_ms || cycle_ms + time > planned_budget(unit, terms[unit.get()], ground) {
             return false;
         }
         members.push((unit, batch));
@@ -293,8 +304,8 @@ fn squeezed(turns: &mut Turns, session: &Session, terms: &[Terms], ground: &Base
 /// A cycle's partition, or copies of it.
 fn laid(
     ground: &BaselineGround<'_, '_>,
-    members: &[(usize, usize)],
-    share: usize,
+    members: &[(UnitAt, BatchAt)],
+    share: ShareAt,
     copies: usize,
 ) -> Option<Laid> {
     let (costs, merged) = (ground.costs, &ground.sorted.merged);
@@ -310,7 +321,7 @@ fn laid(
     };
     for &(unit, batch) in members {
         let m = &merged[unit];
-        laid.routes.push((unit, vec![laid.stages.len()]));
+        laid.routes.push((unit, vec![StageAt::new(laid.stages.len())]));
         laid.stages.push(StageDraft {
             model: m.model,
             range: costs.rest(m.model, m.point)?,
@@ -321,14 +332,12 @@ fn laid(
     }
     // The plan's rule on load must hold whatever the cycle: batches grow until it does, then the number of copies.
     let headroom = 1.0 + ground.problem.workload.headroom;
-    let load = |s: &StageDraft, b: usize| {
+    let load = |s: &StageDraft, b: BatchAt| {
         let time = costs.uncut_ms(s.model, s.range, b, share) / f64::from(batches[b]);
         s.rate_rps * headroom * time / 1e3
     };
-    let gain = |s: &StageDraft| match batches.get(s.batch + 1) {
-        Some(_) => load(s, s.batch) - load(s, s.batch + 1),
-        None => 0.0,
-    };
+    let larger = |s: &StageDraft| BatchAt::all(batches.len()).nth(s.batch.get() + 1);
+    let gain = |s: &StageDraft| larger(s).map_or(0.0, |more| load(s, s.batch) - load(s, more));
     loop {
         let all: f64 = laid.stages.iter().map(|s| load(s, s.batch)).sum();
         if laid.copies > MOST_COPIES {
@@ -342,10 +351,9 @@ fn laid(
             .stages
             .iter_mut()
             .max_by(|a, b| gain(a).total_cmp(&gain(b)))?;
-        if gain(best) > 0.0 {
-            best.batch += 1;
-        } else {
-            laid.copies += 1;
+        match larger(best).filter(|_| gain(best) > 0.0) {
+            Some(more) => best.batch = more,
+            None => laid.copies += 1,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::cell::StageDraft;
 use crate::costs::ModelIndex;
 use crate::draft::{Draft, PartitionDraft};
 use crate::fill::{Ground as Cells, MOST_COPIES, Placed};
+use crate::index::{BatchAt, ShareAt, StageAt, UnitAt};
 use crate::judge::Judge;
 use graft_certify::gathered;
 
@@ -33,7 +34,7 @@ const TRIED: usize = 24;
 /// The cheapest groups that stand.
 pub(super) fn groups(ground: &BaselineGround<'_, '_>) -> Drafted {
     let merged = &ground.sorted.merged;
-    let mut order: Vec<usize> = (0..merged.len()).collect();
+    let mut order: Vec<UnitAt> = UnitAt::all(merged.len()).collect();
     // Similar: same model, neighbouring partition points, then budgets.
     order.sort_by(|&a, &b| {
         let (a, b) = (&merged[a], &merged[b]);
@@ -43,7 +44,7 @@ pub(super) fn groups(ground: &BaselineGround<'_, '_>) -> Drafted {
             .then(a.budget_ms.total_cmp(&b.budget_ms))
             .then(a.rate_rps.total_cmp(&b.rate_rps))
     });
-    let mut groups: Vec<Vec<usize>> = vec![];
+    let mut groups: Vec<Vec<UnitAt>> = vec![];
     for u in order {
         match groups.last_mut() {
             Some(g) if g.len() < GROUP && merged[g[0]].model == merged[u].model => g.push(u),
@@ -67,7 +68,7 @@ pub(super) fn groups(ground: &BaselineGround<'_, '_>) -> Drafted {
 fn append(all: &mut Draft, more: Draft) {
     let first = all.stages.len();
     all.stages.extend(more.stages);
-    let shifted = |stages: Vec<usize>| stages.into_iter().map(|s| first + s).collect();
+    let shifted = |stages: Vec<StageAt>| stages.into_iter().map(|s| s.after(first)).collect();
     all.partitions
         .extend(more.partitions.into_iter().map(|p| PartitionDraft {
             stages: shifted(p.stages),
@@ -78,7 +79,7 @@ fn append(all: &mut Draft, more: Draft) {
 }
 
 /// The cheapest layout of one group that stands: over re-partition points (or none), splits and margins.
-fn group(units: &[usize], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
+fn group(units: &[UnitAt], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
     let merged = &ground.sorted.merged;
     let model = merged[units[0]].model;
     let latest = units.iter().map(|&u| merged[u].point).max()?;
@@ -108,11 +109,11 @@ fn group(units: &[usize], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
 }
 
 /// Each merged fragment of the group on partitions of its own.
-fn apart(units: &[usize], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
+fn apart(units: &[UnitAt], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
     let cells = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
     let placed: Option<Vec<Placed>> = units
         .iter()
-        .map(|&u| super::slices::alone(&[u], 0, &cells, ground))
+        .map(|&u| super::slices::alone(&[u], ShareAt::LEAST, &cells, ground))
         .collect();
     Some(Draft::of_cells(placed?.iter().map(|p| &p.laid)))
 }
@@ -127,19 +128,18 @@ fn sized(
     ground: &BaselineGround<'_, '_>,
 ) -> Option<(StageDraft, PartitionDraft)> {
     let costs = ground.costs;
-    let batches = &costs.profile.batches;
     let valid = 1.0 + ground.problem.workload.headroom;
-    let mut best: Option<(u64, usize, usize, usize)> = None;
-    for share in 0..costs.profile.shares.len() {
-        if costs.uncut_ms(model, range, 0, share) > deadline_ms * margin.0.max(0.5) {
+    let mut best: Option<(u64, ShareAt, usize, BatchAt)> = None;
+    for share in costs.shares() {
+        if costs.uncut_ms(model, range, BatchAt::ONE, share) > deadline_ms * margin.0.max(0.5) {
             continue;
         }
-        for (batch, &requests) in batches.iter().enumerate() {
+        for (batch, requests) in costs.batches() {
             let time = costs.uncut_ms(model, range, batch, share);
-            if batch > 0 && time > deadline_ms * margin.0 {
+            if batch > BatchAt::ONE && time > deadline_ms * margin.0 {
                 break;
             }
-            let load = rate_rps * (valid + margin.1) * time / f64::from(requests) / 1e3;
+            let load = rate_rps * (valid + margin.1) * time / requests / 1e3;
             let copies = (load - 1e-9).ceil().max(1.0) as usize;
             let cost = u64::from(costs.share(share).0).saturating_mul(copies as u64);
             if copies <= MOST_COPIES && best.is_none_or(|b| (cost, copies) < (b.0, b.2)) {
@@ -168,16 +168,17 @@ fn sized(
     ))
 }
 
-fn push(draft: &mut Draft, (stage, mut partition): (StageDraft, PartitionDraft)) -> usize {
-    partition.stages = vec![draft.stages.len()];
+fn push(draft: &mut Draft, (stage, mut partition): (StageDraft, PartitionDraft)) -> StageAt {
+    let at = StageAt::new(draft.stages.len());
+    partition.stages = vec![at];
     draft.stages.push(stage);
     draft.partitions.push(partition);
-    draft.stages.len() - 1
+    at
 }
 
 /// A layout in which all members join at `q`.
 fn joined(
-    units: &[usize],
+    units: &[UnitAt],
     q: CutPoint,
     split: f64,
     margin: (f64, f64),

@@ -9,6 +9,7 @@ use crate::cell::BatchRule;
 use crate::costs::ModelIndex;
 use crate::draft::Draft;
 use crate::fill::{Ground as Cells, Joining, MOST_COPIES, Placed, Shape};
+use crate::index::{ShareAt, UnitAt};
 use graft_certify::gathered;
 
 /// Shapes of baselines, whose runs are not cut: a batch may take half of its budget, or nine tenths.
@@ -35,20 +36,21 @@ const COPIES: usize = 8;
 pub(super) fn each_alone(ground: &BaselineGround<'_, '_>) -> Drafted {
     let cells = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
     let placed = gathered(ground.crew, ground.sorted.merged.len(), |unit| {
-        alone(&[unit], 0, &cells, ground)
+        alone(&[UnitAt::new(unit)], ShareAt::LEAST, &cells, ground)
     });
     collect(placed, ground)
 }
 
 /// Each model on whole devices; fragments with equal partition points batch.
 pub(super) fn whole_devices(ground: &BaselineGround<'_, '_>) -> Drafted {
-    let mut by_model: BTreeMap<ModelIndex, Vec<usize>> = BTreeMap::new();
-    for (u, m) in ground.sorted.merged.iter().enumerate() {
+    let mut by_model: BTreeMap<ModelIndex, Vec<UnitAt>> = BTreeMap::new();
+    for u in UnitAt::all(ground.sorted.merged.len()) {
+        let m = &ground.sorted.merged[u];
         by_model.entry(m.model).or_default().push(u);
     }
     let cells = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
-    let whole = ground.problem.profile.shares.len() - 1;
-    let models: Vec<Vec<usize>> = by_model.into_values().collect();
+    let whole = ground.costs.largest_share();
+    let models: Vec<Vec<UnitAt>> = by_model.into_values().collect();
     let placed = gathered(ground.crew, models.len(), |i| {
         alone(&models[i], whole, &cells, ground)
     });
@@ -64,8 +66,8 @@ pub(super) fn whole_devices(ground: &BaselineGround<'_, '_>) -> Drafted {
 
 /// The cheapest partitions, of `smallest` share at least, for some merged fragments.
 pub(super) fn alone(
-    units: &[usize],
-    smallest: usize,
+    units: &[UnitAt],
+    smallest: ShareAt,
     cells: &Cells<'_>,
     ground: &BaselineGround<'_, '_>,
 ) -> Option<Placed> {
@@ -73,7 +75,7 @@ pub(super) fn alone(
     let work: f64 = units.iter().map(|&u| merged[u].work).sum();
     let least = units.iter().map(|&u| merged[u].least_share).max()?.max(smallest);
     let mut best: Option<Placed> = None;
-    for share in least..ground.problem.profile.shares.len() {
+    for share in ground.costs.shares_from(least) {
         let size = f64::from(ground.costs.share(share).0);
         let below = best
             .as_ref()
@@ -95,8 +97,8 @@ pub(super) fn alone(
 }
 
 fn collect(placed: Vec<Option<Placed>>, ground: &BaselineGround<'_, '_>) -> Drafted {
-    let hopeless = (0..ground.sorted.merged.len())
-        .filter(|&u| placed[u].is_none())
+    let hopeless = UnitAt::all(ground.sorted.merged.len())
+        .filter(|u| placed[u.get()].is_none())
         .collect();
     let draft = Draft::of_cells(placed.iter().flatten().map(|p| &p.laid));
     Drafted { draft, hopeless }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufWriter, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -74,12 +74,15 @@ impl Loaded {
         let folder = tempfile::Builder::new().prefix("graft-").tempdir_in(scratch);
         let folder =
             folder.map_err(|e| format!("no folder for its weights in {}: {e}", scratch.display()))?;
-        let parts = model.parts_beside_weights(folder.path()).map_err(|e| {
-            format!(
-                "its weights can't be written to {}: {e} (is there room?)",
-                folder.path().display()
-            )
-        })?;
+        let file = File::create_new(folder.path().join(Parts::WEIGHTS)).map(BufWriter::new);
+        let parts = file
+            .and_then(|file| model.parts_beside_weights(file))
+            .map_err(|e| {
+                format!(
+                    "its weights can't be written to {}: {e} (is there room?)",
+                    folder.path().display()
+                )
+            })?;
         Ok(Loaded {
             info: Arc::clone(model.info()),
             library,

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cut::ModelId;
-use crate::error::{ModelError, ModelErrorKind};
-use crate::info::ModelInfo;
-use crate::manifest::Manifest;
-use crate::read::Model;
+use graft_model::{Manifest, Model, ModelError, ModelErrorKind, ModelId, ModelInfo};
 
+use crate::bounded;
+use crate::manifest::read_manifest;
+use crate::model::read_model;
+
+/// Longest file of labels that is read, in bytes (16 MiB).
+const MOST_LABEL_BYTES: u64 = 16 << 20;
 /// Most models that one folder may hold.
 const MAX_MODELS: usize = 256;
 
@@ -28,9 +30,9 @@ pub struct CatalogEntry {
 impl CatalogEntry {
     /// Opens the model that a manifest describes.
     pub fn open(manifest_path: &Path) -> Result<(Self, Model), ModelError> {
-        let manifest = Manifest::read(manifest_path)?;
+        let manifest = read_manifest(manifest_path)?;
         let folder = manifest_path.parent().unwrap_or(Path::new(".")).to_owned();
-        let model = Model::read(&folder.join(&manifest.file), &manifest.read_options())?;
+        let model = read_model(&folder.join(&manifest.file), &manifest.read_options())?;
         let labels = match &manifest.labels {
             None => vec![],
             Some(file) => labels(&folder.join(file), &model)?,
@@ -46,7 +48,7 @@ impl CatalogEntry {
 
     /// Reads the model's file again, for an engine.
     pub fn load(&self) -> Result<Model, ModelError> {
-        Model::read(&self.info.file, &self.manifest.read_options())
+        read_model(&self.info.file, &self.manifest.read_options())
     }
 }
 
@@ -59,7 +61,8 @@ fn labels(file: &Path, model: &Model) -> Result<Vec<String>, ModelError> {
         )
         .in_file(file)
     };
-    let text = std::fs::read_to_string(file).map_err(|e| wrong(format!("can't be read: {e}")))?;
+    let text =
+        bounded::read_text(file, MOST_LABEL_BYTES).map_err(|e| wrong(format!("can't be read: {e}")))?;
     let labels: Vec<String> = text.lines().map(str::to_owned).collect();
     let classes = model.info().cuts.last().map_or(0, |c| c.elements);
     if labels.len() != classes {

@@ -1,0 +1,66 @@
+use std::path::Path;
+
+use graft_model::{ModelErrorKind, ReadOptions, samples};
+use graft_plan::Devices;
+
+use crate::{Catalog, ReadFile, bounded, read_model};
+
+#[test]
+fn a_model_that_can_t_be_served_does_not_keep_others_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in [
+        ("good", samples::mlp(2, 8)),
+        ("bad", replaced(&samples::mlp(2, 9), b"Relu", b"Ruin")),
+    ] {
+        let own = folder.path().join(name);
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join("m.onnx"), bytes).unwrap();
+        let manifest = format!("name = \"{name}\"\nfile = \"m.onnx\"\nlicense = \"MIT\"\n");
+        std::fs::write(own.join("model.toml"), manifest).unwrap();
+    }
+    let catalog = Catalog::read(folder.path()).unwrap();
+    assert_eq!(catalog.entries().len(), 1);
+    assert_eq!(catalog.left_out()[0].operator(), Some("Ruin"));
+    std::fs::remove_dir_all(folder.path().join("good")).unwrap();
+    assert!(Catalog::read(folder.path()).is_err());
+}
+
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    for at in 0..=out.len() - from.len() {
+        if &out[at..at + from.len()] == from {
+            out[at..at + from.len()].copy_from_slice(to);
+        }
+    }
+    out
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error_that_names_it() {
+    let error = read_model(Path::new("/nowhere/m.onnx"), &ReadOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ModelErrorKind::Io);
+    assert!(
+        error.to_string().starts_with("/nowhere/m.onnx: can't be read"),
+        "{error}"
+    );
+    let error = Devices::read(Path::new("/nowhere/devices.json")).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("/nowhere/devices.json: file: can't be read"),
+        "{error}"
+    );
+}
+
+#[test]
+fn no_more_of_a_file_is_read_than_its_kind_may_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("f");
+    std::fs::write(&file, [7; 100]).unwrap();
+    assert_eq!(bounded::read(&file, 100).unwrap(), [7; 100]);
+    let error = bounded::read(&file, 99).unwrap_err();
+    assert!(error.to_string().contains("more than 99 bytes"), "{error}");
+    // A device that never ends says that it has no bytes.
+    #[cfg(unix)]
+    assert!(bounded::read(Path::new("/dev/zero"), 1000).is_err());
+}
