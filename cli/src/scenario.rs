@@ -81,8 +81,7 @@ impl Files {
             if let Arrivals::Trace { file, gaps } = arrivals {
                 let path = self.folder().join(&*file);
                 let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-                let read = Arrivals::gaps(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()));
-                *gaps = read?;
+                *gaps = Arrivals::gaps(&text).with_context(|| path.display().to_string())?;
             }
         }
         if scenario.name.is_empty() {

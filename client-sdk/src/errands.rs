@@ -5,9 +5,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use graft_client_core::{Errand, LinkEstimate};
 use graft_transport::{CallError, Connection, Protocol};
-use graft_wire::{ClientReply, ClientRequest, Description, Limits};
+use graft_wire::{ClientReply, ClientRequest, Description, Limits, Refused};
 
 use crate::session::Session;
+
+/// Why it is not known what the router serves.
+#[derive(Debug, thiserror::Error)]
+enum NotDescribed {
+    /// There was no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The router says no.
+    #[error("{0}")]
+    Refused(Refused),
+    /// Another answer came.
+    #[error("unexpected reply {0:?}")]
+    Unexpected(ClientReply),
+    /// The description can't be read.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
 
 impl Session {
     /// Runs the errands that are due, on a task beside.
@@ -82,7 +99,7 @@ impl Session {
             (Errand::Describe, Some(connection)) => {
                 let told = self.describe(&connection).await;
                 if let Err(why) = &told {
-                    tracing::debug!(why, "the router did not say what it serves");
+                    tracing::debug!(%why, "the router did not say what it serves");
                 }
                 let told = told.ok().map(|d| (d.server_ms, d.price));
                 let now = self.now();
@@ -109,15 +126,15 @@ impl Session {
         Ok((empty, full))
     }
 
-    async fn describe(&self, connection: &Connection) -> Result<Description, String> {
+    async fn describe(&self, connection: &Connection) -> Result<Description, NotDescribed> {
         let model = self.info().id;
         let request = ClientRequest::Describe { model };
         let patience = Errand::Describe.patience().duration();
         match self.exchange(connection, &request, Bytes::new(), patience).await {
-            Ok((ClientReply::Described, json, _)) => serde_json::from_slice(&json).map_err(|e| e.to_string()),
-            Ok((ClientReply::Refused(refused), ..)) => Err(refused.to_string()),
-            Ok((other, ..)) => Err(format!("unexpected reply {other:?}")),
-            Err(error) => Err(error.to_string()),
+            Ok((ClientReply::Described, json, _)) => Ok(serde_json::from_slice(&json)?),
+            Ok((ClientReply::Refused(refused), ..)) => Err(NotDescribed::Refused(refused)),
+            Ok((other, ..)) => Err(NotDescribed::Unexpected(other)),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -147,3 +147,90 @@ fn the_death_of_a_worker_of_two_loses_nothing() {
     assert_eq!(count(&measured, "lost"), 0, "{}", trial.site.logs());
     assert!(attainment(&measured) >= 0.9, "{}", figures(&measured));
 }
+
+/// Seconds of a scenario: inferences, those in time, and those that reached a router.
+fn seconds(report: &Value) -> Vec<(u64, u64, u64)> {
+    let seconds = report["seconds"].as_array().expect("seconds").iter();
+    let number = |second: &Value, what: &str| second[what].as_u64().expect("a number");
+    seconds
+        .map(|s| {
+            (
+                number(s, "inferences"),
+                number(s, "in_time"),
+                number(s, "arrived"),
+            )
+        })
+        .collect()
+}
+
+/// Phones that are well served by themselves, too: they ask the server because it is quicker.
+fn patient_phones(seconds: f64) -> Value {
+    let mut scenario = phones(12, seconds, 2.0);
+    scenario["phones"][0]["device"] = json!({"gflops": [6, 8]});
+    scenario["phones"][0]["slo"] = json!({"ms": [500, 600]});
+    scenario
+}
+
+#[test]
+fn phones_whose_router_dies_go_on_alone_and_come_back_when_it_is_there_again() {
+    let site = Site::emulated(1, &emulated_profile(), 1.0);
+    let _others = ["worker", "planner"].map(|part| site.start(part));
+    let router = site.start("router");
+    until("the router is ready", PATIENCE, || site.is_ready(site.http));
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(6));
+            router.kill();
+            std::thread::sleep(Duration::from_secs(4));
+            let again = site.start("router");
+            std::thread::sleep(Duration::from_secs(12));
+            drop(again);
+        });
+        site.load(&patient_phones(18.0), 1.0)
+    });
+    println!("{}", figures(&report));
+    let seconds = seconds(&report);
+    println!("inferences, in time, at the router, by second: {seconds:?}");
+    let before: u64 = seconds[3..5].iter().map(|s| s.2).sum();
+    assert!(before > 0, "nobody asked the server: {seconds:?}");
+    let (all, in_time) = seconds[7..9]
+        .iter()
+        .fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1));
+    assert!(
+        all > 0 && in_time * 100 >= all * 95,
+        "alone, they were late: {seconds:?}"
+    );
+    let after: u64 = seconds[14..16].iter().map(|s| s.2).sum();
+    assert!(after * 2 >= before, "they did not come back: {seconds:?}");
+}
+
+#[test]
+fn phones_whose_router_pauses_for_four_seconds_come_back_within_two() {
+    let site = Site::emulated(1, &emulated_profile(), 1.0);
+    let _others = ["worker", "planner"].map(|part| site.start(part));
+    let router = site.start("router");
+    until("the router is ready", PATIENCE, || site.is_ready(site.http));
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(6));
+            router.stop();
+            std::thread::sleep(Duration::from_secs(4));
+            router.go_on();
+        });
+        site.load(&patient_phones(15.0), 1.0)
+    });
+    println!("{}", figures(&report));
+    let seconds = seconds(&report);
+    println!("inferences, in time, at the router, by second: {seconds:?}");
+    let before: u64 = seconds[3..5].iter().map(|s| s.2).sum();
+    assert!(before > 0, "nobody asked the server: {seconds:?}");
+    let (all, in_time) = seconds[6..10]
+        .iter()
+        .fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1));
+    assert!(
+        all > 0 && in_time * 100 >= all * 95,
+        "alone, they were late: {seconds:?}"
+    );
+    let after: u64 = seconds[12..14].iter().map(|s| s.2).sum();
+    assert!(after * 2 >= before, "they did not come back: {seconds:?}");
+}

@@ -9,15 +9,15 @@ use actix::prelude::*;
 use graft_plan::{Epoch, Nanos, Plan};
 use graft_planner_search::{Carried, GraftOptions, Problem, plan_what_fits};
 use graft_planner_steer::{
-    Desk, DeskOptions, Do, Event, Made, Member, Note, PREPARE_WITHIN, SWITCH_WITHIN, Unheard, predict,
+    Desk, DeskOptions, Do, Event, Made, Member, Note, PREPARE_WITHIN, SWITCH_WITHIN, Undone, Unheard, predict,
 };
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
-use graft_transport::Connection;
+use graft_transport::{Connection, Role};
 use graft_wire::{Join, MixReport, ToRouter, ToWorker, WorkerReport};
 
-use crate::connections::Connections;
+use crate::connections::{Connections, NotHeard};
 use crate::store::{Store, StoreError};
 use crate::threads::Threads;
 
@@ -26,7 +26,7 @@ const EFFORT: Duration = Duration::from_millis(100);
 
 /// Somebody joins over a connection.
 #[derive(Message)]
-#[rtype(result = "Result<(), String>")]
+#[rtype(result = "Result<(), NotHeard>")]
 pub(crate) struct Joined {
     pub join: Join,
     pub connection: Connection,
@@ -43,7 +43,7 @@ pub(crate) struct Left {
 
 /// A router's report.
 #[derive(Message)]
-#[rtype(result = "Result<(), String>")]
+#[rtype(result = "Result<(), NotHeard>")]
 pub(crate) struct Mixed {
     pub number: u64,
     pub report: MixReport,
@@ -51,7 +51,7 @@ pub(crate) struct Mixed {
 
 /// A worker's report.
 #[derive(Message)]
-#[rtype(result = "Result<(), String>")]
+#[rtype(result = "Result<(), NotHeard>")]
 pub(crate) struct Worked {
     pub number: u64,
     pub report: WorkerReport,
@@ -113,7 +113,7 @@ impl PlannerActor {
         }
         match self.desk.readiness(now) {
             Ok(()) => self.readiness.ready(),
-            Err(why) => self.readiness.not_ready(why),
+            Err(why) => self.readiness.not_ready(why.to_string()),
         }
         let next = self.desk.next_at();
         if self.waking.is_none_or(|(at, _)| at != next) {
@@ -131,7 +131,8 @@ impl PlannerActor {
     fn carry_out(&mut self, what: Do, context: &mut Context<Self>) {
         match what {
             Do::KeepEpoch(epoch) => {
-                let kept = self.store.keep_epoch(epoch).map_err(|e| e.to_string());
+                let kept = self.store.keep_epoch(epoch);
+                let kept = kept.map_err(|e| Undone::NotKept(e.to_string()));
                 self.came_out(Event::EpochKept(epoch, kept), context);
             }
             Do::Plan {
@@ -148,7 +149,10 @@ impl PlannerActor {
                 workload,
                 profile,
             } => {
-                let predicting = move || predict(&plan, &workload, &profile).map_err(|e| e.to_string());
+                let predicting = move || {
+                    let predicted = predict(&plan, &workload, &profile);
+                    predicted.map_err(|e| Undone::NotSimulated(e.to_string()))
+                };
                 self.beside(predicting, move |done| Event::Predicted(epoch, done), context);
             }
             Do::Prepare { worker, epoch, work } => {
@@ -197,13 +201,13 @@ impl PlannerActor {
     /// Computes something on a thread of its own, and hears of it.
     fn beside<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, String> + Send + 'static,
-        event: impl FnOnce(Result<T, String>) -> Event + 'static,
+        work: impl FnOnce() -> Result<T, Undone> + Send + 'static,
+        event: impl FnOnce(Result<T, Undone>) -> Event + 'static,
         context: &mut Context<Self>,
     ) {
         let working = tokio::task::spawn_blocking(work).into_actor(self);
         context.spawn(working.map(move |done, this, context| {
-            let done = done.unwrap_or_else(|panicked| Err(panicked.to_string()));
+            let done = done.unwrap_or_else(|panicked| Err(Undone::Broken(panicked.to_string())));
             this.came_out(event(done), context);
         }));
     }
@@ -216,7 +220,7 @@ impl PlannerActor {
         let worker = worker.to_owned();
         let told = async move {
             if let Err(reason) = telling.await {
-                tracing::debug!(worker, reason, "a worker was not told");
+                tracing::debug!(worker, %reason, "a worker was not told");
             }
         };
         context.spawn(told.into_actor(self));
@@ -269,7 +273,7 @@ impl Actor for PlannerActor {
 }
 
 impl Handler<Joined> for PlannerActor {
-    type Result = Result<(), String>;
+    type Result = Result<(), NotHeard>;
 
     fn handle(&mut self, joined: Joined, context: &mut Self::Context) -> Self::Result {
         let Joined {
@@ -278,7 +282,7 @@ impl Handler<Joined> for PlannerActor {
             number,
         } = joined;
         if connection.is_closed() {
-            return Err("your connection is gone".to_owned());
+            return Err(NotHeard::Gone);
         }
         let member = match &join {
             Join::Worker(info) => {
@@ -291,9 +295,7 @@ impl Handler<Joined> for PlannerActor {
             }
         };
         let now = self.clock.now();
-        self.desk
-            .heard(now, Event::Joined(join))
-            .map_err(|unheard| unheard.to_string())?;
+        self.desk.heard(now, Event::Joined(join))?;
         self.connections.add(member, connection, number);
         self.drive(context);
         Ok(())
@@ -312,26 +314,24 @@ impl Handler<Left> for PlannerActor {
 }
 
 impl Handler<Mixed> for PlannerActor {
-    type Result = Result<(), String>;
+    type Result = Result<(), NotHeard>;
 
     fn handle(&mut self, Mixed { number, report }: Mixed, context: &mut Self::Context) -> Self::Result {
         let Some(Member::Router(router)) = self.connections.member(number) else {
-            return Err("you are no router that has joined: join first".to_owned());
+            return Err(NotHeard::NotJoined(Role::Router));
         };
-        let heard = self.hear(Event::Mix { router, report }, context);
-        heard.map_err(|unheard| unheard.to_string())
+        Ok(self.hear(Event::Mix { router, report }, context)?)
     }
 }
 
 impl Handler<Worked> for PlannerActor {
-    type Result = Result<(), String>;
+    type Result = Result<(), NotHeard>;
 
     fn handle(&mut self, Worked { number, report }: Worked, context: &mut Self::Context) -> Self::Result {
         let Some(Member::Worker(worker)) = self.connections.member(number) else {
-            return Err("you are no worker that has joined: join first".to_owned());
+            return Err(NotHeard::NotJoined(Role::Worker));
         };
-        let heard = self.hear(Event::Work { worker, report }, context);
-        heard.map_err(|unheard| unheard.to_string())
+        Ok(self.hear(Event::Work { worker, report }, context)?)
     }
 }
 

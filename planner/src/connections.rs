@@ -4,10 +4,30 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use graft_planner_steer::Member;
+use graft_planner_steer::{Member, Undone, Unheard};
 use graft_telemetry::metrics as names;
-use graft_transport::Connection;
+use graft_transport::{Connection, Role, TellError};
 use graft_wire::{ControlMessage, ToRouter, ToWorker};
+
+/// Why a member's message is not taken: it is told so.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotHeard {
+    /// Its certificate is another role's.
+    #[error("your certificate is not a {0}'s")]
+    Certificate(Role),
+    /// It closed its connection meanwhile.
+    #[error("your connection is gone")]
+    Gone,
+    /// It reports before it joins.
+    #[error("you are no {0} that has joined: join first")]
+    NotJoined(Role),
+    /// The desk does not take it.
+    #[error(transparent)]
+    Unheard(#[from] Unheard),
+    /// The planner is shutting down, or has more to do than it can.
+    #[error(transparent)]
+    Busy(#[from] actix::MailboxError),
+}
 
 /// A member's connection, and its number.
 type Numbered = (Connection, u64);
@@ -79,7 +99,7 @@ impl Connections {
         name: &str,
         message: ToWorker,
         patience: Duration,
-    ) -> impl Future<Output = Result<(), String>> + use<> {
+    ) -> impl Future<Output = Result<(), Undone>> + use<> {
         told(self.workers.get(name), message, patience)
     }
 
@@ -88,7 +108,7 @@ impl Connections {
         name: &str,
         message: ToRouter,
         patience: Duration,
-    ) -> impl Future<Output = Result<(), String>> + use<> {
+    ) -> impl Future<Output = Result<(), Undone>> + use<> {
         told(self.routers.get(name), message, patience)
     }
 
@@ -103,11 +123,15 @@ fn told<M: ControlMessage>(
     to: Option<&Numbered>,
     message: M,
     patience: Duration,
-) -> impl Future<Output = Result<(), String>> + use<M> {
+) -> impl Future<Output = Result<(), Undone>> + use<M> {
     let connection = to.map(|(connection, _)| connection.clone());
     async move {
-        let connection = connection.ok_or("it is not there")?;
+        let connection = connection.ok_or(Undone::Absent)?;
         let told = connection.tell(&message, patience).await;
-        told.map_err(|error| error.to_string())
+        told.map_err(|error| match error {
+            TellError::Failed(why) => Undone::Refused(why),
+            TellError::Write(_) => Undone::Broken(error.to_string()),
+            TellError::Call(_) => Undone::Unanswered(error.to_string()),
+        })
     }
 }

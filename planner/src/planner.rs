@@ -14,6 +14,7 @@ use graft_wire::{Join, ToPlanner};
 
 use crate::actor::{Joined, Left, Mixed, PlannerActor, See, Worked};
 use crate::config::Settings;
+use crate::connections::NotHeard;
 use crate::http;
 use crate::status::Snapshot;
 use crate::store::Store;
@@ -130,7 +131,7 @@ async fn hear(
     connection: Connection,
     number: u64,
     actor: &Addr<PlannerActor>,
-) -> Result<(), String> {
+) -> Result<(), NotHeard> {
     let sent = match message {
         ToPlanner::Join(join) => {
             let role = match &join {
@@ -138,7 +139,7 @@ async fn hear(
                 Join::Router { .. } => Role::Router,
             };
             if !connection.is_from(role) {
-                return Err(format!("your certificate is not a {role}'s"));
+                return Err(NotHeard::Certificate(role));
             }
             let joined = Joined {
                 join,
@@ -150,5 +151,5 @@ async fn hear(
         ToPlanner::Mix(report) => actor.send(Mixed { number, report }).await,
         ToPlanner::Work(report) => actor.send(Worked { number, report }).await,
     };
-    sent.unwrap_or_else(|e| Err(e.to_string()))
+    sent.unwrap_or_else(|e| Err(e.into()))
 }

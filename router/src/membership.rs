@@ -10,7 +10,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use graft_plan::Epoch;
 use graft_router_core::{MixWindow, REPORT_EVERY, RouteTable, URGENT_EVERY};
-use graft_service::resolve;
+use graft_service::{ConfigError, resolve};
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
 use graft_transport::{Connection, Endpoint};
@@ -29,9 +29,36 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 #[rtype(result = "()")]
 pub(crate) struct Connected(pub Connection);
 
+/// Why a router does not use the routes that the planner says: it is told in these words.
+#[derive(Debug, thiserror::Error)]
+enum NotSwitched {
+    /// Routes come in the order of their plans.
+    #[error("routes of plan {epoch} are older than those of plan {current}")]
+    Old {
+        /// The plan of these routes.
+        epoch: Epoch,
+        /// The plan whose routes are used.
+        current: Epoch,
+    },
+    /// Others came while workers were connected.
+    #[error("plan {0} was overtaken")]
+    Overtaken(Epoch),
+    /// A worker's address is none.
+    #[error("worker {worker}: {error}")]
+    Address {
+        /// The worker.
+        worker: String,
+        /// What is wrong with its address.
+        error: Box<ConfigError>,
+    },
+    /// The router is shutting down, or has more to do than it can.
+    #[error(transparent)]
+    Busy(#[from] MailboxError),
+}
+
 /// The planner says which routes to use.
 #[derive(Message)]
-#[rtype(result = "Result<(), String>")]
+#[rtype(result = "Result<(), NotSwitched>")]
 struct Switch(Box<RoutesUpdate>);
 
 /// Report now: a request came that no route serves.
@@ -165,7 +192,7 @@ async fn attend(connection: Connection, join: Join, me: Addr<Membership>) {
             let me = me.clone();
             async move {
                 let switched = me.send(Switch(update)).await;
-                switched.unwrap_or_else(|gone| Err(gone.to_string()))
+                switched.unwrap_or_else(|busy| Err(busy.into()))
             }
         };
         serving.obey(PATIENCE, handler).await
@@ -180,16 +207,13 @@ async fn attend(connection: Connection, join: Join, me: Addr<Membership>) {
 }
 
 impl Handler<Switch> for Membership {
-    type Result = ResponseActFuture<Self, Result<(), String>>;
+    type Result = ResponseActFuture<Self, Result<(), NotSwitched>>;
 
     fn handle(&mut self, Switch(update): Switch, _: &mut Self::Context) -> Self::Result {
         let current: Epoch = self.front.routing.load().table.epoch();
         if update.epoch < current {
-            let what = format!(
-                "routes of plan {} are older than those of plan {current}",
-                update.epoch
-            );
-            return Box::pin(actix::fut::ready(Err(what)));
+            let epoch = update.epoch;
+            return Box::pin(actix::fut::ready(Err(NotSwitched::Old { epoch, current })));
         }
         let mut backends: HashMap<String, Arc<dyn Backend>> = HashMap::new();
         let mut remote = HashMap::new();
@@ -203,7 +227,10 @@ impl Handler<Switch> for Membership {
                 Some(known) => Arc::clone(known),
                 None => match resolve("address", &place.address) {
                     Ok(address) => Arc::new(Remote::open(self.endpoint.clone(), address)) as Arc<dyn Backend>,
-                    Err(error) => return Box::pin(actix::fut::ready(Err(format!("worker {name}: {error}")))),
+                    Err(error) => {
+                        let (worker, error) = (name.clone(), Box::new(error));
+                        return Box::pin(actix::fut::ready(Err(NotSwitched::Address { worker, error })));
+                    }
                 },
             };
             remote.insert(key, Arc::clone(&backend));
@@ -226,7 +253,7 @@ impl Handler<Switch> for Membership {
             let table = RouteTable::new(*update);
             let (epoch, routes) = (table.epoch(), table.len());
             if epoch < this.front.routing.load().table.epoch() {
-                return Err(format!("plan {epoch} was overtaken"));
+                return Err(NotSwitched::Overtaken(epoch));
             }
             this.remote = remote;
             this.front.routing.store(Arc::new(Routing { table, backends }));

@@ -183,7 +183,7 @@ mod tests {
             ("time_s\n1\n1\n", "same time"),
             ("time_s\nNaN\n1\n", "ascending"),
         ] {
-            let error = Arrivals::gaps(csv).unwrap_err();
+            let error = Arrivals::gaps(csv).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
     }

@@ -6,7 +6,7 @@ use graft_plan::{ControlTimes, Devices, Epoch, Nanos, Plan, Profile, ms_to_nanos
 use graft_planner_search::{Carried, Problem};
 use graft_planner_steer::{
     Decision as Decided, Desk, DeskOptions, Do, Event as Heard, Kept, Made, Member, Memory, Outcome,
-    PREPARE_WITHIN,
+    PREPARE_WITHIN, Undone,
 };
 use graft_router_core::REPORT_EVERY;
 use graft_wire::{Join, MixReport, RoutesUpdate, WorkerInfo, WorkerModel, WorkerPlan};
@@ -230,7 +230,7 @@ impl<'a> Control<'a> {
                     carried,
                     planning_ms: self.times.planning_ms,
                 });
-                let made = made.ok_or_else(|| "nobody plans".to_owned());
+                let made = made.ok_or(Undone::Absent);
                 let done = now + ms_to_nanos(self.times.planning_ms);
                 self.send(done, Heard::Made(epoch, made), cx);
             }
@@ -290,8 +290,8 @@ impl<'a> Control<'a> {
         // Who is gone does not answer.
         let (time, outcome) = match prepared {
             Ok(true) => (ms_to_nanos(self.times.prepare_ms) + self.message(routers), Ok(())),
-            Ok(false) => (PREPARE_WITHIN, Err("no reply".to_owned())),
-            Err(error) => (self.message(routers), Err(error.to_string())),
+            Ok(false) => (PREPARE_WITHIN, Err(Undone::Unanswered("no reply".to_owned()))),
+            Err(error) => (self.message(routers), Err(Undone::Refused(error.to_string()))),
         };
         let name = self.infos[worker as usize].name.clone();
         if life == self.life {
@@ -313,7 +313,7 @@ impl<'a> Control<'a> {
         let outcome = if done {
             Ok(())
         } else {
-            Err("it uses a later plan".to_owned())
+            Err(Undone::Refused("it uses a later plan".to_owned()))
         };
         if life == self.life {
             let heard = Heard::Switched(router.to_string(), epoch, outcome);

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use actix::{Message, Recipient};
-use graft_engine::{Engine, EngineError, PartitionId};
+use graft_engine::{Cause, Engine, EngineError, PartitionId};
 use graft_model::{Cut, DType, ModelId, StageRange, Tensor};
 use graft_worker_core::BatchId;
 
@@ -35,7 +35,7 @@ pub(crate) enum Command {
 pub(crate) struct Ran {
     pub batch: BatchId,
     /// The result after a batch's last chunk.
-    pub result: Result<Option<Tensor>, String>,
+    pub result: Result<Option<Tensor>, EngineError>,
     /// Rows that could not be computed, by their place in the batch, and why.
     pub spoiled: Vec<(usize, String)>,
     pub elapsed: Duration,
@@ -83,7 +83,7 @@ fn work(engine: &dyn Engine, partition: PartitionId, inbox: &Receiver<Command>, 
         let start = Instant::now();
         let (batch, last) = (chunk.batch, chunk.last);
         // Whatever happens in an engine, the partition hears of it.
-        let running = || run(engine, partition, chunk, &mut aside).map_err(|e| e.to_string());
+        let running = || run(engine, partition, chunk, &mut aside);
         let result = graft_engine::guarded(running);
         let elapsed: Duration = start.elapsed();
         let (result, spoiled) = match result {
@@ -118,9 +118,9 @@ fn run(
     aside: &mut HashMap<BatchId, Tensor>,
 ) -> Result<Rows, EngineError> {
     let input = match chunk.inputs {
-        None => aside.remove(&chunk.batch).ok_or_else(|| EngineError::Run {
+        None => aside.remove(&chunk.batch).ok_or(EngineError::Run {
             range: chunk.range,
-            cause: "the batch that was set aside is gone".to_owned(),
+            cause: Cause::Batch("the batch that was set aside is gone"),
         })?,
         Some(inputs) => {
             let info = engine.info(chunk.model)?;
@@ -158,9 +158,9 @@ fn one_by_one(
         rows.map(|row| engine.run(partition, model, range, row)).collect();
     let Some(stand_in) = outcomes.iter().find_map(|o| o.as_ref().ok()).cloned() else {
         let first = outcomes.into_iter().find_map(Result::err);
-        return Err(first.unwrap_or_else(|| EngineError::Run {
+        return Err(first.unwrap_or(EngineError::Run {
             range,
-            cause: "a batch without rows".to_owned(),
+            cause: Cause::Batch("a batch without rows"),
         }));
     };
     let mut spoiled = vec![];
@@ -171,9 +171,9 @@ fn one_by_one(
             stand_in.clone()
         }));
     }
-    let tensor = Tensor::join(&whole).ok_or_else(|| EngineError::Run {
+    let tensor = Tensor::join(&whole).ok_or(EngineError::Run {
         range,
-        cause: "rows of different shapes can't be one batch".to_owned(),
+        cause: Cause::Batch("rows of different shapes can't be one batch"),
     })?;
     Ok(Rows { tensor, spoiled })
 }
@@ -197,9 +197,9 @@ fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Tenso
             Activation::Bytes(dtype, bytes) => Tensor::from_requests(cut, &[(dtype.dtype(), &bytes)]),
         })
         .collect::<Result<_, _>>()?;
-    Tensor::join(&rows).ok_or_else(|| EngineError::Run {
+    Tensor::join(&rows).ok_or(EngineError::Run {
         range,
-        cause: "rows of different shapes can't be one batch".to_owned(),
+        cause: Cause::Batch("rows of different shapes can't be one batch"),
     })
 }
 

@@ -15,6 +15,7 @@ use graft_telemetry::metrics as names;
 use graft_wire::WorkerPlan;
 
 use crate::epochs::Epochs;
+use crate::plan_refused::PlanRefused;
 use crate::workshop::{Workshop, make_ready};
 
 /// Time for an engine to make ready what a plan runs; the planner waits a little longer.
@@ -24,7 +25,7 @@ const MAX_PLANS: usize = 8;
 
 /// Make ready for a plan.
 #[derive(Message)]
-#[rtype(result = "Result<(), String>")]
+#[rtype(result = "Result<(), PlanRefused>")]
 pub(crate) struct Prepare(pub WorkerPlan);
 
 /// Drain and drop all plans before this epoch.
@@ -57,7 +58,7 @@ impl Actor for PlanKeeper {
 
 impl Handler<Prepare> for PlanKeeper {
     /// Partitions and other messages go on while the engine makes ready what the plan runs.
-    type Result = ResponseActFuture<Self, Result<(), String>>;
+    type Result = ResponseActFuture<Self, Result<(), PlanRefused>>;
 
     fn handle(&mut self, Prepare(work): Prepare, _: &mut Self::Context) -> Self::Result {
         let ranges = self.in_order(&work).and_then(|()| self.workshop.ranges(&work));
@@ -72,7 +73,7 @@ impl Handler<Prepare> for PlanKeeper {
             let overtaken = move || wanted.load(Ordering::Relaxed) > epoch;
             let making =
                 tokio::task::spawn_blocking(move || make_ready(&*engine, &ranges, PREPARING, overtaken));
-            making.await.map_err(|e| e.to_string())
+            making.await.map_err(PlanRefused::from)
         };
         let made = making.into_actor(self);
         Box::pin(made.map(move |made, keeper, _| {
@@ -103,22 +104,20 @@ impl PlanKeeper {
     }
 
     /// Whether a plan comes after all that are prepared.
-    fn in_order(&self, work: &WorkerPlan) -> Result<(), String> {
+    fn in_order(&self, work: &WorkerPlan) -> Result<(), PlanRefused> {
         let epoch = work.plan.epoch;
         if epoch.0 < self.wanted.load(Ordering::Relaxed) || self.given_up.contains(&epoch) {
-            return Err(format!("plan {epoch} is not wanted any more"));
+            return Err(PlanRefused::NotWanted(epoch));
         }
         let epochs = self.epochs.load();
         match epochs.last_key_value() {
-            Some((&latest, _)) if epoch < latest => Err(format!(
-                "plan {epoch} is older than plan {latest}, which is prepared"
-            )),
+            Some((&prepared, _)) if epoch < prepared => Err(PlanRefused::Old { epoch, prepared }),
             _ => Ok(()),
         }
     }
 
     /// From now on requests of the plan are taken.
-    fn use_plan(&mut self, work: &WorkerPlan) -> Result<(), String> {
+    fn use_plan(&mut self, work: &WorkerPlan) -> Result<(), PlanRefused> {
         let plan = &work.plan;
         let mut epochs = (**self.epochs.load()).clone();
         let prepared = self.workshop.prepare(work)?;

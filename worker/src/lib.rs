@@ -20,6 +20,7 @@ mod observed;
 mod onward;
 mod partition;
 mod peers;
+mod plan_refused;
 mod profiles;
 mod reporter;
 mod scratch;

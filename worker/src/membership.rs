@@ -8,6 +8,7 @@ use graft_transport::Connection;
 use graft_wire::{Join, ToPlanner, ToWorker, WorkerInfo, WorkerPlan};
 
 use crate::keeper::{Abandon, PlanKeeper, Prepare, Retire};
+use crate::plan_refused::PlanRefused;
 
 /// Time for a control message to come in whole, and to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,15 +36,14 @@ pub(crate) async fn attend(connection: Connection, info: WorkerInfo, keeper: Add
     }
 }
 
-async fn obey(message: ToWorker, keeper: &Addr<PlanKeeper>) -> Result<(), String> {
-    let gone = |e: MailboxError| e.to_string();
+async fn obey(message: ToWorker, keeper: &Addr<PlanKeeper>) -> Result<(), PlanRefused> {
     match message {
         ToWorker::Prepare(work) => {
-            let plan = work.plan.verified().map_err(|e| e.to_string())?;
+            let plan = work.plan.verified()?;
             let prepared = keeper.send(Prepare(WorkerPlan { plan, ..*work })).await;
-            prepared.map_err(gone)?
+            prepared?
         }
-        ToWorker::Retire(before) => keeper.send(Retire { before }).await.map_err(gone),
-        ToWorker::Abandon(epoch) => keeper.send(Abandon(epoch)).await.map_err(gone),
+        ToWorker::Retire(before) => Ok(keeper.send(Retire { before }).await?),
+        ToWorker::Abandon(epoch) => Ok(keeper.send(Abandon(epoch)).await?),
     }
 }

@@ -399,7 +399,7 @@ impl Handler<Ran> for PartitionActor {
         }
         let rows = run.last.then_some(run.requests.len());
         match ran.result {
-            Err(cause) => self.fail(&cause),
+            Err(cause) => self.fail(&cause.to_string()),
             Ok(result) if result.as_ref().map(Tensor::requests) != rows => {
                 self.fail("the engine's answer has not the batch's rows");
             }
@@ -447,3 +447,6 @@ impl Handler<Drain> for PartitionActor {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ use crate::job::{Hop, Instance, RoutePlan};
 use crate::observed::{Observed, PartitionCounts};
 use crate::partition::{PartitionActor, PartitionParts};
 use crate::peers::{Peer, Peers};
+use crate::plan_refused::PlanRefused;
 
 /// A partition that runs here.
 struct Hosted {
@@ -84,7 +85,7 @@ pub(crate) fn make_ready(
 
 impl Workshop {
     /// The ranges of all chunks that a plan has run here, after a look at whether it can be run.
-    pub fn ranges(&mut self, work: &WorkerPlan) -> Result<Ranges, String> {
+    pub fn ranges(&mut self, work: &WorkerPlan) -> Result<Ranges, PlanRefused> {
         let profile = CostCorrections::new(&work.corrections).apply(&self.profile);
         let mut found = vec![];
         for part in self.parts(&work.plan, &profile)? {
@@ -96,36 +97,35 @@ impl Workshop {
     }
 
     /// The partitions of a plan that run here. `Err`: why one can't.
-    fn parts<'p>(&self, plan: &'p Plan, profile: &Profile) -> Result<Vec<Part<'p>>, String> {
+    fn parts<'p>(&self, plan: &'p Plan, profile: &Profile) -> Result<Vec<Part<'p>>, PlanRefused> {
         let stages = plan.stages_by_id();
         let mut free = self.cores.as_slice();
         let mut parts = vec![];
         let own = plan.partitions.iter().enumerate();
         for (place, partition) in own.filter(|(_, p)| p.device == self.name) {
-            let spec =
-                PartitionSpec::of_plan(plan, partition, profile, Admission::On).map_err(|e| e.to_string())?;
+            let spec = PartitionSpec::of_plan(plan, partition, profile, Admission::On)?;
             let models = partition
                 .stages
                 .iter()
                 .map(|id| stage_model(&stages, id))
-                .collect::<Result<Vec<ModelId>, String>>()?;
+                .collect::<Result<Vec<ModelId>, PlanRefused>>()?;
             for (model, stage) in models.iter().zip(&partition.stages) {
-                let info = self
-                    .engine
-                    .info(*model)
-                    .map_err(|e| format!("stage {stage}: {e}"))?;
+                let info = self.engine.info(*model).map_err(|error| PlanRefused::NotLoaded {
+                    stage: stage.clone(),
+                    error: Box::new(error),
+                })?;
                 let to = stages[stage.as_str()].to;
                 if to > info.last() {
-                    return Err(format!(
-                        "stage {stage} goes beyond the last cut point {}",
-                        info.last()
-                    ));
+                    return Err(PlanRefused::BeyondLastCut {
+                        stage: stage.clone(),
+                        last: info.last(),
+                    });
                 }
             }
             let share = partition.share.0 as usize;
             let (cores, rest) = free
                 .split_at_checked(share)
-                .ok_or_else(|| format!("the plan takes more cores than the {} here", self.cores.len()))?;
+                .ok_or(PlanRefused::Cores(self.cores.len()))?;
             free = rest;
             parts.push(Part {
                 place,
@@ -139,7 +139,7 @@ impl Workshop {
     }
 
     /// Makes a plan's partitions. What it says is checked first; a plan that can't be run leaves nothing behind.
-    pub fn prepare(&mut self, work: &WorkerPlan) -> Result<PreparedPlan, String> {
+    pub fn prepare(&mut self, work: &WorkerPlan) -> Result<PreparedPlan, PlanRefused> {
         let plan = &work.plan;
         let corrections = Arc::new(CostCorrections::new(&work.corrections));
         let profile = corrections.apply(&self.profile);
@@ -201,17 +201,20 @@ impl Workshop {
         })
     }
 
-    fn share(&mut self, cores: &[usize]) -> Result<PartitionId, String> {
+    fn share(&mut self, cores: &[usize]) -> Result<PartitionId, PlanRefused> {
         if let Some(share) = self.shares.get(cores) {
             return Ok(*share);
         }
-        let share = self.engine.open_partition(cores).map_err(|e| e.to_string())?;
+        let share = self
+            .engine
+            .open_partition(cores)
+            .map_err(|error| PlanRefused::Partition(Box::new(error)))?;
         self.shares.insert(cores.to_vec(), share);
         Ok(share)
     }
 
     /// Whether the weights of all that runs here have room: each segment's count once.
-    fn fits_memory(&self, work: &WorkerPlan) -> Result<(), String> {
+    fn fits_memory(&self, work: &WorkerPlan) -> Result<(), PlanRefused> {
         let stages = work.plan.stages_by_id();
         let own = work.plan.partitions.iter().filter(|p| p.device == self.name);
         let mut segments = BTreeSet::new();
@@ -229,15 +232,13 @@ impl Workshop {
         let bytes: u64 = segments.iter().map(weights).sum();
         if bytes > self.memory_bytes {
             let have = self.memory_bytes;
-            return Err(format!(
-                "the plan's weights take {bytes} bytes, there are {have} for them"
-            ));
+            return Err(PlanRefused::Memory { bytes, have });
         }
         Ok(())
     }
 
     /// Connections to the plan's other workers that run stages which routes of this one go on to.
-    fn links(&mut self, work: &WorkerPlan) -> Result<BTreeMap<String, Arc<Link>>, String> {
+    fn links(&mut self, work: &WorkerPlan) -> Result<BTreeMap<String, Arc<Link>>, PlanRefused> {
         let index = RouteIndex::new(&work.plan, &self.profile);
         let device = |partition: usize| work.plan.partitions[partition].device.as_str();
         let mut links = BTreeMap::new();
@@ -257,10 +258,12 @@ impl Workshop {
                         continue;
                     }
                     let place = work.workers.get(name);
-                    let place =
-                        place.ok_or_else(|| format!("the plan does not say where worker {name} is"))?;
+                    let place = place.ok_or_else(|| PlanRefused::NoAddress(name.to_owned()))?;
                     let address = resolve("address", &place.address);
-                    let address = address.map_err(|e| format!("worker {name}: {e}"))?;
+                    let address = address.map_err(|error| PlanRefused::Address {
+                        worker: name.to_owned(),
+                        error: Box::new(error),
+                    })?;
                     links.insert(name.to_owned(), self.peers.link(name, address));
                 }
             }
@@ -331,12 +334,13 @@ impl Workshop {
 fn stage_model(
     stages: &std::collections::HashMap<&str, &graft_plan::Stage>,
     id: &str,
-) -> Result<ModelId, String> {
+) -> Result<ModelId, PlanRefused> {
     let stage = stages
         .get(id)
-        .ok_or_else(|| format!("the plan has no stage {id}"))?;
-    stage
-        .model
-        .parse()
-        .map_err(|e| format!("stage {id} is of model {:?}: {e}", stage.model))
+        .ok_or_else(|| PlanRefused::NoStage(id.to_owned()))?;
+    stage.model.parse().map_err(|error| PlanRefused::NoModel {
+        stage: id.to_owned(),
+        model: stage.model.clone(),
+        error,
+    })
 }

@@ -50,7 +50,7 @@ fn planner(identity: &Identity) -> (Endpoint, Joined) {
                             let mut members = members.lock().expect("a lock");
                             members.insert(info.name, connection.clone());
                         }
-                        async { Ok(()) }
+                        async { Ok::<(), std::convert::Infallible>(()) }
                     };
                     serving.obey(PATIENCE, handler).await
                 });

@@ -7,6 +7,7 @@ use rten_onnx::onnx::{ModelProto, TensorProto};
 use crate::cut::Cut;
 use crate::dim::DType;
 use crate::error::{ModelError, ModelErrorKind};
+use crate::framing::MessageError;
 use crate::tensor::{Elements, Tensor};
 
 /// An input, and the output that is right for it.
@@ -26,7 +27,7 @@ impl DataSet {
 
     /// Reads the contents of `input_0.pb` and `output_0.pb`, for a model whose input is `cut`.
     pub fn parse(input: &[u8], output: &[u8], cut: &Cut) -> Result<Self, ModelError> {
-        let of = |name: &str, bytes: &[u8]| numbers(bytes).map_err(|what| wrong(format!("{name} {what}")));
+        let of = |name: &str, bytes: &[u8]| numbers(bytes).map_err(|e| wrong(format!("{name} {e}")));
         Self::of(of("input_0.pb", input)?, of("output_0.pb", output)?, cut)
     }
 
@@ -75,6 +76,20 @@ impl DataSet {
     }
 }
 
+/// A file that holds no tensor, or none that is read.
+#[derive(Debug, thiserror::Error)]
+enum NoTensor {
+    #[error("is no tensor: {0}")]
+    Message(#[from] MessageError),
+    #[error("is no tensor: {0}")]
+    Unread(String),
+    #[error("is no tensor")]
+    Empty,
+    /// Type of the elements, as a number of `TensorProto.DataType`.
+    #[error("has element type {0}, which is not read")]
+    ElementType(i32),
+}
+
 /// The elements of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Numbers {
@@ -105,12 +120,11 @@ fn wrong(what: String) -> ModelError {
     ModelError::new(ModelErrorKind::Data, what, DataSet::HINT)
 }
 
-fn numbers(bytes: &[u8]) -> Result<Numbers, String> {
-    crate::framing::check_tensor(bytes).map_err(|e| format!("is no tensor: {e}"))?;
+fn numbers(bytes: &[u8]) -> Result<Numbers, NoTensor> {
+    crate::framing::check_tensor(bytes)?;
     let tensor = parsed(bytes)?;
     let code = tensor.data_type.map_or(0, |t| t.0);
-    let dtype =
-        DType::from_onnx(code).ok_or_else(|| format!("has element type {code}, which is not read"))?;
+    let dtype = DType::from_onnx(code).ok_or(NoTensor::ElementType(code))?;
     let values = match &tensor.raw_data {
         Some(raw) => return Ok(Numbers::from_bytes(dtype, &raw.borrow())),
         None => match dtype {
@@ -130,7 +144,7 @@ fn numbers(bytes: &[u8]) -> Result<Numbers, String> {
 
 /// Parses a tensor file. The parser reads whole models only, so the tensor is made the only initializer (field 5) of a
 /// graph (field 7).
-fn parsed(bytes: &[u8]) -> Result<TensorProto, String> {
+fn parsed(bytes: &[u8]) -> Result<TensorProto, NoTensor> {
     let enclosed = |field: u8, bytes: &[u8]| {
         let mut out = vec![field << 3 | 2];
         let mut length = bytes.len();
@@ -143,9 +157,9 @@ fn parsed(bytes: &[u8]) -> Result<TensorProto, String> {
         out
     };
     let model = ModelProto::parse_buf(&enclosed(7, &enclosed(5, bytes)));
-    let graph = model.map_err(|e| format!("is no tensor: {e}"))?.graph;
+    let graph = model.map_err(|e| NoTensor::Unread(e.to_string()))?.graph;
     let tensor = graph.and_then(|mut g| g.initializer.pop());
-    tensor.ok_or_else(|| "is no tensor".to_owned())
+    tensor.ok_or(NoTensor::Empty)
 }
 
 fn of<const N: usize>(chunk: &[u8]) -> [u8; N] {

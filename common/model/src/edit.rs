@@ -4,6 +4,8 @@
 //! again: fields are copied, but for the initialisers of the main graph.
 //! Encoding: <https://protobuf.dev/programming-guides/encoding/>; field numbers: onnx.proto3.
 
+use crate::framing::{MessageError, varint};
+
 /// `ModelProto.graph`.
 const GRAPH: u64 = 7;
 /// `GraphProto.name`.
@@ -60,8 +62,8 @@ struct Field<'a> {
 /// The file with its main graph as `edit` makes it. `Err`: the bytes are no messages.
 fn with_graph(
     model: &[u8],
-    mut edit: impl FnMut(&[u8]) -> Result<Vec<u8>, String>,
-) -> Result<Vec<u8>, String> {
+    mut edit: impl FnMut(&[u8]) -> Result<Vec<u8>, MessageError>,
+) -> Result<Vec<u8>, MessageError> {
     let mut out = Vec::with_capacity(model.len());
     for field in fields(model)? {
         if field.number == GRAPH && field.wire == BYTES {
@@ -79,7 +81,7 @@ pub fn take_out(
     model: &[u8],
     file: &str,
     mut take: impl FnMut(Initializer<'_>) -> bool,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, MessageError> {
     with_graph(model, |bytes| {
         let mut graph = vec![];
         for field in fields(bytes)? {
@@ -102,7 +104,7 @@ pub fn take_out(
 pub fn with_outputs<'n>(
     model: &[u8],
     names: impl Iterator<Item = &'n str> + Clone,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, MessageError> {
     with_graph(model, |bytes| {
         let mut known = vec![];
         for field in fields(bytes)?.iter().filter(|f| f.number == OUTPUT) {
@@ -125,7 +127,7 @@ pub fn with_outputs<'n>(
 }
 
 /// The file with a name for its main graph, as the standard demands. `Err`: the bytes are no messages.
-pub fn with_graph_name(model: &[u8], name: &str) -> Result<Vec<u8>, String> {
+pub fn with_graph_name(model: &[u8], name: &str) -> Result<Vec<u8>, MessageError> {
     with_graph(model, |bytes| {
         let mut graph = vec![];
         put_bytes(&mut graph, GRAPH_NAME, name.as_bytes());
@@ -134,7 +136,7 @@ pub fn with_graph_name(model: &[u8], name: &str) -> Result<Vec<u8>, String> {
     })
 }
 
-fn initializer(bytes: &[u8]) -> Result<Initializer<'_>, String> {
+fn initializer(bytes: &[u8]) -> Result<Initializer<'_>, MessageError> {
     let mut tensor = Initializer::default();
     for field in fields(bytes)? {
         match (field.number, field.wire) {
@@ -142,7 +144,8 @@ fn initializer(bytes: &[u8]) -> Result<Initializer<'_>, String> {
             (DIMS, BYTES) => {
                 let mut at = 0;
                 while at < field.bytes.len() {
-                    tensor.dims.push(varint(field.bytes, &mut at)? as i64);
+                    let dim = varint(field.bytes, &mut at).ok_or(MessageError::Number(at))?;
+                    tensor.dims.push(dim as i64);
                 }
             }
             (DATA_TYPE, VARINT) => tensor.data_type = field.value as i32,
@@ -187,27 +190,28 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn fields(bytes: &[u8]) -> Result<Vec<Field<'_>>, String> {
+fn fields(bytes: &[u8]) -> Result<Vec<Field<'_>>, MessageError> {
     let mut found = vec![];
     let mut at = 0;
     while at < bytes.len() {
         let start = at;
-        let tag = varint(bytes, &mut at)?;
+        let number_at = |at: &mut usize| varint(bytes, at).ok_or(MessageError::Number(start));
+        let tag = number_at(&mut at)?;
         let (number, wire) = (tag >> 3, tag & 7);
         let mut value = 0;
         let length = match wire {
             VARINT => {
-                value = varint(bytes, &mut at)?;
+                value = number_at(&mut at)?;
                 0
             }
             FIXED_64 => 8,
-            BYTES => varint(bytes, &mut at)?,
+            BYTES => number_at(&mut at)?,
             FIXED_32 => 4,
-            other => return Err(format!("field {number} has the unknown wire type {other}")),
+            _ => return Err(MessageError::WireType { wire, at: start }),
         };
         let end = usize::try_from(length).ok().and_then(|n| at.checked_add(n));
         let end = end.filter(|&e| e <= bytes.len());
-        let end = end.ok_or_else(|| format!("field {number} goes beyond its message"))?;
+        let end = end.ok_or(MessageError::Beyond(start))?;
         found.push(Field {
             number,
             wire,
@@ -218,19 +222,6 @@ fn fields(bytes: &[u8]) -> Result<Vec<Field<'_>>, String> {
         at = end;
     }
     Ok(found)
-}
-
-fn varint(bytes: &[u8], at: &mut usize) -> Result<u64, String> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = *bytes.get(*at).ok_or("a number is cut off")?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err("a number is too long".to_owned())
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {

@@ -4,6 +4,28 @@
 //! file, for ever. So every length is held against what encloses it first.
 //! Encoding: <https://protobuf.dev/programming-guides/encoding/>; field numbers: onnx.proto3.
 
+/// What is wrong with bytes that should be protobuf messages; places count from the first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Messages stand in one another too deep.
+    #[error("messages nest deeper than {MAX_DEPTH} at byte {0}")]
+    TooDeep(usize),
+    /// A number ends too early, or not at all.
+    #[error("a number is cut off or too long at byte {0}")]
+    Number(usize),
+    /// A field is longer than its message.
+    #[error("a field goes beyond what encloses it at byte {0}")]
+    Beyond(usize),
+    /// A field's encoding is none of protobuf's.
+    #[error("a field has the unknown wire type {wire} at byte {at}")]
+    WireType {
+        /// The wire type.
+        wire: u64,
+        /// The field's first byte.
+        at: usize,
+    },
+}
+
 /// Messages whose fields are looked into.
 #[derive(Clone, Copy)]
 enum Message {
@@ -47,40 +69,40 @@ impl Message {
 const MAX_DEPTH: usize = 32;
 
 /// Checks a model file. `Err` says where the nesting is broken.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
+pub(crate) fn check(bytes: &[u8]) -> Result<(), MessageError> {
     message(bytes, 0, Message::Model, 0)
 }
 
 /// Checks a file that is one tensor.
-pub(crate) fn check_tensor(bytes: &[u8]) -> Result<(), String> {
+pub(crate) fn check_tensor(bytes: &[u8]) -> Result<(), MessageError> {
     message(bytes, 0, Message::Tensor, 0)
 }
 
-fn message(bytes: &[u8], base: usize, kind: Message, depth: usize) -> Result<(), String> {
+fn message(bytes: &[u8], base: usize, kind: Message, depth: usize) -> Result<(), MessageError> {
     if depth > MAX_DEPTH {
-        return Err(format!("messages nest deeper than {MAX_DEPTH} at byte {base}"));
+        return Err(MessageError::TooDeep(base));
     }
     let mut at = 0;
     while at < bytes.len() {
         let start = base + at;
-        let broken = |what: &str| format!("{what} at byte {start}");
-        let tag = varint(bytes, &mut at).ok_or_else(|| broken("a field's tag is cut off"))?;
+        let number = |at: &mut usize| varint(bytes, at).ok_or(MessageError::Number(start));
+        let tag = number(&mut at)?;
         let (field, wire) = (tag >> 3, tag & 7);
         let length = match wire {
             0 => {
-                varint(bytes, &mut at).ok_or_else(|| broken("a number is cut off"))?;
+                number(&mut at)?;
                 0
             }
             1 => 8,
-            2 => varint(bytes, &mut at).ok_or_else(|| broken("a length is cut off"))?,
+            2 => number(&mut at)?,
             5 => 4,
-            _ => return Err(broken("a field has an unknown wire type")),
+            _ => return Err(MessageError::WireType { wire, at: start }),
         };
         let end = usize::try_from(length)
             .ok()
             .and_then(|n| at.checked_add(n))
             .filter(|&end| end <= bytes.len())
-            .ok_or_else(|| broken("a field goes beyond what encloses it"))?;
+            .ok_or(MessageError::Beyond(start))?;
         if wire == 2
             && let Some(inner) = kind.inner(field)
         {
@@ -91,7 +113,8 @@ fn message(bytes: &[u8], base: usize, kind: Message, depth: usize) -> Result<(),
     Ok(())
 }
 
-fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+/// A number of at most ten bytes, seven bits in each, from `at` on. `None`: it is cut off, or longer.
+pub(crate) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = *bytes.get(*at)?;

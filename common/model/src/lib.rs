@@ -37,10 +37,11 @@ pub mod samples;
 mod tests;
 
 pub use analyze::{Guard, Narrow};
-pub use cut::{Cut, CutPoint, ModelId, NUMBERING, Segment, StageRange};
+pub use cut::{Cut, CutPoint, ModelId, NUMBERING, NotAModelId, Segment, StageRange};
 pub use dataset::{DataSet, Numbers};
 pub use dim::DType;
 pub use error::{ModelError, ModelErrorKind, operator_of};
+pub use framing::MessageError;
 pub use info::ModelInfo;
 pub use manifest::{ImageInput, Manifest, Resample, Sample};
 pub use options::ReadOptions;

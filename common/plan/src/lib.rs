@@ -27,7 +27,7 @@ pub use plan::{Order, Partition, Plan, Route, Stage};
 pub use profile::{ModelProfile, Profile, SegmentProfile, Source};
 pub use scenario::{
     Arrivals, ControlTimes, DeviceSource, Fault, FragmentClient, Link, OneOrMore, PhoneGroup, Range,
-    Scenario, Slo, Speed,
+    Scenario, Slo, Speed, TraceError,
 };
 pub use units::{Epoch, Nanos, Share, ms_to_nanos, nanos_to_ms};
 pub use workload::{BURST_WINDOW, Fragment, MOST_BURSTY, Workload};

@@ -233,8 +233,8 @@ pub enum Arrivals {
 }
 
 impl Arrivals {
-    /// Gaps of a trace of arrivals, as [`Arrivals::Trace`] has them. An error says what is wrong.
-    pub fn gaps(csv: &str) -> Result<std::sync::Arc<[f64]>, String> {
+    /// Gaps of a trace of arrivals, as [`Arrivals::Trace`] has them.
+    pub fn gaps(csv: &str) -> Result<std::sync::Arc<[f64]>, TraceError> {
         let mut times = vec![];
         for (number, line) in csv
             .lines()
@@ -245,26 +245,46 @@ impl Arrivals {
             let first = line.split(',').next().unwrap_or_default().trim();
             let time: f64 = first
                 .parse()
-                .map_err(|_| format!("line {}: {first:?} is no time in seconds", number + 1))?;
+                .map_err(|_| TraceError::NoTime(number + 1, first.to_owned()))?;
             if !time.is_finite() || times.last().is_some_and(|last| time < *last) {
-                return Err(format!("line {}: {time} s; expected ascending times", number + 1));
+                return Err(TraceError::Descends(number + 1, time));
             }
             times.push(time);
             if times.len() > MOST_ARRIVALS {
-                return Err(format!("it has more than {MOST_ARRIVALS} requests"));
+                return Err(TraceError::TooMany);
             }
         }
         let [first, .., last] = times.as_slice() else {
-            return Err("it has fewer than two requests".to_owned());
+            return Err(TraceError::TooFew);
         };
         let mean = (last - first) / (times.len() - 1) as f64;
         if mean <= 0.0 {
-            return Err("all its requests begin at the same time".to_owned());
+            return Err(TraceError::AtOnce);
         }
         // After the last one it begins anew, a mean gap later.
         let gaps = times.windows(2).map(|w| (w[1] - w[0]) / mean);
         Ok(gaps.chain([1.0]).collect())
     }
+}
+
+/// What is wrong with a trace of arrivals.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TraceError {
+    /// A line, counted from 1, begins with something else than a time.
+    #[error("line {0}: {1:?} is no time in seconds")]
+    NoTime(usize, String),
+    /// A line's time, in seconds, comes before that of the line before.
+    #[error("line {0}: {1} s; expected ascending times")]
+    Descends(usize, f64),
+    /// It is too long.
+    #[error("it has more than {MOST_ARRIVALS} requests")]
+    TooMany,
+    /// It has no gap.
+    #[error("it has fewer than two requests")]
+    TooFew,
+    /// It has no mean gap.
+    #[error("all its requests begin at the same time")]
+    AtOnce,
 }
 
 /// Most requests that a trace of arrivals may have.

@@ -34,21 +34,22 @@ impl Connection {
     }
 
     /// Does what the other side says until the connection is gone, and gives the reason. A message must be whole within
-    /// `patience` of its first byte.
-    pub async fn obey<M, F>(
+    /// `patience` of its first byte; what the handler could not do is told in the words of its error.
+    pub async fn obey<M, F, E>(
         &self,
         patience: Duration,
         handler: impl Fn(M) -> F + Send + Sync + 'static,
     ) -> String
     where
         M: ControlMessage,
-        F: Future<Output = Result<(), String>> + Send + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::error::Error,
     {
         let answer = move |_, Control, payload: Bytes| {
             let doing = serde_json::from_slice(&payload).map(&handler);
             async move {
                 let done = match doing {
-                    Ok(doing) => doing.await,
+                    Ok(doing) => doing.await.map_err(|error| error.to_string()),
                     Err(error) => Err(format!("this is no message to a {}: {error}", M::TO)),
                 };
                 let reply = done.map_or_else(ControlReply::Failed, |()| ControlReply::Done);

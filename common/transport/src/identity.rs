@@ -44,17 +44,22 @@ impl fmt::Display for Role {
 }
 
 impl FromStr for Role {
-    type Err = String;
+    type Err = UnknownRole;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
         match text {
             "router" => Ok(Role::Router),
             "planner" => Ok(Role::Planner),
             "worker" => Ok(Role::Worker),
-            other => Err(format!("{other:?} is no role: use router, planner or worker")),
+            other => Err(UnknownRole(other.to_owned())),
         }
     }
 }
+
+/// A word that names no role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no role: use router, planner or worker")]
+pub struct UnknownRole(String);
 
 /// A certificate, key or authority that can't be used.
 #[derive(Debug, thiserror::Error)]

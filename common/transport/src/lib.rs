@@ -16,5 +16,5 @@ mod link;
 pub use connection::{CallError, Caller, Connection, Reply};
 pub use control::TellError;
 pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protocol};
-pub use identity::{Authority, Identity, IdentityError, Role};
+pub use identity::{Authority, Identity, IdentityError, Role, UnknownRole};
 pub use link::Link;

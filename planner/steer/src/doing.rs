@@ -32,6 +32,52 @@ pub struct Made {
     pub planning_ms: f64,
 }
 
+/// Why something that a desk wanted done was not done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum Undone {
+    /// Who should do it was not there.
+    #[error("it is not there")]
+    Absent,
+    /// Who should do it left meanwhile.
+    #[error("it left")]
+    Left,
+    /// There was no answer; why, as the transport says.
+    #[error("{0}")]
+    Unanswered(String),
+    /// The member refuses; in its words.
+    #[error("{0}")]
+    Refused(String),
+    /// The plan is not known any more.
+    #[error("the plan is forgotten")]
+    Forgotten,
+    /// It can't be kept over a restart; why, as the store says.
+    #[error("{0}")]
+    NotKept(String),
+    /// The simulation can't run the plan; why, as it says.
+    #[error("{0}")]
+    NotSimulated(String),
+    /// The work ended before it was done: a mistake in this program.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Why no plan is in use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// Nobody could run one.
+    #[error("no worker has joined")]
+    NoWorker,
+    /// Workers are left out of plans.
+    #[error("no worker can run a plan: their logs say why")]
+    NoneWilling,
+    /// A plan's number has to be kept before the plan is made.
+    #[error("no plan without a number that is kept: {0}")]
+    NoNumber(Undone),
+    /// None was made yet, or rolled out.
+    #[error("no plan is in use yet")]
+    NoPlan,
+}
+
 /// Something that a desk hears of.
 #[derive(Debug)]
 pub enum Event {
@@ -56,15 +102,15 @@ pub enum Event {
     /// Somebody asks for another plan.
     Asked,
     /// What became of a [`Do::KeepEpoch`].
-    EpochKept(Epoch, Result<(), String>),
+    EpochKept(Epoch, Result<(), Undone>),
     /// What became of a [`Do::Plan`].
-    Made(Epoch, Result<Made, String>),
+    Made(Epoch, Result<Made, Undone>),
     /// What became of a [`Do::Prepare`].
-    Prepared(String, Epoch, Result<(), String>),
+    Prepared(String, Epoch, Result<(), Undone>),
     /// What became of a [`Do::Switch`].
-    Switched(String, Epoch, Result<(), String>),
+    Switched(String, Epoch, Result<(), Undone>),
     /// What became of a [`Do::Predict`].
-    Predicted(Epoch, Result<f64, String>),
+    Predicted(Epoch, Result<f64, Undone>),
 }
 
 /// The last plan and what it was made for: what a desk goes on from after a restart.
@@ -203,8 +249,8 @@ pub enum Note {
     NotSwitched {
         /// Its name.
         router: String,
-        /// What it said.
-        why: String,
+        /// Why not.
+        why: Undone,
     },
     /// A model's runs take another multiple of what was measured at first: from, to.
     CostsMoved {
@@ -223,7 +269,7 @@ pub enum Note {
         partition: String,
     },
     /// A prediction failed.
-    NotPredicted(String),
+    NotPredicted(Undone),
     /// What was kept before the restart can't be gone on from.
     NotRemembered(String),
 }

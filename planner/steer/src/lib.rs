@@ -26,7 +26,7 @@ mod wanted;
 
 pub use decisions::{Decision, MOST_DECISIONS, Measured, Outcome, Predicted};
 pub use desk::{Desk, DeskOptions, InUse, Memory, Standing};
-pub use doing::{Do, Event, Kept, Made, Member, Note, PREPARE_WITHIN, SWITCH_WITHIN};
+pub use doing::{Do, Event, Kept, Made, Member, NotReady, Note, PREPARE_WITHIN, SWITCH_WITHIN, Undone};
 pub use members::{Unheard, WorkerMember};
 pub use predict::predict;
 pub use recent::Recent;

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use graft_plan::Epoch;
 
+use crate::doing::Undone;
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Notice {
@@ -19,7 +21,7 @@ pub enum Notice {
     /// A worker is ready for a plan.
     Prepared(String, Epoch),
     /// A worker can't prepare, and why.
-    Refused(String, Epoch, String),
+    Refused(String, Epoch, Undone),
     /// A router uses a plan.
     Switched(String, Epoch),
     /// A router did not switch.
@@ -52,7 +54,7 @@ pub enum Directive {
     /// All routers use the plan.
     Done(Epoch),
     /// The plan is not rolled out, since this worker can't prepare.
-    Failed(Epoch, String, String),
+    Failed(Epoch, String, Undone),
     /// The plan is not rolled out any more: a newer one is.
     Overtaken(Epoch),
     /// A router did not do as it was told: it has to join again.
@@ -128,8 +130,7 @@ impl Rollouts {
             directives.push(Directive::Overtaken(before.epoch));
         }
         if let Some(missing) = workers.iter().find(|w| !self.workers.contains(*w)) {
-            let why = "it is not there".to_owned();
-            directives.push(Directive::Failed(epoch, missing.clone(), why));
+            directives.push(Directive::Failed(epoch, missing.clone(), Undone::Absent));
             return;
         }
         let prepare = |w: &String| Directive::Prepare(w.clone(), epoch);
@@ -171,7 +172,7 @@ impl Rollouts {
         self.all_switched(directives);
     }
 
-    fn refused(&mut self, worker: String, epoch: Epoch, why: String, directives: &mut Vec<Directive>) {
+    fn refused(&mut self, worker: String, epoch: Epoch, why: Undone, directives: &mut Vec<Directive>) {
         let preparing = |w: &Ongoing| w.epoch == epoch && matches!(w.phase, Phase::Preparing(_));
         if self.ongoing.as_ref().is_some_and(preparing)
             && let Some(way) = self.ongoing.take()
@@ -241,8 +242,7 @@ impl Rollouts {
             && let Some(way) = self.ongoing.take()
         {
             self.abandon(&way, None, directives);
-            let why = "it left".to_owned();
-            directives.push(Directive::Failed(way.epoch, worker.to_owned(), why));
+            directives.push(Directive::Failed(way.epoch, worker.to_owned(), Undone::Left));
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use graft_plan::Epoch;
 use stateright::{Checker, Model, Property};
 
+use crate::doing::Undone;
 use crate::rollout::{Directive, Notice, Rollouts};
 
 const WORKERS: [&str; 2] = ["w0", "w1"];
@@ -150,9 +151,11 @@ impl Model for Faults {
                 };
                 if state.ready[number(&WORKERS, &worker)].is_some() {
                     state.refusals -= 1;
-                    state
-                        .notices
-                        .insert(Notice::Refused(worker, epoch, "no room".to_owned()));
+                    state.notices.insert(Notice::Refused(
+                        worker,
+                        epoch,
+                        Undone::Refused("no room".to_owned()),
+                    ));
                 }
             }
             Action::Hear(notice) => {
@@ -185,7 +188,9 @@ impl Model for Faults {
                             // As workers do: what is older than what they have is refused.
                             if ready.last().is_some_and(|latest| *latest > epoch.0) {
                                 let why = "it is old".to_owned();
-                                state.notices.insert(Notice::Refused(worker, epoch, why));
+                                state
+                                    .notices
+                                    .insert(Notice::Refused(worker, epoch, Undone::Refused(why)));
                             } else {
                                 ready.insert(epoch.0);
                                 state.notices.insert(Notice::Prepared(worker, epoch));

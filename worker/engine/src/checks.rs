@@ -6,15 +6,20 @@ use graft_model::{CutPoint, DType, ModelInfo, Tensor};
 
 use crate::engine::EngineError;
 
+/// A panic that was caught, with its message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("panicked: {0}")]
+pub struct Panicked(String);
+
 /// Calls a function in which an engine may panic, and turns a panic into an error: a model is somebody's file, and must
 /// not take the worker down.
-pub fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+pub fn guarded<T, E: From<Panicked>>(f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(format!("panicked: {}", text.unwrap_or("without a message")))
+        Err(Panicked(text.unwrap_or("without a message").to_owned()).into())
     })
 }
 

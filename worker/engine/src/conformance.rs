@@ -2,7 +2,7 @@
 
 use graft_model::{Cut, CutPoint, DType, Model, StageRange, Tensor};
 
-use crate::checks::guarded;
+use crate::checks::{Panicked, guarded};
 use crate::engine::{Engine, EngineError, PartitionId};
 
 /// Difference of head and tail from the whole that is allowed, as a part of the whole's largest magnitude.
@@ -133,9 +133,9 @@ pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<
     match outcome {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(error),
-        Err(seen) => failures.push(Failure {
+        Err(panicked) => failures.push(Failure {
             demand: "a panic is an error",
-            seen,
+            seen: Panicked::to_string(&panicked),
         }),
     }
     Ok(failures)

@@ -1,17 +1,30 @@
 //! The cores of this machine.
 
+/// Why a thread can't be confined to some cores.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CoresError {
+    /// A partition has a core at least.
+    #[error("no cores given")]
+    None,
+    /// The number is beyond what systems know.
+    #[error("there is no core {0}")]
+    Unknown(usize),
+    /// The system refuses; in its words.
+    #[error("the system refuses: {0} (are these cores there, and allowed to this process?)")]
+    Refused(String),
+}
+
 /// Confines the calling thread, and the threads that it starts from now on, to some cores.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn pin_current_thread(cores: &[usize]) -> Result<(), String> {
+pub fn pin_current_thread(cores: &[usize]) -> Result<(), CoresError> {
     let mut set = rustix::thread::CpuSet::new();
     for &core in cores {
         if core >= rustix::thread::CpuSet::MAX_CPU {
-            return Err(format!("there is no core {core}"));
+            return Err(CoresError::Unknown(core));
         }
         set.set(core);
     }
-    rustix::thread::sched_setaffinity(None, &set)
-        .map_err(|e| format!("the system refuses: {e} (are these cores there, and allowed to this process?)"))
+    rustix::thread::sched_setaffinity(None, &set).map_err(|e| CoresError::Refused(e.to_string()))
 }
 
 /// A guard that confines the calling thread to some cores as long as it lives.
@@ -21,7 +34,7 @@ pub(crate) struct Confined {
 }
 
 impl Confined {
-    pub fn to(cores: &[usize]) -> Result<Self, String> {
+    pub fn to(cores: &[usize]) -> Result<Self, CoresError> {
         let before = usable_cores();
         if before == cores || cfg!(not(any(target_os = "linux", target_os = "android"))) {
             return Ok(Confined { before: None });
@@ -43,7 +56,7 @@ impl Drop for Confined {
 
 /// Confines nothing where the system has no way to.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn pin_current_thread(_cores: &[usize]) -> Result<(), String> {
+pub fn pin_current_thread(_cores: &[usize]) -> Result<(), CoresError> {
     Ok(())
 }
 

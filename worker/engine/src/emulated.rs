@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use graft_model::{DType, Elements, Model, ModelId, ModelInfo, StageRange, Tensor};
-use graft_plan::{Profile, Share};
+use graft_plan::{CostError, Profile, Share};
 
-use crate::engine::{Engine, EngineError, MemoryUse, PartitionId};
+use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId};
 
 /// An engine that takes the time that a profile says.
 pub struct EmulatedEngine {
@@ -53,19 +53,18 @@ impl Engine for EmulatedEngine {
 
     fn load(&self, model: &Model) -> Result<(), EngineError> {
         let info = model.info();
-        let fail = |cause: String| EngineError::Load {
+        let fail = |cause: Cause| EngineError::Load {
             engine: "emulated",
             file: format!("{:?}", info.id),
             cause,
         };
         let known = self.profile.models.get(&info.id.to_string());
-        let known = known.ok_or_else(|| fail("the profile does not know it".to_owned()))?;
+        let known = known.ok_or_else(|| fail(CostError::UnknownModel(info.id.to_string()).into()))?;
         if known.segments.len() != info.last().index() {
-            return Err(fail(format!(
-                "the profile has {} segments of it, it has {}",
-                known.segments.len(),
-                info.last()
-            )));
+            return Err(fail(Cause::OtherProfile {
+                profile: known.segments.len(),
+                model: info.last().index(),
+            }));
         }
         self.state().models.insert(info.id, Arc::clone(info));
         Ok(())
@@ -82,11 +81,11 @@ impl Engine for EmulatedEngine {
     }
 
     fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
-        let listed = u32::try_from(cores.len()).is_ok_and(|n| self.profile.share_index(Share(n)).is_some());
-        if !listed {
+        let share = Share(u32::try_from(cores.len()).unwrap_or(u32::MAX));
+        if self.profile.share_index(share).is_none() {
             return Err(EngineError::Partition {
                 cores: cores.to_vec(),
-                cause: format!("the profile lists no share of {}", cores.len()),
+                cause: CostError::UnlistedShare(share).into(),
             });
         }
         let mut state = self.state();
@@ -143,7 +142,7 @@ impl Engine for EmulatedEngine {
             .latency(&model.to_string(), range, rows, Share(share as u32), 0.0)
             .map_err(|e| EngineError::Run {
                 range,
-                cause: e.to_string(),
+                cause: e.into(),
             })?
             .duration();
         let elements = to.elements * requests;

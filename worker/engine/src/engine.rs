@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use graft_model::{Model, ModelId, ModelInfo, StageRange, Tensor, TensorError};
+use graft_model::{MessageError, Model, ModelError, ModelId, ModelInfo, StageRange, Tensor, TensorError};
+use graft_plan::CostError;
+
+use crate::checks::Panicked;
+use crate::cores::CoresError;
 
 /// A partition's number in its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +35,83 @@ pub struct Refusal {
     pub what_to_do: String,
 }
 
+/// Why an engine could not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The library that runs the layers says no; in its words.
+    #[error("{0}")]
+    Library(String),
+    /// Something in the library panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+    /// The thread can't be confined to the partition's cores.
+    #[error(transparent)]
+    Cores(#[from] CoresError),
+    /// A file can't be read or written.
+    #[error("{what}: {error}")]
+    File {
+        /// What can't be done with which file.
+        what: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// A part of the model can't be made.
+    #[error(transparent)]
+    Model(#[from] Box<ModelError>),
+    /// What the library wrote is no model.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// A tensor is not what it is said to be.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The library lacks a tensor of the model.
+    #[error("there is no tensor {0}")]
+    NoTensor(String),
+    /// A tensor's elements are of a type that the engine does not take or give.
+    #[error("tensor {tensor} has elements of type {dtype}")]
+    ElementType {
+        /// The tensor.
+        tensor: String,
+        /// The type, as the library or the model calls it.
+        dtype: String,
+    },
+    /// The range ends behind the model's last cut point.
+    #[error("a range beyond the last cut point")]
+    BeyondLastCut,
+    /// Weights don't fit their shape.
+    #[error("weights of shape {0:?} have another number of elements")]
+    Weights(Vec<i64>),
+    /// A 64-bit integer needs more bits than the engine computes in.
+    #[error("{0} does not fit into the 32 bits in which 64-bit integers are computed")]
+    TooWide(i64),
+    /// A tensor holds larger numbers than the engine computes right.
+    #[error(
+        "tensor {tensor} reaches {most:e}; beyond {limit:e} the 32 bits in which 64-bit integers are computed don't do"
+    )]
+    TooLarge {
+        /// The tensor.
+        tensor: String,
+        /// Largest magnitude that it holds.
+        most: f64,
+        /// Largest magnitude that is computed right.
+        limit: f64,
+    },
+    /// The profile that is emulated does not tell it.
+    #[error(transparent)]
+    Cost(#[from] CostError),
+    /// The profile that is emulated is of another network.
+    #[error("the profile has {profile} segments of it, it has {model}")]
+    OtherProfile {
+        /// Number of segments in the profile.
+        profile: usize,
+        /// Number of segments of the model.
+        model: usize,
+    },
+    /// The batch is gone, empty or of rows that differ in shape.
+    #[error("{0}")]
+    Batch(&'static str),
+}
+
 /// Error of an engine: what it can't do, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -42,7 +123,7 @@ pub enum EngineError {
         /// The model's file.
         file: String,
         /// Why.
-        cause: String,
+        cause: Cause,
     },
     /// The engine does not run the network.
     #[error("the {engine} engine does not run {file}: {refusal}")]
@@ -66,7 +147,7 @@ pub enum EngineError {
         /// The cores asked for.
         cores: Vec<usize>,
         /// Why.
-        cause: String,
+        cause: Cause,
     },
     /// The range goes beyond the model's last cut point.
     #[error("layers {range} go beyond the last cut point {last}")]
@@ -89,13 +170,16 @@ pub enum EngineError {
     /// A tensor is not what it is said to be.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// The engine panicked outside of what it guards itself.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// The layers failed.
     #[error("layers {range} failed: {cause}")]
     Run {
         /// The range.
         range: StageRange,
         /// Why.
-        cause: String,
+        cause: Cause,
     },
 }
 

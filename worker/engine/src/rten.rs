@@ -9,8 +9,8 @@ use rten::{ModelOptions, NodeId, RunOptions, ThreadPool, Value};
 use rten_tensor::prelude::*;
 
 use crate::checks::{check_input, guarded};
-use crate::cores::pin_current_thread;
-use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
+use crate::cores::{CoresError, pin_current_thread};
+use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId, Refusal};
 
 struct Loaded {
     info: Arc<ModelInfo>,
@@ -75,7 +75,7 @@ impl Engine for RtenEngine {
         if self.loaded(info.id).is_ok() {
             return Ok(());
         }
-        let error = |cause: String| EngineError::Load {
+        let error = |cause: Cause| EngineError::Load {
             engine: "rten",
             file: info.file.display().to_string(),
             cause,
@@ -85,18 +85,21 @@ impl Engine for RtenEngine {
             Narrow::TooNarrow(node) => return Err(too_narrow(&info, node)),
         };
         if let Some(cut) = info.cuts.iter().find(|c| matches!(c.dtype, DType::F64)) {
-            return Err(error(format!("tensor {} has 64-bit floats", cut.tensor)));
+            return Err(error(Cause::ElementType {
+                tensor: cut.tensor.clone(),
+                dtype: "64-bit float".to_owned(),
+            }));
         }
-        let (bytes, careful) = model.careful_graph().map_err(|e| error(e.to_string()))?;
+        let (bytes, careful) = model.careful_graph().map_err(|e| error(Box::new(e).into()))?;
         let loaded = guarded(|| {
             ModelOptions::with_all_ops()
                 .load(bytes)
-                .map_err(|e| e.to_string())
+                .map_err(|e| Cause::Library(e.to_string()))
         })
         .map_err(error)?;
         let find = |name: String| {
             let node = loaded.find_node(&name);
-            node.ok_or_else(|| error(format!("lost tensor {name}")))
+            node.ok_or_else(|| error(Cause::NoTensor(name)))
         };
         let names = info.cuts.iter().map(|c| c.tensor.as_str());
         let nodes = names
@@ -145,22 +148,22 @@ impl Engine for RtenEngine {
     }
 
     fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
-        let error = |cause: String| EngineError::Partition {
+        let error = |cause: Cause| EngineError::Partition {
             cores: cores.to_vec(),
             cause,
         };
         if cores.is_empty() {
-            return Err(error("no cores given".to_owned()));
+            return Err(error(CoresError::None.into()));
         }
         // Threads inherit the cores of the thread that starts them, so the pool is started from a pinned one.
         let list = cores.to_vec();
-        let pool = std::thread::spawn(move || -> Result<ThreadPool, String> {
+        let pool = std::thread::spawn(move || -> Result<ThreadPool, CoresError> {
             pin_current_thread(&list)?;
             Ok(ThreadPool::with_num_threads(list.len()))
         })
         .join()
-        .map_err(|_| error("the thread that pins the pool died".to_owned()))?
-        .map_err(error)?;
+        .map_err(|_| error(Cause::Library("the thread that pins the pool died".to_owned())))?
+        .map_err(|e| error(e.into()))?;
         let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
         let entry = Pool {
             pool: Arc::new(pool),
@@ -196,7 +199,7 @@ impl Engine for RtenEngine {
             last: cuts.len() - 1,
         })?;
         check_input(&loaded.info, range.from(), &batch)?;
-        let failed = |cause: String| EngineError::Run { range, cause };
+        let failed = |cause: Cause| EngineError::Run { range, cause };
         let requests = batch.requests();
         let all_finite = batch.is_finite();
         let nodes = loaded
@@ -207,14 +210,22 @@ impl Engine for RtenEngine {
         let mut shape = vec![requests];
         shape.extend_from_slice(batch.shape());
         let input = match batch.into_elements() {
-            Elements::F32(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
-            Elements::I32(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
+            Elements::F32(v) => {
+                Value::from_shape(&shape, v).map_err(|e| failed(Cause::Library(e.to_string())))?
+            }
+            Elements::I32(v) => {
+                Value::from_shape(&shape, v).map_err(|e| failed(Cause::Library(e.to_string())))?
+            }
             Elements::I64(v) => {
                 let narrow = narrowed(v).map_err(failed)?;
-                Value::from_shape(&shape, narrow).map_err(|e| failed(e.to_string()))?
+                Value::from_shape(&shape, narrow).map_err(|e| failed(Cause::Library(e.to_string())))?
             }
-            Elements::U8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
-            Elements::I8(v) => Value::from_shape(&shape, v).map_err(|e| failed(e.to_string()))?,
+            Elements::U8(v) => {
+                Value::from_shape(&shape, v).map_err(|e| failed(Cause::Library(e.to_string())))?
+            }
+            Elements::I8(v) => {
+                Value::from_shape(&shape, v).map_err(|e| failed(Cause::Library(e.to_string())))?
+            }
         };
         let watched = loaded
             .guards
@@ -248,7 +259,7 @@ impl Engine for RtenEngine {
             loaded
                 .model
                 .run(inputs, &outputs, Some(options))
-                .map_err(|e| e.to_string())
+                .map_err(|e| Cause::Library(e.to_string()))
         })
         .map_err(failed)?;
         for (guard, node) in inside {
@@ -266,7 +277,12 @@ impl Engine for RtenEngine {
             Value::Int32Tensor(t) => Elements::I32(t.into_data()),
             Value::UInt8Tensor(t) => Elements::U8(t.into_data()),
             Value::Int8Tensor(t) => Elements::I8(t.into_data()),
-            other => return Err(failed(format!("gave a tensor of type {}", other.dtype()))),
+            other => {
+                return Err(failed(Cause::ElementType {
+                    tensor: out.tensor.clone(),
+                    dtype: other.dtype().to_string(),
+                }));
+            }
         };
         Ok(Tensor::new(requests, out.shape.clone(), elements)?)
     }
@@ -299,17 +315,13 @@ fn too_narrow(info: &ModelInfo, node: &str) -> EngineError {
 }
 
 /// 64-bit integers in the 32 bits in which rten computes them.
-fn narrowed(values: Vec<i64>) -> Result<Vec<i32>, String> {
-    let narrow = |value: i64| {
-        i32::try_from(value).map_err(|_| {
-            format!("{value} does not fit into the 32 bits in which rten computes 64-bit integers")
-        })
-    };
+fn narrowed(values: Vec<i64>) -> Result<Vec<i32>, Cause> {
+    let narrow = |value: i64| i32::try_from(value).map_err(|_| Cause::TooWide(value));
     values.into_iter().map(narrow).collect()
 }
 
 /// Checks that a tensor stays within the limit of a guard.
-fn within(guard: &Guard, value: &Value) -> Result<(), String> {
+fn within(guard: &Guard, value: &Value) -> Result<(), Cause> {
     let most = match value {
         Value::FloatTensor(t) => t.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs())),
         Value::Int32Tensor(t) => t.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs())),
@@ -318,8 +330,9 @@ fn within(guard: &Guard, value: &Value) -> Result<(), String> {
     if most <= guard.limit {
         return Ok(());
     }
-    Err(format!(
-        "tensor {} reaches {most:e}; beyond {:e} the 32 bits in which rten computes 64-bit integers don't do",
-        guard.tensor, guard.limit
-    ))
+    Err(Cause::TooLarge {
+        tensor: guard.tensor.clone(),
+        most,
+        limit: guard.limit,
+    })
 }

@@ -13,7 +13,9 @@ pub fn try_out(engine: &dyn Engine, partition: PartitionId, model: &Model) -> Re
     let info = model.info();
     let refused = |e: EngineError| match e {
         EngineError::Refused { refusal, .. } => *refusal,
-        EngineError::Load { cause, .. } | EngineError::Run { cause, .. } => refusal_of(model, &cause),
+        EngineError::Load { cause, .. } | EngineError::Run { cause, .. } => {
+            refusal_of(model, &cause.to_string())
+        }
         other => refusal_of(model, &other.to_string()),
     };
     engine.load(model).map_err(refused)?;

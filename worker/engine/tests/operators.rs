@@ -67,7 +67,7 @@ fn verdict(engine: &dyn Engine, case: &Files, spoil: f64) -> Verdict {
     match against(engine, partition, &model, set) {
         Ok(found) if found.holds() => Verdict::Right,
         Ok(found) => Verdict::Wrong(format!("{found:?}")),
-        Err(EngineError::Run { cause, .. }) => Verdict::Refused(cause),
+        Err(EngineError::Run { cause, .. }) => Verdict::Refused(cause.to_string()),
         Err(error) => Verdict::Wrong(error.to_string()),
     }
 }

@@ -42,17 +42,27 @@ pub fn share(environment: &Environment) -> ort::Result<()> {
     unsafe { ort::Error::result_from_status(status) }
 }
 
-/// The version that a library says it has, like `1.32.0`. The library stays loaded. `Err`: it is no such library, or not for
-/// this machine.
-pub fn version(library: &Path) -> Result<String, String> {
+/// Why a file is no onnxruntime of this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum VersionError {
+    /// It can't be loaded, or lacks onnxruntime's function.
+    #[error(transparent)]
+    Load(#[from] libloading::Error),
+    /// Its function gives nothing.
+    #[error("it has no API")]
+    NoApi,
+}
+
+/// The version that a library says it has, like `1.32.0`. The library stays loaded.
+pub fn version(library: &Path) -> Result<String, VersionError> {
     // SAFETY: loading runs the library's initialisers. Whoever runs this program chose the file, and would have it loaded
     // by `ort` next.
-    let loaded = unsafe { libloading::Library::new(library) }.map_err(|e| e.to_string())?;
+    let loaded = unsafe { libloading::Library::new(library) }?;
     // SAFETY: this is the function's type in onnxruntime_c_api.h, whose only promise to all versions it is.
     let get: libloading::Symbol<'_, unsafe extern "C" fn() -> *const ort::sys::OrtApiBase> =
-        unsafe { loaded.get(b"OrtGetApiBase") }.map_err(|e| e.to_string())?;
+        unsafe { loaded.get(b"OrtGetApiBase") }?;
     // SAFETY: it takes nothing, and gives a pointer to a constant of the library, or null.
-    let base = unsafe { get().as_ref() }.ok_or("it has no API")?;
+    let base = unsafe { get().as_ref() }.ok_or(VersionError::NoApi)?;
     // SAFETY: it takes nothing, and gives a constant text of the library that ends with 0.
     let text = unsafe { CStr::from_ptr((base.GetVersionString)()) };
     let text = text.to_string_lossy().into_owned();

@@ -13,7 +13,7 @@ use graft_wire::{Correction, Join, MixReport, Outcomes, RoutesUpdate, WorkerRepo
 
 use crate::correction::Corrections;
 use crate::decisions::{Decision, DecisionLog, Outcome};
-use crate::doing::{Do, Event, Kept, Member, Note};
+use crate::doing::{Do, Event, Kept, Member, NotReady, Note, Undone};
 use crate::members::{Members, Unheard, WorkerMember};
 use crate::mix::ObservedMix;
 use crate::recent::Recent;
@@ -113,7 +113,7 @@ pub struct Desk {
     rolling: BTreeMap<Epoch, Rolling>,
     rolled_out: u64,
     /// Why no plan could be made.
-    trouble: Option<String>,
+    trouble: Option<NotReady>,
     /// When each is due; one of each at a time, so that they are no more than workers and a few.
     alarms: BTreeMap<Alarm, Nanos>,
     wanted_done: VecDeque<Do>,
@@ -366,12 +366,15 @@ impl Desk {
         Ok(())
     }
 
-    fn epoch_kept(&mut self, now: Nanos, epoch: Epoch, outcome: Result<(), String>) {
+    fn epoch_kept(&mut self, now: Nanos, epoch: Epoch, outcome: Result<(), Undone>) {
         if self.nobody_left == Some(epoch) {
             self.nobody_left = None;
             match outcome {
                 Ok(()) => self.serve_nothing(now, epoch),
-                Err(why) => self.note(Note::Failed { epoch, why }),
+                Err(why) => self.note(Note::Failed {
+                    epoch,
+                    why: why.to_string(),
+                }),
             }
         } else {
             self.begin_making(epoch, outcome);
@@ -411,12 +414,12 @@ impl Desk {
     // What there is to see.
 
     /// Whether a plan is in use. `Err`: why not.
-    pub fn readiness(&self, now: Nanos) -> Result<(), String> {
+    pub fn readiness(&self, now: Nanos) -> Result<(), NotReady> {
         if self.members.workers.is_empty() {
-            return Err("no worker has joined".to_owned());
+            return Err(NotReady::NoWorker);
         }
         if !self.members.any_willing(now) {
-            return Err("no worker can run a plan: their logs say why".to_owned());
+            return Err(NotReady::NoneWilling);
         }
         if let Some(trouble) = &self.trouble {
             return Err(trouble.clone());
@@ -424,7 +427,7 @@ impl Desk {
         let serves = |current: &InUse| current.update.epoch == current.plan.epoch;
         match self.current.as_ref().is_some_and(serves) {
             true => Ok(()),
-            false => Err("no plan is in use yet".to_owned()),
+            false => Err(NotReady::NoPlan),
         }
     }
 

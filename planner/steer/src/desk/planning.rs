@@ -8,7 +8,7 @@ use graft_planner_search::{Problem, changes};
 use graft_wire::Correction;
 
 use crate::decisions::{Decision, Outcome, Predicted};
-use crate::doing::{Do, Made, Note};
+use crate::doing::{Do, Made, NotReady, Note, Undone};
 use crate::members::Premises;
 use crate::replan::{Cause, Replanner};
 use crate::wanted::{Wanted, workload};
@@ -92,7 +92,7 @@ impl Desk {
     }
 
     /// The number of the plan that is to be made is kept, or can't be.
-    pub(super) fn begin_making(&mut self, epoch: Epoch, kept: Result<(), String>) {
+    pub(super) fn begin_making(&mut self, epoch: Epoch, kept: Result<(), Undone>) {
         let Some(making) = self.making.as_ref().filter(|m| m.epoch == epoch) else {
             return;
         };
@@ -107,26 +107,27 @@ impl Desk {
                 });
             }
             Err(why) => {
-                self.trouble = Some(format!("no plan without a number that is kept: {why}"));
-                self.not_made(epoch, why);
+                self.not_made(epoch, &why);
+                self.trouble = Some(NotReady::NoNumber(why));
             }
         }
     }
 
-    fn not_made(&mut self, epoch: Epoch, why: String) {
+    fn not_made(&mut self, epoch: Epoch, why: &Undone) {
         self.making = None;
         self.replanner.members_changed();
+        let why = why.to_string();
         self.note(Note::Failed { epoch, why });
     }
 
     /// A plan is made: it is rolled out, if it is valid and worth it.
-    pub(super) fn made(&mut self, now: Nanos, epoch: Epoch, outcome: Result<Made, String>) {
+    pub(super) fn made(&mut self, now: Nanos, epoch: Epoch, outcome: Result<Made, Undone>) {
         if self.making.as_ref().is_none_or(|m| m.epoch != epoch) {
             return;
         }
         let made = match outcome {
             Ok(made) => made,
-            Err(why) => return self.not_made(epoch, why),
+            Err(why) => return self.not_made(epoch, &why),
         };
         let Some(making) = self.making.take() else { return };
         self.trouble = None;

@@ -8,7 +8,7 @@ use graft_wire::{Correction, RoutesUpdate, WorkerPlan};
 use graft_worker_core::RouteError;
 
 use crate::decisions::Outcome;
-use crate::doing::{Do, Kept, Note};
+use crate::doing::{Do, Kept, Note, Undone};
 use crate::members::Members;
 use crate::rollout::{Directive, Notice};
 use crate::routes::routes;
@@ -112,8 +112,7 @@ impl Desk {
         match directive {
             Directive::Prepare(worker, epoch) => {
                 let Some(rolling) = self.rolling.get(&epoch) else {
-                    let why = "the plan is forgotten".to_owned();
-                    return self.notice(now, Notice::Refused(worker, epoch, why));
+                    return self.notice(now, Notice::Refused(worker, epoch, Undone::Forgotten));
                 };
                 let work = WorkerPlan {
                     plan: rolling.plan.clone(),

@@ -140,7 +140,7 @@ impl Around {
         while let Some(what) = self.desk.poll(self.now) {
             let heard = match what {
                 Do::KeepEpoch(epoch) => {
-                    let full = || Err("the disk is full".to_owned());
+                    let full = || Err(Undone::NotKept("the disk is full".to_owned()));
                     Event::EpochKept(epoch, if self.disk_full { full() } else { Ok(()) })
                 }
                 Do::Plan {
@@ -156,7 +156,7 @@ impl Around {
                     Event::Made(epoch, Ok(Made { carried, planning_ms }))
                 }
                 Do::Prepare { worker, epoch, .. } if self.unable.contains(&worker) => {
-                    Event::Prepared(worker, epoch, Err("no memory".to_owned()))
+                    Event::Prepared(worker, epoch, Err(Undone::Refused("no memory".to_owned())))
                 }
                 Do::Prepare { worker, epoch, .. } => {
                     self.prepared.entry(worker.clone()).or_default().insert(epoch);
@@ -252,6 +252,7 @@ fn a_number_that_can_t_be_kept_is_not_planned_with_and_tried_again_later() {
             .desk
             .readiness(around.now)
             .unwrap_err()
+            .to_string()
             .contains("disk is full")
     );
     around.disk_full = false;

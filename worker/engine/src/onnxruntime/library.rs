@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
-use crate::checks::guarded;
+use crate::checks::{Panicked, guarded};
 
 /// Environment variable that names the library's file.
 const FILE_VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -98,22 +98,36 @@ pub(super) fn open(asked: Option<&Path>) -> Result<Arc<Library>, Missing> {
     })
 }
 
-fn load(file: &Path) -> Result<Environment, String> {
+/// Why a file is not used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    NoLibrary(#[from] graft_ort_ffi::VersionError),
+    #[error("has version {0}")]
+    TooOld(String),
+    #[error("{0}")]
+    Open(String),
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+    #[error(transparent)]
+    Library(#[from] ort::Error),
+}
+
+fn load(file: &Path) -> Result<Environment, Unusable> {
     let version = graft_ort_ffi::version(file)?;
     let mut numbers = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
     if (numbers.next(), numbers.next()) < (Some(1), Some(OLDEST_MINOR)) {
-        return Err(format!("has version {version}"));
+        return Err(Unusable::TooOld(version));
     }
     guarded(|| {
-        let builder = ort::init_from(file).map_err(|e| e.to_string())?;
+        let builder = ort::init_from(file).map_err(|e| Unusable::Open(e.to_string()))?;
         let logger = |level: LogLevel, _: &str, _: &str, at: &str, text: &str| match level {
             LogLevel::Error | LogLevel::Fatal => tracing::debug!(at, "onnxruntime: {text}"),
             _ => tracing::trace!(at, "onnxruntime: {text}"),
         };
         let builder = builder.with_name("graft").with_telemetry(false);
-        let built = builder.with_logger(Arc::new(logger)).build();
-        let environment = built.map_err(|e| e.to_string())?;
-        graft_ort_ffi::share(&environment).map_err(|e| e.to_string())?;
+        let environment = builder.with_logger(Arc::new(logger)).build()?;
+        graft_ort_ffi::share(&environment)?;
         Ok(environment)
     })
 }

@@ -21,8 +21,8 @@ pub use reference::{Gives, Reference};
 use sessions::{Loaded, Ready};
 
 use crate::checks::{check_input, guarded};
-use crate::cores::Confined;
-use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
+use crate::cores::{Confined, CoresError};
+use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId, Refusal};
 
 /// Name of the engine.
 const NAME: &str = "onnxruntime";
@@ -172,7 +172,7 @@ impl Engine for OnnxRuntimeEngine {
             });
         }
         check_input(&loaded.info, range.from(), &batch)?;
-        let failed = |cause: String| EngineError::Run { range, cause };
+        let failed = |cause: Cause| EngineError::Run { range, cause };
         guarded(|| partition.run(&loaded, range, batch)).map_err(failed)
     }
 
@@ -210,8 +210,8 @@ struct Partition {
 
 impl Partition {
     /// A partition of some cores. `Err`: this process may not use them.
-    fn open(cores: &[usize]) -> Result<Self, String> {
-        let first = cores.get(..1).ok_or("no cores given")?;
+    fn open(cores: &[usize]) -> Result<Self, Cause> {
+        let first = cores.get(..1).ok_or(CoresError::None)?;
         Confined::to(first)?;
         Ok(Partition {
             cores: cores.to_vec(),
@@ -230,7 +230,7 @@ impl Partition {
     }
 
     /// The session of a range, made if need be.
-    fn session(&self, loaded: &Loaded, range: StageRange) -> Result<Arc<Mutex<Ready>>, String> {
+    fn session(&self, loaded: &Loaded, range: StageRange) -> Result<Arc<Mutex<Ready>>, Cause> {
         let key = (loaded.info.id, range);
         let now = self.now.fetch_add(1, Ordering::Relaxed);
         if let Some(kept) = self.sessions().get_mut(&key) {
@@ -252,7 +252,7 @@ impl Partition {
         Ok(ready)
     }
 
-    fn run(&self, loaded: &Loaded, range: StageRange, batch: Tensor) -> Result<Tensor, String> {
+    fn run(&self, loaded: &Loaded, range: StageRange, batch: Tensor) -> Result<Tensor, Cause> {
         let ready = self.session(loaded, range)?;
         let mut ready = ready.lock().unwrap_or_else(|e| e.into_inner());
         let _running = self.running.lock().unwrap_or_else(|e| e.into_inner());

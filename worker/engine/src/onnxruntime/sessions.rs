@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::library::Library;
+use crate::engine::Cause;
 
 /// Smallest weights that sessions share, in bytes.
 const SHARED_BYTES: usize = 1024;
@@ -65,23 +66,28 @@ pub(super) struct Ready {
     _optimised: Arc<Optimised>,
 }
 
-pub(super) fn text<T>(e: ort::Error<T>) -> String {
-    e.to_string()
+impl<T> From<ort::Error<T>> for Cause {
+    fn from(error: ort::Error<T>) -> Self {
+        Cause::Library(error.to_string())
+    }
 }
 
 impl Loaded {
-    pub fn new(library: Arc<Library>, scratch: &Path, model: &Model) -> Result<Self, String> {
+    pub fn new(library: Arc<Library>, scratch: &Path, model: &Model) -> Result<Self, Cause> {
         let folder = tempfile::Builder::new().prefix("graft-").tempdir_in(scratch);
-        let folder =
-            folder.map_err(|e| format!("no folder for its weights in {}: {e}", scratch.display()))?;
+        let folder = folder.map_err(|error| Cause::File {
+            what: format!("no folder for its weights in {}", scratch.display()),
+            error,
+        })?;
         let file = File::create_new(folder.path().join(Parts::WEIGHTS)).map(BufWriter::new);
         let parts = file
             .and_then(|file| model.parts_beside_weights(file))
-            .map_err(|e| {
-                format!(
-                    "its weights can't be written to {}: {e} (is there room?)",
+            .map_err(|error| Cause::File {
+                what: format!(
+                    "its weights can't be written to {} (is there room?)",
                     folder.path().display()
-                )
+                ),
+                error,
             })?;
         Ok(Loaded {
             info: Arc::clone(model.info()),
@@ -96,40 +102,28 @@ impl Loaded {
     }
 
     /// Makes a range ready to run on some cores: by a thread that calls from the first, and one for each of the others.
-    pub fn ready(&self, range: StageRange, cores: &[usize]) -> Result<Ready, String> {
-        let cut = |at| {
-            self.info
-                .cut(at)
-                .cloned()
-                .ok_or("a range beyond the last cut point")
-        };
+    pub fn ready(&self, range: StageRange, cores: &[usize]) -> Result<Ready, Cause> {
+        let cut = |at| self.info.cut(at).cloned().ok_or(Cause::BeyondLastCut);
         let (from, to) = (cut(range.from())?, cut(range.to())?);
         let optimised = self.optimised(range)?;
         let mut builder = self
             .builder(cores.len(), true)?
-            .with_optimization_level(GraphOptimizationLevel::Disable)
-            .map_err(text)?
-            .with_prepacked_weights(&self.packed)
-            .map_err(text)?
-            .with_env_allocators()
-            .map_err(text)?
+            .with_optimization_level(GraphOptimizationLevel::Disable)?
+            .with_prepacked_weights(&self.packed)?
+            .with_env_allocators()?
             // Threads wait for each other in a loop while a session runs, but not afterwards: that would take other
             // sessions' cores.
-            .with_intra_op_spinning(true)
-            .map_err(text)?
-            .with_config_entry("session.force_spinning_stop", "1")
-            .map_err(text)?;
+            .with_intra_op_spinning(true)?
+            .with_config_entry("session.force_spinning_stop", "1")?;
         // Each thread gets a core of its own: two that share one would wait for each other in vain.
         let others: Vec<String> = cores.iter().skip(1).map(|core| (core + 1).to_string()).collect();
         if cfg!(target_os = "linux") && !others.is_empty() {
-            builder = builder
-                .with_config_entry("session.intra_op_thread_affinities", others.join(";"))
-                .map_err(text)?;
+            builder = builder.with_config_entry("session.intra_op_thread_affinities", others.join(";"))?;
         }
         for (name, value) in &optimised.weights {
-            builder = builder.with_initializer(name, Arc::clone(value)).map_err(text)?;
+            builder = builder.with_initializer(name, Arc::clone(value))?;
         }
-        let session = builder.commit_from_memory(&optimised.graph).map_err(text)?;
+        let session = builder.commit_from_memory(&optimised.graph)?;
         Ok(Ready {
             session,
             from,
@@ -139,32 +133,32 @@ impl Loaded {
     }
 
     /// A builder of sessions that read weights in the model's folder.
-    fn builder(&self, threads: usize, arena: bool) -> Result<SessionBuilder, String> {
+    fn builder(&self, threads: usize, arena: bool) -> Result<SessionBuilder, Cause> {
         let folder = self.folder.path().to_string_lossy().into_owned();
-        Session::builder(&self.library.environment)
-            .map_err(text)?
-            .with_intra_threads(threads)
-            .map_err(text)?
-            .with_execution_providers([ep::CPU::default().with_arena_allocator(arena).build()])
-            .map_err(text)?
+        Session::builder(&self.library.environment)?
+            .with_intra_threads(threads)?
+            .with_execution_providers([ep::CPU::default().with_arena_allocator(arena).build()])?
             .with_config_entry(WEIGHTS_FOLDER, folder)
-            .map_err(text)
+            .map_err(Cause::from)
     }
 
     /// A range as onnxruntime would run it. It is kept as long as some session holds it.
-    fn optimised(&self, range: StageRange) -> Result<Arc<Optimised>, String> {
+    fn optimised(&self, range: StageRange) -> Result<Arc<Optimised>, Cause> {
         let known = |map: &HashMap<StageRange, Weak<Optimised>>| map.get(&range).and_then(Weak::upgrade);
         if let Some(optimised) = known(&self.optimised.lock().unwrap_or_else(|e| e.into_inner())) {
             return Ok(optimised);
         }
         let parts = self.parts.lock().unwrap_or_else(|e| e.into_inner());
-        let part = parts.part(range, None).map_err(|e| e.to_string())?;
+        let part = parts.part(range, None).map_err(Box::new)?;
         drop(parts);
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         let file = self.folder.path().join(format!("{number}.onnx"));
         self.write_optimised(&part, &file)?;
         drop(part);
-        let bytes = std::fs::read(&file).map_err(|e| format!("{} can't be read: {e}", file.display()))?;
+        let bytes = std::fs::read(&file).map_err(|error| Cause::File {
+            what: format!("{} can't be read", file.display()),
+            error,
+        })?;
         if let Err(error) = std::fs::remove_file(&file) {
             tracing::debug!(%error, file = %file.display(), "an optimised graph stays until its model is unloaded");
         }
@@ -191,27 +185,26 @@ impl Loaded {
         Ok(optimised)
     }
 
-    fn write_optimised(&self, part: &[u8], file: &Path) -> Result<(), String> {
+    fn write_optimised(&self, part: &[u8], file: &Path) -> Result<(), Cause> {
         let session = self
             .builder(1, false)?
-            .with_optimization_level(GraphOptimizationLevel::All)
-            .map_err(text)?
-            .with_prepacking(false)
-            .map_err(text)?
-            .with_optimized_model_path(file)
-            .map_err(text)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_prepacking(false)?
+            .with_optimized_model_path(file)?
             .commit_from_memory(part);
-        session.map(drop).map_err(text)
+        session.map(drop).map_err(Cause::from)
     }
 
     /// An initialiser's value, from those that the model's sessions share. `None`: it is small, or of another type.
-    fn share(&self, initializer: &Initializer<'_>) -> Result<Option<Arc<DynValue>>, String> {
+    fn share(&self, initializer: &Initializer<'_>) -> Result<Option<Arc<DynValue>>, Cause> {
         let read;
         let raw = if initializer.elsewhere.is_empty() {
             initializer.raw
         } else {
-            read = elsewhere(self.folder.path(), initializer)
-                .map_err(|e| format!("weights {} can't be read: {e}", initializer.name))?;
+            read = elsewhere(self.folder.path(), initializer).map_err(|error| Cause::File {
+                what: format!("weights {} can't be read", initializer.name),
+                error,
+            })?;
             &read
         };
         if raw.len() < SHARED_BYTES && initializer.elsewhere.is_empty() {
@@ -271,7 +264,7 @@ fn aligned<T: Clone + Default>(
     dims: &[i64],
     count: usize,
     elements: impl Iterator<Item = T>,
-) -> Result<ArrayD<T>, String> {
+) -> Result<ArrayD<T>, Cause> {
     let room = LINE_BYTES / size_of::<T>();
     let mut all: Vec<T> = Vec::with_capacity(count + room);
     let skipped = all.as_ptr().align_offset(LINE_BYTES).min(room);
@@ -282,19 +275,19 @@ fn aligned<T: Clone + Default>(
     array.slice_axis_inplace(Axis(0), Slice::from(skipped..));
     array
         .into_shape_with_order(shape)
-        .map_err(|e| format!("weights of shape {dims:?}: {e}"))
+        .map_err(|_| Cause::Weights(dims.to_vec()))
 }
 
 /// A tensor of an ONNX element type from its bytes. `None`: a type that is not shared.
-fn value_of(data_type: i32, dims: &[i64], raw: &[u8]) -> Option<Result<DynValue, String>> {
+fn value_of(data_type: i32, dims: &[i64], raw: &[u8]) -> Option<Result<DynValue, Cause>> {
     fn tensor<T: PrimitiveTensorElementType + Debug + Clone + Default + 'static, const N: usize>(
         dims: &[i64],
         raw: &[u8],
         from: impl Fn([u8; N]) -> T,
-    ) -> Result<DynValue, String> {
+    ) -> Result<DynValue, Cause> {
         let all = raw.as_chunks::<N>().0;
         let elements = aligned(dims, all.len(), all.iter().map(|&b| from(b)))?;
-        Ok(OrtTensor::from_array(elements).map_err(text)?.into_dyn())
+        Ok(OrtTensor::from_array(elements)?.into_dyn())
     }
     Some(match data_type {
         1 => tensor(dims, raw, f32::from_le_bytes),
@@ -310,17 +303,15 @@ fn value_of(data_type: i32, dims: &[i64], raw: &[u8]) -> Option<Result<DynValue,
 
 impl Ready {
     /// Runs the range on a batch that fits its first cut point.
-    pub fn run(&mut self, batch: Tensor) -> Result<Tensor, String> {
+    pub fn run(&mut self, batch: Tensor) -> Result<Tensor, Cause> {
         let requests = batch.requests();
-        let input = input_of(&self.from, batch).map_err(text)?;
+        let input = input_of(&self.from, batch)?;
         let name = self.from.tensor.as_str();
-        let outputs = self
-            .session
-            .run(vec![(name, SessionInputValue::from(input))])
-            .map_err(text)?;
-        let output = outputs.get(&self.to.tensor).ok_or("the session has no output")?;
-        let elements = elements_of(self.to.dtype, output).map_err(text)?;
-        Tensor::new(requests, self.to.shape.clone(), elements).map_err(|e| e.to_string())
+        let outputs = self.session.run(vec![(name, SessionInputValue::from(input))])?;
+        let output = outputs.get(&self.to.tensor);
+        let output = output.ok_or_else(|| Cause::NoTensor(self.to.tensor.clone()))?;
+        let elements = elements_of(self.to.dtype, output)?;
+        Ok(Tensor::new(requests, self.to.shape.clone(), elements)?)
     }
 }
 

@@ -1,0 +1,239 @@
+use std::path::Path;
+use std::sync::{Condvar, Mutex};
+use std::time::Instant;
+
+use graft_engine::{EmulatedEngine, EngineError, MemoryUse};
+use graft_model::{CutPoint, Model, ModelInfo, ReadOptions, StageRange, samples};
+use graft_plan::{Epoch, ModelProfile, Order, Profile, SegmentProfile, Share, Source};
+use graft_wire::TraceContext;
+use graft_worker_core::{Admission, Due, Leg, Manner, RouteStep, Work};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::held::HeldBytes;
+use crate::job::{Ended, Hop, RoutePlan, Spent, UnderWay};
+
+/// An engine whose runs hang until they are let go.
+struct Hanging {
+    inner: EmulatedEngine,
+    hangs: Mutex<bool>,
+    change: Condvar,
+}
+
+impl Hanging {
+    fn hangs(&self, hangs: bool) {
+        *self.hangs.lock().unwrap() = hangs;
+        self.change.notify_all();
+    }
+}
+
+impl Engine for Hanging {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+    fn load(&self, model: &Model) -> Result<(), EngineError> {
+        self.inner.load(model)
+    }
+    fn unload(&self, model: ModelId) -> Result<(), EngineError> {
+        self.inner.unload(model)
+    }
+    fn info(&self, model: ModelId) -> Result<Arc<ModelInfo>, EngineError> {
+        self.inner.info(model)
+    }
+    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
+        self.inner.open_partition(cores)
+    }
+    fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError> {
+        self.inner.close_partition(partition)
+    }
+    fn run(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let hangs = self.hangs.lock().unwrap();
+        drop(self.change.wait_while(hangs, |hangs| *hangs).unwrap());
+        self.inner.run(partition, model, range, batch)
+    }
+    fn memory(&self) -> MemoryUse {
+        self.inner.memory()
+    }
+    fn threads(&self, partition: PartitionId) -> Result<usize, EngineError> {
+        self.inner.threads(partition)
+    }
+}
+
+/// A millisecond for each segment of a network, on one core, one request at a time.
+fn profile(info: &ModelInfo) -> Profile {
+    let segment = SegmentProfile {
+        weights_bytes: 0,
+        flops: None,
+        ms: vec![vec![1.0]],
+    };
+    let count = info.last().index();
+    let known = ModelProfile {
+        cut_bytes: vec![0; count + 1],
+        segments: vec![segment; count],
+    };
+    Profile {
+        version: 1,
+        device_kind: "test".to_owned(),
+        source: Source::Modelled,
+        share_total: Share(1),
+        shares: vec![Share(1)],
+        batches: vec![1],
+        stage_overhead_ms: 0.0,
+        hop_ms: 0.0,
+        models: [(info.id.to_string(), known)].into(),
+    }
+}
+
+/// A partition whose engine hangs, and requests for it.
+struct Around {
+    engine: Arc<Hanging>,
+    partition: Addr<PartitionActor>,
+    counts: Arc<PartitionCounts>,
+    route: Arc<RoutePlan>,
+    clock: Clock,
+    held: HeldBytes,
+    sent: u64,
+}
+
+impl Around {
+    fn new() -> Self {
+        let (name, bytes) = samples::all().remove(0);
+        let model = Model::parse(Path::new(name), &bytes, &ReadOptions::default()).unwrap();
+        let info = model.info();
+        let (profile, id) = (profile(info), info.id.to_string());
+        let engine = Arc::new(Hanging {
+            inner: EmulatedEngine::new(profile.clone()),
+            hangs: Mutex::new(true),
+            change: Condvar::new(),
+        });
+        engine.load(&model).unwrap();
+        let device_partition = engine.open_partition(&[0]).unwrap();
+        let range = StageRange::new(CutPoint(0), info.last()).unwrap();
+        let manner = Manner {
+            share: Share(1),
+            order: Order::Edf,
+            quantum_ms: 0.0,
+            admission: Admission::Off,
+        };
+        let work = Work {
+            model: &id,
+            range,
+            batch: 1,
+        };
+        let (clock, counts) = (Clock::start(), Arc::default());
+        let (actor, _) = PartitionActor::new(PartitionParts {
+            name: "1/p0".to_owned(),
+            worker: "w".to_owned(),
+            id: "p0".to_owned(),
+            spec: PartitionSpec::new(manner, [work], &profile).unwrap(),
+            models: vec![info.id],
+            engine: Arc::clone(&engine) as Arc<dyn Engine>,
+            device_partition,
+            clock,
+            corrections: Arc::new(CostCorrections::new(&[])),
+            observed: Arc::default(),
+            counts: Arc::clone(&counts),
+        });
+        let leg = Leg {
+            instances: vec![],
+            alone: Nanos::from_millis(1),
+            deadline: Nanos::from_millis(60_000),
+        };
+        let hop = Hop {
+            range,
+            input: info.cuts[0].clone(),
+            instances: vec![],
+            peers: vec![],
+            step: RouteStep::of_route(Nanos::ZERO, vec![leg]).remove(0),
+        };
+        let route = RoutePlan {
+            epoch: Epoch(1),
+            number: 0,
+            output: info.cuts[info.last().index()].clone(),
+            under_way: Arc::default(),
+            hops: vec![hop],
+        };
+        Around {
+            engine,
+            partition: actor.start(),
+            counts,
+            route: Arc::new(route),
+            clock,
+            held: HeldBytes::new(1 << 30),
+            sent: 0,
+        }
+    }
+
+    /// A request with a minute's time.
+    fn send(&mut self) -> oneshot::Receiver<Ended> {
+        let (reply, answer) = oneshot::channel();
+        let now = self.clock.now();
+        let deadline = now + Nanos::from_millis(60_000);
+        self.sent += 1;
+        let job = Job {
+            id: RequestId(self.sent),
+            route: Arc::clone(&self.route),
+            at: 0,
+            activation: Activation::Tensor(Tensor::pseudo_random(&self.route.hops[0].input, 1, 5)),
+            began: now,
+            final_deadline: deadline,
+            due: Due::at(deadline),
+            trace: TraceContext::new(1, 1),
+            entered: now,
+            spent: Spent::default(),
+            visits: vec![],
+            reply,
+            _held: self.held.take(1).unwrap(),
+            _under_way: UnderWay::new(&self.route.under_way),
+        };
+        let stage = StageIndex(0);
+        self.partition.do_send(Submit { stage, job });
+        answer
+    }
+
+    fn is_silent(&self) -> bool {
+        self.counts.take("p0", Duration::from_secs(1)).silent
+    }
+}
+
+fn status(ended: Ended) -> Result<(), Status> {
+    ended.outcome.map(drop).map_err(|refused| refused.status)
+}
+
+#[actix::test]
+async fn whoever_waits_for_an_engine_that_hangs_is_told_and_served_again_when_it_answers() {
+    let mut around = Around::new();
+    let waiting = [around.send(), around.send(), around.send()];
+    let patience = SILENT_AFTER.duration() + 5 * WATCH_EVERY;
+    for answer in waiting {
+        let ended = tokio::time::timeout(patience, answer)
+            .await
+            .expect("told in time");
+        assert_eq!(status(ended.unwrap()), Err(Status::WorkerLost));
+    }
+    assert!(around.is_silent(), "the planner is told with the next report");
+    let refused = around.send().await.unwrap();
+    assert_eq!(status(refused), Err(Status::WorkerLost), "at once");
+
+    around.engine.hangs(false);
+    let start = Instant::now();
+    while around.is_silent() {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "it answers, and stays silent"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(status(around.send().await.unwrap()), Ok(()));
+    assert_eq!(
+        around.route.under_way.load(Ordering::SeqCst),
+        0,
+        "nobody counts as under way"
+    );
+}
