@@ -1,13 +1,23 @@
 //! `graft load` against real routers, planners and workers, on emulated devices.
 
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use graft_integration_tests::{Site, emulated_profile, graft, phones, until, worker_part};
+use graft_integration_tests::{Program, Site, emulated_profile, graft, http, phones, until, worker_part};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time is stretched so many times: what this machine takes for itself counts for little then.
 const STRETCH: f64 = 20.0;
+
+/// What the router counts as soon as it is asked.
+const ASKED: &str = "graft_router_requests_total";
+
+/// Tests that measure do so one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(|e| e.into_inner())
+}
 
 /// A site, and the scenario that is played on it.
 struct Trial {
@@ -77,6 +87,7 @@ fn count(report: &Value, what: &str) -> u64 {
 
 #[test]
 fn a_site_on_emulated_devices_does_what_the_simulator_says() {
+    let _alone = alone();
     let trial = Trial::new(1, phones(100, 1.6, 0.6));
     let _programs = ["planner", "worker", "router"].map(|part| trial.site.start(part));
     trial.until_ready();
@@ -94,6 +105,7 @@ fn a_site_on_emulated_devices_does_what_the_simulator_says() {
 #[test]
 #[ignore = "long: three minutes, on a quiet machine"]
 fn a_thousand_phones_are_served_as_the_simulator_says() {
+    let _alone = alone();
     let mut scenario = phones(1000, 4.5, 1.5);
     // About five hundred requests a second, with time stretched.
     scenario["phones"][0]["rate_rps"] = json!([8, 12]);
@@ -116,6 +128,7 @@ fn a_thousand_phones_are_served_as_the_simulator_says() {
 
 #[test]
 fn the_death_of_the_planner_changes_nothing_for_those_who_are_served() {
+    let _alone = alone();
     let trial = Trial::new(1, phones(60, 1.6, 0.8));
     let planner = trial.site.start("planner");
     let _programs = ["worker", "router"].map(|part| trial.site.start(part));
@@ -132,6 +145,7 @@ fn the_death_of_the_planner_changes_nothing_for_those_who_are_served() {
 
 #[test]
 fn the_death_of_a_worker_of_two_loses_nothing() {
+    let _alone = alone();
     let trial = Trial::new(2, phones(60, 1.8, 0.6));
     let workers: Vec<_> = (0..2).map(|w| trial.site.start(&worker_part(w))).collect();
     let _programs = ["planner", "router"].map(|part| trial.site.start(part));
@@ -171,66 +185,80 @@ fn patient_phones(seconds: f64) -> Value {
     scenario
 }
 
-#[test]
-fn phones_whose_router_dies_go_on_alone_and_come_back_when_it_is_there_again() {
+/// Loads a site with twelve such phones for 18 s, and does something to its router from the sixth second on, for as long as
+/// `fault` takes. Gives the seconds.
+fn with_fault(fault: impl FnOnce(&Site, Program) -> Program + Send) -> Vec<(u64, u64, u64)> {
     let site = Site::emulated(1, &emulated_profile(), 1.0);
     let _others = ["worker", "planner"].map(|part| site.start(part));
     let router = site.start("router");
     until("the router is ready", PATIENCE, || site.is_ready(site.http));
+    let asked = || http::get(site.http, "/metrics").is_some_and(|(_, text)| text.contains(ASKED));
     let report = std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let meddling = scope.spawn(|| {
+            until("the first phone asks", PATIENCE, asked);
             std::thread::sleep(Duration::from_secs(6));
-            router.kill();
-            std::thread::sleep(Duration::from_secs(4));
-            let again = site.start("router");
-            std::thread::sleep(Duration::from_secs(12));
-            drop(again);
+            fault(&site, router)
         });
-        site.load(&patient_phones(18.0), 1.0)
+        let report = site.load(&patient_phones(18.0), 1.0);
+        drop(meddling.join().expect("the fault is over"));
+        report
     });
     println!("{}", figures(&report));
     let seconds = seconds(&report);
     println!("inferences, in time, at the router, by second: {seconds:?}");
-    let before: u64 = seconds[3..5].iter().map(|s| s.2).sum();
-    assert!(before > 0, "nobody asked the server: {seconds:?}");
-    let (all, in_time) = seconds[7..9]
+    seconds
+}
+
+/// Before the fault the server is asked; two seconds into it, phones go on alone, in time.
+fn go_on_alone(seconds: &[(u64, u64, u64)]) {
+    assert!(
+        seconds[3..5].iter().all(|s| s.2 > 0),
+        "nobody asked the server: {seconds:?}"
+    );
+    let (all, in_time, asked) = seconds[8..10]
         .iter()
-        .fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1));
+        .fold((0, 0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1, sum.2 + s.2));
     assert!(
         all > 0 && in_time * 100 >= all * 95,
         "alone, they were late: {seconds:?}"
     );
-    let after: u64 = seconds[14..16].iter().map(|s| s.2).sum();
-    assert!(after * 2 >= before, "they did not come back: {seconds:?}");
+    // A phone may ask once more, to find out.
+    assert!(
+        asked * 10 <= all,
+        "they ask a router that is not there: {seconds:?}"
+    );
+}
+
+fn come_back(seconds: &[(u64, u64, u64)], from: usize) {
+    let asked = |range: std::ops::Range<usize>| seconds[range].iter().map(|s| s.2).sum::<u64>();
+    assert!(
+        asked(from..from + 2) * 2 >= asked(3..5),
+        "they did not come back: {seconds:?}"
+    );
+}
+
+#[test]
+fn phones_whose_router_dies_go_on_alone_and_come_back_when_it_is_there_again() {
+    let _alone = alone();
+    let seconds = with_fault(|site, router| {
+        router.kill();
+        std::thread::sleep(Duration::from_secs(4));
+        site.start("router")
+    });
+    go_on_alone(&seconds);
+    // It starts, joins the planner, and phones that look again every few seconds find it.
+    come_back(&seconds, 15);
 }
 
 #[test]
 fn phones_whose_router_pauses_for_four_seconds_come_back_within_two() {
-    let site = Site::emulated(1, &emulated_profile(), 1.0);
-    let _others = ["worker", "planner"].map(|part| site.start(part));
-    let router = site.start("router");
-    until("the router is ready", PATIENCE, || site.is_ready(site.http));
-    let report = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(Duration::from_secs(6));
-            router.stop();
-            std::thread::sleep(Duration::from_secs(4));
-            router.go_on();
-        });
-        site.load(&patient_phones(15.0), 1.0)
+    let _alone = alone();
+    let seconds = with_fault(|_, router| {
+        router.stop();
+        std::thread::sleep(Duration::from_secs(4));
+        router.go_on();
+        router
     });
-    println!("{}", figures(&report));
-    let seconds = seconds(&report);
-    println!("inferences, in time, at the router, by second: {seconds:?}");
-    let before: u64 = seconds[3..5].iter().map(|s| s.2).sum();
-    assert!(before > 0, "nobody asked the server: {seconds:?}");
-    let (all, in_time) = seconds[6..10]
-        .iter()
-        .fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1));
-    assert!(
-        all > 0 && in_time * 100 >= all * 95,
-        "alone, they were late: {seconds:?}"
-    );
-    let after: u64 = seconds[12..14].iter().map(|s| s.2).sum();
-    assert!(after * 2 >= before, "they did not come back: {seconds:?}");
+    go_on_alone(&seconds);
+    come_back(&seconds, 12);
 }

@@ -14,48 +14,15 @@ use graft_planner_steer::{
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
-use graft_transport::{Connection, Role};
-use graft_wire::{Join, MixReport, ToRouter, ToWorker, WorkerReport};
+use graft_transport::Connection;
+use graft_wire::{Join, ToRouter, ToWorker};
 
-use crate::connections::{Connections, NotHeard};
+use crate::connections::Connections;
 use crate::store::{Store, StoreError};
 use crate::threads::Threads;
 
 /// Longest search for cheaper plans.
 const EFFORT: Duration = Duration::from_millis(100);
-
-/// Somebody joins over a connection.
-#[derive(Message)]
-#[rtype(result = "Result<(), NotHeard>")]
-pub(crate) struct Joined {
-    pub join: Join,
-    pub connection: Connection,
-    /// The connection's.
-    pub number: u64,
-}
-
-/// The connection of that number is gone.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Left {
-    pub number: u64,
-}
-
-/// A router's report.
-#[derive(Message)]
-#[rtype(result = "Result<(), NotHeard>")]
-pub(crate) struct Mixed {
-    pub number: u64,
-    pub report: MixReport,
-}
-
-/// A worker's report.
-#[derive(Message)]
-#[rtype(result = "Result<(), NotHeard>")]
-pub(crate) struct Worked {
-    pub number: u64,
-    pub report: WorkerReport,
-}
 
 /// Another plan is asked for.
 #[derive(Message)]
@@ -93,10 +60,38 @@ impl PlannerActor {
     }
 
     /// The desk hears something, and what it wants is done.
-    fn hear(&mut self, event: Event, context: &mut Context<Self>) -> Result<(), Unheard> {
+    pub fn hear(&mut self, event: Event, context: &mut Context<Self>) -> Result<(), Unheard> {
         let heard = self.desk.heard(self.clock.now(), event);
         self.drive(context);
         heard
+    }
+
+    /// Somebody joined, over this connection; one of the same name that was there before is gone.
+    pub fn joined(
+        &mut self,
+        join: Join,
+        member: Member,
+        connection: Connection,
+        number: u64,
+        context: &mut Context<Self>,
+    ) -> Result<(), Unheard> {
+        self.desk.heard(self.clock.now(), Event::Joined(join))?;
+        self.connections.add(member, connection, number);
+        self.drive(context);
+        Ok(())
+    }
+
+    /// Who joined over the connection of this number.
+    pub fn member(&self, number: u64) -> Option<Member> {
+        self.connections.member(number)
+    }
+
+    /// The connection of this number is gone.
+    pub fn left(&mut self, number: u64, context: &mut Context<Self>) {
+        if let Some(member) = self.connections.remove(number) {
+            tracing::warn!(?member, "a member left");
+            self.came_out(Event::Left(member), context);
+        }
     }
 
     /// The outcome of something that the desk wanted done: it is always heard.
@@ -269,69 +264,6 @@ impl Actor for PlannerActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         self.drive(context);
-    }
-}
-
-impl Handler<Joined> for PlannerActor {
-    type Result = Result<(), NotHeard>;
-
-    fn handle(&mut self, joined: Joined, context: &mut Self::Context) -> Self::Result {
-        let Joined {
-            join,
-            connection,
-            number,
-        } = joined;
-        if connection.is_closed() {
-            return Err(NotHeard::Gone);
-        }
-        let member = match &join {
-            Join::Worker(info) => {
-                tracing::info!(worker = %info.name, address = %info.address, kind = %info.device_kind, models = info.models.len(), "a worker joins");
-                Member::Worker(info.name.clone())
-            }
-            Join::Router { name, epoch } => {
-                tracing::info!(router = %name, %epoch, "a router joins");
-                Member::Router(name.clone())
-            }
-        };
-        let now = self.clock.now();
-        self.desk.heard(now, Event::Joined(join))?;
-        self.connections.add(member, connection, number);
-        self.drive(context);
-        Ok(())
-    }
-}
-
-impl Handler<Left> for PlannerActor {
-    type Result = ();
-
-    fn handle(&mut self, Left { number }: Left, context: &mut Self::Context) {
-        if let Some(member) = self.connections.remove(number) {
-            tracing::warn!(?member, "a member left");
-            self.came_out(Event::Left(member), context);
-        }
-    }
-}
-
-impl Handler<Mixed> for PlannerActor {
-    type Result = Result<(), NotHeard>;
-
-    fn handle(&mut self, Mixed { number, report }: Mixed, context: &mut Self::Context) -> Self::Result {
-        let Some(Member::Router(router)) = self.connections.member(number) else {
-            return Err(NotHeard::NotJoined(Role::Router));
-        };
-        Ok(self.hear(Event::Mix { router, report }, context)?)
-    }
-}
-
-impl Handler<Worked> for PlannerActor {
-    type Result = Result<(), NotHeard>;
-
-    fn handle(&mut self, Worked { number, report }: Worked, context: &mut Self::Context) -> Self::Result {
-        let Some(Member::Worker(worker)) = self.connections.member(number) else {
-            return Err(NotHeard::NotJoined(Role::Worker));
-        };
-        Ok(self.hear(Event::Work { worker, report }, context)?)
     }
 }
 

@@ -4,30 +4,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use graft_planner_steer::{Member, Undone, Unheard};
+use graft_planner_steer::{Member, Undone};
 use graft_telemetry::metrics as names;
-use graft_transport::{Connection, Role, TellError};
+use graft_transport::{Connection, TellError};
 use graft_wire::{ControlMessage, ToRouter, ToWorker};
-
-/// Why a member's message is not taken: it is told so.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotHeard {
-    /// Its certificate is another role's.
-    #[error("your certificate is not a {0}'s")]
-    Certificate(Role),
-    /// It closed its connection meanwhile.
-    #[error("your connection is gone")]
-    Gone,
-    /// It reports before it joins.
-    #[error("you are no {0} that has joined: join first")]
-    NotJoined(Role),
-    /// The desk does not take it.
-    #[error(transparent)]
-    Unheard(#[from] Unheard),
-    /// The planner is shutting down, or has more to do than it can.
-    #[error(transparent)]
-    Busy(#[from] actix::MailboxError),
-}
 
 /// A member's connection, and its number.
 type Numbered = (Connection, u64);

@@ -8,6 +8,7 @@
 mod actor;
 mod config;
 mod connections;
+mod hearing;
 mod http;
 mod planner;
 mod status;

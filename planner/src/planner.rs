@@ -12,9 +12,9 @@ use graft_telemetry::health::Readiness;
 use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
 use graft_wire::{Join, ToPlanner};
 
-use crate::actor::{Joined, Left, Mixed, PlannerActor, See, Worked};
+use crate::actor::{PlannerActor, See};
 use crate::config::Settings;
-use crate::connections::NotHeard;
+use crate::hearing::{Joined, Left, Mixed, NotHeard, Worked};
 use crate::http;
 use crate::status::Snapshot;
 use crate::store::Store;

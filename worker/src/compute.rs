@@ -120,7 +120,7 @@ fn run(
     let input = match chunk.inputs {
         None => aside.remove(&chunk.batch).ok_or(EngineError::Run {
             range: chunk.range,
-            cause: Cause::Batch("the batch that was set aside is gone"),
+            cause: Cause::BatchGone,
         })?,
         Some(inputs) => {
             let info = engine.info(chunk.model)?;
@@ -160,7 +160,7 @@ fn one_by_one(
         let first = outcomes.into_iter().find_map(Result::err);
         return Err(first.unwrap_or(EngineError::Run {
             range,
-            cause: Cause::Batch("a batch without rows"),
+            cause: Cause::NoRows,
         }));
     };
     let mut spoiled = vec![];
@@ -173,7 +173,7 @@ fn one_by_one(
     }
     let tensor = Tensor::join(&whole).ok_or(EngineError::Run {
         range,
-        cause: Cause::Batch("rows of different shapes can't be one batch"),
+        cause: Cause::Shapes,
     })?;
     Ok(Rows { tensor, spoiled })
 }
@@ -199,7 +199,7 @@ fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Tenso
         .collect::<Result<_, _>>()?;
     Tensor::join(&rows).ok_or(EngineError::Run {
         range,
-        cause: Cause::Batch("rows of different shapes can't be one batch"),
+        cause: Cause::Shapes,
     })
 }
 

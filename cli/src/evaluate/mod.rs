@@ -20,7 +20,7 @@ use crate::scenario::{Files, Setting};
 /// Measure the planner: share at full attainment, attainment at equal share, sensitivity, planning time, gaps.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Folder with profiles/NAME.json, devices/NAME.json and workloads/*.json
+    /// Folder with profiles/NAME.json, devices/NAME.json (or others of the profile's kind) and workloads/*.json
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Where report.md, results.json and the plots go
@@ -121,6 +121,28 @@ fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// The devices of a profile's name, or else the first file with devices of its kind.
+fn devices_of(profile_name: &str, profile: &Profile, folder: &Path) -> anyhow::Result<Devices> {
+    let own = folder.join(format!("{profile_name}.json"));
+    if own.is_file() {
+        return Ok(Devices::read(&own)?);
+    }
+    for name in names(folder)? {
+        let devices = Devices::read(&folder.join(format!("{name}.json")))?;
+        if devices.devices.iter().any(|d| d.kind == profile.device_kind) {
+            line(format_args!(
+                "{profile_name}: devices of {name}.json, which are of its kind"
+            ))?;
+            return Ok(devices);
+        }
+    }
+    anyhow::bail!(
+        "{} has neither {profile_name}.json nor devices of the kind {}",
+        folder.display(),
+        profile.device_kind
+    )
+}
+
 fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Hardware>> {
     let wanted = |list: &[String], name: &String| list.is_empty() || list.contains(name);
     let file = |kind: &str, name: &str| arguments.data.join(kind).join(format!("{name}.json"));
@@ -139,7 +161,7 @@ fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Hardware>> {
             continue;
         }
         let profile = Profile::read(&file("profiles", &name))?;
-        let devices = Devices::read(&file("devices", &name))?;
+        let devices = devices_of(&name, &profile, &arguments.data.join("devices"))?;
         let known = |w: &Workload| w.fragments.iter().all(|f| profile.models.contains_key(&f.model));
         let workloads = workloads.iter().filter(|(_, w)| known(w)).cloned().collect();
         sites.push(Hardware {

@@ -18,8 +18,9 @@ pub(crate) fn read(file: &Path, most: u64) -> Result<Vec<u8>> {
         return Err(too_long());
     }
     // One byte more than there should be tells a file that grows, or a device that never ends.
-    let mut content = Vec::with_capacity(usize::try_from(length).map_err(|_| too_long())? + 1);
-    file.take(most + 1).read_to_end(&mut content)?;
+    let mut content = vec![];
+    content.try_reserve_exact(usize::try_from(length).map_err(|_| too_long())?.saturating_add(1))?;
+    file.take(most.saturating_add(1)).read_to_end(&mut content)?;
     if content.len() as u64 > most {
         return Err(too_long());
     }

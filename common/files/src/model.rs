@@ -12,7 +12,10 @@ const MOST_BYTES: u64 = 16 << 30;
 /// Reads an ONNX file, with the files of external weights beside it.
 pub fn read_model(file: &Path, options: &ReadOptions) -> Result<Model, ModelError> {
     let bytes = bounded::read(file, MOST_BYTES).map_err(|e| {
-        let hint = "Check the path and its permissions";
+        let hint = match e.kind() {
+            std::io::ErrorKind::FileTooLarge => "Such a model is not served",
+            _ => "Check the path and its permissions",
+        };
         ModelError::new(ModelErrorKind::Io, format!("can't be read: {e}"), hint).in_file(file)
     })?;
     let folder = file.parent().unwrap_or(Path::new("."));

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use graft_model::{ModelErrorKind, ReadOptions, samples};
+use graft_model::{Model, ModelErrorKind, Parts, ReadOptions, samples};
 use graft_plan::Devices;
 
 use crate::{Catalog, ReadFile, bounded, read_model};
@@ -63,4 +63,26 @@ fn no_more_of_a_file_is_read_than_its_kind_may_have() {
     // A device that never ends says that it has no bytes.
     #[cfg(unix)]
     assert!(bounded::read(Path::new("/dev/zero"), 1000).is_err());
+}
+
+#[test]
+fn weights_beside_a_model_are_read_and_missed_when_they_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ReadOptions::default();
+    let model = Model::parse(Path::new("m.onnx"), &samples::mlp(2, 64), &options).unwrap();
+    let weights = folder.path().join(Parts::WEIGHTS);
+    let parts = model
+        .parts_beside_weights(std::fs::File::create(&weights).unwrap())
+        .unwrap();
+    let file = folder.path().join("m.onnx");
+    std::fs::write(&file, parts.part(model.info().whole().unwrap(), None).unwrap()).unwrap();
+    assert!(std::fs::metadata(&weights).unwrap().len() >= 64 * 64 * 4);
+    let again = read_model(&file, &options).unwrap();
+    assert_eq!(again.info().weights_bytes(), model.info().weights_bytes());
+    std::fs::remove_file(&weights).unwrap();
+    let error = read_model(&file, &options).unwrap_err();
+    assert!(
+        error.to_string().contains("weights' file weights can't be read"),
+        "{error}"
+    );
 }

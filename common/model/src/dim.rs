@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ModelError, ModelErrorKind};
 
 /// Elements at most that a tensor of a model has for one request (4 Gi).
-const MAX_ELEMENTS: usize = 1 << 32;
+const MAX_ELEMENTS: u64 = 1 << 32;
 
 /// Type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,7 +160,7 @@ pub(crate) fn elements(dims: &[Dim]) -> Result<usize, ModelError> {
 
 fn checked(size: Option<usize>) -> Result<usize, ModelError> {
     match size {
-        Some(n) if n <= MAX_ELEMENTS => Ok(n),
+        Some(n) if n as u64 <= MAX_ELEMENTS => Ok(n),
         _ => Err(ModelError::new(
             ModelErrorKind::Malformed,
             format!("a tensor has more than {MAX_ELEMENTS} elements"),

@@ -144,7 +144,8 @@ fn initializer(bytes: &[u8]) -> Result<Initializer<'_>, MessageError> {
             (DIMS, BYTES) => {
                 let mut at = 0;
                 while at < field.bytes.len() {
-                    let dim = varint(field.bytes, &mut at).ok_or(MessageError::Number(at))?;
+                    let start = at;
+                    let dim = varint(field.bytes, &mut at).ok_or(MessageError::Number(start))?;
                     tensor.dims.push(dim as i64);
                 }
             }

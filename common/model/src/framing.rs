@@ -4,7 +4,8 @@
 //! file, for ever. So every length is held against what encloses it first.
 //! Encoding: <https://protobuf.dev/programming-guides/encoding/>; field numbers: onnx.proto3.
 
-/// What is wrong with bytes that should be protobuf messages; places count from the first byte.
+/// What is wrong with bytes that should be protobuf messages. Places are those of fields, and count from the first byte of what
+/// was looked at: the file, or one message of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Messages stand in one another too deep.

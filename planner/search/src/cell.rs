@@ -4,7 +4,7 @@ use graft_model::{CutPoint, StageRange};
 use graft_plan::Order;
 
 use crate::costs::{Costs, ModelIndex};
-use crate::index::{BatchAt, ShareAt, StageAt, UnitAt};
+use crate::index::{BatchAt, ShareAt, StageAt, UnitAt, looks_into};
 use crate::merge::Merged;
 
 /// Merged fragments of one model that the same cell serves, with the re-partition points at which they join.
@@ -48,6 +48,8 @@ pub(crate) struct StageDraft {
     pub rate_rps: f64,
     pub deadline_ms: f64,
 }
+
+looks_into!(StageAt, StageDraft);
 
 /// A cell's stages.
 #[derive(Debug, Clone, PartialEq)]

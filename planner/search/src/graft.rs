@@ -8,7 +8,7 @@ use crate::demand::Analytic;
 use crate::draft::Draft;
 use crate::exact::{EXACT_MOST, optimum};
 use crate::fill::{Ground, Placed};
-use crate::index::UnitAt;
+use crate::index::{FragmentAt, UnitAt};
 use crate::judge::{Judge, Simulated};
 use crate::merge::{Sorted, merge, merging};
 use crate::problem::Problem;
@@ -107,7 +107,7 @@ pub fn plan_graft(
     if !best.capacity_exhausted || there == 0 {
         return best;
     }
-    let mut order: Vec<usize> = (0..problem.workload.fragments.len()).collect();
+    let mut order: Vec<FragmentAt> = FragmentAt::all(problem.workload.fragments.len()).collect();
     let fragments = &problem.workload.fragments;
     order.sort_by(|&a, &b| {
         let (a, b) = (&fragments[a], &fragments[b]);
@@ -118,7 +118,7 @@ pub fn plan_graft(
         // First the part of the load that the devices' share suggests; then a tenth less in each step.
         let part = (there as f64 / needed.max(there) as f64) * 0.9f64.powi(step);
         let mut left = rate * part;
-        let (kept, out): (Vec<usize>, Vec<usize>) = order.iter().partition(|&&i| {
+        let (kept, out): (Vec<FragmentAt>, Vec<FragmentAt>) = order.iter().partition(|&&i| {
             left -= fragments[i].rate_rps;
             left >= 0.0
         });

@@ -1,11 +1,6 @@
 //! Indices into the search's lists, each of a type of its own: a share's can't be taken for a stage's.
 
-use std::ops::{Index, IndexMut};
-
 use graft_plan::{Fragment, Share};
-
-use crate::cell::StageDraft;
-use crate::merge::Merged;
 
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {
@@ -45,7 +40,7 @@ macro_rules! looks_into {
             }
         }
 
-        impl Index<$name> for [$element] {
+        impl std::ops::Index<$name> for [$element] {
             type Output = $element;
 
             fn index(&self, at: $name) -> &$element {
@@ -53,7 +48,7 @@ macro_rules! looks_into {
             }
         }
 
-        impl Index<$name> for Vec<$element> {
+        impl std::ops::Index<$name> for Vec<$element> {
             type Output = $element;
 
             fn index(&self, at: $name) -> &$element {
@@ -61,13 +56,15 @@ macro_rules! looks_into {
             }
         }
 
-        impl IndexMut<$name> for Vec<$element> {
+        impl std::ops::IndexMut<$name> for Vec<$element> {
             fn index_mut(&mut self, at: $name) -> &mut $element {
                 &mut self[at.get()]
             }
         }
     };
 }
+
+pub(crate) use looks_into;
 
 index! {
     /// A fragment in the workload.
@@ -95,10 +92,8 @@ index! {
 }
 
 looks_into!(FragmentAt, Fragment);
-looks_into!(UnitAt, Merged);
 looks_into!(ShareAt, Share);
 looks_into!(BatchAt, u32);
-looks_into!(StageAt, StageDraft);
 
 impl BatchAt {
     /// Runs of one request.

@@ -6,7 +6,7 @@ use graft_model::CutPoint;
 use graft_plan::{Plan, Workload};
 
 use crate::costs::{Costs, ModelIndex};
-use crate::index::{FragmentAt, RunningAt, ShareAt, UnitAt};
+use crate::index::{FragmentAt, RunningAt, ShareAt, UnitAt, looks_into};
 use crate::problem::Problem;
 
 /// Part of all work that a merged fragment is at most, if that is more and there are many fragments.
@@ -57,6 +57,8 @@ pub(crate) struct Merged {
     /// Cell and group that serve it in the running plan; `None`: it is new there.
     pub home: Option<Home>,
 }
+
+looks_into!(UnitAt, Merged);
 
 impl Merged {
     /// Index of dispersion of its arrivals: its fragments come independently of one another.

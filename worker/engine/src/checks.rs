@@ -4,12 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use graft_model::{CutPoint, DType, ModelInfo, Tensor};
 
-use crate::engine::EngineError;
-
-/// A panic that was caught, with its message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("panicked: {0}")]
-pub struct Panicked(String);
+use crate::engine::{EngineError, Panicked};
 
 /// Calls a function in which an engine may panic, and turns a panic into an error: a model is somebody's file, and must
 /// not take the worker down.

@@ -2,8 +2,8 @@
 
 use graft_model::{Cut, CutPoint, DType, Model, StageRange, Tensor};
 
-use crate::checks::{Panicked, guarded};
-use crate::engine::{Engine, EngineError, PartitionId};
+use crate::checks::guarded;
+use crate::engine::{Engine, EngineError, Panicked, PartitionId};
 
 /// Difference of head and tail from the whole that is allowed, as a part of the whole's largest magnitude.
 pub const TOLERANCE: f64 = 1e-5;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use graft_model::{MessageError, Model, ModelError, ModelId, ModelInfo, StageRange, Tensor, TensorError};
 use graft_plan::CostError;
 
-use crate::checks::Panicked;
 use crate::cores::CoresError;
 
 /// A partition's number in its engine.
@@ -34,6 +33,11 @@ pub struct Refusal {
     /// What the network's owner can do about it.
     pub what_to_do: String,
 }
+
+/// A panic that was caught, with its message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("panicked: {0}")]
+pub struct Panicked(pub(crate) String);
 
 /// Why an engine could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,14 @@ pub enum Cause {
     /// A tensor is not what it is said to be.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// A tensor that the library gives is not what it should be.
+    #[error("tensor {tensor}: {error}")]
+    Output {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        error: Box<TensorError>,
+    },
     /// The library lacks a tensor of the model.
     #[error("there is no tensor {0}")]
     NoTensor(String),
@@ -82,11 +94,11 @@ pub enum Cause {
     #[error("weights of shape {0:?} have another number of elements")]
     Weights(Vec<i64>),
     /// A 64-bit integer needs more bits than the engine computes in.
-    #[error("{0} does not fit into the 32 bits in which 64-bit integers are computed")]
+    #[error("{0} does not fit into the 32 bits in which rten computes 64-bit integers")]
     TooWide(i64),
     /// A tensor holds larger numbers than the engine computes right.
     #[error(
-        "tensor {tensor} reaches {most:e}; beyond {limit:e} the 32 bits in which 64-bit integers are computed don't do"
+        "tensor {tensor} reaches {most:e}; beyond {limit:e} the 32 bits in which rten computes 64-bit integers don't do"
     )]
     TooLarge {
         /// The tensor.
@@ -107,9 +119,18 @@ pub enum Cause {
         /// Number of segments of the model.
         model: usize,
     },
-    /// The batch is gone, empty or of rows that differ in shape.
-    #[error("{0}")]
-    Batch(&'static str),
+    /// A batch goes on that was not set aside, or was dropped meanwhile.
+    #[error("the batch that was set aside is gone")]
+    BatchGone,
+    /// A batch has no rows.
+    #[error("a batch without rows")]
+    NoRows,
+    /// Rows can't be joined.
+    #[error("rows of different shapes can't be one batch")]
+    Shapes,
+    /// The thread that starts a partition's threads died.
+    #[error("the thread that pins the pool died")]
+    NoPool,
 }
 
 /// Error of an engine: what it can't do, and why.

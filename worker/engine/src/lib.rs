@@ -19,10 +19,10 @@ mod trial;
 pub mod conformance;
 
 pub use against::{Against, Difference, against, first_difference, warnings};
-pub use checks::{Panicked, guarded};
+pub use checks::guarded;
 pub use cores::{CoresError, cpu_kind, pin_current_thread, usable_cores};
 pub use emulated::EmulatedEngine;
-pub use engine::{Cause, Engine, EngineError, MemoryUse, PartitionId, Refusal};
+pub use engine::{Cause, Engine, EngineError, MemoryUse, Panicked, PartitionId, Refusal};
 pub use engines::{Choice, EngineKind, EngineOptions, Engines};
 pub use measure::{MeasureOptions, Measured, Progress, measure, time_ranges};
 pub use onnxruntime::{Gives, Missing, OnnxRuntimeEngine, Reference, start_without_telemetry};

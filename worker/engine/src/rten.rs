@@ -162,7 +162,7 @@ impl Engine for RtenEngine {
             Ok(ThreadPool::with_num_threads(list.len()))
         })
         .join()
-        .map_err(|_| error(Cause::Library("the thread that pins the pool died".to_owned())))?
+        .map_err(|_| error(Cause::NoPool))?
         .map_err(|e| error(e.into()))?;
         let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
         let entry = Pool {

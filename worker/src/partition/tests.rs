@@ -218,8 +218,11 @@ async fn whoever_waits_for_an_engine_that_hangs_is_told_and_served_again_when_it
         assert_eq!(status(ended.unwrap()), Err(Status::WorkerLost));
     }
     assert!(around.is_silent(), "the planner is told with the next report");
-    let refused = around.send().await.unwrap();
-    assert_eq!(status(refused), Err(Status::WorkerLost), "at once");
+    let at_once = Duration::from_secs(1);
+    let refused = tokio::time::timeout(at_once, around.send())
+        .await
+        .expect("told at once");
+    assert_eq!(status(refused.unwrap()), Err(Status::WorkerLost));
 
     around.engine.hangs(false);
     let start = Instant::now();
@@ -230,7 +233,10 @@ async fn whoever_waits_for_an_engine_that_hangs_is_told_and_served_again_when_it
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(status(around.send().await.unwrap()), Ok(()));
+    let served = tokio::time::timeout(at_once, around.send())
+        .await
+        .expect("served at once");
+    assert_eq!(status(served.unwrap()), Ok(()));
     assert_eq!(
         around.route.under_way.load(Ordering::SeqCst),
         0,

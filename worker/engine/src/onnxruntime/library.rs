@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
-use crate::checks::{Panicked, guarded};
+use crate::checks::guarded;
+use crate::engine::Panicked;
 
 /// Environment variable that names the library's file.
 const FILE_VARIABLE: &str = "ORT_DYLIB_PATH";

@@ -90,7 +90,10 @@ impl Reference {
             let value = outputs.get(&cut.tensor);
             let value = value.ok_or_else(|| Cause::NoTensor(cut.tensor.clone()))?;
             let elements = elements_of(cut.dtype, value)?;
-            Ok(Tensor::new(requests, cut.shape.clone(), elements)?)
+            Tensor::new(requests, cut.shape.clone(), elements).map_err(|error| Cause::Output {
+                tensor: cut.tensor.clone(),
+                error: Box::new(error),
+            })
         };
         self.cuts.iter().map(tensor).collect()
     }
