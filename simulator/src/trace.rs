@@ -38,9 +38,9 @@ const MADE_UP: [(&str, f64, f64, f64); 4] = [
     ("wifi", 80.0, 0.4, 0.01),
     ("", 20.0, 0.6, 0.02),
 ];
-/// How long dips last in the mean, in seconds, and what is left of the bandwidth in one.
+/// Mean length of a dip, in seconds, and the part of the bandwidth that is left in one.
 const DIP: (f64, f64) = (3.0, 0.08);
-/// What a second keeps of the second before.
+/// Part of a second's deviation that the next second keeps.
 const MEMORY: f64 = 0.9;
 
 impl Trace {

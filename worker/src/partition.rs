@@ -47,7 +47,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks of a draining partition whether all is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
-/// What is said to whom a silent engine does not serve.
+/// Reason that is given to those whom a silent engine does not serve.
 const SILENT: &str = "the partition's engine does not answer";
 
 /// What a partition is made of.

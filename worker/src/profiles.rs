@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 
 /// Runs of which each figure is the median.
 const REPEATS: usize = 5;
-/// Names the way of measuring; profiles that were made in another way are not used.
+/// Name of the way of measuring; profiles that were made in another way are not used.
 const MEASURED_AS: &str = "by heads and tails";
 /// Time that one (batch, share) may take.
 const PATIENCE: Duration = Duration::from_millis(900);
-/// From a stage to the next on one host: a message and a copy, in milliseconds.
+/// Time of a hop, from a stage to the next on one host, in milliseconds: a message and a copy.
 pub(crate) const HOP_MS: f64 = 0.2;
 
 /// What a profile on this machine is made with; profiles of different makes are not mixed.

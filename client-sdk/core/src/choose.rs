@@ -43,15 +43,15 @@ pub struct Choice {
     pub in_time: bool,
 }
 
-/// A choice is kept unless another is better by this part.
+/// Part by which another choice must be better than the one in use.
 const HYSTERESIS: f64 = 0.1;
-/// The server's time is taken to be so much longer than its layers alone: others are served too.
+/// Multiple of what the server's layers take alone that is counted with: others are served too.
 const SERVER_MARGIN: f64 = 1.3;
-/// The head of a cheaper point takes no more than this part of the time to the next inference: that does not wait for it.
+/// Part of the time to the next inference that the head of a cheaper point may take: the next does not wait for it.
 const FREE: f64 = 0.05;
-/// A cheaper point is taken if no more than this part of the time that was asked for is expected to be needed there ...
+/// Part of the time asked for that a cheaper point may be expected to need.
 const SLACK: f64 = 0.3;
-/// ... and if it costs the server no more than this part of the other.
+/// Part of the other point's cost to the server that a cheaper point may cost.
 const CHEAPER: f64 = 0.8;
 
 /// The partition point with the least expected latency; where there is time to spare, one that is cheaper for the

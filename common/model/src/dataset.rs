@@ -22,7 +22,7 @@ pub struct DataSet {
 }
 
 impl DataSet {
-    /// What to do about a data set that can't be used.
+    /// Advice about a data set that can't be used.
     pub const HINT: &str = "A test data set has input_0.pb and output_0.pb, each a TensorProto";
 
     /// Reads the contents of `input_0.pb` and `output_0.pb`, for a model whose input is `cut`.

@@ -9,15 +9,15 @@ use graft_model::ModelId;
 use graft_plan::Profile;
 use graft_wire::{Correction, RunsTook};
 
-/// Runs count for about so long: milliseconds of the device's time, by the profile.
+/// Time for which runs count, about, in milliseconds of the device's time by the profile.
 const MEMORY_MS: f64 = 4_000.0;
-/// So much must have been seen before a correction is made.
+/// Time and chunks that must have been seen before a correction is made; the time in milliseconds.
 const ENOUGH_MS: f64 = 500.0;
 const ENOUGH_CHUNKS: f64 = 50.0;
-/// A correction is raised when runs take longer by this part, and lowered when they take less by this.
+/// Parts by which runs must take longer for a correction to be raised, and less for it to be lowered.
 const SLOWER: f64 = 0.1;
 const FASTER: f64 = 0.2;
-/// Bounds of a correction: beyond, something else is wrong.
+/// Least and largest correction, as multiples of what was measured: beyond, something else is wrong.
 const LEAST: f64 = 0.25;
 const MOST: f64 = 8.0;
 

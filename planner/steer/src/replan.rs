@@ -146,7 +146,7 @@ const URGENT_AFTER: Nanos = Nanos::from_millis(150);
 const DANGER_AFTER: Nanos = Nanos::from_millis(1_000);
 /// Least life of a plan before a cheaper one is looked for, at first.
 const SAVE_AFTER: Nanos = Nanos::from_millis(10_000);
-/// The same at most.
+/// Least life of a plan before a cheaper one is looked for, at most: it doubles with each that was a mistake.
 const SAVE_AFTER_MOST: Nanos = Nanos::from_millis(600_000);
 /// Time after a plan that saved something in which danger says that it was a mistake.
 const REGRET: Nanos = Nanos::from_millis(60_000);

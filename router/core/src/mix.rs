@@ -15,7 +15,7 @@ const WINDOW: (usize, Nanos) = (10, Nanos::from_millis(1000));
 
 /// Classes that are told apart at most; requests of further ones are not counted.
 const MAX_CLASSES: usize = 4096;
-/// Budgets of one class differ by at most this factor.
+/// Factor by which budgets of one class differ at most.
 const CLASS_WIDTH: f64 = 1.25;
 
 /// A class of budgets: from `1.25^k` milliseconds up to the next.

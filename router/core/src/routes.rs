@@ -15,7 +15,7 @@ const WAIT_AT_MOST: Nanos = Nanos::from_millis(2_000);
 /// Time that a request which waits must have left, as a multiple of what its layers take.
 const RUN_AFTER_WAITING: f64 = 2.0;
 
-/// Partitions are given no more than this part of their time where there is more load than devices.
+/// Part of their time that partitions are given at most where there is more load than devices.
 const FULLEST: f64 = 0.9;
 /// Factor by which a budget is larger where it is another class.
 const LOOSER: f64 = 1.4;

@@ -19,7 +19,7 @@ use super::{BODIES_KIB, JSON_GROWTH, MAX_BODY_BYTES, Shared, find, refusal_of};
 const MAX_BATCH: usize = 64;
 /// Longest wait for a body.
 const READ_WITHIN: Duration = Duration::from_secs(30);
-/// Where the protocol says how long the JSON part of a body is.
+/// Header in which the protocol says how long the JSON part of a body is, in bytes.
 const HEADER_LENGTH: &str = "Inference-Header-Content-Length";
 
 #[derive(Deserialize)]
