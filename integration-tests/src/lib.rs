@@ -7,4 +7,6 @@ mod program;
 mod site;
 
 pub use program::{Program, graft, programs};
-pub use site::{Site, emulated_profile, free_tcp_port, free_udp_port, models, phones, until, worker_part};
+pub use site::{
+    Site, alone, emulated_profile, free_tcp_port, free_udp_port, models, phones, until, worker_part,
+};

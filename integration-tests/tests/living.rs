@@ -2,11 +2,13 @@
 //!
 //! Latencies and misses are measured open-loop. The short forms run with all tests; `-- --ignored` runs the long ones.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use graft_integration_tests::{Program, Site, emulated_profile, graft, http, phones, until, worker_part};
+use graft_integration_tests::{
+    Program, Site, alone, emulated_profile, graft, http, phones, until, worker_part,
+};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -20,12 +22,6 @@ const MIXES: [[f64; 6]; 3] = [
     [0.0, 2.0, 6.0, 3.0, 1.0, 0.0],
     [1.0, 0.0, 0.0, 2.0, 6.0, 3.0],
 ];
-
-/// Tests that measure do so one after the other.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 fn count(report: &Value, what: &str) -> u64 {
     report["server"][what].as_u64().unwrap_or(0)

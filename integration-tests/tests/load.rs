@@ -1,9 +1,10 @@
 //! `graft load` against real routers, planners and workers, on emulated devices.
 
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use graft_integration_tests::{Program, Site, emulated_profile, graft, http, phones, until, worker_part};
+use graft_integration_tests::{
+    Program, Site, alone, emulated_profile, graft, http, phones, until, worker_part,
+};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -12,12 +13,6 @@ const STRETCH: f64 = 20.0;
 
 /// What the router counts as soon as it is asked.
 const ASKED: &str = "graft_router_requests_total";
-
-/// Tests that measure do so one after the other.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 /// A site, and the scenario that is played on it.
 struct Trial {
