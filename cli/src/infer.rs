@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use graft_client::{Device, Inference, LocalReason, Router, Session, SessionOptions, picture};
 use graft_files::CatalogEntry;
-use graft_model::{CutPoint, DType, Tensor};
+use graft_model::{Batch, CutPoint, DType, Sent, Tensor};
 use graft_service::{resolve, run_system};
 use graft_transport::{Endpoint, EndpointOptions, Role};
 use graft_wire::Status;
@@ -46,9 +46,12 @@ pub(crate) struct Arguments {
         required_unless_present = "tensor"
     )]
     image: Option<PathBuf>,
-    /// The model's input as raw little-endian elements
+    /// The model's inputs as raw little-endian elements, one after the other
     #[arg(long, value_name = "FILE")]
     tensor: Option<PathBuf>,
+    /// Write the outputs there as raw little-endian elements, one after the other; floats as 32-bit ones
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// Time from the input to the answer, in milliseconds
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     slo_ms: u64,
@@ -106,6 +109,12 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     let session = Session::new(device, here, router, options)?;
     let reachable = session.prepare().await;
     let answer = served(&session, &input).await?;
+    if let Some(file) = &arguments.output {
+        let bytes = answer
+            .outputs
+            .to_bytes(&entry.info.outputs().types_sent(DType::F32))?;
+        std::fs::write(file, bytes).with_context(|| file.display().to_string())?;
+    }
     if arguments.json {
         line(format_args!("{}", as_json(&answer, &entry, reachable)))?;
     } else {
@@ -114,20 +123,25 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     Ok(if answer.in_time { Verdict::Yes } else { Verdict::No })
 }
 
-fn input(arguments: &Arguments, entry: &CatalogEntry) -> anyhow::Result<Tensor> {
+fn input(arguments: &Arguments, entry: &CatalogEntry) -> anyhow::Result<Batch> {
     let read = |file: &PathBuf| std::fs::read(file).with_context(|| file.display().to_string());
     if let Some(file) = &arguments.image {
         let spec = entry.manifest.input.image.as_ref().context(
             "the model's manifest has no [input.image]: it takes tensors (--tensor), or needs a manifest",
         )?;
-        return Ok(picture::tensor(&picture::decode(&read(file)?)?, spec)?);
+        return Ok(picture::tensor(&picture::decode(&read(file)?)?, spec)?.into());
     }
     let file = arguments.tensor.as_ref().context("give --image or --tensor")?;
-    let cut = &entry.info.cuts[0];
-    Tensor::from_requests(cut, &[(cut.dtype, &read(file)?)]).with_context(|| file.display().to_string())
+    let inputs = entry.info.inputs();
+    let types: Vec<DType> = inputs.tensors.iter().map(|t| t.dtype).collect();
+    let sent = Sent {
+        types: &types,
+        bytes: &read(file)?,
+    };
+    Batch::from_requests(inputs, &[sent]).with_context(|| file.display().to_string())
 }
 
-/// The largest outputs with their labels: class, label, value.
+/// The largest numbers of an output with their labels: class, label, value.
 pub(crate) fn top(output: &Tensor, labels: &[String], count: usize) -> Vec<(usize, String, f32)> {
     let mut classes: Vec<(usize, f32)> = output
         .floats()
@@ -151,7 +165,7 @@ pub(crate) fn top(output: &Tensor, labels: &[String], count: usize) -> Vec<(usiz
 }
 
 /// Tries again for a while where no plan serves this yet: the first request is what makes the planner plan for it.
-async fn served(session: &Session, input: &Tensor) -> anyhow::Result<Inference> {
+async fn served(session: &Session, input: &Batch) -> anyhow::Result<Inference> {
     for _ in 0..TRIES {
         let answer = session.infer(input.clone()).await?;
         let planless =
@@ -165,8 +179,14 @@ async fn served(session: &Session, input: &Tensor) -> anyhow::Result<Inference> 
 }
 
 fn print_text(answer: &Inference, entry: &CatalogEntry) -> anyhow::Result<()> {
-    for (class, label, value) in top(&answer.output, &entry.labels, 5) {
-        line(format_args!("{value:>9.4}  {label} ({class})"))?;
+    let several = answer.outputs.tensors().len() > 1;
+    for (spec, output) in entry.info.outputs().tensors.iter().zip(answer.outputs.tensors()) {
+        if several {
+            line(format_args!("output {spec}"))?;
+        }
+        for (class, label, value) in top(output, &entry.labels, 5) {
+            line(format_args!("{value:>9.4}  {label} ({class})"))?;
+        }
     }
     let last = entry.info.last();
     match &answer.local {
@@ -189,12 +209,17 @@ fn print_text(answer: &Inference, entry: &CatalogEntry) -> anyhow::Result<()> {
 }
 
 fn as_json(answer: &Inference, entry: &CatalogEntry, reachable: bool) -> serde_json::Value {
-    let top: Vec<_> = top(&answer.output, &entry.labels, 5)
-        .into_iter()
-        .map(|(class, label, value)| json!({ "class": class, "label": label, "value": value }))
-        .collect();
+    let largest = |output: &Tensor| -> Vec<_> {
+        let top = top(output, &entry.labels, 5).into_iter();
+        top.map(|(class, label, value)| json!({ "class": class, "label": label, "value": value }))
+            .collect()
+    };
+    let tensors = answer.outputs.tensors();
+    let outputs = entry.info.outputs().names().zip(tensors);
+    let outputs = outputs.map(|(name, output)| json!({ "name": name, "top": largest(output) }));
     json!({
-        "top": top,
+        "top": tensors.first().map(largest),
+        "outputs": outputs.collect::<Vec<_>>(),
         "partition_point": answer.partition_point,
         "budget_ms": answer.budget_ms,
         "local": answer.local.as_ref().map(ToString::to_string),

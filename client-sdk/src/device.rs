@@ -8,7 +8,7 @@ use graft_engine::{
 };
 use graft_engine::{measure, usable_cores};
 use graft_files::CatalogEntry;
-use graft_model::{CutPoint, Model, ModelError, ModelInfo, StageRange, Tensor};
+use graft_model::{Batch, CutPoint, Model, ModelError, ModelInfo, StageRange};
 use graft_plan::Share;
 
 /// A device that can't run a model.
@@ -124,12 +124,13 @@ impl Device {
     }
 
     /// Runs layers, blocking.
-    pub fn run(&self, info: &ModelInfo, range: StageRange, input: Tensor) -> Result<Tensor, DeviceError> {
+    pub fn run(&self, info: &ModelInfo, range: StageRange, input: Batch) -> Result<Batch, DeviceError> {
         Ok(self.engine.run(self.partition, info.id, range, input)?)
     }
 
     /// Runs the whole model, blocking.
-    pub fn run_whole(&self, info: &ModelInfo, input: Tensor) -> Result<Tensor, DeviceError> {
+    pub fn run_whole(&self, info: &ModelInfo, input: impl Into<Batch>) -> Result<Batch, DeviceError> {
+        let input = input.into();
         match info.whole() {
             Some(range) => self.run(info, range, input),
             None => Ok(input),

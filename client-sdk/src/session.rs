@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_client_core::{Choice, Handing, Layers, LinkEstimate, Local, Pilot, PilotOptions, Start};
-use graft_model::{CutPoint, DType, ModelInfo, StageRange, Tensor};
+use graft_model::{Batch, CutPoint, DType, ModelInfo, Sent, StageRange};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
 use graft_transport::{CallError, Connection, Endpoint};
 use graft_wire::{ClientReply, ClientRequest, InferHeader, Refused, Timing, TraceContext, WireType};
@@ -45,12 +45,12 @@ pub struct SessionOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The input does not fit the model.
-    #[error("input of shape {got:?}, the model takes one of {want:?}")]
+    #[error("input {got}, the model takes one request of {want}")]
     Input {
-        /// As given.
-        got: Vec<usize>,
-        /// As wanted.
-        want: Vec<usize>,
+        /// Shapes and types as given.
+        got: String,
+        /// The model's inputs.
+        want: String,
     },
     /// The layers could not be run here.
     #[error(transparent)]
@@ -66,8 +66,8 @@ pub enum SessionError {
     /// The task that runs layers died.
     #[error("the layers' task died: {0}")]
     Task(String),
-    /// The tensor can't be sent so.
-    #[error("the tensor can't be sent: {0}")]
+    /// The tensors can't be sent so.
+    #[error("the tensors can't be sent: {0}")]
     Wire(String),
 }
 
@@ -125,8 +125,8 @@ impl From<Local> for LocalReason {
 /// An answer.
 #[derive(Debug, Clone)]
 pub struct Inference {
-    /// The model's output.
-    pub output: Tensor,
+    /// The model's outputs, in its order.
+    pub outputs: Batch,
     /// Where it was handed over; the last cut point: all layers ran here by choice.
     pub partition_point: CutPoint,
     /// What the server had, in milliseconds, as expected when it was chosen.
@@ -180,14 +180,11 @@ const PREPARE_WITHIN: Duration = Duration::from_secs(12);
 fn layers(model: &ModelHere, wire: DType, emulation: Option<Emulation>) -> Layers {
     let slowdown = emulation.map_or(1.0, |e| e.slowdown);
     let cuts = &model.entry.info.cuts;
-    let bytes = cuts.iter().map(|cut| match cut.dtype {
-        DType::F32 => (cut.elements * wire.bytes()) as u64,
-        _ => cut.bytes() as u64,
-    });
+    let bytes = cuts.iter().map(|cut| cut.bytes_sent(wire) as u64);
     Layers {
         head_ms: model.head_ms.iter().map(|ms| ms * slowdown).collect(),
         bytes: bytes.collect(),
-        answer_bytes: cuts.last().map_or(0, |c| c.bytes() as u64),
+        answer_bytes: model.entry.info.outputs().bytes_sent(DType::F32) as u64,
     }
 }
 
@@ -304,17 +301,18 @@ impl Session {
         }
     }
 
-    /// Runs the model on one input.
+    /// Runs the model on one request: a tensor, or a [`Batch`] of one with a tensor for each of the model's inputs.
     ///
     /// Where the server can't be reached, refuses, or does not answer in time, all layers run here and the
     /// result says so; an answer that is late is still an answer.
-    pub async fn infer(&self, input: Tensor) -> Result<Inference, SessionError> {
+    pub async fn infer(&self, input: impl Into<Batch>) -> Result<Inference, SessionError> {
         let start = Instant::now();
-        let cut = &self.info().cuts[0];
-        if input.shape() != cut.shape || input.requests() != 1 {
+        let input: Batch = input.into();
+        let inputs = self.info().inputs();
+        if !input.fits(inputs) || input.requests() != 1 {
             return Err(SessionError::Input {
-                got: input.shape().to_vec(),
-                want: cut.shape.clone(),
+                got: input.to_string(),
+                want: inputs.to_string(),
             });
         }
         let last = self.info().last();
@@ -328,7 +326,7 @@ impl Session {
         let mut times = Times::default();
         let head = self.layers(CutPoint(0), point, input, &mut times).await?;
         let mut result = Inference {
-            output: head.clone(),
+            outputs: head.clone(),
             partition_point: point,
             budget_ms,
             local: None,
@@ -343,7 +341,7 @@ impl Session {
             None => self.send_rest(began, point, &head, &mut result).await?.err(),
         };
         if let Some(why) = why_local {
-            result.output = self.layers(point, last, head, &mut result.times).await?;
+            result.outputs = self.layers(point, last, head, &mut result.times).await?;
             result.local = Some(why);
         }
         result.times.total_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -351,26 +349,22 @@ impl Session {
         Ok(result)
     }
 
-    /// Sends the head's tensor and waits for the answer. The inner error says why there is none.
+    /// Sends the head's tensors and waits for the answer. The inner error says why there is none.
     async fn send_rest(
         &self,
         began: Nanos,
         point: CutPoint,
-        head: &Tensor,
+        head: &Batch,
         result: &mut Inference,
     ) -> Result<Result<(), LocalReason>, SessionError> {
         let Some(connection) = self.state().connection.clone() else {
             return Ok(Err(LocalReason::Unreachable));
         };
-        let dtype = if head.dtype() == DType::F32 {
-            self.inner.options.wire
-        } else {
-            self.info().cuts[point.index()].dtype
-        };
-        let wire =
-            WireType::of(dtype).ok_or_else(|| SessionError::Wire(format!("elements of type {dtype}")))?;
+        let types = self.info().cuts[point.index()].types_sent(self.inner.options.wire);
+        let wire = WireType::of_all(&types)
+            .ok_or_else(|| SessionError::Wire(format!("elements of types {types:?}")))?;
         let payload = head
-            .to_bytes(dtype)
+            .to_bytes(&types)
             .map_err(|e| SessionError::Wire(e.to_string()))?;
         let handing = {
             let state = self.state();
@@ -387,7 +381,7 @@ impl Session {
         let request = ClientRequest::Infer(InferHeader {
             model: self.info().id,
             partition_point: point,
-            dtype: wire,
+            dtypes: wire,
             time_left: budget,
             trace,
         });
@@ -397,15 +391,15 @@ impl Session {
         let now = self.now();
         Ok(match reply {
             Ok((ClientReply::Answer(header), bytes, ms)) => {
-                let cut = self
-                    .info()
-                    .cuts
-                    .last()
-                    .ok_or_else(|| SessionError::Wire("no output".to_owned()))?;
-                let output = Tensor::from_requests(cut, &[(header.dtype.dtype(), &bytes)])
+                let types = WireType::dtypes(&header.dtypes);
+                let sent = Sent {
+                    types: &types,
+                    bytes: &bytes,
+                };
+                let outputs = Batch::from_requests(self.info().outputs(), &[sent])
                     .map_err(|e| SessionError::Wire(e.to_string()))?;
                 let server_ms = header.timing.router_ns as f64 / 1e6;
-                result.output = output;
+                result.outputs = outputs;
                 result.times.server_ms = server_ms;
                 result.times.network_ms = (ms - server_ms).max(0.0);
                 result.server = Some(header.timing);
@@ -442,9 +436,9 @@ impl Session {
         &self,
         from: CutPoint,
         to: CutPoint,
-        input: Tensor,
+        input: Batch,
         times: &mut Times,
-    ) -> Result<Tensor, SessionError> {
+    ) -> Result<Batch, SessionError> {
         let Some(range) = StageRange::new(from, to) else {
             return Ok(input);
         };

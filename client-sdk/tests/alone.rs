@@ -10,7 +10,7 @@ use graft_client::{
     Device, Emulation, LocalReason, ModelHere, Router, Session, SessionError, SessionOptions,
 };
 use graft_files::CatalogEntry;
-use graft_model::{CutPoint, DType, Manifest, Model, ReadOptions, Tensor, samples};
+use graft_model::{Batch, CutPoint, DType, Manifest, Model, ReadOptions, samples};
 use graft_transport::{Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
 use graft_wire::{ClientReply, ClientRequest, Description, Limits};
 
@@ -54,7 +54,7 @@ fn options(slo_ms: u64) -> SessionOptions {
 async fn a_silent_router_makes_nobody_late() {
     let (device, model) = device_and_model();
     let (router, _socket) = silent_router();
-    let input = Tensor::pseudo_random(&model.entry.info.cuts[0], 1, 3);
+    let input = Batch::pseudo_random(model.entry.info.inputs(), 1, 3);
     let want = device.run_whole(&model.entry.info, input.clone()).unwrap();
     let session = Session::new(device, model, router, options(400)).unwrap();
     for _ in 0..4 {
@@ -66,7 +66,7 @@ async fn a_silent_router_makes_nobody_late() {
             start.elapsed()
         );
         assert_eq!(answer.local, Some(LocalReason::Unreachable));
-        assert_eq!(answer.output, want);
+        assert_eq!(answer.outputs, want);
     }
 }
 
@@ -120,7 +120,7 @@ fn mute_router(cuts: usize) -> (Router, Endpoint) {
 async fn a_router_that_stops_answering_makes_no_fallback_late() {
     let (device, model) = device_and_model();
     let (router, _server) = mute_router(model.entry.info.cuts.len());
-    let input = Tensor::pseudo_random(&model.entry.info.cuts[0], 1, 3);
+    let input = Batch::pseudo_random(model.entry.info.inputs(), 1, 3);
     let session = Session::new(device, Arc::clone(&model), router, options(400)).unwrap();
     // A phone that takes 120 ms for all layers: the server is worth asking.
     session.emulate(Some(Emulation {
@@ -143,7 +143,7 @@ async fn a_router_that_stops_answering_makes_no_fallback_late() {
 async fn an_emulated_phone_takes_the_time_of_its_kind() {
     let (device, model) = device_and_model();
     let (router, _socket) = silent_router();
-    let input = Tensor::pseudo_random(&model.entry.info.cuts[0], 1, 3);
+    let input = Batch::pseudo_random(model.entry.info.inputs(), 1, 3);
     let slowdown = 60.0 / model.head_ms.last().unwrap();
     let emulation = Emulation {
         slowdown,
@@ -168,7 +168,7 @@ async fn wrong_inputs_and_points_are_told() {
     };
     let refused = Session::new(Arc::clone(&device), Arc::clone(&model), router.clone(), beyond);
     assert!(matches!(refused, Err(SessionError::NoSuchPoint { .. })));
-    let other = Tensor::pseudo_random(&model.entry.info.cuts[1], 1, 3);
+    let other = Batch::pseudo_random(&model.entry.info.cuts[1], 1, 3);
     let session = Session::new(device, model, router, options(100)).unwrap();
     assert!(matches!(
         session.infer(other).await,

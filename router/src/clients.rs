@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use graft_model::DType;
 use graft_transport::{Connection, Endpoint};
 use graft_wire::{ClientReply, ClientRequest, Limits, Refused, Status};
 
@@ -24,10 +25,11 @@ pub(crate) async fn listen(endpoint: Endpoint, front: Arc<Front>) {
         .await;
 }
 
-/// No tensor that a client may send is larger: what is announced beyond is refused unread.
+/// No request's tensors that a client may send are larger: what is announced beyond is refused unread.
 fn largest_tensor(front: &Front) -> u64 {
     let cuts = front.catalog.entries().iter().flat_map(|e| &e.info.cuts);
-    cuts.map(|c| (c.elements * 8) as u64).max().unwrap_or(0)
+    let bytes = cuts.map(|c| c.bytes().max(c.bytes_sent(DType::F32)) as u64);
+    bytes.max().unwrap_or(0)
 }
 
 async fn serve(connection: Connection, front: Arc<Front>, limits: Limits) {

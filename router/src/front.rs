@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use graft_files::{Catalog, CatalogEntry};
-use graft_model::ModelId;
+use graft_model::{Cut, ModelId};
 use graft_plan::{Nanos, nanos_to_ms};
 use graft_router_core::{Asked, Attempt, Attempted, Entrance, Go, Life, Passage, RouteTable, Sending};
 use graft_service::Clock;
@@ -98,12 +98,13 @@ impl Drop for Living<'_> {
     }
 }
 
-/// Elements of an answer that are NaN or infinite.
-fn not_finite(dtype: WireType, bytes: &[u8]) -> u64 {
-    if dtype != WireType::F32 {
+/// Elements of an answer that are NaN or infinite. `outputs`: what the model gives.
+fn not_finite(outputs: &Cut, types: &[WireType], bytes: &[u8]) -> u64 {
+    let Ok(parts) = outputs.apart(&WireType::dtypes(types), bytes) else {
         return 0;
-    }
-    let words = bytes.as_chunks::<4>().0.iter();
+    };
+    let floats = types.iter().zip(parts).filter(|(t, _)| **t == WireType::F32);
+    let words = floats.flat_map(|(_, part)| part.as_chunks::<4>().0);
     words.filter(|&&w| !f32::from_le_bytes(w).is_finite()).count() as u64
 }
 
@@ -175,8 +176,8 @@ impl Front {
         let now = self.clock.now();
         if let Ok((answer, bytes)) = &mut outcome {
             answer.timing.router_ns = (now - start).0;
-            if let Some(life) = &mut living.life {
-                life.not_finite = not_finite(answer.dtype, bytes);
+            if let (Some(life), Some(entry)) = (&mut living.life, known) {
+                life.not_finite = not_finite(entry.info.outputs(), &answer.dtypes, bytes);
             }
         }
         let in_time = |passage: &Passage| passage.is_in_time(now);
@@ -195,7 +196,7 @@ impl Front {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::new(Status::NotReady, "the router is draining"));
         }
-        check(self.entry(&header.model)?, header, &payload)?;
+        check(self.entry(&header.model)?, header, payload.len())?;
         let asked = Asked {
             model: header.model,
             point: header.partition_point,
@@ -258,7 +259,7 @@ async fn send(
         epoch,
         route,
         stage: 0,
-        dtype: header.dtype,
+        dtypes: header.dtypes.clone(),
         time_left,
         trace: header.trace.child(fastrand::u64(..)),
     };

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use actix::{Message, Recipient};
 use graft_engine::{Cause, Engine, EngineError, PartitionId};
-use graft_model::{Cut, DType, ModelId, StageRange, Tensor};
+use graft_model::{Batch, Cut, DType, ModelId, Sent, StageRange};
+use graft_wire::WireType;
 use graft_worker_core::BatchId;
 
 use crate::job::Activation;
@@ -35,7 +36,7 @@ pub(crate) enum Command {
 pub(crate) struct Ran {
     pub batch: BatchId,
     /// The result after a batch's last chunk.
-    pub result: Result<Option<Tensor>, EngineError>,
+    pub result: Result<Option<Batch>, EngineError>,
     /// Rows that could not be computed, by their place in the batch, and why.
     pub spoiled: Vec<(usize, String)>,
     pub elapsed: Duration,
@@ -71,7 +72,7 @@ impl Computer {
 }
 
 fn work(engine: &dyn Engine, partition: PartitionId, inbox: &Receiver<Command>, actor: &Recipient<Ran>) {
-    let mut aside: HashMap<BatchId, Tensor> = HashMap::new();
+    let mut aside: HashMap<BatchId, Batch> = HashMap::new();
     while let Ok(command) = inbox.recv() {
         let chunk = match command {
             Command::Forget(batch) => {
@@ -87,9 +88,9 @@ fn work(engine: &dyn Engine, partition: PartitionId, inbox: &Receiver<Command>, 
         let result = graft_engine::guarded(running);
         let elapsed: Duration = start.elapsed();
         let (result, spoiled) = match result {
-            Ok(Rows { tensor, spoiled }) if last => (Ok(Some(tensor)), spoiled),
-            Ok(Rows { tensor, spoiled }) => {
-                aside.insert(batch, tensor);
+            Ok(Rows { rows, spoiled }) if last => (Ok(Some(rows)), spoiled),
+            Ok(Rows { rows, spoiled }) => {
+                aside.insert(batch, rows);
                 (Ok(None), spoiled)
             }
             Err(error) => (Err(error), vec![]),
@@ -106,8 +107,8 @@ fn work(engine: &dyn Engine, partition: PartitionId, inbox: &Receiver<Command>, 
 /// What a chunk made of a batch.
 #[derive(Debug)]
 struct Rows {
-    tensor: Tensor,
-    /// Rows that the engine does not compute, by their place, and why. The tensor holds another row in their place.
+    rows: Batch,
+    /// Rows that the engine does not compute, by their place, and why. Another row stands in their place.
     spoiled: Vec<(usize, String)>,
 }
 
@@ -115,7 +116,7 @@ fn run(
     engine: &dyn Engine,
     partition: PartitionId,
     chunk: Chunk,
-    aside: &mut HashMap<BatchId, Tensor>,
+    aside: &mut HashMap<BatchId, Batch>,
 ) -> Result<Rows, EngineError> {
     let input = match chunk.inputs {
         None => aside.remove(&chunk.batch).ok_or(EngineError::Run {
@@ -132,12 +133,12 @@ fn run(
         }
     };
     let info = engine.info(chunk.model)?;
-    let may_refuse = info.narrow.watches(chunk.range) || input.dtype() != DType::F32;
+    let may_refuse = info.narrow.watches(chunk.range) || !input.is_float();
     let may_refuse = may_refuse && input.requests() > 1;
     let spare = may_refuse.then(|| input.clone());
     match (engine.run(partition, chunk.model, chunk.range, input), spare) {
-        (Ok(tensor), _) => Ok(Rows {
-            tensor,
+        (Ok(rows), _) => Ok(Rows {
+            rows,
             spoiled: vec![],
         }),
         (Err(_), Some(batch)) => one_by_one(engine, partition, (chunk.model, chunk.range), &batch),
@@ -151,10 +152,10 @@ fn one_by_one(
     engine: &dyn Engine,
     partition: PartitionId,
     (model, range): (ModelId, StageRange),
-    batch: &Tensor,
+    batch: &Batch,
 ) -> Result<Rows, EngineError> {
     let rows = (0..batch.requests()).filter_map(|row| batch.row(row));
-    let outcomes: Vec<Result<Tensor, EngineError>> =
+    let outcomes: Vec<Result<Batch, EngineError>> =
         rows.map(|row| engine.run(partition, model, range, row)).collect();
     let Some(stand_in) = outcomes.iter().find_map(|o| o.as_ref().ok()).cloned() else {
         let first = outcomes.into_iter().find_map(Result::err);
@@ -171,33 +172,46 @@ fn one_by_one(
             stand_in.clone()
         }));
     }
-    let tensor = Tensor::join(&whole).ok_or(EngineError::Run {
+    let rows = Batch::join(&whole).ok_or(EngineError::Run {
         range,
         cause: Cause::Shapes,
     })?;
-    Ok(Rows { tensor, spoiled })
+    Ok(Rows { rows, spoiled })
 }
 
-/// The rows of a batch as one tensor.
-fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Tensor, EngineError> {
-    if inputs.iter().all(|i| matches!(i, Activation::Bytes(..))) {
-        let rows: Vec<(DType, &[u8])> = inputs
+/// The rows of a batch together.
+fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Batch, EngineError> {
+    let types = |input: &Activation| match input {
+        Activation::Bytes(types, _) => Some(WireType::dtypes(types)),
+        Activation::Batch(_) => None,
+    };
+    let all: Option<Vec<Vec<DType>>> = inputs.iter().map(types).collect();
+    if let Some(all) = all {
+        let rows: Vec<Sent<'_>> = inputs
             .iter()
-            .filter_map(|i| match i {
-                Activation::Bytes(dtype, bytes) => Some((dtype.dtype(), &bytes[..])),
-                Activation::Tensor(_) => None,
+            .zip(&all)
+            .filter_map(|(input, types)| match input {
+                Activation::Bytes(_, bytes) => Some(Sent { types, bytes }),
+                Activation::Batch(_) => None,
             })
             .collect();
-        return Ok(Tensor::from_requests(cut, &rows)?);
+        return Ok(Batch::from_requests(cut, &rows)?);
     }
-    let rows: Vec<Tensor> = inputs
+    let rows: Vec<Batch> = inputs
         .into_iter()
         .map(|input| match input {
-            Activation::Tensor(tensor) => Ok(tensor),
-            Activation::Bytes(dtype, bytes) => Tensor::from_requests(cut, &[(dtype.dtype(), &bytes)]),
+            Activation::Batch(row) => Ok(row),
+            Activation::Bytes(types, bytes) => {
+                let types = WireType::dtypes(&types);
+                let sent = Sent {
+                    types: &types,
+                    bytes: &bytes,
+                };
+                Batch::from_requests(cut, &[sent])
+            }
         })
         .collect::<Result<_, _>>()?;
-    Tensor::join(&rows).ok_or(EngineError::Run {
+    Batch::join(&rows).ok_or(EngineError::Run {
         range,
         cause: Cause::Shapes,
     })
@@ -208,7 +222,7 @@ mod tests {
     use std::path::Path;
 
     use graft_engine::{RtenEngine, usable_cores};
-    use graft_model::{CutPoint, Elements, Model, ReadOptions, samples};
+    use graft_model::{CutPoint, Elements, Model, ReadOptions, Tensor, samples};
 
     use super::*;
 
@@ -225,7 +239,11 @@ mod tests {
             batch: BatchId(1),
             model: info.id,
             range: StageRange::new(CutPoint(0), info.last()).unwrap(),
-            inputs: Some(rows.map(|r| Activation::Tensor(row(r))).into_iter().collect()),
+            inputs: Some(
+                rows.map(|r| Activation::Batch(row(r).into()))
+                    .into_iter()
+                    .collect(),
+            ),
             last: true,
         };
         run(&engine, partition, chunk, &mut HashMap::new())
@@ -233,8 +251,9 @@ mod tests {
 
     #[test]
     fn a_request_whose_numbers_can_t_be_computed_does_not_spoil_its_batch() {
-        let Rows { tensor, spoiled } = tripled([[2e9, 0.0], [7.0, -2.0]]).unwrap();
-        assert_eq!(tensor.row(1).unwrap().floats().unwrap(), [21.0, -6.0]);
+        let Rows { rows, spoiled } = tripled([[2e9, 0.0], [7.0, -2.0]]).unwrap();
+        let second = rows.row(1).unwrap();
+        assert_eq!(second.only().unwrap().floats().unwrap(), [21.0, -6.0]);
         assert_eq!(spoiled.len(), 1);
         assert_eq!(spoiled[0].0, 0);
         assert!(spoiled[0].1.contains("32 bits"), "{}", spoiled[0].1);

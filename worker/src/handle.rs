@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use graft_model::{Cut, DType};
 use graft_plan::{Epoch, Nanos};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
@@ -16,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::cancel::CancelOnDrop;
 use crate::epochs::Epochs;
 use crate::held::HeldBytes;
-use crate::job::{Activation, Ended, Job, Spent, UnderWay};
+use crate::job::{Activation, Ended, Job, RoutePlan, Spent, UnderWay};
 
 /// An answer, or why there is none; and where the request was.
 pub type WorkAnswer = (Result<(AnswerHeader, Bytes), Refused>, Vec<Visit>);
@@ -72,7 +71,9 @@ impl Handle {
         let at = usize::from(header.stage);
         let hop = route.hops.get(at).ok_or_else(not_here)?;
         let instance = hop.choose_here().cloned().ok_or_else(not_here)?;
-        check(&hop.input, header.dtype, payload.len())?;
+        // Tensors that don't fit would fail everybody in their batch: they are refused at the door.
+        let fits = hop.input.check(&WireType::dtypes(&header.dtypes), payload.len());
+        fits.map_err(|e| Refused::new(Status::BadRequest, e.to_string()))?;
         let held = self.memory.take(payload.len() as u64).ok_or_else(|| {
             Refused::new(Status::Overloaded, "the worker holds all the tensors that it may")
         })?;
@@ -84,7 +85,7 @@ impl Handle {
             id,
             route: Arc::clone(&route),
             at,
-            activation: Activation::Bytes(header.dtype, payload),
+            activation: Activation::Bytes(header.dtypes, payload),
             began: start,
             final_deadline: start + time_left,
             due,
@@ -98,11 +99,7 @@ impl Handle {
         };
         let guard = CancelOnDrop::arm(id, Arc::clone(&route));
         instance.submit(job);
-        Ok(Waiting {
-            ended,
-            guard,
-            output: route.output.dtype,
-        })
+        Ok(Waiting { ended, guard, route })
     }
 }
 
@@ -110,8 +107,7 @@ impl Handle {
 struct Waiting {
     ended: oneshot::Receiver<Ended>,
     guard: CancelOnDrop,
-    /// What the model's output holds.
-    output: DType,
+    route: Arc<RoutePlan>,
 }
 
 impl Waiting {
@@ -128,9 +124,10 @@ impl Waiting {
             return (Err(lost), vec![]);
         };
         let answer = outcome.and_then(|activation| {
-            let (dtype, bytes) = as_output(activation, self.output)?;
+            // What another worker answered, which ran the last stage, is as it should be.
+            let (dtypes, bytes) = activation.into_bytes(&self.route.output)?;
             let header = AnswerHeader {
-                dtype,
+                dtypes,
                 epoch,
                 timing: Timing {
                     router_ns: 0,
@@ -143,39 +140,4 @@ impl Waiting {
         });
         (answer, visits)
     }
-}
-
-/// Outputs travel as 32-bit floats; integers as the model has them.
-fn as_output(activation: Activation, output: DType) -> Result<(WireType, Bytes), Refused> {
-    let tensor = match activation {
-        // From another worker, which ran the last stage: it is as it should be.
-        Activation::Bytes(dtype, bytes) => return Ok((dtype, bytes)),
-        Activation::Tensor(tensor) => tensor,
-    };
-    let dtype = WireType::of(output)
-        .filter(|_| tensor.dtype() != DType::F32)
-        .unwrap_or(WireType::F32);
-    let bytes = tensor
-        .to_bytes(dtype.dtype())
-        .map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
-    Ok((dtype, Bytes::from(bytes)))
-}
-
-/// A tensor that does not fit would fail everybody in its batch: it is refused at the door.
-fn check(cut: &Cut, dtype: WireType, bytes: usize) -> Result<(), Refused> {
-    let sent_float = matches!(dtype, WireType::F32 | WireType::F16);
-    let want_float = matches!(cut.dtype, DType::F32 | DType::F16);
-    let want = cut.elements.saturating_mul(dtype.dtype().bytes());
-    let is_byte = |dtype: DType| matches!(dtype, DType::U8 | DType::I8 | DType::Bool);
-    let bytes_fit = !is_byte(cut.dtype) && !is_byte(dtype.dtype()) || cut.dtype == dtype.dtype();
-    if sent_float == want_float && bytes_fit && bytes == want {
-        return Ok(());
-    }
-    let what = format!(
-        "{bytes} bytes of {} for {:?} of {}",
-        dtype.dtype(),
-        cut.shape,
-        cut.dtype
-    );
-    Err(Refused::new(Status::BadRequest, what))
 }

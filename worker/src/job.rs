@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::dev::SendError;
 use actix::prelude::*;
 use bytes::Bytes;
-use graft_model::{Cut, StageRange, Tensor};
+use graft_model::{Batch, Cut, DType, StageRange};
 use graft_plan::{Epoch, Nanos};
 use graft_wire::{Refused, Status, TraceContext, Visit, WireType};
 use graft_worker_core::{Due, Next, RequestId, RouteStep, StageIndex, fewest, next};
@@ -45,7 +45,7 @@ pub(crate) struct Instance {
 pub(crate) struct Hop {
     /// Its layers.
     pub range: StageRange,
-    /// The tensor that goes in.
+    /// The tensors that go in.
     pub input: Cut,
     /// Where it runs here, in the plan's order.
     pub instances: Vec<Instance>,
@@ -101,36 +101,37 @@ pub(crate) struct RoutePlan {
     pub epoch: Epoch,
     /// Its place in the plan.
     pub number: u32,
-    /// The tensor that goes out.
+    /// The tensors that go out.
     pub output: Cut,
     /// Requests of the whole plan that are under way.
     pub under_way: Arc<AtomicUsize>,
     pub hops: Vec<Hop>,
 }
 
-/// A request's tensor.
+/// A request's tensors.
 pub(crate) enum Activation {
-    /// As it was sent.
-    Bytes(WireType, Bytes),
-    /// As a stage left it.
-    Tensor(Tensor),
+    /// As they were sent.
+    Bytes(Vec<WireType>, Bytes),
+    /// As a stage left them: a batch of one.
+    Batch(Batch),
 }
 
 impl Activation {
     /// Nothing, in the place of what was taken out.
     pub fn taken() -> Self {
-        Activation::Bytes(WireType::F32, Bytes::new())
+        Activation::Bytes(vec![], Bytes::new())
     }
 
-    /// As bytes that travel: floats as they are held.
-    pub fn into_bytes(self) -> Result<(WireType, Bytes), Refused> {
+    /// As bytes that travel: floats as they are held, others as what crosses at `cut` has them.
+    pub fn into_bytes(self, cut: &Cut) -> Result<(Vec<WireType>, Bytes), Refused> {
         match self {
-            Activation::Bytes(dtype, bytes) => Ok((dtype, bytes)),
-            Activation::Tensor(tensor) => {
-                let dtype = WireType::of(tensor.dtype()).unwrap_or(WireType::F32);
-                let bytes = tensor.to_bytes(dtype.dtype());
-                let bytes = bytes.map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
-                Ok((dtype, Bytes::from(bytes)))
+            Activation::Bytes(types, bytes) => Ok((types, bytes)),
+            Activation::Batch(batch) => {
+                let types = cut.types_sent(DType::F32);
+                let wire = WireType::of_all(&types);
+                let bytes = wire.and_then(|wire| Some((wire, batch.to_bytes(&types).ok()?)));
+                let sent = bytes.map(|(wire, bytes)| (wire, Bytes::from(bytes)));
+                sent.ok_or_else(|| Refused::new(Status::Internal, format!("{batch} can't be sent as {cut}")))
             }
         }
     }

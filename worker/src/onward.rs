@@ -33,13 +33,15 @@ pub(crate) fn go_on(mut job: Job, clock: Clock) {
     }
 }
 
-/// Sends a request's tensor to another worker, and brings back what comes of it; where that worker is lost or has not
+/// Sends a request's tensors to another worker, and brings back what comes of it; where that worker is lost or has not
 /// the plan, once more to `other`. If nobody waits for it any more, it is taken back there, too.
 fn hand_over(mut job: Job, clock: Clock, peer: Peer, other: Option<Peer>) {
     let mut counted = peer.count();
+    let route = Arc::clone(&job.route);
     tokio::spawn(async move {
         let activation = std::mem::replace(&mut job.activation, Activation::taken());
-        let (dtype, payload) = match activation.into_bytes() {
+        let input = route.hops.get(job.at).map_or(&route.output, |hop| &hop.input);
+        let (dtypes, payload) = match activation.into_bytes(input) {
             Ok(bytes) => bytes,
             Err(refused) => return job.end(Err(refused)),
         };
@@ -50,7 +52,7 @@ fn hand_over(mut job: Job, clock: Clock, peer: Peer, other: Option<Peer>) {
                 epoch: job.route.epoch,
                 route: job.route.number,
                 stage: u16::try_from(job.at).unwrap_or(u16::MAX),
-                dtype,
+                dtypes: dtypes.clone(),
                 time_left: job.final_deadline - now,
                 trace: job.trace,
             };
@@ -107,7 +109,7 @@ async fn send(peer: &Peer, header: RunHeader, payload: Bytes) -> CameBack {
         .await
     {
         Ok((WorkReply::Answer(answer, visits), bytes)) => {
-            let activation = Activation::Bytes(answer.dtype, Bytes::from(bytes));
+            let activation = Activation::Bytes(answer.dtypes, Bytes::from(bytes));
             (Ok(activation), answer.timing, visits)
         }
         Ok((WorkReply::Refused(refused, visits), _)) => (Err(refused), Timing::default(), visits),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use graft_engine::{Engine, PartitionId};
-use graft_model::{ModelId, Tensor};
+use graft_model::{Batch, ModelId};
 use graft_plan::Nanos;
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
@@ -248,7 +248,7 @@ impl PartitionActor {
     }
 
     /// The rows of a finished batch go on: to the next stage of their routes, or back.
-    fn hand_on(&mut self, run: &Run, done: &[RequestId], result: &Tensor) {
+    fn hand_on(&mut self, run: &Run, done: &[RequestId], result: &Batch) {
         let now = self.parts.clock.now();
         for (row, id) in run.requests.iter().enumerate() {
             if !done.contains(id) {
@@ -257,7 +257,7 @@ impl PartitionActor {
             let Some(mut job) = self.jobs.remove(id) else {
                 continue;
             };
-            let Some(tensor) = result.row(row) else {
+            let Some(row) = result.row(row) else {
                 job.end(Err(Refused::new(Status::Internal, "the batch lost a row")));
                 continue;
             };
@@ -267,7 +267,7 @@ impl PartitionActor {
                 visit.done_ns = Some((now - job.began).0);
             }
             job.at += 1;
-            job.activation = Activation::Tensor(tensor);
+            job.activation = Activation::Batch(row);
             go_on(job, self.parts.clock);
         }
     }
@@ -400,7 +400,7 @@ impl Handler<Ran> for PartitionActor {
         let rows = run.last.then_some(run.requests.len());
         match ran.result {
             Err(cause) => self.fail(&cause.to_string()),
-            Ok(result) if result.as_ref().map(Tensor::requests) != rows => {
+            Ok(result) if result.as_ref().map(Batch::requests) != rows => {
                 self.fail("the engine's answer has not the batch's rows");
             }
             Ok(result) => match (self.scheduler.finished(), result) {

@@ -128,7 +128,7 @@ async fn run(router: &Connection, route: u32, tensor: &Bytes, left: Duration) ->
         epoch: Epoch(1),
         route,
         stage: 0,
-        dtype: WireType::F32,
+        dtypes: vec![WireType::F32],
         time_left: left.into(),
         trace: TraceContext::new(7, 9),
     });
@@ -183,7 +183,7 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
             .await
             .expect("the first worker");
         let cut = &info.cuts[0];
-        let elements = (0..cut.elements).map(|i| (i % 251) as f32 / 251.0 - 0.5);
+        let elements = (0..cut.elements()).map(|i| (i % 251) as f32 / 251.0 - 0.5);
         let tensor = Bytes::from(elements.flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
 
         let (whole, expected) = run(&router, 0, &tensor, PATIENCE).await;

@@ -15,7 +15,7 @@ use clap::Args;
 use graft_client::{Device, ModelHere, Router, picture};
 use graft_engine::usable_cores;
 use graft_files::{Catalog, CatalogEntry};
-use graft_model::Tensor;
+use graft_model::Batch;
 use graft_service::run_system;
 use graft_transport::{Authority, Endpoint, EndpointOptions, Role};
 
@@ -235,9 +235,13 @@ fn prepare(
     graft_client::picture::mirror(&mut mirrored);
     let mut samples = vec![];
     for (picture, label) in [(photo, label), (mirrored, None)] {
-        let input: Tensor = picture::tensor(&picture, spec)?;
-        let output = device.run_whole(&entry.info, input.clone())?;
-        samples.push(Sample { input, output, label });
+        let input: Batch = picture::tensor(&picture, spec)?.into();
+        let outputs = device.run_whole(&entry.info, input.clone())?;
+        samples.push(Sample {
+            input,
+            outputs,
+            label,
+        });
     }
     Ok((here, samples))
 }

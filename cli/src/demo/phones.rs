@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use graft_client::{Device, Emulation, Inference, ModelHere, Router, Session, SessionOptions};
-use graft_model::{DType, Tensor};
+use graft_model::{Batch, DType};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::Progress;
 
 /// An input with its right answer.
 pub(crate) struct Sample {
-    pub input: Tensor,
-    /// The whole model's output.
-    pub output: Tensor,
+    pub input: Batch,
+    /// The whole model's outputs.
+    pub outputs: Batch,
     /// The label that is known to be right.
     pub label: Option<String>,
 }

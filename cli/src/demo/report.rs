@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use graft_files::CatalogEntry;
+use graft_model::{Batch, Discrepancy};
 use graft_plan::Epoch;
 use graft_planner::Snapshot;
 use serde_json::{Value, json};
@@ -59,6 +60,12 @@ fn percentile(sorted: &[f64], part: f64) -> f64 {
     sorted.get(index).copied().unwrap_or(0.0)
 }
 
+/// The largest classes of a picture's first output.
+fn classes(outputs: &Batch, entry: &CatalogEntry, count: usize) -> Vec<(usize, String, f32)> {
+    let first = outputs.tensors().first();
+    first.map_or(vec![], |output| top(output, &entry.labels, count))
+}
+
 impl<'a> Report<'a> {
     pub fn new(
         entry: &'a CatalogEntry,
@@ -69,9 +76,9 @@ impl<'a> Report<'a> {
     ) -> Self {
         let expected: Vec<usize> = samples
             .iter()
-            .map(|s| top(&s.output, &entry.labels, 1).first().map_or(0, |t| t.0))
+            .map(|s| classes(&s.outputs, entry, 1).first().map_or(0, |t| t.0))
             .collect();
-        let first = top(&samples[0].output, &entry.labels, 1);
+        let first = classes(&samples[0].outputs, entry, 1);
         let mut report = Report {
             entry,
             lines: phones
@@ -100,12 +107,10 @@ impl<'a> Report<'a> {
             };
             report.answered += 1;
             let sample = &samples[record.sample];
-            let (difference, _) = sample
-                .output
-                .difference(&answer.output)
-                .unwrap_or((f64::INFINITY, 0.0));
-            report.max_abs_diff = report.max_abs_diff.max(difference);
-            let label = top(&answer.output, &entry.labels, 5);
+            let difference = sample.outputs.difference(&answer.outputs);
+            let difference = difference.unwrap_or(Discrepancy::INCOMPARABLE);
+            report.max_abs_diff = report.max_abs_diff.max(difference.most);
+            let label = classes(&answer.outputs, entry, 5);
             report.wrong_labels += usize::from(label.first().map(|t| t.0) != Some(expected[record.sample]));
             if answer.local.is_none() {
                 report.served += 1;

@@ -1,5 +1,6 @@
 //! The experiments of the evaluation.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use graft_certify::certify;
@@ -16,6 +17,9 @@ use crate::plan::Algorithm;
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Results {
+    /// How long Graft searched for a hundred phones, by profile, in milliseconds.
+    #[serde(default)]
+    pub efforts: BTreeMap<String, u64>,
     /// Plans at full attainment, whose shares are compared.
     pub shares: Vec<Row>,
     /// Plans with the share that Graft needs, whose attainments are compared.
@@ -40,7 +44,10 @@ impl Results {
         fn joined<T>(before: Vec<T>, now: Vec<T>, keep: impl Fn(&T) -> bool) -> Vec<T> {
             before.into_iter().filter(|t| keep(t)).chain(now).collect()
         }
+        let mut efforts = before.efforts;
+        efforts.extend(self.efforts);
         Results {
+            efforts,
             shares: joined(before.shares, self.shares, |r| other(&r.profile)),
             equal_share: joined(before.equal_share, self.equal_share, |r| other(&r.profile)),
             sensitivity: joined(before.sensitivity, self.sensitivity, |v| other(&v.profile)),
@@ -113,6 +120,8 @@ const VARIED_PHONES: usize = 100;
 pub(super) fn all(sites: &[Hardware], effort: Duration, small: usize) -> anyhow::Result<Results> {
     let mut results = Results::default();
     for site in sites {
+        let searched = u64::try_from(effort.as_millis()).unwrap_or(u64::MAX);
+        results.efforts.insert(site.name.clone(), searched);
         for (workload_name, workload) in &site.workloads {
             let problem = site.problem(workload);
             // A larger workload takes longer to search.

@@ -133,6 +133,7 @@ pub(super) fn markdown(results: &Results) -> String {
     let mut text = String::from(
         "# Evaluation of the planner\n\nMade by `graft evaluate`; the same data make the same report but for Graft's rows, which depend on how long it searches.\nEvery plan is held against the rules and run by the reference simulation (three seeds of 120 s each); a figure in\nbrackets is of a plan that is not certified, or that leaves out what Graft serves. Costs are shares of a device, in the\nprofile's unit. *Profiles that are modelled make modelled results.*\n",
     );
+    efforts(&mut text, results);
     shares(&mut text, results);
     equal_share(&mut text, results);
     sensitivity(&mut text, results);
@@ -142,6 +143,22 @@ pub(super) fn markdown(results: &Results) -> String {
     gaps(&mut text, results);
     text.push_str("\n## What can't be concluded\n\n- But for the bursts, arrivals are Poisson, and chunks take exactly what profiles say: how plans fare under latencies that\n  vary is for load tests to say.\n- Where a whole workload fits the smallest share or two, algorithms can't differ by less than one such share.\n- The optimum is one over a stated grid, under the analytic test; small inputs say little of large ones.\n- Baselines keep to the structure of the systems they are named after; they are not those systems.\n");
     text
+}
+
+/// How long Graft searched.
+fn efforts(text: &mut String, results: &Results) {
+    let mut by_length: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for (profile, ms) in &results.efforts {
+        by_length.entry(*ms).or_default().push(profile);
+    }
+    for (ms, profiles) in by_length {
+        let _infallible = writeln!(
+            text,
+            "\nGraft searched for {} s for up to a hundred phones, for more phones longer by the square root of their number ({}).",
+            ms as f64 / 1e3,
+            profiles.join(", ")
+        );
+    }
 }
 
 fn shares(text: &mut String, results: &Results) {

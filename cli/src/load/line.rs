@@ -178,17 +178,13 @@ impl Payloads {
     pub fn of(&mut self, sending: &Dispatch, budget: Duration) -> Option<(InferHeader, Bytes)> {
         let info = &self.models.get(&sending.model)?.info;
         let cut = info.cut(sending.point)?;
-        let dtype = match cut.dtype {
-            DType::F32 | DType::F16 => DType::F32,
-            other => other,
-        };
         let key = (sending.model.clone(), sending.point.0);
-        let zeros = || Bytes::from(vec![0; cut.elements * dtype.bytes()]);
+        let zeros = || Bytes::from(vec![0; cut.bytes_sent(DType::F32)]);
         let payload = self.made.entry(key).or_insert_with(zeros).clone();
         let header = InferHeader {
             model: info.id,
             partition_point: sending.point,
-            dtype: WireType::of(dtype)?,
+            dtypes: WireType::of_all(&cut.types_sent(DType::F32))?,
             time_left: budget.into(),
             trace: TraceContext::new(fastrand::u128(..), fastrand::u64(..)),
         };

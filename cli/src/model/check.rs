@@ -10,7 +10,7 @@ use graft_engine::{
 use graft_files::read_data_set;
 use serde_json::{Value, json};
 
-use super::{Here, engines_json, npz, open_and_try, refuse, refused_json, shortened};
+use super::{Here, called, engines_json, npz, open_and_try, refuse, refused_json, shortened};
 use crate::Verdict;
 use crate::engines::EngineArguments;
 use crate::output::line;
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch: u16,
     /// What is right: `onnxruntime`, which runs the file as it is; a test data set, a folder with input_0.pb and
-    /// output_0.pb; or an .npz with arrays called as the model's input and output are, or `input` and `output`
+    /// output_0.pb, and so on; or an .npz with arrays called as the model's inputs and outputs are, or `input` and `output`
     #[arg(long, value_name = "onnxruntime|FOLDER|FILE.npz")]
     against: Option<PathBuf>,
     /// One JSON object instead of a table
@@ -85,7 +85,7 @@ fn hold(here: &Here, place: &Path, arguments: &Arguments) -> anyhow::Result<Held
     let set = if place.extension().is_some_and(|e| e == "npz") {
         npz::read(place, info)
     } else {
-        read_data_set(place, &info.cuts[0])
+        read_data_set(place, info)
     };
     let set = set.map_err(|error| {
         refuse(
@@ -121,21 +121,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
             printed = line(format_args!(
                 "cut point {:>3}  {:<28} max |tail(head(x)) - model(x)| = {:.3e}, {:.1e} of max |model(x)|  {}",
                 c.at,
-                shortened(&info.cuts[c.at.index()].tensor, 28),
-                c.max_abs_diff,
-                c.max_abs_diff / c.max_abs.max(f64::MIN_POSITIVE),
+                shortened(&called(&info.cuts[c.at.index()]), 28),
+                c.found.most,
+                c.found.relative(),
                 if c.holds() { "ok" } else { "DIFFERS" }
             ));
         }
         checks.push(c);
     })?;
     printed?;
-    let worst = checks
-        .iter()
-        .map(|c| c.max_abs_diff / c.max_abs.max(f64::MIN_POSITIVE))
-        .fold(0.0, f64::max);
-    let (mixed, top) = check_rows(engine, partition, model, batch)?;
-    let rows_hold = mixed <= TOLERANCE * top;
+    let worst = checks.iter().map(|c| c.found.relative()).fold(0.0, f64::max);
+    let mixed = check_rows(engine, partition, model, batch)?;
+    let rows_hold = mixed.within(TOLERANCE);
     let agrees = held
         .as_ref()
         .is_none_or(|h| h.output.holds() && h.first.is_none());
@@ -143,14 +140,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     if arguments.json {
         let list: Vec<_> = checks
             .iter()
-            .map(|c| json!({ "index": c.at, "max_abs_diff": c.max_abs_diff, "max_abs": c.max_abs, "holds": c.holds() }))
+            .map(|c| json!({ "index": c.at, "max_abs_diff": c.found.most, "max_abs": c.found.of, "holds": c.holds() }))
             .collect();
         line(format_args!(
             "{}",
             json!({
                 "id": info.id, "opset": info.opset, "engine": here.choice.engine, "engines": engines_json(&here.choice),
                 "segments": info.segments, "warnings": warnings, "refused": null, "batch": arguments.batch,
-                "tolerance": TOLERANCE, "cut_points": list, "rows_mix": mixed,
+                "tolerance": TOLERANCE, "cut_points": list, "rows_mix": mixed.most,
                 "against": held.as_ref().map(against_json), "holds": holds,
             })
         ))?;
@@ -176,8 +173,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         }
     }
     line(format_args!(
-        "each row with the others exchanged: changes by {mixed:.3e}, {:.1e} of the largest output  {}",
-        mixed / top.max(f64::MIN_POSITIVE),
+        "each row with the others exchanged: changes by {:.3e}, {:.1e} of the largest output  {}",
+        mixed.most,
+        mixed.relative(),
         if rows_hold { "ok" } else { "REQUESTS MIX" }
     ))?;
     line(format_args!(

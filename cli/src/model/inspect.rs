@@ -6,7 +6,7 @@ use clap::Args;
 use graft_engine::warnings;
 use serde_json::json;
 
-use super::{engines_json, open_and_try, shortened};
+use super::{called, cut_json, engines_json, open_and_try, shapes, shortened};
 use crate::Verdict;
 use crate::engines::EngineArguments;
 use crate::output::line;
@@ -32,11 +32,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
             .cuts
             .iter()
             .enumerate()
-            .map(|(i, c)| {
-                json!({
-                    "index": i, "tensor": c.tensor, "shape": c.shape, "dtype": c.dtype,
-                    "elements": c.elements, "bytes": c.bytes(),
-                })
+            .map(|(i, cut)| {
+                let mut object = cut_json(cut);
+                object["index"] = i.into();
+                object
             })
             .collect();
         let whole = json!({
@@ -61,7 +60,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         "cut", "tensor", "shape", "bytes", "MFLOP", "weights"
     ))?;
     for (i, cut) in info.cuts.iter().enumerate() {
-        let shape = format!("{:?} {}", cut.shape, cut.dtype);
         let after = info.segments.get(i).map_or(String::new(), |s| {
             format!(
                 "{:>10.2} {:>10}  {}",
@@ -71,8 +69,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
             )
         });
         line(format_args!(
-            "{i:>4}  {:<28} {shape:<18} {:>10}   {after}",
-            shortened(&cut.tensor, 28),
+            "{i:>4}  {:<28} {:<18} {:>10}   {after}",
+            shortened(&called(cut), 28),
+            shapes(cut),
             cut.bytes()
         ))?;
     }

@@ -4,6 +4,7 @@ mod check;
 mod inspect;
 mod npz;
 mod split;
+mod tell;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 use graft_engine::{Choice, Engine, Engines, PartitionId, Refusal, usable_cores};
 use graft_files::{CatalogEntry, read_model};
-use graft_model::{Manifest, Model, ModelError, operator_of};
+use graft_model::{Cut, Manifest, Model, ModelError, operator_of};
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Check(check::Arguments),
     /// Write a model's head and tail at a cut point as ONNX files, or list what every cut point would send and compute
     Split(split::Arguments),
+    /// Ask onnxruntime for the shapes of what operators give for which Graft has no rule, for the manifest
+    Tell(tell::Arguments),
 }
 
 /// Opens a model by its file, its manifest or its folder.
@@ -55,6 +58,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Split(arguments) => split::run(&arguments),
+        Command::Tell(arguments) => tell::run(&arguments),
     }
 }
 
@@ -133,6 +137,26 @@ fn open_and_try(file: &Path, with: &EngineArguments, json: bool) -> anyhow::Resu
         partition,
         choice,
     })
+}
+
+/// What crosses at a cut point, by name.
+fn called(cut: &Cut) -> String {
+    cut.names().collect::<Vec<_>>().join(", ")
+}
+
+/// A cut point for programs. What is said of one tensor stands at the top where only one crosses.
+fn cut_json(cut: &Cut) -> Value {
+    let only = cut.only();
+    json!({
+        "tensor": only.map(|t| &t.name), "shape": only.map(|t| &t.shape), "dtype": only.map(|t| t.dtype),
+        "elements": cut.elements(), "bytes": cut.bytes(), "tensors": cut.tensors,
+    })
+}
+
+/// Shapes and types of what crosses at a cut point.
+fn shapes(cut: &Cut) -> String {
+    let each = cut.tensors.iter().map(|t| format!("{:?} {}", t.shape, t.dtype));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 fn shortened(text: &str, width: usize) -> String {

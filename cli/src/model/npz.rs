@@ -6,17 +6,17 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use graft_model::{DType, DataSet, ModelError, ModelInfo, Numbers};
+use graft_model::{Cut, DType, DataSet, ModelError, ModelInfo, Numbers};
 use zip::ZipArchive;
 
 /// Largest array that is read, in bytes.
 const MAX_ARRAY_BYTES: u64 = 1 << 30;
-/// Names that the input's array may have, apart from the tensor's own.
+/// Names that the only input's array may have, apart from the tensor's own.
 const INPUTS: [&str; 4] = ["input", "input_0", "x", "arr_0"];
-/// Names that the output's array may have, apart from the tensor's own.
+/// Names that the only output's array may have, apart from the tensor's own.
 const OUTPUTS: [&str; 4] = ["output", "output_0", "y", "arr_1"];
 
-/// Reads the arrays of a model's input and output.
+/// Reads the arrays of a model's inputs and outputs.
 pub(super) fn read(file: &Path, info: &ModelInfo) -> Result<DataSet, ModelError> {
     let wrong = |what: String| {
         let hint = "Write it with numpy.savez(FILE, input=…, output=…)";
@@ -24,19 +24,16 @@ pub(super) fn read(file: &Path, info: &ModelInfo) -> Result<DataSet, ModelError>
     };
     let archive = File::open(file).map_err(|e| wrong(format!("can't be read: {e}")))?;
     let mut archive = ZipArchive::new(archive).map_err(|e| wrong(format!("is no .npz: {e}")))?;
-    let mut take = |tensor: &str, others: [&str; 4]| {
+    let mut take = |tensor: &str, others: &[&str]| {
         let names: Vec<String> = archive.file_names().flatten().map(|n| n.into_owned()).collect();
-        let wanted = std::iter::once(tensor).chain(others);
+        let wanted = std::iter::once(&tensor).chain(others);
         let wanted = wanted
             .map(|name| format!("{name}.npy"))
             .find(|name| names.contains(name));
         let wanted = wanted.ok_or_else(|| {
             let there: Vec<&str> = names.iter().map(|n| n.trim_end_matches(".npy")).collect();
-            wrong(format!(
-                "has no array {tensor}, nor {}; it has {}",
-                others.join(", "),
-                there.join(", ")
-            ))
+            let nor: String = others.iter().map(|other| format!(", nor {other}")).collect();
+            wrong(format!("has no array {tensor}{nor}; it has {}", there.join(", ")))
         })?;
         let mut bytes = vec![];
         let entry = archive
@@ -49,9 +46,21 @@ pub(super) fn read(file: &Path, info: &ModelInfo) -> Result<DataSet, ModelError>
         }
         array(&bytes).map_err(|e| wrong(format!("{wanted} {e}")))
     };
-    let input = take(&info.input, INPUTS)?;
-    let output = take(&info.output, OUTPUTS)?;
-    DataSet::new(file, input, output, &info.cuts[0])
+    let mut all = |cut: &Cut, kind: &str, only: &[&str]| {
+        let named = cut.names().enumerate().map(|(i, name)| {
+            let numbered = format!("{kind}_{i}");
+            let others = if cut.only().is_some() {
+                only
+            } else {
+                &[numbered.as_str()]
+            };
+            take(name, others)
+        });
+        named.collect::<Result<Vec<_>, _>>()
+    };
+    let inputs = all(info.inputs(), "input", &INPUTS)?;
+    let outputs = all(info.outputs(), "output", &OUTPUTS)?;
+    DataSet::new(file, inputs, outputs, info)
 }
 
 /// One array: a magic word, a header that is a Python dictionary, the elements.

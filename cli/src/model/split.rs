@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use graft_model::{CutPoint, ModelInfo, Parts, StageRange};
+use graft_model::{CutPoint, ModelInfo, Part, Parts, StageRange};
 use serde_json::json;
 
-use super::{open, shortened};
+use super::{called, cut_json, open, shapes, shortened};
 use crate::Verdict;
 use crate::output::line;
 
@@ -15,7 +15,7 @@ use crate::output::line;
 pub(crate) struct Arguments {
     /// An ONNX file, a model.toml, or a folder with one
     file: PathBuf,
-    /// The cut point at which the parts meet, as `graft model inspect` numbers them; or the name of its tensor
+    /// The cut point at which the parts meet, as `graft model inspect` numbers them; or the name of its only tensor
     #[arg(long, value_name = "CUT", required_unless_present = "all")]
     at: Option<String>,
     /// Where the layers before the cut point go; default: the model's name with `.head.onnx`, in this folder
@@ -67,40 +67,63 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     let mut written = vec![];
     for (range, file) in [(StageRange::new(CutPoint(0), at), head), (info.tail(at), tail)] {
         if let (Some(range), Some(file)) = (range, file) {
-            write(&parts, range, batch, &info.file, &file)?;
-            written.push((range, file));
+            let part = write(&parts, range, batch, &info.file, &file)?;
+            written.push((range, file, part));
         }
     }
     let cut = &info.cuts[at.index()];
-    let files = written.iter().map(|(range, file)| {
-        let [from, to] = [range.from(), range.to()].map(|p| info.cuts[p.index()].tensor.as_str());
-        json!({ "file": file, "input": from, "output": to, "flops": info.flops(*range) })
+    let ends = |range: &StageRange, part: &Part| {
+        let (from, to) = (&info.cuts[range.from().index()], &info.cuts[range.to().index()]);
+        let inputs: Vec<&str> = part
+            .inputs
+            .iter()
+            .map(|&i| from.tensors[i].name.as_str())
+            .collect();
+        let outputs: Vec<&str> = part
+            .outputs
+            .iter()
+            .map(|&i| to.tensors[i].name.as_str())
+            .collect();
+        (inputs, outputs)
+    };
+    // What crosses at the cut point and is no output of the head is one of the model's inputs, which goes on as it is.
+    let passing: Vec<&str> = cut
+        .names()
+        .filter(|name| info.inputs().position(name).is_some())
+        .collect();
+    let files = written.iter().map(|(range, file, part)| {
+        let (inputs, outputs) = ends(range, part);
+        json!({
+            "file": file, "input": inputs.first(), "output": outputs.first(),
+            "inputs": inputs, "outputs": outputs, "flops": info.flops(*range),
+        })
     });
     if arguments.json {
-        let files: Vec<_> = files.collect();
-        line(format_args!(
-            "{}",
-            json!({
-                "at": at, "tensor": cut.tensor, "shape": cut.shape, "dtype": cut.dtype, "bytes": cut.bytes(),
-                "files": files,
-            })
-        ))?;
+        let mut object = cut_json(cut);
+        object["at"] = at.0.into();
+        object["passing"] = passing.into();
+        object["files"] = files.collect();
+        line(format_args!("{object}"))?;
         return Ok(Verdict::Yes);
     }
     line(format_args!(
-        "cut point {at}: tensor {} of shape {:?} {}, {} bytes a request",
-        cut.tensor,
-        cut.shape,
-        cut.dtype,
+        "cut point {at}: {cut}, {} bytes a request",
         cut.bytes()
     ))?;
-    for (range, file) in &written {
+    for (range, file, part) in &written {
+        let (inputs, outputs) = ends(range, part);
         line(format_args!(
-            "{}: layers {range}, input {}, output {}, {:.1} MFLOP a request",
+            "{}: layers {range}, from {} to {}, {:.1} MFLOP a request",
             file.display(),
-            info.cuts[range.from().index()].tensor,
-            info.cuts[range.to().index()].tensor,
+            inputs.join(", "),
+            outputs.join(", "),
             info.flops(*range) as f64 / 1e6
+        ))?;
+    }
+    if !passing.is_empty() {
+        line(format_args!(
+            "the tail takes what the model does, too: {}",
+            passing.join(", ")
         ))?;
     }
     Ok(Verdict::Yes)
@@ -109,7 +132,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
 /// An inner cut point by its number or its tensor.
 fn find(info: &ModelInfo, at: &str) -> anyhow::Result<CutPoint> {
     let last = info.last();
-    let by_name = || info.cut_points().find(|p| info.cuts[p.index()].tensor == at);
+    let called_so = |p: &CutPoint| info.cuts[p.index()].only().is_some_and(|t| t.name == at);
+    let by_name = || info.cut_points().find(called_so);
     let point = at.parse().ok().map(CutPoint).or_else(by_name);
     let point = point.with_context(|| {
         format!("--at {at}: the model has no cut point and no tensor at one that is called so")
@@ -128,7 +152,7 @@ fn write(
     batch: Option<usize>,
     source: &Path,
     file: &Path,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Part> {
     let same = |a: &Path, b: &Path| {
         a.canonicalize()
             .ok()
@@ -136,22 +160,23 @@ fn write(
             .is_some_and(|(a, b)| a == b)
     };
     anyhow::ensure!(!same(source, file), "{}: is the model itself", file.display());
-    let bytes = parts.part(range, batch)?;
+    let part = parts.part(range, batch)?;
     anyhow::ensure!(
-        bytes.len() < LARGEST_BYTES,
+        part.bytes.len() < LARGEST_BYTES,
         "{}: would have {} bytes; readers of ONNX files take less than {LARGEST_BYTES}",
         file.display(),
-        bytes.len()
+        part.bytes.len()
     );
     // The file is written under another name and then renamed, so that it is whole or not there at all.
     let mut draft = file.as_os_str().to_owned();
     draft.push(".draft");
     let draft = PathBuf::from(draft);
-    let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, file));
+    let written = std::fs::write(&draft, &part.bytes).and_then(|()| std::fs::rename(&draft, file));
     if written.is_err() && draft.exists() {
         std::fs::remove_file(&draft)?;
     }
-    written.with_context(|| format!("{} can't be written", file.display()))
+    written.with_context(|| format!("{} can't be written", file.display()))?;
+    Ok(part)
 }
 
 /// Largest protobuf message that readers take, in bytes.
@@ -169,8 +194,10 @@ fn list(info: &ModelInfo, as_json: bool) -> anyhow::Result<Verdict> {
     if as_json {
         let rows: Vec<_> = rows
             .map(|(at, cut, before, weights)| {
+                let only = cut.only();
                 json!({
-                    "index": at, "tensor": cut.tensor, "shape": cut.shape, "dtype": cut.dtype,
+                    "index": at, "tensor": only.map(|t| &t.name), "shape": only.map(|t| &t.shape),
+                    "dtype": only.map(|t| t.dtype), "tensors": cut.tensors,
                     "sent_bytes": cut.bytes(), "head_flops": before, "tail_flops": all - before,
                     "head_weights_bytes": weights, "tail_weights_bytes": info.weights_bytes().saturating_sub(weights),
                 })
@@ -186,8 +213,8 @@ fn list(info: &ModelInfo, as_json: bool) -> anyhow::Result<Verdict> {
     for (at, cut, before, weights) in rows {
         line(format_args!(
             "{at:>4}  {:<28} {:<18} {:>10}  {:>10.2} {:>10.2}  {weights:>12} {:>12}",
-            shortened(&cut.tensor, 28),
-            format!("{:?} {}", cut.shape, cut.dtype),
+            shortened(&called(cut), 28),
+            shapes(cut),
             cut.bytes(),
             before as f64 / 1e6,
             (all - before) as f64 / 1e6,

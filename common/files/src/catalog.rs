@@ -64,7 +64,8 @@ fn labels(file: &Path, model: &Model) -> Result<Vec<String>, ModelError> {
     let text =
         bounded::read_text(file, MOST_LABEL_BYTES).map_err(|e| wrong(format!("can't be read: {e}")))?;
     let labels: Vec<String> = text.lines().map(str::to_owned).collect();
-    let classes = model.info().cuts.last().map_or(0, |c| c.elements);
+    // Classes are those of the first output.
+    let classes = model.info().outputs().tensors.first().map_or(0, |t| t.elements);
     if labels.len() != classes {
         return Err(wrong(format!(
             "has {} labels, the model has {classes} classes",

@@ -1,13 +1,16 @@
 //! Walks a graph in the file's order: drops what does nothing, makes the batch symbolic, infers every
 //! shape, finds the cut points and writes the graph that engines load.
 //!
-//! A tensor crosses a position of the order if it is made before it and used after it (the model's output
-//! counts as used at the end). Where exactly one tensor crosses, the graph can be cut: by the definition of
-//! dominance every path from input to output goes through that tensor, so the set of cut points does not
-//! depend on which topological order the file uses.
+//! A tensor crosses a position of the order if it is made before it and used after it (the model's outputs
+//! count as used at the end). Where exactly one tensor crosses, the graph can be cut: by the definition of
+//! dominance every path from input to output goes through that tensor, so the set of these cut points does not
+//! depend on which topological order the file uses. Long stretches without such a place are cut where few tensors
+//! cross; these cut points do depend on the file's order, which belongs to the model's identity.
 
 mod bounds;
+mod crossing;
 mod cuts;
+mod ends;
 mod lower;
 mod write;
 
@@ -16,20 +19,18 @@ pub(crate) use write::value_info;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use rten_onnx::onnx::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use rten_onnx::onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 
 use crate::cut::{Cut, CutPoint, Segment};
 use crate::dim::{DType, Dim, elements, show};
 use crate::error::{ModelError, ModelErrorKind};
-use crate::fact::{Fact, Num, Origin, Small, small_of, tensor_of};
+use crate::fact::{Fact, LIMITS, Num, Origin, Small, small_of, tensor_of};
 use crate::fold::fold;
-use crate::options::ReadOptions;
+use crate::options::{ReadOptions, ToldTensor};
 use crate::rules::{Op, Outcome, expand, infer, reshape};
 
 /// Result of the walk.
 pub(crate) struct Analysis {
-    pub input: String,
-    pub output: String,
     pub cuts: Vec<Cut>,
     pub segments: Vec<Segment>,
     /// The graph with each node's meaning written out.
@@ -39,6 +40,7 @@ pub(crate) struct Analysis {
     /// Constants that those nodes read and the graph does not hold.
     pub constants: Vec<TensorProto>,
     pub narrow: Narrow,
+    pub opaque: Vec<String>,
     pub divides: Option<String>,
 }
 
@@ -100,6 +102,10 @@ struct Walk<'a> {
     guards: Vec<Guard>,
     /// The first node that divides integers by what may be 0 or −1.
     divides: Option<String>,
+    /// Place of the batch in the file's tensor, for inputs and outputs in which it is not the first dimension.
+    turned: HashMap<String, usize>,
+    /// Nodes for whose operators there is no rule, with outputs as the options tell them.
+    opaque: Vec<String>,
     options: &'a ReadOptions,
 }
 
@@ -123,21 +129,23 @@ pub(crate) fn analyze(
         double: None,
         guards: vec![],
         divides: None,
+        turned: HashMap::new(),
+        opaque: vec![],
         options,
     };
     for tensor in graph.initializer {
         walk.initializer(tensor)?;
     }
     let used: HashSet<String> = graph.node.iter().flat_map(reads).collect();
-    let input = walk.input(&graph.input, &used)?;
+    let inputs = walk.inputs(&graph.input, &used)?;
     for (index, node) in graph.node.into_iter().enumerate() {
         let label = label(&node, index);
         walk.label = label.clone();
         walk.node(node, index).map_err(|e| e.at_node(label))?;
     }
-    let output = walk.output(&graph.output)?;
-    let found = walk.cut(&input, &output)?;
-    Ok(walk.write(&input, found, opset, ir_version))
+    let outputs = walk.outputs(&graph.output)?;
+    let found = walk.cut(&inputs, &outputs)?;
+    Ok(walk.write(found, opset, ir_version))
 }
 
 /// The tensors that a node reads, those of its inner graphs included.
@@ -203,6 +211,16 @@ fn not_served(what: String) -> ModelError {
     )
 }
 
+/// An operator of a domain of its own.
+fn unknown(node: &NodeProto, kind: &str) -> ModelError {
+    let domain = node.domain.as_deref().unwrap_or("");
+    ModelError::new(
+        ModelErrorKind::UnknownOperator,
+        format!("operator {kind} of domain {domain} is unknown to Graft"),
+        "Export the model with standard ONNX operators only, or have `graft model tell` ask onnxruntime for its shapes",
+    )
+}
+
 fn malformed(what: impl Into<String>) -> ModelError {
     ModelError::new(
         ModelErrorKind::Malformed,
@@ -255,151 +273,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The one input that is no initializer, with its batch made symbolic.
-    ///
-    /// `used`: the tensors that nodes read; an input that none reads is left out.
-    fn input(&mut self, inputs: &[ValueInfoProto], used: &HashSet<String>) -> Result<String, ModelError> {
-        let mut real: Vec<&ValueInfoProto> = inputs
-            .iter()
-            .filter(|v| !self.initializers.contains_key(v.name.as_deref().unwrap_or("")))
-            .collect();
-        if real.len() > 1 {
-            real.retain(|v| used.contains(v.name.as_deref().unwrap_or("")));
-        }
-        let [info] = real.as_slice() else {
-            let names: Vec<&str> = real.iter().filter_map(|v| v.name.as_deref()).collect();
-            return Err(ModelError::new(
-                ModelErrorKind::NoCutPoint,
-                format!("the model has {} inputs ({})", real.len(), names.join(", ")),
-                "A cut point is where one tensor crosses: export the model with one input and the others as constants",
-            ));
-        };
-        let name = info.name.clone().unwrap_or_default();
-        let tensor = info
-            .r#type
-            .as_ref()
-            .and_then(|t| t.tensor_type.as_ref())
-            .ok_or_else(|| malformed(format!("input {name} is no tensor")))?;
-        let code = tensor.elem_type.map_or(0, |t| t.0);
-        let dtype = DType::from_onnx(code)
-            .ok_or_else(|| element_type(format!("input {name} has {}", type_name(code))))?;
-        let dims = tensor
-            .shape
-            .as_ref()
-            .map(|s| s.dim.as_slice())
-            .unwrap_or_default();
-        let wanted = self.options.input_shape.as_deref();
-        if let Some(shape) = wanted
-            && shape.len() + 1 != dims.len()
-            && !dims.is_empty()
-        {
-            return Err(ModelError::new(
-                ModelErrorKind::DynamicShape,
-                format!(
-                    "input {name} has {} dimensions with the batch, the manifest's shape has {} without it",
-                    dims.len(),
-                    shape.len()
-                ),
-                "Give the shape of one request",
-            ));
-        }
-        let rank = wanted.map_or(dims.len(), |s| s.len() + 1);
-        let mut facts = vec![];
-        for i in 0..rank {
-            let given = dims.get(i).and_then(|d| d.dim_value).filter(|&v| v > 0);
-            let chosen = wanted.and_then(|s| i.checked_sub(1).and_then(|i| s.get(i)));
-            facts.push(match (i, chosen, given) {
-                (0, _, None | Some(1)) => Dim::BATCH,
-                (0, _, Some(n)) => {
-                    return Err(ModelError::new(
-                        ModelErrorKind::Batch,
-                        format!("input {name} has a fixed batch of {n}"),
-                        "Export the model with a batch of 1 or a symbolic batch",
-                    ));
-                }
-                (_, Some(&c), Some(n)) if n != c as i64 => {
-                    return Err(ModelError::new(
-                        ModelErrorKind::DynamicShape,
-                        format!("dimension {i} of input {name} is {n} in the file and {c} in the manifest"),
-                        "Mend the manifest's shape",
-                    ));
-                }
-                (_, Some(&c), _) => Dim::fixed(c),
-                (_, None, Some(n)) => Dim::fixed(n as usize),
-                (_, None, None) => {
-                    let symbol = dims.get(i).and_then(|d| d.dim_param.as_deref()).unwrap_or("?");
-                    return Err(ModelError::new(
-                        ModelErrorKind::DynamicShape,
-                        format!("dimension {i} ({symbol}) of input {name} is not known"),
-                        "Graft needs every size but the batch: set `shape` under [input] in model.toml, or export the model with fixed sizes",
-                    ));
-                }
-            });
-        }
-        if facts.is_empty() {
-            return Err(ModelError::new(
-                ModelErrorKind::DynamicShape,
-                format!("input {name} has no shape in the file"),
-                "Set `shape` under [input] in model.toml, or export the model with its shapes",
-            ));
-        }
-        elements(&facts)?;
-        let mut fact = Fact::data(facts, dtype);
-        if dtype == DType::I64 {
-            fact.bound = Some(bounds::OUTSIDE);
-            self.watch_input(&name);
-        }
-        self.facts.insert(name.clone(), fact);
-        Ok(name)
-    }
-
-    /// The one output, or the one that the options name.
-    fn output(&self, outputs: &[ValueInfoProto]) -> Result<String, ModelError> {
-        let names: Vec<&str> = outputs.iter().filter_map(|v| v.name.as_deref()).collect();
-        let name = match (&self.options.output, names.as_slice()) {
-            (Some(wanted), _) if names.contains(&wanted.as_str()) => wanted.as_str(),
-            (Some(wanted), _) => {
-                return Err(ModelError::new(
-                    ModelErrorKind::Manifest,
-                    format!("the model has no output {wanted}"),
-                    format!("Its outputs are: {}", names.join(", ")),
-                ));
-            }
-            (None, [one]) => one,
-            (None, _) => {
-                return Err(ModelError::new(
-                    ModelErrorKind::NoCutPoint,
-                    format!("the model has {} outputs ({})", names.len(), names.join(", ")),
-                    "Choose one: `output = \"…\"` in model.toml",
-                ));
-            }
-        };
-        let name = self.resolve(name);
-        match self.facts.get(&name) {
-            Some(fact) if fact.is_data() => Ok(name),
-            _ => Err(ModelError::new(
-                ModelErrorKind::NoCutPoint,
-                format!("output {name} is the same whatever the input is"),
-                "There is nothing to run for a request: choose another output in model.toml, or answer with the constant",
-            )),
-        }
-    }
-
     fn resolve(&self, name: &str) -> String {
         self.aliases.get(name).cloned().unwrap_or_else(|| name.to_owned())
     }
 
     fn node(&mut self, mut node: NodeProto, index: usize) -> Result<(), ModelError> {
         let kind = node.op_type.clone().unwrap_or_default();
-        if let Some(domain) = node.domain.as_deref()
-            && !matches!(domain, "" | "ai.onnx")
-        {
-            return Err(ModelError::new(
-                ModelErrorKind::UnknownOperator,
-                format!("operator {kind} of domain {domain} is unknown to Graft"),
-                "Export the model with standard ONNX operators only",
-            ));
-        }
         for name in &mut node.input {
             *name = self
                 .aliases
@@ -413,24 +292,43 @@ impl Walk<'_> {
                 });
             }
         }
-        let Some(output) = node.output.first().cloned().filter(|o| !o.is_empty()) else {
-            return Err(match node.output.iter().any(|o| !o.is_empty()) {
-                true => not_served(format!("{kind} without its first output is not served")),
-                false => malformed("a node without output"),
-            });
+        let first = node.output.first().cloned().filter(|o| !o.is_empty());
+        let output = match first {
+            Some(output) => output,
+            None if node.output.iter().all(String::is_empty) => {
+                return Err(malformed("a node without output"));
+            }
+            None if matches!(kind.as_str(), "RNN" | "GRU" | "LSTM") => String::new(),
+            None => {
+                return Err(not_served(format!(
+                    "{kind} without its first output is not served"
+                )));
+            }
         };
         for name in node.output.iter().filter(|o| !o.is_empty()) {
             if self.facts.contains_key(name) || self.aliases.contains_key(name) {
                 return Err(malformed(format!("tensor {name} is made twice")));
             }
         }
+        let standard = matches!(node.domain.as_deref(), None | Some("" | "ai.onnx"));
+        let mut kind = kind;
+        if standard && kind == "CastLike" {
+            kind = self.cast_to_like(&mut node)?;
+        }
         match kind.as_str() {
+            _ if !standard => {}
             "Identity" | "Dropout" => return self.alias(&node, &kind, output),
             "Constant" => return self.constant(node, output),
             "Shape" | "Size" => return self.shape_of(&node, output),
             _ => {}
         }
-        let (data, target, outcome) = match self.ruling(&node, &kind)? {
+        let ruled = if standard {
+            self.ruling(&node, &kind)
+        } else {
+            Err(unknown(&node, &kind))
+        };
+        let ruled = ruled.or_else(|error| self.told(&node, error));
+        let (data, target, outcome) = match ruled? {
             Ruled::Folded(small, dtype) => {
                 self.facts.insert(output, Fact::from_small(small, dtype));
                 return Ok(());
@@ -447,6 +345,13 @@ impl Walk<'_> {
         };
         self.look_at_divisor(&node, &kind, outcome.outputs[0].1);
         let bound = self.bound(&node, &kind, index, &outcome.outputs[0])?;
+        // Of what an engine told, how large it gets is not known.
+        let is_told = self.opaque.last() == Some(&self.label);
+        let bound = bound.filter(|_| !is_told);
+        // Places along an axis.
+        let along = node.input.first().and_then(|name| self.facts.get(name));
+        let along = along.map(|x| x.dims.iter().map(|d| d.coef).max().unwrap_or(1) as f64);
+        let places = along.filter(|_| kind == "TopK").map(|most| [most; LIMITS.len()]);
         if let Some(target) = target {
             let name = format!("graft:target:{index}");
             let nums = target.iter().map(|&t| Num::fixed(t as f64)).collect();
@@ -457,8 +362,12 @@ impl Walk<'_> {
             node.input.push(name);
             node.attribute.retain(|a| a.name.as_deref() != Some("allowzero"));
         }
-        if kind == "Concat" && data {
-            self.repeat_constants(&mut node, index)?;
+        match kind.as_str() {
+            _ if is_told => {}
+            "Concat" if data => self.repeat_constants(&mut node, index)?,
+            "RNN" | "GRU" | "LSTM" => self.drop_what_is_default(&mut node),
+            "Resize" | "Upsample" => self.resize_to(&mut node, &kind, index)?,
+            _ => {}
         }
         let outputs: Vec<String> = node.output.iter().filter(|o| !o.is_empty()).cloned().collect();
         let served = outcome.outputs.len();
@@ -470,24 +379,42 @@ impl Walk<'_> {
         let by_sizes = |name: &String| self.facts.get(name).is_some_and(|f| f.origin == Origin::Sizes);
         let counts_batch = node.input.iter().any(by_sizes);
         self.standard.push(node.clone());
-        self.lower(node.clone(), index, &outcome.outputs[0])?;
+        if !is_told {
+            self.lower(node.clone(), index, &outcome.outputs[0])?;
+        } else {
+            self.runs.push(node.clone());
+        }
         if counts_batch {
             // The node written out needs none.
             self.standard.clone_from(&self.runs);
         }
         let origin = if data { Origin::Data } else { Origin::Constant };
-        for (name, (dims, dtype)) in node.output.iter().zip(outcome.outputs) {
+        for (i, (name, (dims, dtype))) in node.output.iter().zip(outcome.outputs).enumerate() {
             elements(&dims)?;
+            if name.is_empty() {
+                continue;
+            }
             let fact = Fact {
                 dims,
                 dtype,
                 origin,
                 small: None,
-                bound,
+                bound: if i == 0 { bound } else { places },
             };
             self.facts.insert(name.clone(), fact);
         }
         self.keep(index, kind, outputs, data, flops)
+    }
+
+    /// Makes CastLike a Cast: the types are known. Gives the operator.
+    fn cast_to_like(&self, node: &mut NodeProto) -> Result<String, ModelError> {
+        let like = node.input.get(1).and_then(|name| self.facts.get(name));
+        let to = like.ok_or_else(|| malformed("input 1 is missing"))?.dtype;
+        node.input.truncate(1);
+        node.attribute
+            .push(lower::int_attribute("to", to.to_onnx().into()));
+        node.op_type = Some("Cast".to_owned());
+        Ok("Cast".to_owned())
     }
 
     /// Notes a node that divides integers by values that may be 0 or −1.
@@ -568,6 +495,40 @@ impl Walk<'_> {
         }
         self.aliases.insert(output, from);
         Ok(())
+    }
+
+    /// What the options tell of a node for which there is no rule, as an engine found it. `error`: that there is none.
+    fn told(&mut self, node: &NodeProto, error: ModelError) -> Result<Ruled, ModelError> {
+        let outputs: Vec<&String> = node.output.iter().filter(|o| !o.is_empty()).collect();
+        let told = |name: &String| self.options.tensors.get(name);
+        let is_told = outputs.iter().all(|name| told(name).is_some());
+        let has_graphs = node.attribute.iter().any(|a| a.g.is_some());
+        let no_rule = error.kind() == ModelErrorKind::UnknownOperator;
+        let data = node.input.iter().filter_map(|name| self.facts.get(name));
+        let data = data.into_iter().any(Fact::is_data);
+        if !(no_rule && !has_graphs && data && is_told) {
+            return Err(match no_rule && !has_graphs && data {
+                true => error.without_rule(outputs.into_iter().cloned().collect()),
+                false => error,
+            });
+        }
+        let outputs = node.output.iter().map(|name| match told(name) {
+            Some(ToldTensor { shape, dtype }) => {
+                let sizes = shape.iter().map(|&d| Dim::fixed(d));
+                (std::iter::once(Dim::BATCH).chain(sizes).collect(), *dtype)
+            }
+            None => (vec![], DType::F32),
+        });
+        let outcome = Outcome {
+            outputs: outputs.collect(),
+            flops: None,
+        };
+        self.opaque.push(self.label.clone());
+        Ok(Ruled::Kept {
+            data,
+            target: None,
+            outcome,
+        })
     }
 
     /// What the rules say of a node.

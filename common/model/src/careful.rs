@@ -30,7 +30,7 @@ pub(crate) fn add(graph: &mut GraphProto) -> bool {
         if !node.input.iter().any(|name| data.contains(name)) {
             continue;
         }
-        data.extend(node.output.iter().cloned());
+        data.extend(node.output.iter().filter(|name| !name.is_empty()).cloned());
         let renamed = |name: &String| {
             if data.contains(name) {
                 name_of(name)

@@ -7,13 +7,19 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::dim::DType;
+use crate::tensor_error::TensorError;
 
 /// Version of the rules by which cut points are numbered; part of a model's identity.
 ///
-/// Rules of version 1: nodes in the file's order, without those that depend on constants and shapes only
-/// and without `Identity` and `Dropout`; a cut point after each prefix of them that leaves exactly one
-/// tensor to be used later, which has the batch as its first dimension and nowhere else.
-pub const NUMBERING: u32 = 1;
+/// Rules of version 2: nodes in the file's order, without those that depend on constants and shapes only
+/// and without `Identity` and `Dropout`. The inputs are the first cut point, the outputs the last. Between them there is
+/// one after each prefix of nodes that leaves exactly one tensor to be used later. Where more than 32 nodes lie between
+/// two neighbours of these, there is one more, and again in what is left: of the prefixes that leave at most 8 tensors
+/// with at most 64 MiB for one request, in the middle half of these nodes (or else anywhere among them), the one that leaves
+/// the fewest tensors, then the fewest bytes, then the nearest to the middle, then the first; 1024 such at most. A tensor that crosses has
+/// the batch as its first dimension and nowhere else, and, but for inputs and outputs, is neither made by DequantizeLinear nor
+/// read by QuantizeLinear, or by a Relu, Clip, LeakyRelu, HardSigmoid, HardSwish or Sigmoid before it. Between the ends, 64-bit integers cross only alone, truth values only with others, 64-bit floats never.
+pub const NUMBERING: u32 = 2;
 
 /// A cut point's index: 0 is the model's input, the last is its output.
 #[derive(
@@ -70,23 +76,161 @@ impl fmt::Display for StageRange {
     }
 }
 
-/// One cut point: the tensor that crosses there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Cut {
-    /// Name of the tensor in the ONNX file.
-    pub tensor: String,
+/// A tensor that crosses at a cut point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    /// Its name in the ONNX file.
+    pub name: String,
     /// Shape for one request, without the batch dimension.
     pub shape: Vec<usize>,
     /// Type of its elements.
     pub dtype: DType,
     /// Elements for one request.
     pub elements: usize,
+    /// Place of the batch among the dimensions of the file's tensor. Graft has it as the first everywhere: an input or
+    /// output for which this is not 0 was turned.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub batch_axis: usize,
+}
+
+fn is_zero(axis: &usize) -> bool {
+    *axis == 0
+}
+
+impl TensorSpec {
+    /// Bytes for one request in the model's own element type.
+    pub fn bytes(&self) -> usize {
+        self.elements.saturating_mul(self.dtype.bytes())
+    }
+
+    /// Whether its elements are floats: these may travel in another float type.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, DType::F32 | DType::F16)
+    }
+
+    /// The element type in which it travels, if floats travel as `float`.
+    pub fn sent_as(&self, float: DType) -> DType {
+        if self.is_float() { float } else { self.dtype }
+    }
+
+    /// Whether elements that were sent as `sent` can be used for it.
+    pub fn takes(&self, sent: DType) -> bool {
+        match self.dtype {
+            DType::F32 | DType::F16 => matches!(sent, DType::F32 | DType::F16),
+            DType::I64 => matches!(sent, DType::I32 | DType::I64),
+            own => sent == own,
+        }
+    }
+}
+
+impl fmt::Display for TensorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {}", self.name, self.shape, self.dtype)
+    }
+}
+
+/// A cut point: the tensors that cross there. A request hands them over one after the other, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// At least one: inputs and outputs as the file lists them, others as it makes them.
+    pub tensors: Vec<TensorSpec>,
 }
 
 impl Cut {
-    /// Bytes of one request's tensor in the model's own element type.
+    /// Elements of one request, of all tensors.
+    pub fn elements(&self) -> usize {
+        self.tensors
+            .iter()
+            .fold(0, |n: usize, t| n.saturating_add(t.elements))
+    }
+
+    /// Bytes of one request in the model's own element types.
     pub fn bytes(&self) -> usize {
-        self.elements * self.dtype.bytes()
+        self.tensors
+            .iter()
+            .fold(0, |n: usize, t| n.saturating_add(t.bytes()))
+    }
+
+    /// Bytes of one request, if floats travel as `float`.
+    pub fn bytes_sent(&self, float: DType) -> usize {
+        let each = self.tensors.iter();
+        each.map(|t| t.elements.saturating_mul(t.sent_as(float).bytes()))
+            .fold(0, usize::saturating_add)
+    }
+
+    /// The element types in which its tensors travel, if floats travel as `float`.
+    pub fn types_sent(&self, float: DType) -> Vec<DType> {
+        self.tensors.iter().map(|t| t.sent_as(float)).collect()
+    }
+
+    /// Names of its tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().map(|t| t.name.as_str())
+    }
+
+    /// Place of a tensor by its name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.names().position(|n| n == name)
+    }
+
+    /// The tensor, where only one crosses.
+    pub fn only(&self) -> Option<&TensorSpec> {
+        match self.tensors.as_slice() {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
+    /// The bytes of each of one request's tensors, whose elements are of these types.
+    pub fn apart<'b>(&self, types: &[DType], bytes: &'b [u8]) -> Result<Vec<&'b [u8]>, TensorError> {
+        self.check(types, bytes.len())?;
+        let mut rest = bytes;
+        let pairs = self.tensors.iter().zip(types);
+        let each = pairs.map(|(tensor, sent)| {
+            let (own, others) = rest.split_at(tensor.elements * sent.bytes());
+            rest = others;
+            own
+        });
+        Ok(each.collect())
+    }
+
+    /// Checks that `bytes` bytes with elements of these types are one request's tensors.
+    pub fn check(&self, types: &[DType], bytes: usize) -> Result<(), TensorError> {
+        if types.len() != self.tensors.len() {
+            return Err(TensorError::Count {
+                got: types.len(),
+                want: self.to_string(),
+            });
+        }
+        let pairs = self.tensors.iter().zip(types);
+        if let Some((tensor, &sent)) = pairs.clone().find(|(t, sent)| !t.takes(**sent)) {
+            return Err(TensorError::Type {
+                sent,
+                wanted: tensor.dtype,
+            });
+        }
+        let want = pairs.map(|(t, sent)| t.elements.saturating_mul(sent.bytes()));
+        let want = want.fold(0, usize::saturating_add);
+        if want != bytes {
+            return Err(TensorError::Bytes {
+                got: bytes,
+                want,
+                cut: self.to_string(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, tensor) in self.tensors.iter().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            tensor.fmt(f)?;
+        }
+        Ok(())
     }
 }
 

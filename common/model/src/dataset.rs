@@ -1,77 +1,78 @@
-//! Test data sets as ONNX models carry them: `test_data_set_0/input_0.pb` and `output_0.pb`, each a TensorProto.
+//! Test data sets as ONNX models carry them: `test_data_set_0/input_0.pb` and `output_0.pb`, each a TensorProto, with one
+//! more of each for every further input and output.
 
 use std::path::Path;
 
 use rten_onnx::onnx::{ModelProto, TensorProto};
 
-use crate::cut::Cut;
+use crate::batch::Batch;
+use crate::cut::TensorSpec;
 use crate::dim::DType;
 use crate::error::{ModelError, ModelErrorKind};
 use crate::framing::MessageError;
+use crate::info::ModelInfo;
 use crate::tensor::{Elements, Tensor};
 
-/// An input, and the output that is right for it.
+/// Inputs, and the outputs that are right for them.
 #[derive(Debug, Clone)]
 pub struct DataSet {
-    /// Input, for cut point 0.
-    pub input: Tensor,
-    /// Elements of the output in row-major order.
-    pub output: Vec<f64>,
-    /// Type of the output's elements.
-    pub dtype: DType,
+    /// For cut point 0.
+    pub inputs: Batch,
+    /// The right outputs' elements in row-major order, the batch first.
+    pub outputs: Vec<Numbers>,
 }
 
 impl DataSet {
     /// Advice about a data set that can't be used.
-    pub const HINT: &str = "A test data set has input_0.pb and output_0.pb, each a TensorProto";
+    pub const HINT: &str = "A test data set has input_0.pb and output_0.pb, and so on for each input and output, each a TensorProto";
 
-    /// Reads the contents of `input_0.pb` and `output_0.pb`, for a model whose input is `cut`.
-    pub fn parse(input: &[u8], output: &[u8], cut: &Cut) -> Result<Self, ModelError> {
-        let of = |name: &str, bytes: &[u8]| numbers(bytes).map_err(|e| wrong(format!("{name} {e}")));
-        Self::of(of("input_0.pb", input)?, of("output_0.pb", output)?, cut)
+    /// Reads the contents of `input_0.pb`, …, and of `output_0.pb`, ….
+    pub fn parse(
+        inputs: &[impl AsRef<[u8]>],
+        outputs: &[impl AsRef<[u8]>],
+        info: &ModelInfo,
+    ) -> Result<Self, ModelError> {
+        fn of(name: &str, files: &[impl AsRef<[u8]>]) -> Result<Vec<Numbers>, ModelError> {
+            let read = files.iter().enumerate();
+            read.map(|(i, bytes)| numbers(bytes.as_ref()).map_err(|e| wrong(format!("{name}_{i}.pb {e}"))))
+                .collect()
+        }
+        Self::of(of("input", inputs)?, of("output", outputs)?, info)
     }
 
-    /// A data set from the elements of input and output, for a model whose input is `cut`; `file` is for messages.
-    pub fn new(file: &Path, input: Numbers, output: Numbers, cut: &Cut) -> Result<Self, ModelError> {
-        Self::of(input, output, cut).map_err(|e| e.in_file(file))
+    /// A data set from the elements of inputs and outputs, in the model's order; `file` is for messages.
+    pub fn new(
+        file: &Path,
+        inputs: Vec<Numbers>,
+        outputs: Vec<Numbers>,
+        info: &ModelInfo,
+    ) -> Result<Self, ModelError> {
+        Self::of(inputs, outputs, info).map_err(|e| e.in_file(file))
     }
 
-    fn of(input: Numbers, output: Numbers, cut: &Cut) -> Result<Self, ModelError> {
-        let requests = input.values.len() / cut.elements.max(1);
-        if requests == 0 || requests * cut.elements != input.values.len() {
-            return Err(wrong(format!(
-                "the input has {} elements, a request takes {}",
-                input.values.len(),
-                cut.elements
-            )));
+    fn of(inputs: Vec<Numbers>, outputs: Vec<Numbers>, info: &ModelInfo) -> Result<Self, ModelError> {
+        let (of, to) = (&info.inputs().tensors, &info.outputs().tensors);
+        for (what, got, want) in [
+            ("inputs", inputs.len(), of.len()),
+            ("outputs", outputs.len(), to.len()),
+        ] {
+            if got != want {
+                return Err(wrong(format!("there are {got} {what}, the model has {want}")));
+            }
         }
-        let whole = |v: f64| match cut.dtype {
-            DType::U8 => v as u8 as f64 == v,
-            DType::I8 => v as i8 as f64 == v,
-            DType::I32 | DType::Bool => v as i32 as f64 == v,
-            // Beyond 2^53 a 64-bit float does not hold every integer, and this may be another than the file's.
-            DType::I64 => v.fract() == 0.0 && v.abs() <= 9_007_199_254_740_992.0,
-            _ => true,
-        };
-        if let Some(&far) = input.values.iter().find(|&&v| !whole(v)) {
-            return Err(wrong(format!(
-                "the input holds {far}, which is not compared as {}",
-                cut.dtype
-            )));
-        }
-        let values = input.values.iter();
-        let elements = match cut.dtype {
-            DType::F32 | DType::F16 | DType::F64 => Elements::F32(values.map(|&v| v as f32).collect()),
-            DType::U8 => Elements::U8(values.map(|&v| v as u8).collect()),
-            DType::I8 => Elements::I8(values.map(|&v| v as i8).collect()),
-            DType::I64 => Elements::I64(values.map(|&v| v as i64).collect()),
-            DType::I32 | DType::Bool => Elements::I32(values.map(|&v| v as i32).collect()),
-        };
-        let input = Tensor::new(requests, cut.shape.clone(), elements).map_err(|e| wrong(e.to_string()))?;
+        let tensors = inputs
+            .into_iter()
+            .zip(of)
+            .map(|(numbers, spec)| numbers.into_tensor(spec));
+        let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+        let inputs = Batch::new(tensors).map_err(|e| wrong(e.to_string()))?;
+        let outputs = outputs
+            .into_iter()
+            .zip(to)
+            .map(|(numbers, spec)| numbers.batch_first(spec));
         Ok(DataSet {
-            input,
-            output: output.values,
-            dtype: output.dtype,
+            inputs,
+            outputs: outputs.collect(),
         })
     }
 }
@@ -100,6 +101,54 @@ pub struct Numbers {
 }
 
 impl Numbers {
+    /// The elements with the batch as the first dimension, where the file's tensor has it elsewhere.
+    pub fn batch_first(self, spec: &TensorSpec) -> Self {
+        let before: usize = spec.shape.iter().take(spec.batch_axis).product();
+        let after: usize = spec.shape.iter().skip(spec.batch_axis).product();
+        let requests = self.values.len() / spec.elements.max(1);
+        if before <= 1 || requests <= 1 || requests * spec.elements != self.values.len() {
+            return self;
+        }
+        let mut values = Vec::with_capacity(self.values.len());
+        for request in 0..requests {
+            for outer in 0..before {
+                let start = (outer * requests + request) * after;
+                values.extend_from_slice(&self.values[start..start + after]);
+            }
+        }
+        Numbers { values, ..self }
+    }
+
+    /// The elements as a model's input.
+    fn into_tensor(self, spec: &TensorSpec) -> Result<Tensor, ModelError> {
+        let name = &spec.name;
+        let requests = self.values.len() / spec.elements.max(1);
+        if requests == 0 || requests * spec.elements != self.values.len() {
+            return Err(wrong(format!(
+                "input {name} has {} elements, a request takes {}",
+                self.values.len(),
+                spec.elements
+            )));
+        }
+        let whole = |v: f64| match spec.dtype {
+            DType::U8 => v as u8 as f64 == v,
+            DType::I8 => v as i8 as f64 == v,
+            DType::I32 | DType::Bool => v as i32 as f64 == v,
+            // Beyond 2^53 a 64-bit float does not hold every integer, and this may be another than the file's.
+            DType::I64 => v.fract() == 0.0 && v.abs() <= 9_007_199_254_740_992.0,
+            _ => true,
+        };
+        if let Some(&far) = self.values.iter().find(|&&v| !whole(v)) {
+            return Err(wrong(format!(
+                "input {name} holds {far}, which is not compared as {}",
+                spec.dtype
+            )));
+        }
+        let moved = self.batch_first(spec);
+        let elements = Elements::of(spec.dtype, moved.values.into_iter());
+        Tensor::new(requests, spec.shape.clone(), elements).map_err(|e| wrong(e.to_string()))
+    }
+
     /// Reads little-endian bytes; bytes left over at the end are ignored.
     pub fn from_bytes(dtype: DType, bytes: &[u8]) -> Self {
         let chunks = bytes.chunks_exact(dtype.bytes());

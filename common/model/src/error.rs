@@ -37,6 +37,7 @@ pub struct ModelError {
     what: String,
     hint: String,
     opset: Option<i64>,
+    without_rule: Vec<String>,
 }
 
 impl ModelError {
@@ -49,6 +50,7 @@ impl ModelError {
             what: what.into(),
             hint: hint.into(),
             opset: None,
+            without_rule: vec![],
         }
     }
 
@@ -68,6 +70,17 @@ impl ModelError {
             self.node = Some(node.into());
         }
         self
+    }
+
+    /// The node's operator has no rule; these are its outputs.
+    pub(crate) fn without_rule(mut self, outputs: Vec<String>) -> Self {
+        self.without_rule = outputs;
+        self
+    }
+
+    /// Outputs of the node, where all that is wrong is that Graft has no rule for its operator.
+    pub fn outputs_without_rule(&self) -> &[String] {
+        &self.without_rule
     }
 
     /// Kind of what is wrong.

@@ -9,7 +9,7 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// A number as an element of a type holds it. `None`: the standard does not say what it would be, or it can't be
 /// held here exactly.
-fn held(value: f64, dtype: DType) -> Option<f64> {
+pub(crate) fn held(value: f64, dtype: DType) -> Option<f64> {
     let fits = |low: f64, high: f64| (low..=high).contains(&value).then_some(value);
     match dtype {
         DType::F32 => Some(f64::from(value as f32)),

@@ -1,7 +1,8 @@
 //! Checks that a file's protobuf messages nest properly before the parser sees them.
 //!
 //! rten-onnx 0.27 trusts a field's length when it skips the field: a damaged length can send it back in the
-//! file, for ever. So every length is held against what encloses it first.
+//! file, for ever; and a list of numbers whose last one goes beyond the list is read on and on. So every length is held
+//! against what encloses it first, and lists of numbers against their lengths.
 //! Encoding: <https://protobuf.dev/programming-guides/encoding/>; field numbers: onnx.proto3.
 
 /// What is wrong with bytes that should be protobuf messages. Places are those of fields, and count from the first byte of what
@@ -66,6 +67,42 @@ impl Message {
     }
 }
 
+/// Numbers that stand in one field, one after the other.
+#[derive(Clone, Copy)]
+enum Packed {
+    /// Of seven bits a byte.
+    Varints,
+    /// Of so many bytes each.
+    Bytes(usize),
+}
+
+impl Message {
+    fn packed(self, field: u64) -> Option<Packed> {
+        Some(match (self, field) {
+            (Message::Tensor, 1 | 5 | 7 | 11) | (Message::Attribute, 8) => Packed::Varints,
+            (Message::Tensor, 4) | (Message::Attribute, 7) => Packed::Bytes(4),
+            (Message::Tensor, 10) => Packed::Bytes(8),
+            _ => return None,
+        })
+    }
+}
+
+/// Checks that a list of numbers ends where its field does.
+fn numbers(bytes: &[u8], base: usize, packed: Packed) -> Result<(), MessageError> {
+    match packed {
+        Packed::Bytes(each) if !bytes.len().is_multiple_of(each) => Err(MessageError::Number(base)),
+        Packed::Bytes(_) => Ok(()),
+        Packed::Varints => {
+            let mut at = 0;
+            while at < bytes.len() {
+                let start = base + at;
+                varint(bytes, &mut at).ok_or(MessageError::Number(start))?;
+            }
+            Ok(())
+        }
+    }
+}
+
 /// Deepest nesting of messages that is accepted.
 const MAX_DEPTH: usize = 32;
 
@@ -108,6 +145,11 @@ fn message(bytes: &[u8], base: usize, kind: Message, depth: usize) -> Result<(),
             && let Some(inner) = kind.inner(field)
         {
             message(&bytes[at..end], base + at, inner, depth + 1)?;
+        }
+        if wire == 2
+            && let Some(packed) = kind.packed(field)
+        {
+            numbers(&bytes[at..end], base + at, packed)?;
         }
         at = end;
     }

@@ -1,7 +1,7 @@
 //! DNNs as Graft sees them: ONNX graphs turned into an ordered list of cut points.
 //!
 //! [`Model::parse`] reads an ONNX file's content, makes its batch dimension symbolic, infers every shape and finds
-//! the [`Cut`] points: the places where one tensor crosses the graph. Phone and server number them the
+//! the [`Cut`] points: the places where one tensor, or a few, cross the graph. Phone and server number them the
 //! same way, since the numbering belongs to the model's identity ([`ModelId`]).
 //! A [`Manifest`] says how it is served.
 //!
@@ -11,6 +11,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod analyze;
+mod batch;
 mod careful;
 mod cut;
 mod dataset;
@@ -27,6 +28,7 @@ mod read;
 mod rules;
 mod splitmix;
 mod tensor;
+mod tensor_error;
 
 pub mod edit;
 
@@ -37,15 +39,17 @@ pub mod samples;
 mod tests;
 
 pub use analyze::{Guard, Narrow};
-pub use cut::{Cut, CutPoint, ModelId, NUMBERING, NotAModelId, Segment, StageRange};
+pub use batch::{Batch, Discrepancy, Sent};
+pub use cut::{Cut, CutPoint, ModelId, NUMBERING, NotAModelId, Segment, StageRange, TensorSpec};
 pub use dataset::{DataSet, Numbers};
 pub use dim::DType;
 pub use error::{ModelError, ModelErrorKind, operator_of};
 pub use framing::MessageError;
-pub use info::ModelInfo;
+pub use info::{Listed, ModelInfo};
 pub use manifest::{ImageInput, Manifest, Resample, Sample};
-pub use options::ReadOptions;
-pub use parts::Parts;
+pub use options::{InputOptions, ReadOptions, ToldTensor};
+pub use parts::{Part, Parts};
 pub use read::Model;
 pub use splitmix::SplitMix;
-pub use tensor::{Elements, Tensor, TensorError, largest_difference};
+pub use tensor::{Elements, Tensor, largest_difference};
+pub use tensor_error::TensorError;

@@ -1,12 +1,13 @@
 //! A model's manifest, `model.toml`: how it is read, fed and labelled.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::dim::DType;
 use crate::error::{ModelError, ModelErrorKind};
-use crate::options::ReadOptions;
+use crate::options::{InputOptions, ReadOptions, ToldTensor};
 
 /// What `model.toml` says of a model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,9 +19,12 @@ pub struct Manifest {
     pub file: PathBuf,
     /// SPDX expression of the weights' licence.
     pub license: String,
-    /// Which output is the model's, where the file has several.
+    /// Which output is the model's, where the file has several and one is wanted.
     #[serde(default)]
     pub output: Option<String>,
+    /// Which outputs are the model's, where the file has several and not all are wanted.
+    #[serde(default)]
+    pub outputs: Vec<String>,
     /// File with one label a line, in the order of the output's classes.
     #[serde(default)]
     pub labels: Option<PathBuf>,
@@ -30,9 +34,40 @@ pub struct Manifest {
     /// How the input is made.
     #[serde(default)]
     pub input: InputSpec,
+    /// What is to be known of single inputs, by name.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, OneInput>,
+    /// Outputs of operators for which Graft has no rule, by name: `graft model tell` finds them.
+    #[serde(default)]
+    pub tensors: BTreeMap<String, ToldTensor>,
     /// A picture to try the model with.
     #[serde(default)]
     pub sample: Option<Sample>,
+}
+
+/// `[inputs.NAME]` of a manifest.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneInput {
+    /// Shape for one request, without the batch, where the file leaves sizes open.
+    #[serde(default)]
+    pub shape: Option<Vec<usize>>,
+    /// Place of the batch among the input's dimensions, where it is not the first.
+    #[serde(default)]
+    pub batch_axis: Option<usize>,
+    /// A number, or a list of them, that the input holds for every request: nobody has to send it.
+    #[serde(default)]
+    pub value: Option<InputValue>,
+}
+
+/// What an input holds for every request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum InputValue {
+    /// All elements are equal.
+    One(f64),
+    /// Each element, in row-major order.
+    Each(Vec<f64>),
 }
 
 /// `[sample]` of a manifest.
@@ -112,6 +147,25 @@ impl Manifest {
         {
             return Err(wrong("wire must list \"f32\", \"f16\" or both".to_owned(), ""));
         }
+        if manifest.output.is_some() && !manifest.outputs.is_empty() {
+            return Err(wrong(
+                "it names both an output and outputs".to_owned(),
+                "Keep one of the two keys",
+            ));
+        }
+        for (name, input) in &manifest.inputs {
+            if input.value.is_some() && (input.batch_axis.is_some() || input.shape.is_some()) {
+                return Err(wrong(
+                    format!(
+                        "input {name} has a value, which is the same for every request, and the shape or batch axis of one"
+                    ),
+                    "Keep the value, or the others",
+                ));
+            }
+            if input.value.as_ref().is_some_and(|v| !v.is_finite()) {
+                return Err(wrong(format!("input {name} has a value that is no number"), ""));
+            }
+        }
         if let Some(image) = &manifest.input.image {
             let numbers = image.mean.iter().chain(&image.std);
             if image.crop == 0
@@ -138,18 +192,47 @@ impl Manifest {
             file: file.to_owned(),
             license: "unknown".to_owned(),
             output: None,
+            outputs: vec![],
             labels: None,
             wire: fp32(),
             input: InputSpec::default(),
+            inputs: BTreeMap::new(),
+            tensors: BTreeMap::new(),
             sample: None,
         }
     }
 
     /// How the manifest wants its file read.
     pub fn read_options(&self) -> ReadOptions {
+        let inputs = self.inputs.iter().map(|(name, input)| {
+            let options = InputOptions {
+                shape: input.shape.clone(),
+                batch_axis: input.batch_axis,
+                value: input.value.clone().map(InputValue::into_elements),
+            };
+            (name.clone(), options)
+        });
         ReadOptions {
-            output: self.output.clone(),
+            outputs: self.output.iter().chain(&self.outputs).cloned().collect(),
             input_shape: self.input.shape.clone(),
+            inputs: inputs.collect(),
+            tensors: self.tensors.clone(),
+        }
+    }
+}
+
+impl InputValue {
+    fn is_finite(&self) -> bool {
+        match self {
+            InputValue::One(v) => v.is_finite(),
+            InputValue::Each(all) => all.iter().all(|v| v.is_finite()),
+        }
+    }
+
+    fn into_elements(self) -> Vec<f64> {
+        match self {
+            InputValue::One(v) => vec![v],
+            InputValue::Each(all) => all,
         }
     }
 }

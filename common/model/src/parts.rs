@@ -28,6 +28,8 @@ pub(crate) struct Originals<'m> {
     pub ir_version: Option<i64>,
     /// The file's own nodes.
     pub nodes: &'m [StandardNode],
+    /// Operator sets of the file beside the standard's, with their versions.
+    pub domains: &'m [(String, i64)],
     /// All constants of the graph and of the file's nodes.
     pub constants: Vec<&'m TensorProto>,
 }
@@ -39,6 +41,7 @@ pub struct Parts {
     /// Nodes with the segment that they are in; `None`: they compute constants.
     nodes: Vec<(Option<usize>, NodeProto)>,
     constants: BTreeMap<String, TensorProto>,
+    domains: Vec<(String, i64)>,
 }
 
 impl Parts {
@@ -71,7 +74,20 @@ impl Parts {
             ir_version: originals.ir_version,
             nodes,
             constants,
+            domains: originals.domains.to_vec(),
         })
+    }
+
+    fn operator_sets(&self) -> Vec<OperatorSetIdProto> {
+        let set = |domain: Option<&String>, version| OperatorSetIdProto {
+            domain: domain.cloned(),
+            version: Some(version),
+        };
+        let others = self.domains.iter();
+        let others = others.map(|(domain, version)| set(Some(domain), *version));
+        std::iter::once(set(None, self.info.opset))
+            .chain(others)
+            .collect()
     }
 
     /// The model.
@@ -79,9 +95,9 @@ impl Parts {
         &self.info
     }
 
-    /// The layers of a range as an ONNX file: its input is the tensor of the first cut point, its output that of the
-    /// last. `batch`: the first size of both; `None` leaves it open. `Err`: the range goes beyond the last cut point.
-    pub fn part(&self, range: StageRange, batch: Option<usize>) -> Result<Vec<u8>, ModelError> {
+    /// The layers of a range as an ONNX file. `batch`: the first size of its inputs and outputs; `None` leaves it open.
+    /// `Err`: the range goes beyond the last cut point.
+    pub fn part(&self, range: StageRange, batch: Option<usize>) -> Result<Part, ModelError> {
         let wrong =
             |what: String| ModelError::new(ModelErrorKind::Malformed, what, "").in_file(&self.info.file);
         let ends = self.info.cut(range.from()).zip(self.info.cut(range.to()));
@@ -90,7 +106,9 @@ impl Parts {
             wrong(format!("layers {range} go beyond the last cut point {last}"))
         })?;
         let segments = range.segments();
-        let mut wanted: HashSet<&str> = HashSet::from([to.tensor.as_str()]);
+        let passing = self.info.passing(range);
+        let outputs: Vec<usize> = (0..to.tensors.len()).filter(|&i| passing[i].is_none()).collect();
+        let mut wanted: HashSet<&str> = outputs.iter().map(|&i| to.tensors[i].name.as_str()).collect();
         let mut nodes = vec![];
         for (segment, node) in self.nodes.iter().rev() {
             let inside = segment.is_none_or(|s| segments.contains(&s));
@@ -100,28 +118,51 @@ impl Parts {
             }
         }
         nodes.reverse();
+        let inputs: Vec<usize> = (0..from.tensors.len())
+            .filter(|&i| wanted.contains(from.tensors[i].name.as_str()))
+            .collect();
         let initializer = self.constants.iter();
         let initializer = initializer.filter(|(name, _)| wanted.contains(name.as_str()));
         let proto = ModelProto {
             ir_version: self.ir_version,
             producer_name: Some("graft".to_owned()),
-            opset_import: vec![OperatorSetIdProto {
-                domain: None,
-                version: Some(self.info.opset),
-            }],
+            opset_import: self.operator_sets(),
             graph: Some(GraphProto {
                 node: nodes,
                 initializer: initializer.map(|(_, tensor)| tensor.clone()).collect(),
-                input: vec![value_info(from, batch)],
-                output: vec![value_info(to, batch)],
+                input: inputs
+                    .iter()
+                    .map(|&i| value_info(&from.tensors[i], batch))
+                    .collect(),
+                output: outputs
+                    .iter()
+                    .map(|&i| value_info(&to.tensors[i], batch))
+                    .collect(),
                 value_info: vec![],
             }),
             ..ModelProto::default()
         };
         let bytes = proto.write_buf();
         let bytes = bytes.map_err(|e| wrong(format!("can't be written: {e}")))?;
-        with_graph_name(&bytes, "graft").map_err(|e| wrong(format!("can't be written: {e}")))
+        let bytes = with_graph_name(&bytes, "graft").map_err(|e| wrong(format!("can't be written: {e}")))?;
+        Ok(Part {
+            bytes,
+            inputs,
+            outputs,
+        })
     }
+}
+
+/// The layers of a range as an ONNX file, and which of the tensors at its ends it reads and makes. Those that only pass,
+/// and those that none of these layers reads, are neither its inputs nor its outputs.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// Its inputs: places among the tensors of the range's first cut point.
+    pub inputs: Vec<usize>,
+    /// Its outputs: places among the tensors of the range's last cut point.
+    pub outputs: Vec<usize>,
 }
 
 /// A file of weights, one after the other.

@@ -1,18 +1,20 @@
 //! Opening a model: from a file to cut points and the graph that engines load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rten_onnx::onnx::{DataLocation, ModelProto, OperatorSetIdProto, TensorProto};
+use rten_onnx::onnx::{
+    DataLocation, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+};
 use sha2::{Digest, Sha256};
 
 use crate::analyze::{StandardNode, analyze};
 use crate::cut::{ModelId, NUMBERING};
 use crate::error::{ModelError, ModelErrorKind};
-use crate::info::ModelInfo;
+use crate::info::{Listed, ModelInfo};
 use crate::options::ReadOptions;
 use crate::parts::{Originals, Parts, WeightsFile};
 use crate::{careful, framing};
@@ -27,6 +29,8 @@ pub struct Model {
     /// The file's own nodes, and constants that the graph does not hold.
     standard: Vec<StandardNode>,
     constants: Vec<TensorProto>,
+    /// Operator sets of the file beside the standard's, with their versions.
+    domains: Vec<(String, i64)>,
 }
 
 impl std::fmt::Debug for Model {
@@ -85,6 +89,7 @@ impl Model {
             info: &self.info,
             ir_version: self.graph.ir_version,
             nodes: &self.standard,
+            domains: &self.domains,
             constants: self.all_constants().collect(),
         }
     }
@@ -179,16 +184,7 @@ fn read(
     let mut hash = Sha256::new();
     hash.update(b"graft model, cut points numbered by version ");
     hash.update(NUMBERING.to_le_bytes());
-    for part in [
-        options.output.as_deref(),
-        options.input_shape.as_ref().map(|_| "shape"),
-    ] {
-        hash.update([u8::from(part.is_some())]);
-        hash.update(part.unwrap_or_default());
-    }
-    for size in options.input_shape.iter().flatten() {
-        hash.update(size.to_le_bytes());
-    }
+    options.add_to(&mut hash);
     hash.update((bytes.len() as u64).to_le_bytes());
     hash.update(bytes);
     let constants = graph.node.iter_mut().flat_map(|n| &mut n.attribute);
@@ -201,24 +197,53 @@ fn read(
     }
     let id = ModelId(hash.finalize().into());
 
+    let domains = proto.opset_import.iter().filter_map(|set| {
+        let domain = set.domain.as_deref().filter(|d| !matches!(*d, "" | "ai.onnx"))?;
+        Some((domain.to_owned(), set.version?))
+    });
+    let domains: Vec<(String, i64)> = domains.collect();
     let ir_version = proto.ir_version.unwrap_or(7).max(4);
+    let listed = listed(&graph);
     let analysis = analyze(graph, opset, ir_version, options).map_err(|e| e.of_opset(opset))?;
     Ok(Model {
         info: Arc::new(ModelInfo {
             id,
             file: file.to_owned(),
-            input: analysis.input,
-            output: analysis.output,
             opset,
             cuts: analysis.cuts,
             segments: analysis.segments,
             narrow: analysis.narrow,
+            listed,
+            fixed: options.fixed(),
+            opaque: analysis.opaque,
             divides: analysis.divides,
         }),
         graph: analysis.graph,
         standard: analysis.standard,
         constants: analysis.constants,
+        domains,
     })
+}
+
+/// The file's inputs and outputs.
+fn listed(graph: &GraphProto) -> Listed {
+    let initializers: HashSet<&str> = graph
+        .initializer
+        .iter()
+        .filter_map(|t| t.name.as_deref())
+        .collect();
+    let names = |values: &[ValueInfoProto]| -> Vec<String> {
+        values
+            .iter()
+            .map(|v| v.name.clone().unwrap_or_default())
+            .collect()
+    };
+    let mut inputs = names(&graph.input);
+    inputs.retain(|name| !initializers.contains(name.as_str()));
+    Listed {
+        inputs,
+        outputs: names(&graph.output),
+    }
 }
 
 /// Moves weights that lie in files of their own into the tensors; gives those files' content by name.

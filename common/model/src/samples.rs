@@ -10,9 +10,13 @@ use rten_onnx::onnx::{
 
 use crate::splitmix::SplitMix;
 
+mod several;
+
+pub use several::{bert_with_mask, crnn, detector, quantized, unet};
+
 /// How an exporter wrote the batch dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Batch {
+pub enum BatchAs {
     /// A batch of one is baked into every shape.
     Baked,
     /// The batch is symbolic; shapes are computed from the input's.
@@ -24,11 +28,16 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("residual-cnn", residual_cnn()),
         ("dense-cnn", dense_cnn()),
-        ("vit-baked", vit(Batch::Baked)),
-        ("vit-symbolic", vit(Batch::Symbolic)),
+        ("vit-baked", vit(BatchAs::Baked)),
+        ("vit-symbolic", vit(BatchAs::Symbolic)),
         ("lrn-cnn", lrn_cnn()),
         ("bert", bert()),
         ("mlp", mlp(4, 32)),
+        ("detector", detector()),
+        ("unet", unet()),
+        ("bert-with-mask", bert_with_mask()),
+        ("quantized", quantized()),
+        ("crnn", crnn()),
     ]
 }
 
@@ -43,9 +52,10 @@ pub(crate) enum Attr<'a> {
     Int(&'a str, i64),
     Ints(&'a str, &'a [i64]),
     Float(&'a str, f32),
+    Text(&'a str, &'a str),
 }
 
-use Attr::{Float, Int, Ints};
+use Attr::{Float, Int, Ints, Text};
 
 impl Builder {
     pub(crate) fn new(opset: i64) -> Self {
@@ -89,6 +99,12 @@ impl Builder {
                 name: Some((*name).to_owned()),
                 f: Some(*f),
                 r#type: Some(AttributeType::FLOAT),
+                ..AttributeProto::default()
+            },
+            Text(name, text) => AttributeProto {
+                name: Some((*name).to_owned()),
+                s: Some((*text).to_owned()),
+                r#type: Some(AttributeType::STRING),
                 ..AttributeProto::default()
             },
         });
@@ -196,14 +212,14 @@ impl Builder {
     }
 
     /// A Reshape to `[batch, dims...]`.
-    fn reshape(&mut self, x: &str, batch: Batch, dims: &[i64]) -> String {
+    fn reshape(&mut self, x: &str, batch: BatchAs, dims: &[i64]) -> String {
         let target = match batch {
-            Batch::Baked => {
+            BatchAs::Baked => {
                 let mut all = vec![1];
                 all.extend_from_slice(dims);
                 self.ints(&all)
             }
-            Batch::Symbolic => {
+            BatchAs::Symbolic => {
                 let n = self.batch_of(x);
                 let rest = self.ints(dims);
                 self.op("Concat", &[&n, &rest], &[Int("axis", 0)])
@@ -212,8 +228,14 @@ impl Builder {
         self.op("Reshape", &[x, &target], &[])
     }
 
-    /// Multi-head self-attention of `[batch, tokens, width]`.
-    fn attention(&mut self, x: &str, batch: Batch, tokens: i64, width: i64, heads: i64) -> String {
+    /// Multi-head self-attention of `[batch, tokens, width]`; `mask` is added to the scores.
+    fn attention(
+        &mut self,
+        x: &str,
+        batch: BatchAs,
+        [tokens, width, heads]: [i64; 3],
+        mask: Option<&str>,
+    ) -> String {
         let size = width / heads;
         let mut parts = vec![];
         for _ in 0..3 {
@@ -224,7 +246,10 @@ impl Builder {
         let keys = self.op("Transpose", &[&parts[1]], &[Ints("perm", &[0, 1, 3, 2])]);
         let scores = self.op("MatMul", &[&parts[0], &keys], &[]);
         let scale = self.tensor(&[], vec![1.0 / (size as f32).sqrt()]);
-        let scores = self.op("Mul", &[&scores, &scale], &[]);
+        let mut scores = self.op("Mul", &[&scores, &scale], &[]);
+        if let Some(mask) = mask {
+            scores = self.op("Add", &[&scores, mask], &[]);
+        }
         let weights = self.op("Softmax", &[&scores], &[Int("axis", -1)]);
         let mixed = self.op("MatMul", &[&weights, &parts[2]], &[]);
         let mixed = self.op("Transpose", &[&mixed], &[Ints("perm", &[0, 2, 1, 3])]);
@@ -243,9 +268,16 @@ impl Builder {
         self.op("Mul", &[&y, &half], &[])
     }
 
-    fn encoder_block(&mut self, x: &str, batch: Batch, tokens: i64, width: i64) -> String {
+    fn encoder_block(
+        &mut self,
+        x: &str,
+        batch: BatchAs,
+        tokens: i64,
+        width: i64,
+        mask: Option<&str>,
+    ) -> String {
         let y = self.layer_norm(x, width);
-        let y = self.attention(&y, batch, tokens, width, 4);
+        let y = self.attention(&y, batch, [tokens, width, 4], mask);
         let x = self.op("Add", &[x, &y], &[]);
         let y = self.layer_norm(&x, width);
         let y = self.linear(&y, width, 2 * width);
@@ -254,7 +286,17 @@ impl Builder {
         self.op("Add", &[&x, &y], &[])
     }
 
-    pub(crate) fn finish(self, input: (DataType, &[i64]), batch: Batch, output: &str) -> Vec<u8> {
+    pub(crate) fn finish(self, (kind, shape): (DataType, &[i64]), batch: BatchAs, output: &str) -> Vec<u8> {
+        self.finish_with(&[("input", kind, shape)], batch, &[output])
+    }
+
+    /// `inputs`: names, element types and shapes without the batch.
+    pub(crate) fn finish_with(
+        self,
+        inputs: &[(&str, DataType, &[i64])],
+        batch: BatchAs,
+        outputs: &[&str],
+    ) -> Vec<u8> {
         let value = |name: &str, dtype: DataType, shape: Option<&[i64]>| ValueInfoProto {
             name: Some(name.to_owned()),
             r#type: Some(TypeProto {
@@ -262,8 +304,8 @@ impl Builder {
                     elem_type: Some(dtype),
                     shape: shape.map(|dims| TensorShapeProto {
                         dim: std::iter::once(Dimension {
-                            dim_value: (batch == Batch::Baked).then_some(1),
-                            dim_param: (batch == Batch::Symbolic).then(|| "batch".to_owned()),
+                            dim_value: (batch == BatchAs::Baked).then_some(1),
+                            dim_param: (batch == BatchAs::Symbolic).then(|| "batch".to_owned()),
                         })
                         .chain(dims.iter().map(|&d| Dimension {
                             dim_value: Some(d),
@@ -282,8 +324,14 @@ impl Builder {
                 version: Some(self.opset),
             }],
             graph: Some(GraphProto {
-                input: vec![value("input", input.0, Some(input.1))],
-                output: vec![value(output, DataType::FLOAT, None)],
+                input: inputs
+                    .iter()
+                    .map(|&(name, kind, shape)| value(name, kind, Some(shape)))
+                    .collect(),
+                output: outputs
+                    .iter()
+                    .map(|name| value(name, DataType::FLOAT, None))
+                    .collect(),
                 node: self.nodes,
                 initializer: self.tensors,
                 value_info: vec![],
@@ -322,12 +370,12 @@ pub fn residual_cnn() -> Vec<u8> {
     let x = b.op("Concat", &[&one, &three], &[Int("axis", 1)]);
     let x = b.op("Dropout", &[&x], &[]);
     let x = b.op("GlobalAveragePool", &[&x], &[]);
-    let x = b.reshape(&x, Batch::Baked, &[16]);
+    let x = b.reshape(&x, BatchAs::Baked, &[16]);
     let w = b.weights(&[10, 16], 16);
     let c = b.weights(&[10], 100);
     let x = b.op("Gemm", &[&x, &w, &c], &[Int("transB", 1)]);
     let x = b.op_named("Softmax", &[&x], &[Int("axis", 1)], Some("probabilities"));
-    b.finish((DataType::FLOAT, &[3, 32, 32]), Batch::Baked, &x)
+    b.finish((DataType::FLOAT, &[3, 32, 32]), BatchAs::Baked, &x)
 }
 
 /// Densely connected convolutions; opset 9, where parameters are attributes.
@@ -351,7 +399,7 @@ pub fn dense_cnn() -> Vec<u8> {
     let w = b.weights(&[10, channels], channels);
     let c = b.weights(&[10], 100);
     let x = b.op_named("Gemm", &[&x, &w, &c], &[Int("transB", 1)], Some("logits"));
-    b.finish((DataType::FLOAT, &[3, 16, 16]), Batch::Symbolic, &x)
+    b.finish((DataType::FLOAT, &[3, 16, 16]), BatchAs::Symbolic, &x)
 }
 
 /// An early classifier: local response normalisation, weights that are filled in by `ConstantOfShape`; opset 9.
@@ -370,7 +418,7 @@ pub fn lrn_cnn() -> Vec<u8> {
         ],
     );
     let x = b.conv(&x, (12, 8), 3, 2, 1);
-    let x = b.reshape(&x, Batch::Baked, &[8 * 8 * 8]);
+    let x = b.reshape(&x, BatchAs::Baked, &[8 * 8 * 8]);
     let shape = b.ints(&[200, 512]);
     let w = b.op("ConstantOfShape", &[&shape], &[]);
     let noise = b.weights(&[200, 512], 512);
@@ -378,7 +426,7 @@ pub fn lrn_cnn() -> Vec<u8> {
     let c = b.weights(&[200], 100);
     let x = b.op("Gemm", &[&x, &w, &c], &[Int("transB", 1)]);
     let x = b.op_named("Softmax", &[&x], &[], Some("probabilities"));
-    b.finish((DataType::FLOAT, &[3, 32, 32]), Batch::Baked, &x)
+    b.finish((DataType::FLOAT, &[3, 32, 32]), BatchAs::Baked, &x)
 }
 
 /// One local response normalisation (alpha 0.3, beta 0.6, bias 1.5) over 7 channels of 2 × 3.
@@ -391,28 +439,28 @@ pub fn lrn(size: i64) -> Vec<u8> {
         Float("bias", 1.5),
     ];
     let x = b.op("LRN", &["input"], &parameters);
-    b.finish((DataType::FLOAT, &[7, 2, 3]), Batch::Symbolic, &x)
+    b.finish((DataType::FLOAT, &[7, 2, 3]), BatchAs::Symbolic, &x)
 }
 
 /// A Softmax as operator sets before 13 define it, over `[N, 2, 2, 1]` from axis 1 on; opset 9.
 pub fn softmax_of_old() -> Vec<u8> {
     let mut b = Builder::new(9);
     let x = b.op("Softmax", &["input"], &[]);
-    b.finish((DataType::FLOAT, &[2, 2, 1]), Batch::Symbolic, &x)
+    b.finish((DataType::FLOAT, &[2, 2, 1]), BatchAs::Symbolic, &x)
 }
 
 /// A pool of 2 by 2 without padding of its own on 3 by 3 elements, strides left to their default; opset 13.
 pub fn bare_pool() -> Vec<u8> {
     let mut b = Builder::new(13);
     let x = b.op("AveragePool", &["input"], &[Ints("kernel_shape", &[2, 2])]);
-    b.finish((DataType::FLOAT, &[1, 3, 3]), Batch::Symbolic, &x)
+    b.finish((DataType::FLOAT, &[1, 3, 3]), BatchAs::Symbolic, &x)
 }
 
 /// ReLU, and nothing else; opset 14.
 pub fn relu() -> Vec<u8> {
     let mut b = Builder::new(14);
     let x = b.op("Relu", &["input"], &[]);
-    b.finish((DataType::FLOAT, &[4]), Batch::Symbolic, &x)
+    b.finish((DataType::FLOAT, &[4]), BatchAs::Symbolic, &x)
 }
 
 /// Floats become 64-bit integers, are multiplied by a constant, and become floats again; opset 13.
@@ -422,7 +470,7 @@ pub fn integers_times(factor: i64) -> Vec<u8> {
     let x = b.op("Cast", &["input"], &[Int("to", 7)]);
     let x = b.op("Mul", &[&x, &factor], &[]);
     let x = b.op("Cast", &[&x], &[Int("to", 1)]);
-    b.finish((DataType::FLOAT, &[2]), Batch::Symbolic, &x)
+    b.finish((DataType::FLOAT, &[2]), BatchAs::Symbolic, &x)
 }
 
 /// Floats become 64-bit integers, are divided by a constant or by themselves, and become floats again; opset 13.
@@ -432,11 +480,11 @@ pub fn integers_over(divisor: Option<i64>) -> Vec<u8> {
     let divisor = divisor.map_or_else(|| x.clone(), |d| b.ints(&[d]));
     let x = b.op("Div", &[&x, &divisor], &[]);
     let x = b.op("Cast", &[&x], &[Int("to", 1)]);
-    b.finish((DataType::FLOAT, &[2]), Batch::Symbolic, &x)
+    b.finish((DataType::FLOAT, &[2]), BatchAs::Symbolic, &x)
 }
 
 /// A vision transformer with a class token and position embeddings; opset 13.
-pub fn vit(batch: Batch) -> Vec<u8> {
+pub fn vit(batch: BatchAs) -> Vec<u8> {
     let (width, patches, tokens) = (32, 16, 17);
     let mut b = Builder::new(13);
     let w = b.weights(&[width, 3, 8, 8], 192);
@@ -448,7 +496,7 @@ pub fn vit(batch: Batch) -> Vec<u8> {
     let x = b.reshape(&x, batch, &[width, patches]);
     let x = b.op("Transpose", &[&x], &[Ints("perm", &[0, 2, 1])]);
     let mut class = b.weights(&[1, 1, width], 1);
-    if batch == Batch::Symbolic {
+    if batch == BatchAs::Symbolic {
         let n = b.batch_of(&x);
         let rest = b.ints(&[-1, -1]);
         let minus = b.ints(&[-1, -1, -1]);
@@ -463,7 +511,7 @@ pub fn vit(batch: Batch) -> Vec<u8> {
     let positions = b.weights(&[1, tokens, width], 1);
     let mut x = b.op("Add", &[&x, &positions], &[]);
     for _ in 0..2 {
-        x = b.encoder_block(&x, batch, tokens, width);
+        x = b.encoder_block(&x, batch, tokens, width, None);
     }
     let x = b.layer_norm(&x, width);
     let zero = b.tensors.len();
@@ -508,14 +556,14 @@ pub fn bert() -> Vec<u8> {
     let bias = b.weights(&[width], 100);
     let mut x = b.op("LayerNormalization", &[&x, &scale, &bias], &[Int("axis", -1)]);
     for _ in 0..2 {
-        x = b.encoder_block(&x, Batch::Symbolic, tokens, width);
+        x = b.encoder_block(&x, BatchAs::Symbolic, tokens, width, None);
     }
     let (first, last, along) = (b.ints(&[0]), b.ints(&[1]), b.ints(&[1]));
     let x = b.op("Slice", &[&x, &first, &last, &along], &[]);
     let x = b.op("Squeeze", &[&x, &along], &[]);
     let x = b.linear(&x, width, width);
     let x = b.op_named("Tanh", &[&x], &[], Some("pooled"));
-    b.finish((DataType::INT64, &[tokens]), Batch::Symbolic, &x)
+    b.finish((DataType::INT64, &[tokens]), BatchAs::Symbolic, &x)
 }
 
 /// A chain of `layers` dense layers of `width`: two cut points a layer.
@@ -528,5 +576,5 @@ pub fn mlp(layers: usize, width: i64) -> Vec<u8> {
         let y = b.op("Gemm", &[&x, &w, &c], &[]);
         x = b.op("Relu", &[&y], &[]);
     }
-    b.finish((DataType::FLOAT, &[width]), Batch::Symbolic, &x)
+    b.finish((DataType::FLOAT, &[width]), BatchAs::Symbolic, &x)
 }

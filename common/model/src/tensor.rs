@@ -1,35 +1,9 @@
-//! Tensors on the host: what engines take and give, and how they travel.
+//! Tensors on the host: elements of one tensor for some requests, and how they travel.
 
-use crate::cut::Cut;
+use crate::cut::TensorSpec;
 use crate::dim::DType;
 use crate::splitmix::SplitMix;
-
-/// Error: a tensor is not what it is said to be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TensorError {
-    /// Shape and number of bytes disagree.
-    #[error("{got} bytes for {requests} request(s) of shape {shape:?} in {dtype}: expected {want}")]
-    Size {
-        /// Bytes given.
-        got: usize,
-        /// Bytes wanted.
-        want: usize,
-        /// Requests in the batch.
-        requests: usize,
-        /// Shape of one request.
-        shape: Vec<usize>,
-        /// Type of the elements as sent.
-        dtype: DType,
-    },
-    /// No way to turn one element type into the other.
-    #[error("elements sent as {sent} can't be used as {wanted}")]
-    Type {
-        /// Type as sent.
-        sent: DType,
-        /// Type as wanted.
-        wanted: DType,
-    },
-}
+use crate::tensor_error::TensorError;
 
 /// Elements of a tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +20,20 @@ pub enum Elements {
     I8(Vec<i8>),
 }
 
-/// A batch: `requests` rows of shape `shape`.
+impl Elements {
+    /// Numbers as elements of a type are held: 16-bit floats as 32-bit ones, truth values as 32-bit integers.
+    pub fn of(dtype: DType, numbers: impl Iterator<Item = f64>) -> Self {
+        match dtype {
+            DType::F32 | DType::F16 | DType::F64 => Elements::F32(numbers.map(|v| v as f32).collect()),
+            DType::U8 => Elements::U8(numbers.map(|v| v as u8).collect()),
+            DType::I8 => Elements::I8(numbers.map(|v| v as i8).collect()),
+            DType::I64 => Elements::I64(numbers.map(|v| v as i64).collect()),
+            DType::I32 | DType::Bool => Elements::I32(numbers.map(|v| v as i32).collect()),
+        }
+    }
+}
+
+/// One tensor of a batch: `requests` rows of shape `shape`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     requests: usize,
@@ -81,34 +68,34 @@ impl Tensor {
         })
     }
 
-    /// A batch for a cut point, from the bytes of its requests as they were sent (little-endian).
-    pub fn from_requests(cut: &Cut, requests: &[(DType, &[u8])]) -> Result<Self, TensorError> {
-        let want_float = matches!(cut.dtype, DType::F32 | DType::F16);
+    /// A tensor of a cut point, from the bytes of its requests as they were sent (little-endian).
+    pub fn from_requests(spec: &TensorSpec, requests: &[(DType, &[u8])]) -> Result<Self, TensorError> {
+        let want_float = matches!(spec.dtype, DType::F32 | DType::F16);
         let mut floats: Vec<f32> = vec![];
         let mut ints: Vec<i32> = vec![];
         let mut longs: Vec<i64> = vec![];
-        let long = cut.dtype == DType::I64;
+        let long = spec.dtype == DType::I64;
         let mut bytes_of: Vec<u8> = vec![];
         if want_float {
-            floats.reserve_exact(cut.elements.saturating_mul(requests.len()));
+            floats.reserve_exact(spec.elements.saturating_mul(requests.len()));
         }
         for &(dtype, bytes) in requests {
-            let want = cut.elements.saturating_mul(dtype.bytes());
+            let want = spec.elements.saturating_mul(dtype.bytes());
             if bytes.len() != want {
                 return Err(TensorError::Size {
                     got: bytes.len(),
                     want,
                     requests: 1,
-                    shape: cut.shape.clone(),
+                    shape: spec.shape.clone(),
                     dtype,
                 });
             }
             match (want_float, dtype) {
-                (false, DType::U8 | DType::I8) if dtype == cut.dtype => bytes_of.extend_from_slice(bytes),
-                (false, _) if matches!(cut.dtype, DType::U8 | DType::I8) => {
+                (false, DType::U8 | DType::I8) if dtype == spec.dtype => bytes_of.extend_from_slice(bytes),
+                (false, _) if matches!(spec.dtype, DType::U8 | DType::I8) => {
                     return Err(TensorError::Type {
                         sent: dtype,
-                        wanted: cut.dtype,
+                        wanted: spec.dtype,
                     });
                 }
                 (true, DType::F32) => floats.extend(words(bytes).map(f32::from_le_bytes)),
@@ -123,7 +110,7 @@ impl Tensor {
                     longs.extend(words(bytes).map(i32::from_le_bytes).map(i64::from))
                 }
                 (false, DType::I32) => ints.extend(words(bytes).map(i32::from_le_bytes)),
-                (false, DType::Bool) if cut.dtype == DType::Bool => {
+                (false, DType::Bool) if spec.dtype == DType::Bool => {
                     ints.extend(bytes.iter().map(|&b| i32::from(b != 0)));
                 }
                 (false, DType::I64) if long => {
@@ -133,19 +120,19 @@ impl Tensor {
                 _ => {
                     return Err(TensorError::Type {
                         sent: dtype,
-                        wanted: cut.dtype,
+                        wanted: spec.dtype,
                     });
                 }
             }
         }
-        let elements = match cut.dtype {
+        let elements = match spec.dtype {
             _ if want_float => Elements::F32(floats),
             DType::U8 => Elements::U8(bytes_of),
             DType::I8 => Elements::I8(bytes_of.into_iter().map(|b| b as i8).collect()),
             DType::I64 => Elements::I64(longs),
             _ => Elements::I32(ints),
         };
-        Tensor::new(requests.len(), cut.shape.clone(), elements)
+        Tensor::new(requests.len(), spec.shape.clone(), elements)
     }
 
     /// Number of rows, one for each request.
@@ -218,10 +205,10 @@ impl Tensor {
     }
 
     /// Batches of one shape joined. `None`: none, or of different shapes or types.
-    pub fn join(parts: &[Tensor]) -> Option<Tensor> {
-        let (first, rest) = parts.split_first()?;
-        let mut out = first.clone();
-        for part in rest {
+    pub fn join<'t>(parts: impl IntoIterator<Item = &'t Tensor>) -> Option<Tensor> {
+        let mut parts = parts.into_iter();
+        let mut out = parts.next()?.clone();
+        for part in parts {
             if part.shape != out.shape {
                 return None;
             }
@@ -284,19 +271,19 @@ impl Tensor {
         }
     }
 
-    /// A reproducible batch for a cut point, for checks and measurements: floats in [-1, 1), integers 0 or 1.
-    pub fn pseudo_random(cut: &Cut, requests: usize, seed: u64) -> Tensor {
+    /// A reproducible tensor for checks and measurements: floats in [-1, 1), integers 0 or 1.
+    pub fn pseudo_random(spec: &TensorSpec, requests: usize, seed: u64) -> Tensor {
         let mut numbers = SplitMix(seed ^ 0x9e37_79b9_7f4a_7c15);
         let mut next = move || numbers.bits();
-        let len = cut.elements * requests;
-        let elements = if matches!(cut.dtype, DType::F32 | DType::F16) {
+        let len = spec.elements * requests;
+        let elements = if matches!(spec.dtype, DType::F32 | DType::F16) {
             Elements::F32(
                 (0..len)
                     .map(|_| (next() >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
                     .collect(),
             )
         } else {
-            match cut.dtype {
+            match spec.dtype {
                 DType::U8 => Elements::U8((0..len).map(|_| next() as u8).collect()),
                 DType::I8 => Elements::I8((0..len).map(|_| next() as i8).collect()),
                 DType::I64 => Elements::I64((0..len).map(|_| (next() & 1) as i64).collect()),
@@ -305,9 +292,30 @@ impl Tensor {
         };
         Tensor {
             requests,
-            shape: cut.shape.clone(),
+            shape: spec.shape.clone(),
             elements,
         }
+    }
+
+    /// A tensor whose elements are all 0.
+    pub fn zeros(spec: &TensorSpec, requests: usize) -> Tensor {
+        let len = spec.elements.saturating_mul(requests);
+        let elements = Elements::of(spec.dtype, std::iter::repeat_n(0.0, len));
+        Tensor {
+            requests,
+            shape: spec.shape.clone(),
+            elements,
+        }
+    }
+
+    /// Whether it holds what crosses as `spec`: 16-bit floats are held as 32-bit ones, truth values as 32-bit integers.
+    pub fn fits(&self, spec: &TensorSpec) -> bool {
+        let held_as = match self.dtype() {
+            DType::F32 => spec.is_float(),
+            DType::I32 => matches!(spec.dtype, DType::I32 | DType::Bool),
+            held => held == spec.dtype,
+        };
+        held_as && self.shape == spec.shape
     }
 }
 

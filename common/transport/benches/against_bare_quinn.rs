@@ -40,7 +40,7 @@ async fn graft(authority: &Authority) -> Result<(Endpoint, Connection), Failure>
                     let handler = |_, _: ClientRequest, payload: Bytes| async move {
                         assert!(payload.len() >= 4);
                         let header = AnswerHeader {
-                            dtype: WireType::F32,
+                            dtypes: vec![WireType::F32],
                             epoch: Epoch(1),
                             timing: Timing::default(),
                         };
@@ -62,7 +62,7 @@ async fn graft_request(connection: &Connection, payload: Bytes) -> Result<(), Fa
     let request = ClientRequest::Infer(InferHeader {
         model: ModelId([1; 32]),
         partition_point: CutPoint(0),
-        dtype: WireType::F32,
+        dtypes: vec![WireType::F32],
         time_left: Nanos(1_000_000_000),
         trace: graft_wire::TraceContext::new(1, 1),
     });

@@ -2,9 +2,11 @@
 //!
 //! | from | to | request | reply | payload of the request | of the reply |
 //! |---|---|---|---|---|---|
-//! | client | router | [`ClientRequest`] | [`ClientReply`] | a tensor, or none | a tensor, or JSON [`Description`] |
-//! | router | worker | [`WorkRequest`] | [`WorkReply`] | a tensor | a tensor |
-//! | worker | worker | [`WorkRequest`] | [`WorkReply`] | a tensor | a tensor |
+//! | client | router | [`ClientRequest`] | [`ClientReply`] | tensors, or none | tensors, or JSON [`Description`] |
+//! | router | worker | [`WorkRequest`] | [`WorkReply`] | tensors | tensors |
+//! | worker | worker | [`WorkRequest`] | [`WorkReply`] | tensors | tensors |
+//!
+//! Tensors are those of one request at a cut point, one after the other in the cut point's order.
 
 use bincode::{Decode, Encode};
 use graft_model::{CutPoint, DType, ModelId};
@@ -50,6 +52,16 @@ impl WireType {
         }
     }
 
+    /// The wire types for a request's tensors. `None`: elements of one of these types don't travel.
+    pub fn of_all(types: &[DType]) -> Option<Vec<Self>> {
+        types.iter().map(|&dtype| WireType::of(dtype)).collect()
+    }
+
+    /// The element types of models that a list stands for.
+    pub fn dtypes(list: &[WireType]) -> Vec<DType> {
+        list.iter().map(|wire| wire.dtype()).collect()
+    }
+
     /// The wire type for an element type. `None`: elements of this type don't travel.
     pub fn of(dtype: DType) -> Option<Self> {
         Some(match dtype {
@@ -73,7 +85,7 @@ pub enum ClientRequest {
         /// The model.
         model: ModelId,
     },
-    /// Asks to run the rest of the layers. The payload is one request's tensor at the partition point.
+    /// Asks to run the rest of the layers. The payload is one request's tensors at the partition point.
     Infer(InferHeader),
     /// Probes how fast the connection is. The payload is dropped.
     Probe,
@@ -86,8 +98,8 @@ pub struct InferHeader {
     pub model: ModelId,
     /// Where the client hands over.
     pub partition_point: CutPoint,
-    /// How the tensor's elements travel.
-    pub dtype: WireType,
+    /// How the elements of each of its tensors travel, in the cut point's order.
+    pub dtypes: Vec<WireType>,
     /// Time budget of the server, from the request's last byte coming in to the answer's first byte going out.
     pub time_left: Nanos,
     /// Trace context, whose trace is the request's id.
@@ -99,7 +111,7 @@ pub struct InferHeader {
 pub enum ClientReply {
     /// The payload is a JSON [`Description`].
     Described,
-    /// The payload is the model's output.
+    /// The payload is the model's outputs.
     Answer(AnswerHeader),
     /// There is no answer, and why.
     Refused(Refused),
@@ -110,8 +122,8 @@ pub enum ClientReply {
 /// Header of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct AnswerHeader {
-    /// How the output's elements travel.
-    pub dtype: WireType,
+    /// How the elements of each output travel, in the model's order.
+    pub dtypes: Vec<WireType>,
     /// The plan that it was served by.
     pub epoch: Epoch,
     /// Times that the request took on the server.
@@ -206,7 +218,7 @@ pub struct Description {
 /// A request from a router, or a worker, to a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum WorkRequest {
-    /// Run a route of a plan. The payload is one request's tensor.
+    /// Run a route of a plan. The payload is one request's tensors.
     Run(RunHeader),
 }
 
@@ -217,10 +229,10 @@ pub struct RunHeader {
     pub epoch: Epoch,
     /// Index of the route in the plan.
     pub route: u32,
-    /// Index in the route of the stage at which the tensor goes in: 0 from a router.
+    /// Index in the route of the stage at which the tensors go in: 0 from a router.
     pub stage: u16,
-    /// How the tensor's elements travel.
-    pub dtype: WireType,
+    /// How the elements of each of its tensors travel, in the cut point's order.
+    pub dtypes: Vec<WireType>,
     /// Time that is left until the deadline.
     pub time_left: Nanos,
     /// Trace context, which says whose request it is.
@@ -230,7 +242,7 @@ pub struct RunHeader {
 /// A worker's reply to a router, or to the worker that handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum WorkReply {
-    /// The payload is the model's output. The list says where the request was.
+    /// The payload is the model's outputs. The list says where the request was.
     Answer(AnswerHeader, Vec<Visit>),
     /// There is no answer, and why. The list says where the request was until then.
     Refused(Refused, Vec<Visit>),

@@ -8,7 +8,7 @@ fn infer() -> ClientRequest {
     ClientRequest::Infer(InferHeader {
         model: ModelId([7; 32]),
         partition_point: CutPoint(12),
-        dtype: WireType::F32,
+        dtypes: vec![WireType::F32],
         time_left: Nanos(38_500_000),
         trace: TraceContext::new(u128::MAX - 5, u64::MAX - 3),
     })
@@ -108,11 +108,12 @@ proptest! {
 
     #[test]
     fn every_inference_survives_the_wire(
-        model in any::<[u8; 32]>(), point: u16, time_left: u64, which in 0usize..4,
+        model in any::<[u8; 32]>(), point: u16, time_left: u64, which in proptest::collection::vec(0usize..4, 0..9),
     ) {
-        let dtype = [WireType::F32, WireType::F16, WireType::I32, WireType::I64][which];
+        let kinds = [WireType::F32, WireType::F16, WireType::I32, WireType::I64];
+        let dtypes = which.into_iter().map(|w| kinds[w]).collect();
         let request = ClientRequest::Infer(InferHeader {
-            model: ModelId(model), partition_point: CutPoint(point), dtype, time_left: Nanos(time_left), trace: TraceContext::new(7, 9),
+            model: ModelId(model), partition_point: CutPoint(point), dtypes, time_left: Nanos(time_left), trace: TraceContext::new(7, 9),
         });
         let frame = encode_frame(&request, 5).unwrap();
         prop_assert_eq!(decode_header::<ClientRequest>(split(&frame).1).unwrap(), request);

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use graft_model::{ModelInfo, Segment};
+use graft_model::{DType, ModelInfo, Segment};
 use graft_plan::{ModelProfile, Profile, SegmentProfile, Share, Source};
 
 /// A GPU as the model sees it.
@@ -123,7 +123,11 @@ impl Gpu {
     }
 
     fn model(&self, info: &ModelInfo, shares: &[Share]) -> ModelProfile {
-        let bytes: Vec<u64> = info.cuts.iter().map(|c| 2 * c.elements as u64).collect();
+        let bytes: Vec<u64> = info
+            .cuts
+            .iter()
+            .map(|c| c.bytes_sent(DType::F16) as u64)
+            .collect();
         let segment = |(k, segment): (usize, &Segment)| SegmentProfile {
             weights_bytes: segment.weights_bytes / 2,
             flops: Some(segment.flops),

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use graft_model::CutPoint;
+use graft_model::{Cut, CutPoint};
 use graft_plan::Nanos;
-use graft_wire::{InferHeader, Refused, Status, TraceContext, WireType};
+use graft_wire::{AnswerHeader, InferHeader, Refused, Status, TraceContext, WireType};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::SemaphorePermit;
@@ -73,7 +73,64 @@ struct Call {
     id: Option<String>,
     header: InferHeader,
     rows: Vec<Bytes>,
-    binary_output: bool,
+    outputs: Vec<Wanted>,
+}
+
+/// An output that the caller wants.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// Its place among the model's outputs.
+    at: usize,
+    /// As bytes after the JSON.
+    binary: bool,
+}
+
+/// The outputs of all requests of a call.
+struct Outputs<'m> {
+    cut: &'m Cut,
+    header: AnswerHeader,
+    dtypes: Vec<WireType>,
+    rows: Vec<Bytes>,
+}
+
+impl<'m> Outputs<'m> {
+    /// `Err`: a worker answered with something else than the model's outputs.
+    fn of(cut: &'m Cut, answers: Vec<(AnswerHeader, Bytes)>) -> Result<Self, Refused> {
+        let internal = |what: String| Refused::new(Status::Internal, what);
+        let Some((header, _)) = answers.first().cloned() else {
+            return Err(internal("there is no answer".to_owned()));
+        };
+        let types = WireType::dtypes(&header.dtypes);
+        for (own, bytes) in &answers {
+            cut.check(&types, bytes.len())
+                .map_err(|e| internal(format!("the answer does not fit: {e}")))?;
+            if own.dtypes != header.dtypes {
+                return Err(internal("answers of several types".to_owned()));
+            }
+        }
+        Ok(Outputs {
+            cut,
+            dtypes: header.dtypes.clone(),
+            header,
+            rows: answers.into_iter().map(|(_, bytes)| bytes).collect(),
+        })
+    }
+
+    /// An output without its elements.
+    fn json(&self, at: usize) -> Value {
+        let spec = &self.cut.tensors[at];
+        let mut shape = vec![self.rows.len()];
+        shape.extend_from_slice(&spec.shape);
+        json!({ "name": spec.name, "shape": shape, "datatype": datatype(self.dtypes[at].dtype()) })
+    }
+
+    /// An output's elements, one request after the other.
+    fn bytes(&self, at: usize) -> Vec<u8> {
+        let types = WireType::dtypes(&self.dtypes);
+        let rows = self.rows.iter();
+        let own = rows.filter_map(|row| self.cut.apart(&types, row).ok().map(|parts| parts[at]));
+        own.flatten().copied().collect()
+    }
 }
 
 fn bad(what: impl Into<String>) -> Refused {
@@ -155,32 +212,29 @@ async fn answer(
         })
         .map_err(|e| bad(format!("the body is no inference request: {e}")))?;
     let call = understand(parsed, binary, entry, shared.default_budget, came.trace)?;
-    let rows = call.rows.len();
     let pending: Vec<_> = call
         .rows
         .into_iter()
         .map(|row| shared.front.infer(call.header.clone(), row, came.coming_in))
         .collect();
-    let mut outputs = Vec::with_capacity(rows);
+    let mut answers = vec![];
     for outcome in join_all(pending).await {
-        outputs.push(outcome?);
+        answers.push(outcome?);
     }
-    let cut = entry
-        .info
-        .cuts
-        .last()
-        .ok_or_else(|| bad("the model has no output"))?;
-    let mut shape = vec![rows];
-    shape.extend_from_slice(&cut.shape);
-    let dtype = outputs.first().map_or(WireType::F32, |(h, _)| h.dtype);
-    let bytes: Vec<u8> = outputs.iter().flat_map(|(_, b)| b.iter().copied()).collect();
-    let mut output = json!({ "name": cut.tensor, "shape": shape, "datatype": datatype(dtype.dtype()) });
-    if call.binary_output {
-        output["parameters"] = json!({ "binary_data_size": bytes.len() });
-    } else {
-        output["data"] = to_json(&bytes, dtype);
+    let outputs = Outputs::of(entry.info.outputs(), answers)?;
+    let (mut listed, mut bytes) = (vec![], vec![]);
+    for wanted in &call.outputs {
+        let mut tensor = outputs.json(wanted.at);
+        let own = outputs.bytes(wanted.at);
+        if wanted.binary {
+            tensor["parameters"] = json!({ "binary_data_size": own.len() });
+            bytes.extend(own);
+        } else {
+            tensor["data"] = to_json(&own, outputs.dtypes[wanted.at]);
+        }
+        listed.push(tensor);
     }
-    let (first, _) = &outputs[0];
+    let first = &outputs.header;
     let mut reply = json!({
         "model_name": entry.manifest.name,
         "model_version": "1",
@@ -189,13 +243,13 @@ async fn answer(
             "router_ms": first.timing.router_ns as f64 / 1e6,
             "request_id": came.trace.request_id(),
         },
-        "outputs": [output],
+        "outputs": listed,
     });
     if let Some(id) = call.id {
         reply["id"] = id.into();
     }
     let traced = ("traceparent", came.trace.to_string());
-    if !call.binary_output {
+    if !call.outputs.iter().any(|o| o.binary) {
         return Ok(HttpResponse::Ok().insert_header(traced).json(reply));
     }
     let mut json = reply.to_string().into_bytes();
@@ -236,88 +290,169 @@ fn understand(
             entry.info.last()
         ))
     })?;
-    let [input] = body.inputs.as_slice() else {
-        return Err(bad(format!(
-            "{} inputs; expected one, {}",
-            body.inputs.len(),
-            cut.tensor
-        )));
-    };
-    if input.name != cut.tensor {
-        return Err(bad(format!(
-            "input {} is unknown; expected {}",
-            input.name, cut.tensor
-        )));
-    }
-    let rows = input.shape.first().copied().unwrap_or(0);
-    if input.shape.get(1..) != Some(&cut.shape[..]) || rows == 0 || rows > MAX_BATCH {
-        return Err(bad(format!(
-            "shape {:?}; expected [n, {}] with n from 1 to {MAX_BATCH}",
-            input.shape,
-            cut.shape
+    let given = given(&body.inputs, &binary, cut)?;
+    let rows = given[0].rows;
+    let payload = |row: usize| match given.as_slice() {
+        [one] => one.row(row),
+        several => Bytes::from(
+            several
                 .iter()
-                .map(usize::to_string)
-                .collect::<Vec<_>>()
-                .join(", ")
-        )));
-    }
-    let dtype = wire_type(&input.datatype).ok_or_else(|| {
-        bad(format!(
-            "datatype {}; expected {}",
-            input.datatype,
-            datatype(cut.dtype)
-        ))
-    })?;
-    let size = input.parameters.get("binary_data_size").map(|v| v.as_u64());
-    let bytes = match (size, &input.data) {
-        (None, Some(data)) => Bytes::from(from_json(data, dtype)?),
-        (Some(Some(size)), None) if size == binary.len() as u64 => binary,
-        (Some(_), None) => {
-            return Err(bad(format!(
-                "binary_data_size does not match the {} bytes after the JSON",
-                binary.len()
-            )));
-        }
-        _ => {
-            return Err(bad(
-                "expected either data, or binary_data_size and bytes after the JSON",
-            ));
-        }
+                .flat_map(|g| g.row(row).to_vec())
+                .collect::<Vec<u8>>(),
+        ),
     };
-    let width = cut.elements * dtype.dtype().bytes();
-    if bytes.len() != width * rows {
-        return Err(bad(format!(
-            "{} bytes of data; expected {}",
-            bytes.len(),
-            width * rows
-        )));
-    }
-    let last = entry.info.cuts.last().map_or("", |c| c.tensor.as_str());
-    if let Some(unknown) = body.outputs.iter().find(|o| o.name != last) {
-        return Err(bad(format!(
-            "output {} is unknown; expected {last}",
-            unknown.name
-        )));
-    }
-    let flag = |map: &Map<String, Value>, name: &str| map.get(name).and_then(Value::as_bool);
-    let binary_output = body
-        .outputs
-        .first()
-        .and_then(|o| flag(&o.parameters, "binary_data"))
-        .or_else(|| flag(&body.parameters, "binary_data_output"))
-        .unwrap_or(false);
+    let outputs = wanted(&body, entry.info.outputs())?;
     Ok(Call {
         id: body.id,
         header: InferHeader {
             model: entry.info.id,
             partition_point: point,
-            dtype,
+            dtypes: given.iter().map(|g| g.dtype).collect(),
             time_left: Nanos::from(budget),
             trace,
         },
-        rows: (0..rows)
-            .map(|r| bytes.slice(r * width..(r + 1) * width))
-            .collect(),
-        binary_output,
+        rows: (0..rows).map(payload).collect(),
+        outputs,
     })
+}
+
+/// A tensor of a call.
+struct Given {
+    dtype: WireType,
+    rows: usize,
+    /// Elements of all rows.
+    bytes: Bytes,
+    /// Bytes of one row.
+    width: usize,
+}
+
+impl Given {
+    fn row(&self, row: usize) -> Bytes {
+        self.bytes.slice(row * self.width..(row + 1) * self.width)
+    }
+}
+
+/// The tensors of a call in the order of the cut point. `binary`: what comes after the JSON, in the order of the call.
+fn given(inputs: &[Input], binary: &Bytes, cut: &Cut) -> Result<Vec<Given>, Refused> {
+    let names = || cut.names().collect::<Vec<_>>().join(", ");
+    if let Some(unknown) = inputs.iter().find(|i| cut.position(&i.name).is_none()) {
+        return Err(bad(format!(
+            "input {} is unknown; expected {}",
+            unknown.name,
+            names()
+        )));
+    }
+    if inputs.len() != cut.tensors.len() {
+        return Err(bad(format!(
+            "{} inputs; expected {}: {}",
+            inputs.len(),
+            cut.tensors.len(),
+            names()
+        )));
+    }
+    let mut found: Vec<Option<Given>> = cut.tensors.iter().map(|_| None).collect();
+    let mut rest = binary.clone();
+    for input in inputs {
+        let Some((at, spec)) = cut.position(&input.name).map(|at| (at, &cut.tensors[at])) else {
+            continue;
+        };
+        let rows = input.shape.first().copied().unwrap_or(0);
+        if input.shape.get(1..) != Some(&spec.shape[..]) || rows == 0 || rows > MAX_BATCH {
+            let shape: Vec<String> = spec.shape.iter().map(usize::to_string).collect();
+            return Err(bad(format!(
+                "input {} of shape {:?}; expected [n, {}] with n from 1 to {MAX_BATCH}",
+                input.name,
+                input.shape,
+                shape.join(", ")
+            )));
+        }
+        let dtype = wire_type(&input.datatype).ok_or_else(|| {
+            bad(format!(
+                "datatype {}; expected {}",
+                input.datatype,
+                datatype(spec.dtype)
+            ))
+        })?;
+        let size = input.parameters.get("binary_data_size").map(Value::as_u64);
+        let bytes = match (size, &input.data) {
+            (None, Some(data)) => Bytes::from(from_json(data, dtype)?),
+            (Some(Some(size)), None) if size <= rest.len() as u64 => rest.split_to(size as usize),
+            (Some(_), None) => {
+                return Err(bad(format!(
+                    "binary_data_size of input {} does not match the {} bytes after the JSON",
+                    input.name,
+                    rest.len()
+                )));
+            }
+            _ => {
+                return Err(bad(
+                    "expected either data, or binary_data_size and bytes after the JSON",
+                ));
+            }
+        };
+        let width = spec.elements * dtype.dtype().bytes();
+        if bytes.len() != width * rows {
+            return Err(bad(format!(
+                "{} bytes of data for input {}; expected {}",
+                bytes.len(),
+                input.name,
+                width * rows
+            )));
+        }
+        if found[at].is_some() {
+            return Err(bad(format!("input {} is given twice", input.name)));
+        }
+        found[at] = Some(Given {
+            dtype,
+            rows,
+            bytes,
+            width,
+        });
+    }
+    if !rest.is_empty() {
+        return Err(bad(format!(
+            "binary_data_size does not match: {} bytes are left over after the JSON",
+            rest.len()
+        )));
+    }
+    let found: Vec<Given> = found.into_iter().flatten().collect();
+    if let Some(other) = found.iter().find(|g| g.rows != found[0].rows) {
+        return Err(bad(format!(
+            "inputs with {} and {} rows; expected as many in each",
+            found[0].rows, other.rows
+        )));
+    }
+    Ok(found)
+}
+
+/// The outputs that a call wants: those that it names, or all.
+fn wanted(body: &Body, cut: &Cut) -> Result<Vec<Wanted>, Refused> {
+    let flag = |map: &Map<String, Value>, name: &str| map.get(name).and_then(Value::as_bool);
+    let all_binary = flag(&body.parameters, "binary_data_output").unwrap_or(false);
+    if body.outputs.is_empty() {
+        let all = (0..cut.tensors.len()).map(|at| Wanted {
+            at,
+            binary: all_binary,
+        });
+        return Ok(all.collect());
+    }
+    if body.outputs.len() > cut.tensors.len() {
+        let (many, all) = (body.outputs.len(), cut.tensors.len());
+        return Err(bad(format!("{many} outputs are asked for; the model has {all}")));
+    }
+    let named = body.outputs.iter().map(|output| {
+        let at = cut.position(&output.name).ok_or_else(|| {
+            let names: Vec<&str> = cut.names().collect();
+            bad(format!(
+                "output {} is unknown; expected {}",
+                output.name,
+                names.join(", ")
+            ))
+        })?;
+        Ok(Wanted {
+            at,
+            binary: flag(&output.parameters, "binary_data").unwrap_or(all_binary),
+        })
+    });
+    named.collect()
 }

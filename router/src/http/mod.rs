@@ -18,7 +18,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use graft_files::CatalogEntry;
-use graft_model::Cut;
+use graft_model::TensorSpec;
 use graft_telemetry::health::{HttpError, Readiness, routes};
 use graft_wire::{Refused, Status, TraceContext};
 use serde_json::json;
@@ -207,21 +207,22 @@ async fn model_metadata(request: actix_web::HttpRequest, shared: web::Data<Share
         Ok(entry) => entry,
         Err(refused) => return refusal(&refused),
     };
-    let tensor = |cut: &Cut| {
+    let tensor = |spec: &TensorSpec| {
         let mut shape = vec![-1];
-        shape.extend(cut.shape.iter().map(|&d| d as i64));
-        json!({ "name": cut.tensor, "datatype": tensors::datatype(cut.dtype), "shape": shape })
+        shape.extend(spec.shape.iter().map(|&d| d as i64));
+        json!({ "name": spec.name, "datatype": tensors::datatype(spec.dtype), "shape": shape })
     };
-    let cuts = &entry.info.cuts;
+    let tensors = |specs: &[TensorSpec]| -> Vec<_> { specs.iter().map(tensor).collect() };
+    let info = &entry.info;
     HttpResponse::Ok().json(json!({
         "name": entry.manifest.name,
         "versions": ["1"],
         "platform": "onnx",
-        "inputs": [tensor(&cuts[0])],
-        "outputs": [tensor(&cuts[cuts.len() - 1])],
+        "inputs": tensors(&info.inputs().tensors),
+        "outputs": tensors(&info.outputs().tensors),
         "parameters": {
-            "identity": entry.info.id.to_string(),
-            "cut_points": cuts.len(),
+            "identity": info.id.to_string(),
+            "cut_points": info.cuts.len(),
             "license": entry.manifest.license,
         },
     }))

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use graft_engine::{Engine, Gives, OnnxRuntimeEngine, Reference, RtenEngine, usable_cores};
 use graft_files::read_model;
-use graft_model::{CutPoint, Model, ModelInfo, StageRange, Tensor};
+use graft_model::{Batch, CutPoint, Model, ModelInfo, StageRange};
 
 /// Batches that are timed.
 const BATCHES: [usize; 3] = [1, 4, 8];
@@ -96,10 +96,10 @@ fn compare(
     let whole = info.whole().ok_or("no layers")?;
     graft_engine::pin_current_thread(cores)?;
     let partition = engine.open_partition(cores)?;
-    let input = Tensor::pseudo_random(&info.cuts[0], batch, 1);
+    let input = Batch::pseudo_random(info.inputs(), batch, 1);
     let mut ratios = vec![];
     let mut timed =
-        |plain: &mut Reference, ranges: &[StageRange], input: &Tensor| -> Result<f64, Box<dyn Error>> {
+        |plain: &mut Reference, ranges: &[StageRange], input: &Batch| -> Result<f64, Box<dyn Error>> {
             let (mut ours, mut theirs) = (vec![], vec![]);
             let start = Instant::now();
             while ours.len() < RUNS || start.elapsed().as_secs_f64() < SECONDS {
@@ -157,7 +157,7 @@ fn on_rten(
     plain: &mut Reference,
     model: &Model,
     cores: &[usize],
-    input: &Tensor,
+    input: &Batch,
 ) -> Result<f64, Box<dyn Error>> {
     let (rten, info) = (RtenEngine::new(), model.info());
     rten.load(model)?;
@@ -211,7 +211,7 @@ fn chunks(info: &ModelInfo) -> Vec<StageRange> {
     for quarter in 1..4 {
         let [low, high] = [-0.08, 0.08].map(|d| by_flops(info, quarter as f64 / 4.0 + d));
         let near = info.cut_points().filter(|at| (low..=high).contains(at));
-        if let Some(at) = near.min_by_key(|at| (info.cuts[at.index()].elements, std::cmp::Reverse(*at)))
+        if let Some(at) = near.min_by_key(|at| (info.cuts[at.index()].elements(), std::cmp::Reverse(*at)))
             && places.last().is_some_and(|last| *last < at)
         {
             places.push(at);
@@ -230,7 +230,7 @@ fn memory_of(kind: &str, file: PathBuf) -> Result<(), Box<dyn Error>> {
     let model = read_model(&file, &Default::default())?;
     let info = model.info().clone();
     let whole = info.whole().ok_or("no layers")?;
-    let input = Tensor::pseudo_random(&info.cuts[0], 1, 1);
+    let input = Batch::pseudo_random(info.inputs(), 1, 1);
     let mut plain = None;
     match kind {
         "plain" => {

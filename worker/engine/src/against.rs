@@ -1,6 +1,6 @@
 //! Comparison of answers with answers known to be right, and warnings where equality would say little.
 
-use graft_model::{CutPoint, DType, DataSet, Model, StageRange, Tensor, largest_difference};
+use graft_model::{Batch, CutPoint, DType, DataSet, Model, StageRange, Tensor, largest_difference};
 
 use crate::engine::{Engine, EngineError, PartitionId};
 use crate::onnxruntime::Reference;
@@ -9,6 +9,9 @@ use crate::onnxruntime::Reference;
 const RELATIVE: f64 = 1e-4;
 /// Largest difference of a 16-bit float, as such a part: larger, since they are computed in 32 bits here.
 const RELATIVE_HALF: f64 = 5e-3;
+/// Largest difference in a network that rounds to 8-bit integers, as such a part: engines that sum integers and engines that
+/// sum floats round some elements to neighbouring steps, of which there are 255, and the layers after them do so again.
+const RELATIVE_QUANTIZED: f64 = 0.05;
 /// Difference of floats that is allowed in any case.
 const ABSOLUTE: f64 = 1e-5;
 
@@ -27,6 +30,23 @@ pub struct Against {
     pub given: usize,
 }
 
+/// Comparison of the answers of all outputs: the first that is too far off, else the one that differs most for what is
+/// allowed.
+fn worst(all: impl Iterator<Item = Against>) -> Against {
+    let part = |a: &Against| a.max_abs_diff / a.allowed.max(f64::MIN_POSITIVE);
+    let further = |a: Against, b: Against| {
+        let keeps = !a.holds() || b.holds() && part(&a) >= part(&b);
+        if keeps { a } else { b }
+    };
+    all.reduce(further).unwrap_or(Against {
+        max_abs_diff: f64::INFINITY,
+        max_abs: 0.0,
+        allowed: 0.0,
+        right: 0,
+        given: 0,
+    })
+}
+
 impl Against {
     /// Whether the answer is as near as the output's type allows.
     pub fn holds(&self) -> bool {
@@ -42,20 +62,26 @@ pub fn against(
     set: DataSet,
 ) -> Result<Against, EngineError> {
     let info = model.info();
-    let output = match info.whole() {
-        Some(whole) => engine.run(partition, info.id, whole, set.input)?,
-        None => set.input,
+    let outputs = match info.whole() {
+        Some(whole) => engine.run(partition, info.id, whole, set.inputs)?,
+        None => set.inputs,
     };
-    Ok(Against::of(&set.output, set.dtype, &output))
+    let pairs = set.outputs.iter().zip(outputs.tensors());
+    Ok(worst(pairs.map(|(right, output)| {
+        Against::of(&right.values, right.dtype, info.is_quantized(), output)
+    })))
 }
 
 impl Against {
-    fn of(right: &[f64], dtype: DType, output: &Tensor) -> Self {
+    fn of(right: &[f64], dtype: DType, quantized: bool, output: &Tensor) -> Self {
         let (worst, top) = largest_difference(right.iter().copied(), output.numbers());
         Against {
             max_abs_diff: worst,
             max_abs: top,
             allowed: match dtype {
+                DType::F32 | DType::F16 | DType::U8 | DType::I8 if quantized => {
+                    ABSOLUTE + RELATIVE_QUANTIZED * top
+                }
                 DType::F32 | DType::F64 => ABSOLUTE + RELATIVE * top,
                 DType::F16 => ABSOLUTE + RELATIVE_HALF * top,
                 _ => 0.0,
@@ -86,31 +112,39 @@ pub fn first_difference(
     reference: &mut Reference,
 ) -> Result<(Against, Option<Difference>), EngineError> {
     let info = model.info();
-    let mut tensor = Tensor::pseudo_random(&info.cuts[0], 1, 5);
+    let mut crossing = Batch::pseudo_random(info.inputs(), 1, 5);
     let whole = info.whole().ok_or(EngineError::NotLoaded(info.id))?;
-    let right = reference.run(tensor.clone());
+    let right = reference.run(crossing.clone());
     let right = right.map_err(|cause| EngineError::Run { range: whole, cause })?;
-    let all = engine.run(partition, info.id, whole, tensor.clone())?;
+    let all = engine.run(partition, info.id, whole, crossing.clone())?;
+    let compared = |right: &Tensor, dtype: DType, given: &Tensor| {
+        let right: Vec<f64> = right.numbers().collect();
+        Against::of(&right, dtype, info.is_quantized(), given)
+    };
     let mut first = None;
-    for (to, right) in info.cut_points().skip(1).zip(&right) {
+    'cuts: for (to, right) in info.cut_points().skip(1).zip(&right) {
         let Some(range) = StageRange::new(CutPoint(to.0 - 1), to) else {
             continue;
         };
-        tensor = engine.run(partition, info.id, range, tensor)?;
-        let cut = &info.cuts[to.index()];
-        let found = Against::of(&right.numbers().collect::<Vec<f64>>(), cut.dtype, &tensor);
-        if !found.holds() {
-            first = Some(Difference {
-                at: to,
-                tensor: cut.tensor.clone(),
-                found,
-            });
-            break;
+        crossing = engine.run(partition, info.id, range, crossing)?;
+        let specs = &info.cuts[to.index()].tensors;
+        for ((spec, right), given) in specs.iter().zip(right.tensors()).zip(crossing.tensors()) {
+            let found = compared(right, spec.dtype, given);
+            if !found.holds() {
+                first = Some(Difference {
+                    at: to,
+                    tensor: spec.name.clone(),
+                    found,
+                });
+                break 'cuts;
+            }
         }
     }
-    let numbers: Vec<f64> = right.last().map_or(vec![], |r| r.numbers().collect());
-    let dtype = info.cuts.last().map_or(DType::F32, |c| c.dtype);
-    Ok((Against::of(&numbers, dtype, &all), first))
+    let outputs = right.last().map_or(&[][..], Batch::tensors);
+    let specs = info.outputs().tensors.iter();
+    let pairs = specs.zip(outputs).zip(all.tensors());
+    let output = worst(pairs.map(|((spec, right), given)| compared(right, spec.dtype, given)));
+    Ok((output, first))
 }
 
 /// What makes equality say little: outputs that hold no numbers, do not depend on the input, or only 0 and 1.
@@ -124,21 +158,32 @@ pub fn warnings(
     let Some(whole) = info.whole() else {
         return Ok(vec![]);
     };
-    let input = Tensor::pseudo_random(&info.cuts[0], batch, 7);
-    let output = engine.run(partition, info.id, whole, input)?;
+    let input = Batch::pseudo_random(info.inputs(), batch, 7);
+    let outputs = engine.run(partition, info.id, whole, input)?;
+    let several = outputs.tensors().len() > 1;
     let mut found = vec![];
-    let mut warn = |what: &str| found.push(format!("{what}: that parts equal the whole says nothing then"));
-    if output.numbers().any(f64::is_nan) {
-        warn("the output holds NaN for an ordinary input");
-    }
-    if output.numbers().any(f64::is_infinite) {
-        warn("the output holds infinite numbers for an ordinary input");
-    }
-    let first = output.numbers().next().unwrap_or(0.0);
-    if output.numbers().all(|v| v == first) && output.numbers().count() > 1 {
-        warn("all elements of the output are equal");
-    } else if output.dtype() == DType::F32 && output.numbers().all(|v| v == 0.0 || v == 1.0) {
-        warn("the output is saturated: every element is 0 or 1");
+    for (spec, output) in info.outputs().tensors.iter().zip(outputs.tensors()) {
+        let which = if several {
+            format!("output {}", spec.name)
+        } else {
+            "the output".to_owned()
+        };
+        let mut warn = |what: &str| {
+            let says_nothing = "that parts equal the whole says nothing then";
+            found.push(format!("{which} {what}: {says_nothing}"));
+        };
+        if output.numbers().any(f64::is_nan) {
+            warn("holds NaN for an ordinary input");
+        }
+        if output.numbers().any(f64::is_infinite) {
+            warn("holds infinite numbers for an ordinary input");
+        }
+        let first = output.numbers().next().unwrap_or(0.0);
+        if output.numbers().all(|v| v == first) && output.numbers().count() > 1 {
+            warn("has the same number everywhere");
+        } else if output.dtype() == DType::F32 && output.numbers().all(|v| v == 0.0 || v == 1.0) {
+            warn("is saturated: every element is 0 or 1");
+        }
     }
     Ok(found)
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use graft_model::{CutPoint, DType, ModelInfo, Tensor};
+use graft_model::{Batch, CutPoint, ModelInfo};
 
 use crate::engine::{EngineError, Panicked};
 
@@ -19,24 +19,14 @@ pub fn guarded<T, E: From<Panicked>>(f: impl FnOnce() -> Result<T, E>) -> Result
 }
 
 /// Checks that a batch is what a cut point takes.
-pub(crate) fn check_input(info: &ModelInfo, at: CutPoint, batch: &Tensor) -> Result<(), EngineError> {
+pub(crate) fn check_input(info: &ModelInfo, at: CutPoint, batch: &Batch) -> Result<(), EngineError> {
     let cut = &info.cuts[at.index()];
-    let float = matches!(cut.dtype, DType::F32 | DType::F16);
-    if batch.shape() != cut.shape || !held_as(batch, cut.dtype, float) || batch.requests() == 0 {
-        return Err(EngineError::Input {
-            at,
-            got: batch.shape().to_vec(),
-            want: cut.shape.clone(),
-        });
+    if batch.fits(cut) {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Whether a batch holds a type as it should: 16-bit floats as 32-bit ones, truth values as 32-bit integers.
-fn held_as(batch: &Tensor, dtype: DType, float: bool) -> bool {
-    match batch.dtype() {
-        DType::F32 => float,
-        DType::I32 => matches!(dtype, DType::I32 | DType::Bool),
-        held => held == dtype,
-    }
+    Err(EngineError::Input {
+        at,
+        got: batch.to_string(),
+        want: cut.to_string(),
+    })
 }

@@ -1,6 +1,6 @@
 //! Checks of what every engine must do: run [`check`] on an engine with a model and look at what fails.
 
-use graft_model::{Cut, CutPoint, DType, Model, StageRange, Tensor};
+use graft_model::{Batch, Cut, CutPoint, DType, Discrepancy, Model, StageRange, TensorSpec};
 
 use crate::checks::guarded;
 use crate::engine::{Engine, EngineError, Panicked, PartitionId};
@@ -22,16 +22,14 @@ pub struct Failure {
 pub struct CutCheck {
     /// Cut point at which it was cut.
     pub at: CutPoint,
-    /// Largest difference of an output element.
-    pub max_abs_diff: f64,
-    /// Largest magnitude of the whole's output.
-    pub max_abs: f64,
+    /// Difference of the outputs.
+    pub found: Discrepancy,
 }
 
 impl CutCheck {
     /// Whether the difference is within [`TOLERANCE`].
     pub fn holds(&self) -> bool {
-        self.max_abs_diff <= TOLERANCE * self.max_abs
+        self.found.within(TOLERANCE)
     }
 }
 
@@ -44,29 +42,33 @@ pub fn check_cuts(
     mut each: impl FnMut(CutCheck),
 ) -> Result<(), EngineError> {
     let info = model.info();
-    let input = Tensor::pseudo_random(&info.cuts[0], batch, 7);
+    let input = Batch::pseudo_random(info.inputs(), batch, 7);
     let Some(all) = info.whole() else { return Ok(()) };
     let whole = engine.run(partition, info.id, all, input.clone())?;
     for at in info.cut_points() {
-        let mut tensor = input.clone();
+        let mut crossing = input.clone();
         for range in [StageRange::new(CutPoint(0), at), info.tail(at)]
             .into_iter()
             .flatten()
         {
-            tensor = engine.run(partition, info.id, range, tensor)?;
+            crossing = engine.run(partition, info.id, range, crossing)?;
         }
-        let (max_abs_diff, max_abs) = whole.difference(&tensor).unwrap_or((f64::INFINITY, 0.0));
         each(CutCheck {
             at,
-            max_abs_diff,
-            max_abs,
+            found: apart(&whole, Some(&crossing)),
         });
     }
     Ok(())
 }
 
+/// Difference of a batch from the one that is right; incomparable where it has other shapes, or is not there.
+fn apart(right: &Batch, found: Option<&Batch>) -> Discrepancy {
+    let difference = found.and_then(|f| right.difference(f));
+    difference.unwrap_or(Discrepancy::INCOMPARABLE)
+}
+
 /// Runs a batch, and again for each row with all other rows exchanged. Gives the largest change of that row's output,
-/// which is 0 unless requests mix, and the largest magnitude of an output.
+/// which is 0 unless requests mix.
 ///
 /// Both runs have the same size, so that the same arithmetic is done in the same order.
 pub fn check_rows(
@@ -74,54 +76,50 @@ pub fn check_rows(
     partition: PartitionId,
     model: &Model,
     batch: usize,
-) -> Result<(f64, f64), EngineError> {
+) -> Result<Discrepancy, EngineError> {
     let info = model.info();
     let Some(all) = info.whole() else {
-        return Ok((0.0, 0.0));
+        return Ok(Discrepancy::default());
     };
-    let input = Tensor::pseudo_random(&info.cuts[0], batch, 11);
-    let others = Tensor::pseudo_random(&info.cuts[0], batch, 12);
+    let input = Batch::pseudo_random(info.inputs(), batch, 11);
+    let others = Batch::pseudo_random(info.inputs(), batch, 12);
     let before = engine.run(partition, info.id, all, input.clone())?;
-    let mut worst = (0.0f64, 0.0f64);
+    let mut worst = Discrepancy::default();
     for row in 0..batch {
-        let rows: Vec<Tensor> = (0..batch)
+        let rows: Vec<Batch> = (0..batch)
             .filter_map(|i| if i == row { input.row(i) } else { others.row(i) })
             .collect();
-        let Some(exchanged) = Tensor::join(&rows) else {
+        let Some(exchanged) = Batch::join(&rows) else {
             continue;
         };
         let after = engine.run(partition, info.id, all, exchanged)?;
-        let (difference, top) = before
-            .row(row)
-            .zip(after.row(row))
-            .and_then(|(a, b)| a.difference(&b))
-            .unwrap_or((f64::INFINITY, 0.0));
-        worst = (worst.0.max(difference), worst.1.max(top));
+        let found = before.row(row).zip(after.row(row));
+        let found = found.map_or(Discrepancy::INCOMPARABLE, |(a, b)| apart(&a, Some(&b)));
+        worst = worst.or_larger(found);
     }
     Ok(worst)
 }
 
-/// Runs a batch, and each of its rows alone: the largest difference, and the largest magnitude of an output.
+/// Runs a batch, and each of its rows alone: the largest difference.
 fn check_alone(
     engine: &dyn Engine,
     partition: PartitionId,
     model: &Model,
     batch: usize,
-) -> Result<(f64, f64), EngineError> {
+) -> Result<Discrepancy, EngineError> {
     let info = model.info();
     let Some(all) = info.whole() else {
-        return Ok((0.0, 0.0));
+        return Ok(Discrepancy::default());
     };
-    let input = Tensor::pseudo_random(&info.cuts[0], batch, 11);
+    let input = Batch::pseudo_random(info.inputs(), batch, 11);
     let together = engine.run(partition, info.id, all, input.clone())?;
-    let mut worst = (0.0f64, 0.0f64);
+    let mut worst = Discrepancy::default();
     for row in 0..batch {
         let (Some(one), Some(of_batch)) = (input.row(row), together.row(row)) else {
             continue;
         };
         let alone = engine.run(partition, info.id, all, one)?;
-        let (difference, top) = alone.difference(&of_batch).unwrap_or((f64::INFINITY, 0.0));
-        worst = (worst.0.max(difference), worst.1.max(top));
+        worst = worst.or_larger(apart(&of_batch, Some(&alone)));
     }
     Ok(worst)
 }
@@ -154,7 +152,7 @@ fn demands(
             PartitionId(u32::MAX),
             info.id,
             StageRange::new(CutPoint(0), info.last()).expect("a model has two cut points"),
-            Tensor::pseudo_random(&info.cuts[0], 1, 0),
+            Batch::pseudo_random(info.inputs(), 1, 0),
         ),
         Err(EngineError::NoPartition(_) | EngineError::NotLoaded(_))
     );
@@ -184,24 +182,25 @@ fn demands(
                     "head and tail equal the whole",
                     format!(
                         "cut point {}, batch {batch}: {} of {}",
-                        c.at, c.max_abs_diff, c.max_abs
+                        c.at, c.found.most, c.found.of
                     ),
                 );
             }
         })?;
     }
     let all = info.whole().expect("a model has two cut points");
-    let (diff, top) = check_rows(engine, partition, model, 3)?;
-    if diff > TOLERANCE * top {
-        fail("requests of a batch don't mix", format!("{diff} of {top}"));
+    let shown = |found: Discrepancy| format!("{} of {}", found.most, found.of);
+    let found = check_rows(engine, partition, model, 3)?;
+    if !found.within(TOLERANCE) {
+        fail("requests of a batch don't mix", shown(found));
     }
-    let (diff, top) = check_alone(engine, partition, model, 3)?;
-    if diff > TOLERANCE * top {
-        fail("a batch equals its rows alone", format!("{diff} of {top}"));
+    let found = check_alone(engine, partition, model, 3)?;
+    if !found.within(TOLERANCE) {
+        fail("a batch equals its rows alone", shown(found));
     }
-    let joined = Tensor::pseudo_random(&info.cuts[0], 3, 11);
+    let joined = Batch::pseudo_random(info.inputs(), 3, 11);
     let together = engine.run(partition, info.id, all, joined.clone())?;
-    let mut tensor = joined;
+    let mut crossing = joined;
     for from in info.cut_points() {
         let Some(range) = StageRange::new(from, CutPoint(from.0.saturating_add(1))) else {
             continue;
@@ -209,25 +208,40 @@ fn demands(
         if range.to() > info.last() {
             break;
         }
-        tensor = engine.run(partition, info.id, range, tensor)?;
+        let before = crossing.clone();
+        crossing = engine.run(partition, info.id, range, crossing)?;
+        for (at, passing) in info.passing(range).into_iter().enumerate() {
+            let unchanged =
+                passing.is_none_or(|from| crossing.tensors().get(at) == before.tensors().get(from));
+            if !unchanged {
+                fail(
+                    "a tensor that crosses both ends passes unchanged",
+                    format!("tensor {at} of cut point {}", range.to()),
+                );
+            }
+        }
     }
-    let (diff, top) = together.difference(&tensor).unwrap_or((f64::INFINITY, 0.0));
-    if diff > TOLERANCE * top {
-        fail("chunk by chunk equals the whole", format!("{diff} of {top}"));
+    let found = apart(&together, Some(&crossing));
+    if !found.within(TOLERANCE) {
+        fail("chunk by chunk equals the whole", shown(found));
     }
+    let wrong_size = info.inputs().elements() + 1;
     let wrong_cut = Cut {
-        tensor: String::new(),
-        shape: vec![info.cuts[0].elements + 1],
-        dtype: DType::F32,
-        elements: info.cuts[0].elements + 1,
+        tensors: vec![TensorSpec {
+            name: String::new(),
+            shape: vec![wrong_size],
+            dtype: DType::F32,
+            elements: wrong_size,
+            batch_axis: 0,
+        }],
     };
-    let wrong = engine.run(partition, info.id, all, Tensor::pseudo_random(&wrong_cut, 1, 0));
+    let wrong = engine.run(partition, info.id, all, Batch::pseudo_random(&wrong_cut, 1, 0));
     if !matches!(wrong, Err(EngineError::Input { .. })) {
         fail("a wrong shape is an error", "it ran".to_owned());
     }
     let beyond = StageRange::new(CutPoint(0), CutPoint(info.last().0.saturating_add(1)))
         .expect("0 is before the last");
-    let input = Tensor::pseudo_random(&info.cuts[0], 1, 0);
+    let input = Batch::pseudo_random(info.inputs(), 1, 0);
     if !matches!(
         engine.run(partition, info.id, beyond, input.clone()),
         Err(EngineError::BeyondLastCut { .. })

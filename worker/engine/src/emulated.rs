@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use graft_model::{DType, Elements, Model, ModelId, ModelInfo, StageRange, Tensor};
+use graft_model::{Batch, Model, ModelId, ModelInfo, StageRange};
 use graft_plan::{CostError, Profile, Share};
 
+use crate::checks::check_input;
 use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId};
 
 /// An engine that takes the time that a profile says.
@@ -111,23 +112,16 @@ impl Engine for EmulatedEngine {
         partition: PartitionId,
         model: ModelId,
         range: StageRange,
-        batch: Tensor,
-    ) -> Result<Tensor, EngineError> {
+        batch: Batch,
+    ) -> Result<Batch, EngineError> {
         let start = Instant::now();
         let info = self.info(model)?;
         let beyond = || EngineError::BeyondLastCut {
             range,
             last: info.last().index(),
         };
-        let (from, to) = (info.cut(range.from()), info.cut(range.to()));
-        let (from, to) = (from.ok_or_else(beyond)?, to.ok_or_else(beyond)?);
-        if batch.shape() != from.shape {
-            return Err(EngineError::Input {
-                at: range.from(),
-                got: batch.shape().to_vec(),
-                want: from.shape.clone(),
-            });
-        }
+        let to = info.cut(range.to()).ok_or_else(beyond)?;
+        check_input(&info, range.from(), &batch)?;
         let (share, over) = {
             let state = self.state();
             let device = state.partitions.get(&partition);
@@ -145,15 +139,13 @@ impl Engine for EmulatedEngine {
                 cause: e.into(),
             })?
             .duration();
-        let elements = to.elements * requests;
-        let elements = match to.dtype {
-            DType::F32 | DType::F16 | DType::F64 => Elements::F32(vec![0.0; elements]),
-            DType::U8 => Elements::U8(vec![0; elements]),
-            DType::I8 => Elements::I8(vec![0; elements]),
-            DType::I64 => Elements::I64(vec![0; elements]),
-            _ => Elements::I32(vec![0; elements]),
-        };
-        let output = Tensor::new(requests, to.shape.clone(), elements)?;
+        let mut outputs = Batch::zeros(to, requests).into_tensors();
+        for (output, passing) in outputs.iter_mut().zip(info.passing(range)) {
+            if let Some(input) = passing.and_then(|at| batch.tensors().get(at)) {
+                output.clone_from(input);
+            }
+        }
+        let output = Batch::new(outputs)?;
         // The machine sleeps longer than it is asked to; the next sleep is shorter by that.
         std::thread::sleep(time.saturating_sub(over + start.elapsed()));
         let gone = start.elapsed();
@@ -231,12 +223,12 @@ mod tests {
         assert!(engine.open_partition(&[0, 1, 2]).is_err());
         let partition = engine.open_partition(&[0]).unwrap();
         let range = StageRange::new(CutPoint(0), info.last()).unwrap();
-        let input = Tensor::pseudo_random(&info.cuts[0], 2, 1);
+        let input = Batch::pseudo_random(info.inputs(), 2, 1);
         let start = Instant::now();
         for _ in 0..10 {
             let output = engine.run(partition, info.id, range, input.clone()).unwrap();
             assert_eq!(output.requests(), 2);
-            assert_eq!(output.shape(), info.cuts[count].shape);
+            assert!(output.fits(info.outputs()));
         }
         let want = 10.0 * 3.0 * count as f64 / 1e3;
         let took = start.elapsed().as_secs_f64();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use graft_model::{MessageError, Model, ModelError, ModelId, ModelInfo, StageRange, Tensor, TensorError};
+use graft_model::{Batch, MessageError, Model, ModelError, ModelId, ModelInfo, StageRange, TensorError};
 use graft_plan::CostError;
 
 use crate::cores::CoresError;
@@ -179,14 +179,14 @@ pub enum EngineError {
         last: usize,
     },
     /// The input does not fit the cut point.
-    #[error("input of shape {got:?} at cut point {at}, expected {want:?}")]
+    #[error("input {got} at cut point {at}, expected {want}")]
     Input {
         /// The cut point.
         at: graft_model::CutPoint,
-        /// Shape of one request as given.
-        got: Vec<usize>,
-        /// Shape of one request as expected.
-        want: Vec<usize>,
+        /// Shapes and types of one request's tensors as given.
+        got: String,
+        /// The tensors that cross there.
+        want: String,
     },
     /// A tensor is not what it is said to be.
     #[error(transparent)]
@@ -243,15 +243,16 @@ pub trait Engine: Send + Sync {
         Ok(())
     }
 
-    /// Runs layers on a batch, blocking. The input is the tensor of `range.from()`, the result that of `range.to()`.
+    /// Runs layers on a batch, blocking. The input is what crosses at `range.from()`, the result what crosses at
+    /// `range.to()`; a tensor that crosses at both passes unchanged.
     /// Running a range in several pieces gives the same as running it in one.
     fn run(
         &self,
         partition: PartitionId,
         model: ModelId,
         range: StageRange,
-        batch: Tensor,
-    ) -> Result<Tensor, EngineError>;
+        batch: Batch,
+    ) -> Result<Batch, EngineError>;
 
     /// Memory that it holds.
     fn memory(&self) -> MemoryUse;

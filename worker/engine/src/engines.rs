@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
-use graft_model::{Model, ModelId, ModelInfo, StageRange, Tensor};
+use graft_model::{Batch, Model, ModelId, ModelInfo, StageRange};
 
 use crate::cores::usable_cores;
 use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
@@ -225,7 +225,7 @@ fn broken(info: &ModelInfo, error: &EngineError) -> Refusal {
 /// Milliseconds that one request takes from input to output.
 fn time(engine: &dyn Engine, partition: PartitionId, info: &ModelInfo) -> Result<f64, Refusal> {
     let Some(whole) = info.whole() else { return Ok(0.0) };
-    let input = Tensor::pseudo_random(&info.cuts[0], 1, 1);
+    let input = Batch::pseudo_random(info.inputs(), 1, 1);
     let mut times = vec![];
     for _ in 0..REPEATS {
         let input = input.clone();
@@ -323,8 +323,8 @@ impl Engine for Engines {
         partition: PartitionId,
         model: ModelId,
         range: StageRange,
-        batch: Tensor,
-    ) -> Result<Tensor, EngineError> {
+        batch: Batch,
+    ) -> Result<Batch, EngineError> {
         let (engine, partition) = self.place(partition, model)?;
         engine.run(partition, model, range, batch)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use graft_model::{CutPoint, Model, ModelInfo, StageRange, Tensor};
+use graft_model::{Batch, CutPoint, DType, Model, ModelInfo, StageRange};
 use graft_plan::{ModelProfile, Profile, SegmentProfile, Share, Source};
 
 use crate::engine::{Engine, EngineError, PartitionId};
@@ -126,7 +126,11 @@ pub fn measure(
         .collect();
     Ok(Measured {
         model: ModelProfile {
-            cut_bytes: info.cuts.iter().map(|c| 2 * c.elements as u64).collect(),
+            cut_bytes: info
+                .cuts
+                .iter()
+                .map(|c| c.bytes_sent(DType::F16) as u64)
+                .collect(),
             segments,
         },
         stage_overhead_ms: overhead,
@@ -231,8 +235,8 @@ fn sample(
             places: vec![],
         });
     };
-    let input = Tensor::pseudo_random(&info.cuts[0], batch, 1);
-    let run = |range: StageRange, tensor: Tensor| run_ranges(engine, partition, info, &[range], tensor);
+    let input = Batch::pseudo_random(info.inputs(), batch, 1);
+    let run = |range: StageRange, batch: Batch| run_ranges(engine, partition, info, &[range], batch);
     engine.prepare(partition, info.id, &[whole])?;
     let (_, first) = run(whole, input.clone())?;
     // The number of runs of the whole network that there is time for: each place takes as much as one, and the whole
@@ -270,21 +274,21 @@ fn sample(
     })
 }
 
-/// Runs ranges one after the other on the tensor that each leaves; the last tensor, and their times in milliseconds.
+/// Runs ranges one after the other on what each leaves; what the last leaves, and their times in milliseconds.
 fn run_ranges(
     engine: &dyn Engine,
     partition: PartitionId,
     info: &ModelInfo,
     ranges: &[StageRange],
-    mut tensor: Tensor,
-) -> Result<(Tensor, Vec<f64>), EngineError> {
+    mut batch: Batch,
+) -> Result<(Batch, Vec<f64>), EngineError> {
     let mut times = Vec::with_capacity(ranges.len());
     for &range in ranges {
         let start = Instant::now();
-        tensor = engine.run(partition, info.id, range, tensor)?;
+        batch = engine.run(partition, info.id, range, batch)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    Ok((tensor, times))
+    Ok((batch, times))
 }
 
 /// Times some ranges in turn, `repeats` times over; the medians in milliseconds. For comparisons in one run.
@@ -300,7 +304,7 @@ pub fn time_ranges(
     for _ in 0..repeats {
         for (list, ranges) in times.iter_mut().zip(plans) {
             let Some(first) = ranges.first() else { continue };
-            let input = Tensor::pseudo_random(&info.cuts[first.from().index()], batch, 1);
+            let input = Batch::pseudo_random(&info.cuts[first.from().index()], batch, 1);
             let (_, times) = run_ranges(engine, partition, info, ranges, input)?;
             list.push(times.iter().sum());
         }

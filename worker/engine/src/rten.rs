@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
-use graft_model::{DType, Elements, Guard, Model, ModelId, ModelInfo, Narrow, StageRange, Tensor};
+use graft_model::{
+    Batch, DType, Elements, Guard, Model, ModelId, ModelInfo, Narrow, StageRange, Tensor, TensorSpec,
+};
 use rten::{ModelOptions, NodeId, RunOptions, ThreadPool, Value};
 use rten_tensor::prelude::*;
 
@@ -15,10 +17,10 @@ use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId, Refusal}
 struct Loaded {
     info: Arc<ModelInfo>,
     model: rten::Model,
-    /// The tensor of each cut point.
-    nodes: Vec<NodeId>,
-    /// The tensor of each cut point on the way for inputs with NaN or infinite numbers, where there is one.
-    careful: Option<Vec<NodeId>>,
+    /// The tensors of each cut point.
+    nodes: Vec<Vec<NodeId>>,
+    /// The tensors of each cut point on the way for inputs with NaN or infinite numbers, where there is one.
+    careful: Option<Vec<Vec<NodeId>>>,
     /// Tensors whose elements must stay within 32 bits.
     guards: Vec<Watched>,
 }
@@ -67,7 +69,8 @@ impl Engine for RtenEngine {
 
     fn narrows(&self, info: &ModelInfo) -> bool {
         let watched = !matches!(&info.narrow, Narrow::Within(guards) if guards.is_empty());
-        watched || info.cuts.iter().any(|c| c.dtype == DType::I64)
+        let mut crossing = info.cuts.iter().flat_map(|c| &c.tensors);
+        watched || crossing.any(|t| t.dtype == DType::I64)
     }
 
     fn load(&self, model: &Model) -> Result<(), EngineError> {
@@ -84,12 +87,6 @@ impl Engine for RtenEngine {
             Narrow::Within(guards) => guards.clone(),
             Narrow::TooNarrow(node) => return Err(too_narrow(&info, node)),
         };
-        if let Some(cut) = info.cuts.iter().find(|c| matches!(c.dtype, DType::F64)) {
-            return Err(error(Cause::ElementType {
-                tensor: cut.tensor.clone(),
-                dtype: "64-bit float".to_owned(),
-            }));
-        }
         let (bytes, careful) = model.careful_graph().map_err(|e| error(Box::new(e).into()))?;
         let loaded = guarded(|| {
             ModelOptions::with_all_ops()
@@ -101,13 +98,13 @@ impl Engine for RtenEngine {
             let node = loaded.find_node(&name);
             node.ok_or_else(|| error(Cause::NoTensor(name)))
         };
-        let names = info.cuts.iter().map(|c| c.tensor.as_str());
-        let nodes = names
-            .clone()
-            .map(|n| find(n.to_owned()))
-            .collect::<Result<_, _>>()?;
-        let careful = careful.then(|| names.map(|n| find(Model::careful_name(n))).collect());
-        let careful = careful.transpose()?;
+        let all = |way: fn(&str) -> String| {
+            let cuts = info.cuts.iter();
+            cuts.map(|cut| cut.names().map(|name| find(way(name))).collect())
+                .collect::<Result<Vec<Vec<NodeId>>, _>>()
+        };
+        let nodes = all(str::to_owned)?;
+        let careful = careful.then(|| all(Model::careful_name)).transpose()?;
         let guards = guards
             .into_iter()
             .map(|guard| {
@@ -189,16 +186,16 @@ impl Engine for RtenEngine {
         partition: PartitionId,
         model: ModelId,
         range: StageRange,
-        batch: Tensor,
-    ) -> Result<Tensor, EngineError> {
+        batch: Batch,
+    ) -> Result<Batch, EngineError> {
         let pool = self.pool(partition)?;
         let loaded = self.loaded(model)?;
-        let cuts = &loaded.info.cuts;
-        let out = cuts.get(range.to().index()).ok_or(EngineError::BeyondLastCut {
+        let info = &loaded.info;
+        let to = info.cut(range.to()).ok_or(EngineError::BeyondLastCut {
             range,
-            last: cuts.len() - 1,
+            last: info.last().index(),
         })?;
-        check_input(&loaded.info, range.from(), &batch)?;
+        check_input(info, range.from(), &batch)?;
         let failed = |cause: Cause| EngineError::Run { range, cause };
         let requests = batch.requests();
         let all_finite = batch.is_finite();
@@ -207,26 +204,15 @@ impl Engine for RtenEngine {
             .as_ref()
             .filter(|_| !all_finite)
             .unwrap_or(&loaded.nodes);
-        let mut shape = vec![requests];
-        shape.extend_from_slice(batch.shape());
-        let input = match batch.into_elements() {
-            Elements::F32(v) => {
-                Value::from_shape(&shape, v).map_err(|e| failed(Cause::Library(e.to_string())))?
-            }
-            Elements::I32(v) => {
-                Value::from_shape(&shape, v).map_err(|e| failed(Cause::Library(e.to_string())))?
-            }
-            Elements::I64(v) => {
-                let narrow = narrowed(v).map_err(failed)?;
-                Value::from_shape(&shape, narrow).map_err(|e| failed(Cause::Library(e.to_string())))?
-            }
-            Elements::U8(v) => {
-                Value::from_shape(&shape, v).map_err(|e| failed(Cause::Library(e.to_string())))?
-            }
-            Elements::I8(v) => {
-                Value::from_shape(&shape, v).map_err(|e| failed(Cause::Library(e.to_string())))?
-            }
-        };
+        let (from_nodes, to_nodes) = (&nodes[range.from().index()], &nodes[range.to().index()]);
+        let passing = info.passing(range);
+        // What only passes is set aside for the result.
+        let aside = passing.iter().map(|from| Some(batch.tensors()[(*from)?].clone()));
+        let mut outputs: Vec<Option<Tensor>> = aside.collect();
+        let mut inputs = vec![];
+        for (&node, tensor) in from_nodes.iter().zip(batch.into_tensors()) {
+            inputs.push((node, value_of(tensor).map_err(failed)?));
+        }
         let watched = loaded
             .guards
             .iter()
@@ -238,53 +224,46 @@ impl Engine for RtenEngine {
                 w.careful.unwrap_or(w.node)
             }
         };
-        let watched = watched.map(|w| (&w.guard, way(w)));
-        let (inside, at_input): (Vec<_>, Vec<_>) =
-            watched.partition(|(_, node)| *node != nodes[range.from().index()]);
-        for (guard, _) in at_input {
-            within(guard, &input).map_err(failed)?;
+        let mut inside = vec![];
+        for (guard, node) in watched.map(|w| (&w.guard, way(w))) {
+            match inputs.iter().find(|(input, _)| *input == node) {
+                Some((_, value)) => within(guard, value).map_err(failed)?,
+                None => inside.push((guard, node)),
+            }
         }
-        let inputs = vec![(nodes[range.from().index()], input.into())];
-        let result = nodes[range.to().index()];
-        let mut outputs = vec![result];
-        outputs.extend(
-            inside
-                .iter()
-                .map(|&(_, node)| node)
-                .filter(|node| *node != result),
-        );
-        outputs.dedup();
+        let mut wanted: Vec<NodeId> = vec![];
+        let made = to_nodes.iter().zip(&passing).filter(|(_, p)| p.is_none());
+        for node in made.map(|(&n, _)| n).chain(inside.iter().map(|&(_, n)| n)) {
+            if !wanted.contains(&node) {
+                wanted.push(node);
+            }
+        }
+        let inputs = inputs.into_iter().map(|(node, value)| (node, value.into()));
+        let inputs = inputs.collect();
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&pool.pool)));
-        let mut values = guarded(|| {
+        let values = guarded(|| {
             loaded
                 .model
-                .run(inputs, &outputs, Some(options))
+                .run(inputs, &wanted, Some(options))
                 .map_err(|e| Cause::Library(e.to_string()))
         })
         .map_err(failed)?;
+        let mut values: HashMap<NodeId, Value> = wanted.into_iter().zip(values).collect();
         for (guard, node) in inside {
-            let place = outputs.iter().position(|o| *o == node);
-            if let Some(value) = place.and_then(|i| values.get(i)) {
+            if let Some(value) = values.get(&node) {
                 within(guard, value).map_err(failed)?;
             }
         }
-        let value = values.swap_remove(0);
-        let elements = match value {
-            Value::FloatTensor(t) => Elements::F32(t.into_data()),
-            Value::Int32Tensor(t) if out.dtype == DType::I64 => {
-                Elements::I64(t.into_data().into_iter().map(i64::from).collect())
+        for ((output, &node), spec) in outputs.iter_mut().zip(to_nodes).zip(&to.tensors) {
+            if let Some(value) = values.remove(&node).filter(|_| output.is_none()) {
+                *output = Some(tensor_of(value, spec, requests).map_err(failed)?);
             }
-            Value::Int32Tensor(t) => Elements::I32(t.into_data()),
-            Value::UInt8Tensor(t) => Elements::U8(t.into_data()),
-            Value::Int8Tensor(t) => Elements::I8(t.into_data()),
-            other => {
-                return Err(failed(Cause::ElementType {
-                    tensor: out.tensor.clone(),
-                    dtype: other.dtype().to_string(),
-                }));
-            }
-        };
-        Ok(Tensor::new(requests, out.shape.clone(), elements)?)
+        }
+        let missing = outputs.iter().zip(to.names()).find(|(o, _)| o.is_none());
+        if let Some((_, name)) = missing {
+            return Err(failed(Cause::NoTensor(name.to_owned())));
+        }
+        Ok(Batch::new(outputs.into_iter().flatten().collect())?)
     }
 
     fn memory(&self) -> MemoryUse {
@@ -312,6 +291,40 @@ fn too_narrow(info: &ModelInfo, node: &str) -> EngineError {
             what_to_do: "Compute in 32-bit floats or smaller integers".to_owned(),
         }),
     }
+}
+
+/// A tensor as rten takes it.
+fn value_of(tensor: Tensor) -> Result<Value, Cause> {
+    let mut shape = vec![tensor.requests()];
+    shape.extend_from_slice(tensor.shape());
+    let failed = |e: &dyn std::error::Error| Cause::Library(e.to_string());
+    match tensor.into_elements() {
+        Elements::F32(v) => Value::from_shape(&shape, v).map_err(|e| failed(&e)),
+        Elements::I32(v) => Value::from_shape(&shape, v).map_err(|e| failed(&e)),
+        Elements::I64(v) => Value::from_shape(&shape, narrowed(v)?).map_err(|e| failed(&e)),
+        Elements::U8(v) => Value::from_shape(&shape, v).map_err(|e| failed(&e)),
+        Elements::I8(v) => Value::from_shape(&shape, v).map_err(|e| failed(&e)),
+    }
+}
+
+/// A tensor that rten gives.
+fn tensor_of(value: Value, spec: &TensorSpec, requests: usize) -> Result<Tensor, Cause> {
+    let elements = match value {
+        Value::FloatTensor(t) => Elements::F32(t.into_data()),
+        Value::Int32Tensor(t) if spec.dtype == DType::I64 => {
+            Elements::I64(t.into_data().into_iter().map(i64::from).collect())
+        }
+        Value::Int32Tensor(t) => Elements::I32(t.into_data()),
+        Value::UInt8Tensor(t) => Elements::U8(t.into_data()),
+        Value::Int8Tensor(t) => Elements::I8(t.into_data()),
+        other => {
+            return Err(Cause::ElementType {
+                tensor: spec.name.clone(),
+                dtype: other.dtype().to_string(),
+            });
+        }
+    };
+    Ok(Tensor::new(requests, spec.shape.clone(), elements)?)
 }
 
 /// 64-bit integers in the 32 bits in which rten computes them.

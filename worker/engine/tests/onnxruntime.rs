@@ -50,6 +50,27 @@ fn every_tensor_is_what_the_untouched_file_gives() {
 }
 
 #[test]
+fn every_sample_equals_the_untouched_file_at_every_cut_point() {
+    let Some(engine) = library::onnxruntime() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in samples::all() {
+        let file = folder.path().join(name).with_extension("onnx");
+        std::fs::write(&file, &bytes).unwrap();
+        let model = Model::parse(&file, &bytes, &ReadOptions::default()).unwrap();
+        let mut reference = engine.reference(&model, 1, Gives::EveryCut).unwrap();
+        for other in [&RtenEngine::new() as &dyn Engine, &engine] {
+            let partition = other.open_partition(&usable_cores()[..1]).unwrap();
+            other.load(&model).unwrap();
+            let (output, first) = first_difference(other, partition, &model, &mut reference).unwrap();
+            assert!(output.holds(), "{name} on {}: {output:?}", other.name());
+            assert_eq!(first, None, "{name} on {}", other.name());
+        }
+    }
+}
+
+#[test]
 fn integers_keep_their_64_bits() {
     let Some(engine) = library::onnxruntime() else {
         return;
@@ -60,10 +81,10 @@ fn integers_keep_their_64_bits() {
     let info = model.info();
     let input = Tensor::new(1, vec![2], Elements::F32(vec![2e9, -3.0])).unwrap();
     let output = engine
-        .run(partition, info.id, info.whole().unwrap(), input)
+        .run(partition, info.id, info.whole().unwrap(), input.into())
         .unwrap();
     // The output is 32-bit floats.
-    for (got, want) in output.numbers().zip([2e15, -3e6]) {
+    for (got, want) in output.only().unwrap().numbers().zip([2e15, -3e6]) {
         assert!((got / want - 1.0).abs() < 1e-6, "{got} instead of {want}");
     }
 }

@@ -58,12 +58,16 @@ fn verdict(engine: &dyn Engine, case: &Files, spoil: f64) -> Verdict {
     if let Err(refusal) = try_out(engine, partition, &model) {
         return Verdict::Refused(refusal.to_string());
     }
-    let cut = &model.info().cuts[0];
-    let mut set = match DataSet::parse(&case["input_0.pb"], &case["output_0.pb"], cut) {
+    let files = |kind: &str| -> Vec<&Vec<u8>> {
+        let numbered = (0..).map(|i| case.get(&format!("{kind}_{i}.pb")));
+        numbered.map_while(|file| file).collect()
+    };
+    let mut set = match DataSet::parse(&files("input"), &files("output"), model.info()) {
         Ok(set) => set,
         Err(error) => return Verdict::Refused(error.to_string()),
     };
-    set.output.iter_mut().for_each(|v| *v += spoil);
+    let all = set.outputs.iter_mut().flat_map(|o| &mut o.values);
+    all.for_each(|v| *v += spoil);
     match against(engine, partition, &model, set) {
         Ok(found) if found.holds() => Verdict::Right,
         Ok(found) => Verdict::Wrong(format!("{found:?}")),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use graft_engine::{Engine, EngineError, RtenEngine, conformance, try_out, usable_cores};
 use graft_files::read_model;
-use graft_model::{Elements, Model, ModelId, ReadOptions, StageRange, Tensor, samples};
+use graft_model::{Batch, Elements, Model, ModelId, ReadOptions, StageRange, Tensor, samples};
 
 fn parse(name: &str, bytes: &[u8]) -> Model {
     Model::parse(Path::new(name), bytes, &ReadOptions::default()).expect("samples are well-formed")
@@ -65,8 +65,8 @@ impl Engine for Faulty {
         partition: graft_engine::PartitionId,
         model: ModelId,
         range: StageRange,
-        batch: Tensor,
-    ) -> Result<Tensor, EngineError> {
+        batch: Batch,
+    ) -> Result<Batch, EngineError> {
         let out = self.0.run(partition, model, range, batch);
         if self.1 == Fault::Panic {
             return Ok(out.expect("a batch of the model's shape"));
@@ -75,12 +75,10 @@ impl Engine for Faulty {
         if range.from().0 == 0 {
             return Ok(out);
         }
+        let out = out.only().unwrap();
         let noisy = out.floats().unwrap().iter().map(|v| v + 0.01).collect();
-        Ok(Tensor::new(
-            out.requests(),
-            out.shape().to_vec(),
-            graft_model::Elements::F32(noisy),
-        )?)
+        let noisy = Tensor::new(out.requests(), out.shape().to_vec(), Elements::F32(noisy))?;
+        Ok(noisy.into())
     }
     fn memory(&self) -> graft_engine::MemoryUse {
         self.0.memory()
@@ -142,8 +140,8 @@ fn local_response_normalisation_is_what_onnx_says() {
         engine.load(&model).unwrap();
         let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
         let info = model.info();
-        let input = Tensor::pseudo_random(&info.cuts[0], 1, 5);
-        let x = input.floats().unwrap().to_vec();
+        let input = Batch::pseudo_random(info.inputs(), 1, 5);
+        let x = input.only().unwrap().floats().unwrap().to_vec();
         let output = engine
             .run(partition, info.id, info.whole().unwrap(), input)
             .unwrap();
@@ -153,7 +151,7 @@ fn local_response_normalisation_is_what_onnx_says() {
                 let squares: f32 = (from..=to).map(|k| x[k as usize * area + i].powi(2)).sum();
                 let at = c as usize * area + i;
                 let want = x[at] / (1.5 + 0.3 / size as f32 * squares).powf(0.6);
-                let got = output.floats().unwrap()[at];
+                let got = output.only().unwrap().floats().unwrap()[at];
                 assert!(
                     (got - want).abs() < 1e-5,
                     "size {size}, channel {c}: {got} instead of {want}"
@@ -170,9 +168,10 @@ fn answer(name: &str, bytes: &[u8], input: &[f32]) -> Result<Vec<f32>, EngineErr
     engine.load(&model)?;
     let partition = engine.open_partition(&usable_cores()[..1])?;
     let info = model.info();
-    let input = Tensor::new(1, info.cuts[0].shape.clone(), Elements::F32(input.to_vec())).unwrap();
-    let output = engine.run(partition, info.id, info.whole().unwrap(), input)?;
-    Ok(output.floats().unwrap().to_vec())
+    let shape = info.inputs().only().unwrap().shape.clone();
+    let input = Tensor::new(1, shape, Elements::F32(input.to_vec())).unwrap();
+    let output = engine.run(partition, info.id, info.whole().unwrap(), input.into())?;
+    Ok(output.only().unwrap().floats().unwrap().to_vec())
 }
 
 #[test]

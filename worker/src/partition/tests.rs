@@ -3,7 +3,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
 use graft_engine::{EmulatedEngine, EngineError, MemoryUse};
-use graft_model::{CutPoint, Model, ModelInfo, ReadOptions, StageRange, samples};
+use graft_model::{Batch, CutPoint, Model, ModelInfo, ReadOptions, StageRange, samples};
 use graft_plan::{Epoch, ModelProfile, Order, Profile, SegmentProfile, Share, Source};
 use graft_wire::TraceContext;
 use graft_worker_core::{Admission, Due, Leg, Manner, RouteStep, Work};
@@ -51,8 +51,8 @@ impl Engine for Hanging {
         partition: PartitionId,
         model: ModelId,
         range: StageRange,
-        batch: Tensor,
-    ) -> Result<Tensor, EngineError> {
+        batch: Batch,
+    ) -> Result<Batch, EngineError> {
         let hangs = self.hangs.lock().unwrap();
         drop(self.change.wait_while(hangs, |hangs| *hangs).unwrap());
         self.inner.run(partition, model, range, batch)
@@ -180,7 +180,7 @@ impl Around {
             id: RequestId(self.sent),
             route: Arc::clone(&self.route),
             at: 0,
-            activation: Activation::Tensor(Tensor::pseudo_random(&self.route.hops[0].input, 1, 5)),
+            activation: Activation::Batch(Batch::pseudo_random(&self.route.hops[0].input, 1, 5)),
             began: now,
             final_deadline: deadline,
             due: Due::at(deadline),

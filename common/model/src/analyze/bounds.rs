@@ -124,13 +124,20 @@ impl Walk<'_> {
         let along: f64 = inputs
             .first()
             .map_or(1.0, |x| x.dims.iter().map(|d| d.coef as f64).fold(1.0, f64::max));
+        let reduction = node
+            .attribute
+            .iter()
+            .find(|a| a.name.as_deref() == Some("reduction"));
+        let reduces = reduction.is_some_and(|a| a.s.as_deref() != Some("none"));
         let bound: Bound = std::array::from_fn(|h| match kind {
             "Cast" if outside => OUTSIDE[h],
             "Add" | "Sub" | "Sum" => all(h),
             "Mul" => of.iter().map(|b| b[h].max(1.0)).product(),
             "Pow" => at(0, h).max(1.0).powf(at(1, h)),
             "Mod" => at(1, h),
-            "ArgMax" | "ArgMin" | "TopK" => along,
+            "ArgMax" | "ArgMin" => along,
+            // What is put where something is may be added to it again and again.
+            "ScatterElements" | "Scatter" if reduces => f64::INFINITY,
             "ReduceSum" | "ReduceL1" => at(0, h) * terms,
             "ReduceSumSquare" => at(0, h).powi(2) * terms,
             "ReduceProd" => at(0, h).max(1.0).powf(terms),
@@ -138,7 +145,7 @@ impl Walk<'_> {
             "MatMul" | "Gemm" => at(0, h).max(1.0) * at(1, h).max(1.0) * along + at(2, h),
             "Gather" | "Reshape" | "Expand" | "Slice" | "Transpose" | "Tile" | "Split" | "Squeeze"
             | "Unsqueeze" | "Flatten" | "ReduceMax" | "ReduceMin" | "Div" | "Neg" | "Abs" | "Cast"
-            | "ReduceMean" => at(0, h),
+            | "ReduceMean" | "TopK" | "GatherElements" | "GatherND" => at(0, h),
             "Pad" => at(0, h).max(at(2, h)),
             _ => most(h),
         });

@@ -1,11 +1,12 @@
-//! Finds the cut points, where one tensor crosses, and the segments between them.
+//! Finds the cut points, where few tensors cross, and the segments between them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
+use super::crossing::{Crosses, Crossings, Tensor};
 use super::{Kept, Narrow, StandardNode, Walk, malformed, taken};
-use crate::cut::{Cut, Segment};
+use crate::cut::{Cut, Segment, TensorSpec};
 use crate::dim::{DType, Dim, elements};
 use crate::error::{ModelError, ModelErrorKind};
 use crate::fact::{Fact, Origin};
@@ -14,7 +15,7 @@ use crate::fact::{Fact, Origin};
 pub(super) struct Found {
     pub cuts: Vec<Cut>,
     pub segments: Vec<Segment>,
-    /// The nodes that the output needs, their meaning written out.
+    /// The nodes that the outputs need, their meaning written out.
     pub nodes: Vec<NodeProto>,
     /// These nodes as the file has them.
     pub standard: Vec<StandardNode>,
@@ -22,10 +23,10 @@ pub(super) struct Found {
 }
 
 impl Walk<'_> {
-    /// The cut points, their segments and the nodes that the output needs.
-    pub(super) fn cut(&mut self, input: &str, output: &str) -> Result<Found, ModelError> {
-        // What the output needs, from the end to the start.
-        let mut needed: HashSet<String> = HashSet::from([output.to_owned()]);
+    /// The cut points, their segments and the nodes that the outputs need.
+    pub(super) fn cut(&mut self, inputs: &[String], outputs: &[String]) -> Result<Found, ModelError> {
+        // What the outputs need, from the end to the start.
+        let mut needed: HashSet<String> = outputs.iter().cloned().collect();
         let mut kept: Vec<Kept> = vec![];
         for node in std::mem::take(&mut self.kept).into_iter().rev() {
             if node.outputs.iter().any(|o| needed.contains(o)) {
@@ -36,74 +37,42 @@ impl Walk<'_> {
             }
         }
         kept.reverse();
-        if !needed.contains(input) {
-            return Err(malformed("the output does not depend on the input"));
-        }
-
-        // How many nodes are still to use each tensor that depends on the input.
-        let mut uses: HashMap<&str, usize> = HashMap::new();
-        for name in kept.iter().filter(|n| n.data).flat_map(|n| &n.inputs) {
-            if self.facts.get(name).is_some_and(Fact::is_data) {
-                *uses.entry(name).or_default() += 1;
-            }
-        }
-        *uses.entry(output).or_default() += 1;
-
-        let mut cuts = vec![];
-        let mut segments = vec![];
-        let mut crossing: BTreeSet<&str> = BTreeSet::from([input]);
-        let mut open = Segment {
-            nodes: vec![],
-            flops: 0,
-            weights_bytes: 0,
-        };
-        let mut read: BTreeSet<&str> = BTreeSet::new();
-        self.close(&crossing, output, &mut cuts)?;
-        if cuts.is_empty() {
-            return Err(malformed("the input can't be a cut point"));
-        }
-        let mut segment_of: HashMap<usize, usize> = HashMap::new();
-        for node in kept.iter().filter(|n| n.data) {
-            segment_of.insert(node.place, segments.len());
-            for name in &node.inputs {
-                if let Some(left) = uses.get_mut(name.as_str()) {
-                    *left -= 1;
-                    if *left == 0 {
-                        crossing.remove(name.as_str());
-                    }
-                }
-                if self.facts.get(name).is_some_and(|f| f.origin == Origin::Constant) {
-                    read.insert(name);
-                }
-            }
-            for name in &node.outputs {
-                if uses.get(name.as_str()).is_some_and(|&left| left > 0) {
-                    crossing.insert(name);
-                }
-            }
-            open.nodes.push(node.kind.clone());
-            open.flops = open.flops.saturating_add(node.flops);
-            if self.close(&crossing, output, &mut cuts)? {
-                open.weights_bytes = read.iter().map(|name| self.bytes(name)).sum();
-                read.clear();
-                let next = Segment {
-                    nodes: vec![],
-                    flops: 0,
-                    weights_bytes: 0,
-                };
-                segments.push(std::mem::replace(&mut open, next));
-            }
-        }
-        if cuts.last().map(|c: &Cut| c.tensor.as_str()) != Some(output) || segments.is_empty() {
+        let inputs: Vec<&String> = inputs.iter().filter(|i| needed.contains(*i)).collect();
+        if inputs.is_empty() || !kept.iter().any(|n| n.data) {
             return Err(ModelError::new(
                 ModelErrorKind::NoCutPoint,
-                format!("the output {output} is not one tensor with the batch as its first dimension"),
-                "Export the model with one output of shape [batch, …]",
+                "there are no layers between the inputs and the outputs",
+                "There is nothing to run for a request",
             ));
         }
-        if cuts.len() > usize::from(u16::MAX) {
+        let places = self.places(&kept, &inputs, outputs)?;
+        if places.len() + 2 > usize::from(u16::MAX) {
             return Err(malformed("more than 65535 cut points"));
         }
+        let mut cuts = vec![self.tensors(inputs.iter().map(|i| i.as_str()))?];
+        let mut segments = vec![];
+        let mut segment_of: HashMap<usize, usize> = HashMap::new();
+        let mut places = places.into_iter().peekable();
+        let mut open = Open::default();
+        for (i, node) in kept.iter().filter(|n| n.data).enumerate() {
+            segment_of.insert(node.place, segments.len());
+            let constants = node.inputs.iter().filter(|name| {
+                let fact = self.facts.get(*name);
+                fact.is_some_and(|f| f.origin == Origin::Constant)
+            });
+            open.read.extend(constants.map(String::as_str));
+            open.nodes.push(node.kind.clone());
+            open.flops = open.flops.saturating_add(node.flops);
+            if let Some((_, crossing)) = places.next_if(|(at, _)| *at == i + 1) {
+                cuts.push(self.tensors(crossing.iter().map(String::as_str))?);
+                segments.push(std::mem::take(&mut open).close(|name| self.bytes(name)));
+            }
+        }
+        cuts.push(self.tensors(outputs.iter().map(String::as_str))?);
+        segments.push(open.close(|name| self.bytes(name)));
+        // What is not an input of the network that is left need not be watched.
+        self.guards
+            .retain(|g| g.node.is_some() || inputs.iter().any(|i| **i == g.tensor));
         let narrow = self.narrow(|place| segment_of.get(&place).copied());
         let (mut nodes, mut standard) = (vec![], vec![]);
         for node in kept {
@@ -122,6 +91,112 @@ impl Walk<'_> {
         })
     }
 
+    /// Inner cut points: after how many nodes that depend on the inputs, and what crosses there.
+    fn places(
+        &self,
+        kept: &[Kept],
+        inputs: &[&String],
+        outputs: &[String],
+    ) -> Result<Vec<(usize, Vec<String>)>, ModelError> {
+        let data: Vec<&Kept> = kept.iter().filter(|n| n.data).collect();
+        let mut uses: HashMap<&str, usize> = HashMap::new();
+        let is_data = |name: &&str| self.facts.get(*name).is_some_and(Fact::is_data);
+        let read = data.iter().flat_map(|n| &n.inputs).map(String::as_str);
+        for name in read.filter(is_data).chain(outputs.iter().map(String::as_str)) {
+            *uses.entry(name).or_default() += 1;
+        }
+        // Between integers, engines run floats in one piece with the operators before and after them.
+        let (mut outer, mut within) = (HashSet::new(), HashSet::new());
+        outer.extend(inputs.iter().map(|i| i.as_str()));
+        outer.extend(outputs.iter().map(String::as_str));
+        for node in data.iter().rev() {
+            let rounded = node.outputs.iter().any(|o| within.contains(o.as_str()));
+            match node.kind.as_str() {
+                "DequantizeLinear" => within.extend(node.outputs.iter().map(String::as_str)),
+                "QuantizeLinear" => within.extend(node.inputs.iter().map(String::as_str)),
+                kind if rounded && ACTIVATIONS.contains(&kind) => {
+                    within.extend(node.inputs.iter().map(String::as_str));
+                }
+                _ => {}
+            }
+        }
+        let place = |name: &str| match (outer.contains(name), within.contains(name)) {
+            (true, _) => Place::Outer,
+            (_, true) => Place::WithinQuantized,
+            _ => Place::Inner,
+        };
+        let first = inputs
+            .iter()
+            .map(|name| self.crossing(name, Place::Outer))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut crossings = Crossings::new(uses, first);
+        for node in data {
+            let made = node
+                .outputs
+                .iter()
+                .map(|name| self.crossing(name, place(name)))
+                .collect::<Result<Vec<_>, _>>()?;
+            let read = node.inputs.iter().map(String::as_str);
+            crossings.node(read, made.into_iter());
+        }
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        let chosen = crossings.choose().into_iter();
+        Ok(chosen.map(|(at, names)| (at, owned(names))).collect())
+    }
+
+    /// A tensor as far as cut points are concerned.
+    fn crossing<'n>(&self, name: &'n str, place: Place) -> Result<Tensor<'n>, ModelError> {
+        let never = Tensor {
+            name,
+            bytes: 0,
+            crosses: Crosses::Never,
+        };
+        let Some(fact) = self.facts.get(name) else {
+            return Ok(never);
+        };
+        let [Dim::BATCH, rest @ ..] = fact.dims.as_slice() else {
+            return Ok(never);
+        };
+        if rest.iter().any(|d| d.batch) || place == Place::WithinQuantized {
+            return Ok(never);
+        }
+        Ok(Tensor {
+            name,
+            bytes: elements(&fact.dims)?.saturating_mul(fact.dtype.bytes()),
+            crosses: match fact.dtype {
+                DType::F64 => Crosses::Never,
+                // What follows from 64-bit integers was shown to fit into 32 bits for those that come from the inputs.
+                DType::I64 => Crosses::Alone,
+                // Alone, truth values cross only as the input or the output.
+                DType::Bool if place == Place::Inner => Crosses::WithOthers,
+                _ => Crosses::Anyhow,
+            },
+        })
+    }
+
+    /// A cut point by the names of what crosses there.
+    fn tensors<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Cut, ModelError> {
+        let spec = |name: &str| {
+            let fact = self.facts.get(name);
+            let Some((fact, [Dim::BATCH, rest @ ..])) = fact.map(|f| (f, f.dims.as_slice())) else {
+                return Err(ModelError::new(
+                    ModelErrorKind::NoCutPoint,
+                    format!("{name} does not have the batch as its first dimension"),
+                    "Export the model with inputs and outputs of shape [batch, \u{2026}]",
+                ));
+            };
+            Ok(TensorSpec {
+                name: name.to_owned(),
+                shape: rest.iter().map(|d| d.coef).collect(),
+                dtype: fact.dtype,
+                elements: elements(&fact.dims)?,
+                batch_axis: self.turned.get(name).copied().unwrap_or(0),
+            })
+        };
+        let tensors = names.map(spec).collect::<Result<_, _>>()?;
+        Ok(Cut { tensors })
+    }
+
     /// Bytes of a constant.
     fn bytes(&self, name: &str) -> u64 {
         let count = |f: &Fact| {
@@ -131,37 +206,36 @@ impl Walk<'_> {
         };
         self.facts.get(name).map_or(0, count)
     }
+}
 
-    /// Adds a cut point if one tensor crosses here that can be one; says whether it did.
-    fn close(
-        &self,
-        crossing: &BTreeSet<&str>,
-        output: &str,
-        cuts: &mut Vec<Cut>,
-    ) -> Result<bool, ModelError> {
-        let Some(&name) = crossing.first().filter(|_| crossing.len() == 1) else {
-            return Ok(false);
-        };
-        if cuts.last().is_some_and(|c| c.tensor == name) {
-            return Ok(false);
+/// Operators that engines run in one piece with the layer before and the QuantizeLinear after them.
+const ACTIVATIONS: [&str; 6] = ["Relu", "Clip", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid"];
+
+/// Place of a tensor in a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It is an input or an output.
+    Outer,
+    Inner,
+    /// DequantizeLinear makes it, or QuantizeLinear reads it, or an activation between the two.
+    WithinQuantized,
+}
+
+/// A segment that is not yet whole.
+#[derive(Default)]
+struct Open<'n> {
+    nodes: Vec<String>,
+    flops: u64,
+    /// Constants that its nodes read.
+    read: BTreeSet<&'n str>,
+}
+
+impl Open<'_> {
+    fn close(self, bytes: impl Fn(&str) -> u64) -> Segment {
+        Segment {
+            nodes: self.nodes,
+            flops: self.flops,
+            weights_bytes: self.read.into_iter().map(bytes).sum(),
         }
-        let Some(fact) = self.facts.get(name) else {
-            return Ok(false);
-        };
-        let [Dim::BATCH, rest @ ..] = fact.dims.as_slice() else {
-            return Ok(false);
-        };
-        // Truth values cross only as the input or the output.
-        let outer = cuts.is_empty() || name == output;
-        if rest.iter().any(|d| d.batch) || fact.dtype == DType::F64 || fact.dtype == DType::Bool && !outer {
-            return Ok(false);
-        }
-        cuts.push(Cut {
-            tensor: name.to_owned(),
-            shape: rest.iter().map(|d| d.coef).collect(),
-            dtype: fact.dtype,
-            elements: elements(&fact.dims)?,
-        });
-        Ok(true)
     }
 }

@@ -9,12 +9,12 @@ use rten_onnx::onnx::{
 
 use super::cuts::Found;
 use super::{Analysis, Narrow, Walk};
-use crate::cut::Cut;
+use crate::cut::TensorSpec;
 use crate::dim::DType;
 
 impl Walk<'_> {
     /// The graph for engines: every cut point's tensor is an output of it, so that no optimiser fuses it away.
-    pub(super) fn write(&mut self, input: &str, found: Found, opset: i64, ir_version: i64) -> Analysis {
+    pub(super) fn write(&mut self, found: Found, opset: i64, ir_version: i64) -> Analysis {
         let Found {
             cuts,
             segments,
@@ -29,17 +29,20 @@ impl Walk<'_> {
             .collect();
         let others = standard.iter().flat_map(|n| &n.nodes).flat_map(|n| &n.input);
         let constants = others.filter_map(|name| self.initializers.remove(name)).collect();
-        let mut output: Vec<ValueInfoProto> = cuts[1..].iter().map(|c| value_info(c, None)).collect();
+        let mut listed: BTreeSet<&str> = cuts[0].names().collect();
+        let mut output: Vec<ValueInfoProto> = vec![];
+        for tensor in cuts[1..].iter().flat_map(|c| &c.tensors) {
+            if listed.insert(&tensor.name) {
+                output.push(value_info(tensor, None));
+            }
+        }
         if let Narrow::Within(guards) = &narrow {
             for guard in guards {
-                if cuts.iter().any(|c| c.tensor == guard.tensor)
-                    || output.iter().any(|v| v.name.as_ref() == Some(&guard.tensor))
-                {
-                    continue;
+                if listed.insert(&guard.tensor) {
+                    // Of what is watched the shape does not matter.
+                    let dtype = self.facts.get(&guard.tensor).map_or(DType::F32, |f| f.dtype);
+                    output.push(typed(&guard.tensor, dtype, None));
                 }
-                // Of what is watched the shape does not matter.
-                let dtype = self.facts.get(&guard.tensor).map_or(DType::F32, |f| f.dtype);
-                output.push(typed(&guard.tensor, dtype, None));
             }
         }
         let graph = ModelProto {
@@ -51,28 +54,27 @@ impl Walk<'_> {
             graph: Some(GraphProto {
                 node: nodes,
                 initializer,
-                input: vec![value_info(&cuts[0], None)],
+                input: cuts[0].tensors.iter().map(|t| value_info(t, None)).collect(),
                 output,
                 value_info: vec![],
             }),
             ..ModelProto::default()
         };
         Analysis {
-            input: input.to_owned(),
-            output: cuts.last().map(|c| c.tensor.clone()).unwrap_or_default(),
             cuts,
             segments,
             graph,
             standard,
             constants,
             narrow,
+            opaque: std::mem::take(&mut self.opaque),
             divides: self.divides.take(),
         }
     }
 }
 
-/// The tensor of a cut point as a graph's input or output; `batch`: `None` leaves it open.
-pub(crate) fn value_info(cut: &Cut, batch: Option<usize>) -> ValueInfoProto {
+/// A tensor of a cut point as a graph's input or output; `batch`: `None` leaves it open.
+pub(crate) fn value_info(tensor: &TensorSpec, batch: Option<usize>) -> ValueInfoProto {
     let first = match batch {
         Some(n) => Dimension {
             dim_value: Some(n as i64),
@@ -83,12 +85,12 @@ pub(crate) fn value_info(cut: &Cut, batch: Option<usize>) -> ValueInfoProto {
             dim_param: Some("batch".to_owned()),
         },
     };
-    let others = cut.shape.iter().map(|&d| Dimension {
+    let others = tensor.shape.iter().map(|&d| Dimension {
         dim_value: Some(d as i64),
         dim_param: None,
     });
     let dim = std::iter::once(first).chain(others).collect();
-    typed(&cut.tensor, cut.dtype, Some(TensorShapeProto { dim }))
+    typed(&tensor.name, tensor.dtype, Some(TensorShapeProto { dim }))
 }
 
 fn typed(name: &str, dtype: DType, shape: Option<TensorShapeProto>) -> ValueInfoProto {

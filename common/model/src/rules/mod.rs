@@ -2,6 +2,10 @@
 
 mod layout;
 mod matrix;
+mod pick;
+mod quantized;
+mod recurrent;
+mod resize;
 mod spatial;
 
 use rten_onnx::onnx::{AttributeProto, NodeProto};
@@ -69,8 +73,23 @@ impl<'a> Op<'a> {
         self.attribute(name).map(|a| a.ints.clone())
     }
 
-    fn text(&self, name: &str) -> Option<&'a str> {
+    fn floats(&self, name: &str) -> Option<Vec<f64>> {
+        let list = self.attribute(name)?.floats.iter();
+        Some(list.map(|&v| f64::from(v)).collect())
+    }
+
+    pub fn text(&self, name: &str) -> Option<&'a str> {
         self.attribute(name)?.s.as_deref()
+    }
+
+    /// Numbers of input `i`, which must be known if it is given.
+    fn numbers(&self, i: usize, what: &str) -> Result<Option<Vec<f64>>, ModelError> {
+        let Some(fact) = self.input(i) else {
+            return Ok(None);
+        };
+        let known = fact.small.as_ref().filter(|s| !s.depends_on_batch());
+        let known = known.ok_or_else(|| dynamic(what, fact))?;
+        Ok(Some(known.nums.iter().map(|n| n.coef).collect()))
     }
 
     /// A tensor attribute: its values where they are small, and its type.
@@ -188,6 +207,7 @@ const UNARY: &[&str] = &[
     "Floor",
     "Gelu",
     "HardSigmoid",
+    "Hardmax",
     "HardSwish",
     "InstanceNormalization",
     "GroupNormalization",
@@ -267,13 +287,27 @@ pub(crate) fn infer(op: &Op<'_>) -> Ruling {
         "Conv" => spatial::conv(op),
         "ConvTranspose" => spatial::conv_transpose(op),
         "MaxPool" | "AveragePool" | "LpPool" => spatial::pool(op),
-        "GlobalAveragePool" | "GlobalMaxPool" => spatial::global_pool(op),
+        "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => spatial::global_pool(op),
+        "Resize" | "Upsample" => resize::resize(op),
+        "RNN" | "GRU" | "LSTM" => recurrent::recurrent(op),
+        "QuantizeLinear" => quantized::quantize(op),
+        "DequantizeLinear" => quantized::dequantize(op),
+        "DynamicQuantizeLinear" => quantized::dynamic_quantize(op),
+        "ConvInteger" | "MatMulInteger" => quantized::integer(op),
+        "QLinearConv" | "QLinearMatMul" => quantized::linear(op),
         "Pad" => spatial::pad(op),
         "DepthToSpace" | "SpaceToDepth" => spatial::depth_and_space(op),
         "Gemm" => matrix::gemm(op),
         "MatMul" => matrix::matmul(op),
         kind if REDUCE.contains(&kind) => layout::reduce(op),
         "ArgMax" | "ArgMin" => layout::arg(op),
+        "TopK" => pick::top(op),
+        "GatherElements" => pick::gather_elements(op),
+        "ScatterElements" | "Scatter" => pick::scatter_elements(op),
+        "GatherND" => pick::gather_nd(op),
+        "OneHot" => pick::one_hot(op),
+        "GridSample" => pick::grid_sample(op),
+        "NonZero" | "NonMaxSuppression" | "Unique" | "Compress" => pick::found_while_running(op),
         "Flatten" => layout::flatten(op),
         "Transpose" => layout::transpose(op),
         "Unsqueeze" => layout::unsqueeze(op),
@@ -295,6 +329,8 @@ pub(crate) fn infer(op: &Op<'_>) -> Ruling {
 }
 
 pub(crate) use layout::{expand, reshape};
+pub(crate) use recurrent::{is_whole, is_zero};
+pub(crate) use resize::Resizing;
 pub(crate) use spatial::{Windows, full_pads};
 
 /// Operators that look along axes must not look along the batch.
@@ -302,9 +338,9 @@ fn check_axes(op: &Op<'_>, dims: &[Dim]) -> Result<(), ModelError> {
     let rank = dims.len();
     let looked_along = match op.kind {
         // Before opset 13 everything from the axis on was one axis.
-        "Softmax" | "LogSoftmax" if op.opset < 13 => axis(op.int("axis", 1), rank)?..rank,
+        "Softmax" | "LogSoftmax" | "Hardmax" if op.opset < 13 => axis(op.int("axis", 1), rank)?..rank,
         "LayerNormalization" => axis(op.int("axis", -1), rank)?..rank,
-        "Softmax" | "LogSoftmax" | "LpNormalization" => {
+        "Softmax" | "LogSoftmax" | "Hardmax" | "LpNormalization" => {
             let at = axis(op.int("axis", -1), rank)?;
             at..at + 1
         }

@@ -7,13 +7,15 @@
 mod library;
 mod reference;
 mod sessions;
+mod tell;
+mod values;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use graft_model::{Model, ModelId, ModelInfo, StageRange, Tensor};
+use graft_model::{Batch, Model, ModelId, ModelInfo, StageRange};
 
 use library::Library;
 pub use library::{Missing, start_without_telemetry};
@@ -160,8 +162,8 @@ impl Engine for OnnxRuntimeEngine {
         partition: PartitionId,
         model: ModelId,
         range: StageRange,
-        batch: Tensor,
-    ) -> Result<Tensor, EngineError> {
+        batch: Batch,
+    ) -> Result<Batch, EngineError> {
         let partition = self.partition(partition)?;
         let loaded = self.loaded(model)?;
         let last = loaded.info.last();
@@ -252,7 +254,7 @@ impl Partition {
         Ok(ready)
     }
 
-    fn run(&self, loaded: &Loaded, range: StageRange, batch: Tensor) -> Result<Tensor, Cause> {
+    fn run(&self, loaded: &Loaded, range: StageRange, batch: Batch) -> Result<Batch, Cause> {
         let ready = self.session(loaded, range)?;
         let mut ready = ready.lock().unwrap_or_else(|e| e.into_inner());
         let _running = self.running.lock().unwrap_or_else(|e| e.into_inner());

@@ -1,14 +1,17 @@
 //! The reference for answers and times: a file as onnxruntime runs it whole, untouched by Graft's reader.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use graft_model::edit::with_outputs;
-use graft_model::{Cut, Model, StageRange, Tensor};
+use graft_model::{Batch, Cut, Model, StageRange, Tensor, TensorSpec};
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session, SessionInputValue};
+use ort::value::ValueType;
 
 use super::OnnxRuntimeEngine;
-use super::sessions::{WEIGHTS_FOLDER, elements_of, input_of};
+use super::sessions::WEIGHTS_FOLDER;
+use super::values::{dtype_of, elements_of, filled, input_of};
 use crate::engine::Cause;
 
 /// A model's file in one session with onnxruntime's own defaults.
@@ -17,14 +20,16 @@ pub struct Reference {
     from: Cut,
     /// Cut points whose tensors a run gives.
     cuts: Vec<Cut>,
+    /// Inputs of the file that requests don't bring: constants by the manifest, or read by no node.
+    others: Vec<(TensorSpec, Tensor)>,
 }
 
 /// Choice of the tensors that a reference gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gives {
-    /// The model's output.
+    /// The model's outputs.
     Output,
-    /// The tensors of all cut points but the input.
+    /// The tensors of all cut points but the inputs.
     EveryCut,
 }
 
@@ -39,36 +44,51 @@ impl OnnxRuntimeEngine {
         let cuts = info.cuts[skipped..].to_vec();
         let mut builder = self.plain(threads)?;
         let mut session = builder.commit_from_file(&info.file)?;
-        let known = session.outputs().iter().map(|o| o.name().to_owned());
-        let known: Vec<String> = known.collect();
-        if !cuts.iter().all(|c| known.contains(&c.tensor)) {
+        let known: BTreeSet<&str> = session.outputs().iter().map(|o| o.name()).collect();
+        let wanted: BTreeSet<&str> = cuts.iter().flat_map(Cut::names).collect();
+        let inputs: BTreeSet<&str> = info.inputs().names().collect();
+        if !wanted
+            .iter()
+            .all(|name| known.contains(name) || inputs.contains(name))
+        {
             let bytes = std::fs::read(&info.file).map_err(|error| Cause::File {
                 what: info.file.display().to_string(),
                 error,
             })?;
-            let bytes = with_outputs(&bytes, cuts.iter().map(|c| c.tensor.as_str()))?;
+            let bytes = with_outputs(&bytes, wanted.difference(&inputs).copied())?;
             let folder = info.file.parent().unwrap_or(Path::new("."));
             session = builder
                 .with_config_entry(WEIGHTS_FOLDER, folder.to_string_lossy())?
                 .commit_from_memory(&bytes)?;
         }
+        let mut others = vec![];
+        for input in session.inputs().iter().filter(|i| !inputs.contains(i.name())) {
+            others.push(constant(
+                input.name(),
+                input.dtype(),
+                info.fixed.get(input.name()),
+            )?);
+        }
         Ok(Reference {
             session,
-            from: info.cuts[0].clone(),
+            from: info.inputs().clone(),
             cuts,
+            others,
         })
     }
 
-    /// Opens the layers of a range as a file of their own.
+    /// Opens the layers of a range as a file of their own, if it reads all that crosses at its beginning and makes all that
+    /// crosses at its end.
     pub fn reference_of(&self, model: &Model, range: StageRange, threads: usize) -> Result<Reference, Cause> {
         let info = model.info();
         let ends = info.cut(range.from()).zip(info.cut(range.to()));
         let (from, to) = ends.ok_or(Cause::BeyondLastCut)?;
         let part = model.parts().part(range, None).map_err(Box::new)?;
         Ok(Reference {
-            session: self.plain(threads)?.commit_from_memory(&part)?,
+            session: self.plain(threads)?.commit_from_memory(&part.bytes)?,
             from: from.clone(),
             cuts: vec![to.clone()],
+            others: vec![],
         })
     }
 
@@ -78,23 +98,73 @@ impl OnnxRuntimeEngine {
     }
 }
 
+/// An input that holds the same for every request: `values`, or zeros where it has none.
+fn constant(name: &str, kind: &ValueType, values: Option<&Vec<f64>>) -> Result<(TensorSpec, Tensor), Cause> {
+    let ValueType::Tensor { ty, shape, .. } = kind else {
+        return Err(Cause::Library(format!("input {name} is no tensor")));
+    };
+    let dims: Vec<usize> = shape.iter().map(|&d| usize::try_from(d).unwrap_or(1)).collect();
+    let spec = TensorSpec {
+        name: name.to_owned(),
+        elements: dims.iter().product(),
+        shape: dims,
+        dtype: dtype_of(name, ty)?,
+        batch_axis: 0,
+    };
+    let tensor = filled(&spec, values)?;
+    Ok((spec, tensor))
+}
+
+/// Rows of a tensor whose batch is not its first dimension would have to be woven into one another.
+fn woven(spec: &TensorSpec) -> Cause {
+    let name = &spec.name;
+    Cause::Library(format!(
+        "the batch of {name} is not its first dimension: only one request at a time is compared"
+    ))
+}
+
 impl Reference {
-    /// Runs the file on a batch that fits its input; the tensors in the order of their cut points.
-    pub fn run(&mut self, batch: Tensor) -> Result<Vec<Tensor>, Cause> {
+    /// Runs the file on a batch that fits its inputs; what crosses, in the order of the cut points.
+    pub fn run(&mut self, batch: Batch) -> Result<Vec<Batch>, Cause> {
         let requests = batch.requests();
-        let input = input_of(&self.from, batch)?;
-        let name = self.from.tensor.as_str();
-        let input = vec![(name, SessionInputValue::from(input))];
-        let outputs = self.session.run(input)?;
-        let tensor = |cut: &Cut| {
-            let value = outputs.get(&cut.tensor);
-            let value = value.ok_or_else(|| Cause::NoTensor(cut.tensor.clone()))?;
-            let elements = elements_of(cut.dtype, value)?;
-            Tensor::new(requests, cut.shape.clone(), elements).map_err(|error| Cause::Output {
-                tensor: cut.tensor.clone(),
+        let given: HashMap<&str, &Tensor> = self.from.names().zip(batch.tensors()).collect();
+        let mut inputs = vec![];
+        for (spec, tensor) in self.from.tensors.iter().zip(batch.tensors()) {
+            let mut shape = vec![];
+            shape.extend_from_slice(tensor.shape());
+            shape.insert(spec.batch_axis.min(shape.len()), requests);
+            if spec.batch_axis != 0 && requests != 1 {
+                return Err(woven(spec));
+            }
+            inputs.push((
+                spec.name.as_str(),
+                SessionInputValue::from(input_of(spec, tensor.clone(), &shape)?),
+            ));
+        }
+        for (spec, tensor) in &self.others {
+            let input = input_of(spec, tensor.clone(), &spec.shape)?;
+            inputs.push((spec.name.as_str(), SessionInputValue::from(input)));
+        }
+        let outputs = self.session.run(inputs)?;
+        let tensor = |spec: &TensorSpec| {
+            if let Some(&given) = given.get(spec.name.as_str()) {
+                return Ok(given.clone());
+            }
+            if spec.batch_axis != 0 && requests != 1 {
+                return Err(woven(spec));
+            }
+            let value = outputs.get(&spec.name);
+            let value = value.ok_or_else(|| Cause::NoTensor(spec.name.clone()))?;
+            let elements = elements_of(spec.dtype, value)?;
+            Tensor::new(requests, spec.shape.clone(), elements).map_err(|error| Cause::Output {
+                tensor: spec.name.clone(),
                 error: Box::new(error),
             })
         };
-        self.cuts.iter().map(tensor).collect()
+        let cut = |cut: &Cut| {
+            let tensors = cut.tensors.iter().map(tensor).collect::<Result<_, _>>()?;
+            Ok(Batch::new(tensors)?)
+        };
+        self.cuts.iter().map(cut).collect()
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use graft_model::edit::{Initializer, take_out};
-use graft_model::{Cut, DType, Elements, Model, ModelInfo, Parts, StageRange, Tensor};
+use graft_model::{Batch, Model, ModelInfo, Parts, StageRange, Tensor};
 use half::f16;
 use ndarray::{Array1, ArrayD, Axis, Slice};
 use ort::ep;
@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::library::Library;
+use super::values::{elements_of, input_of};
 use crate::engine::Cause;
 
 /// Smallest weights that sessions share, in bytes.
@@ -55,15 +56,18 @@ pub(super) struct Loaded {
 struct Optimised {
     graph: Vec<u8>,
     weights: Vec<(String, Arc<DynValue>)>,
+    /// Places, among the tensors at the range's ends, of those that its layers read and make.
+    inputs: Vec<usize>,
+    outputs: Vec<usize>,
 }
 
 /// A range that is ready to run.
 pub(super) struct Ready {
     session: Session,
-    from: Cut,
-    to: Cut,
-    /// Optimised range, kept for sessions of other partitions that are made while this one is there.
-    _optimised: Arc<Optimised>,
+    info: Arc<ModelInfo>,
+    range: StageRange,
+    /// Optimised range, kept for sessions of other partitions that are made while this one is there, too.
+    optimised: Arc<Optimised>,
 }
 
 impl<T> From<ort::Error<T>> for Cause {
@@ -103,13 +107,24 @@ impl Loaded {
 
     /// Makes a range ready to run on some cores: by a thread that calls from the first, and one for each of the others.
     pub fn ready(&self, range: StageRange, cores: &[usize]) -> Result<Ready, Cause> {
-        let cut = |at| self.info.cut(at).cloned().ok_or(Cause::BeyondLastCut);
-        let (from, to) = (cut(range.from())?, cut(range.to())?);
         let optimised = self.optimised(range)?;
+        // Kernels on integers can't share what they repack, and then there is no session.
+        let session = self
+            .session(&optimised, cores, true)
+            .or_else(|_| self.session(&optimised, cores, false))?;
+        Ok(Ready {
+            session,
+            info: Arc::clone(&self.info),
+            range,
+            optimised,
+        })
+    }
+
+    /// A session of a range; `share`: with the weights that kernels repack shared by all sessions of the model.
+    fn session(&self, optimised: &Optimised, cores: &[usize], share: bool) -> Result<Session, Cause> {
         let mut builder = self
             .builder(cores.len(), true)?
             .with_optimization_level(GraphOptimizationLevel::Disable)?
-            .with_prepacked_weights(&self.packed)?
             .with_env_allocators()?
             // Threads wait for each other in a loop while a session runs, but not afterwards: that would take other
             // sessions' cores.
@@ -120,16 +135,13 @@ impl Loaded {
         if cfg!(target_os = "linux") && !others.is_empty() {
             builder = builder.with_config_entry("session.intra_op_thread_affinities", others.join(";"))?;
         }
+        if share {
+            builder = builder.with_prepacked_weights(&self.packed)?;
+        }
         for (name, value) in &optimised.weights {
             builder = builder.with_initializer(name, Arc::clone(value))?;
         }
-        let session = builder.commit_from_memory(&optimised.graph)?;
-        Ok(Ready {
-            session,
-            from,
-            to,
-            _optimised: optimised,
-        })
+        Ok(builder.commit_from_memory(&optimised.graph)?)
     }
 
     /// A builder of sessions that read weights in the model's folder.
@@ -153,8 +165,9 @@ impl Loaded {
         drop(parts);
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         let file = self.folder.path().join(format!("{number}.onnx"));
-        self.write_optimised(&part, &file)?;
-        drop(part);
+        self.write_optimised(&part.bytes, &file)?;
+        let (inputs, outputs) = (part.inputs, part.outputs);
+        drop(part.bytes);
         let bytes = std::fs::read(&file).map_err(|error| Cause::File {
             what: format!("{} can't be read", file.display()),
             error,
@@ -178,7 +191,12 @@ impl Loaded {
         if let Some(error) = failed {
             return Err(error);
         }
-        let optimised = Arc::new(Optimised { graph, weights });
+        let optimised = Arc::new(Optimised {
+            graph,
+            weights,
+            inputs,
+            outputs,
+        });
         let mut all = self.optimised.lock().unwrap_or_else(|e| e.into_inner());
         all.retain(|_, kept| kept.strong_count() > 0);
         all.insert(range, Arc::downgrade(&optimised));
@@ -303,55 +321,31 @@ fn value_of(data_type: i32, dims: &[i64], raw: &[u8]) -> Option<Result<DynValue,
 
 impl Ready {
     /// Runs the range on a batch that fits its first cut point.
-    pub fn run(&mut self, batch: Tensor) -> Result<Tensor, Cause> {
+    pub fn run(&mut self, batch: Batch) -> Result<Batch, Cause> {
+        let cut = |at| self.info.cut(at).ok_or(Cause::BeyondLastCut);
+        let (from, to) = (cut(self.range.from())?, cut(self.range.to())?);
         let requests = batch.requests();
-        let input = input_of(&self.from, batch)?;
-        let name = self.from.tensor.as_str();
-        let outputs = self.session.run(vec![(name, SessionInputValue::from(input))])?;
-        let output = outputs.get(&self.to.tensor);
-        let output = output.ok_or_else(|| Cause::NoTensor(self.to.tensor.clone()))?;
-        let elements = elements_of(self.to.dtype, output)?;
-        Ok(Tensor::new(requests, self.to.shape.clone(), elements)?)
+        // What only passes is set aside for the result.
+        let passing = self.info.passing(self.range).into_iter();
+        let aside = passing.map(|from| Some(batch.tensors()[from?].clone()));
+        let mut tensors: Vec<Option<Tensor>> = aside.collect();
+        let mut inputs = vec![];
+        for (at, (spec, tensor)) in from.tensors.iter().zip(batch.into_tensors()).enumerate() {
+            if self.optimised.inputs.contains(&at) {
+                let mut shape = vec![requests];
+                shape.extend_from_slice(tensor.shape());
+                let input = input_of(spec, tensor, &shape)?;
+                inputs.push((spec.name.as_str(), SessionInputValue::from(input)));
+            }
+        }
+        let outputs = self.session.run(inputs)?;
+        for &at in &self.optimised.outputs {
+            let spec = &to.tensors[at];
+            let output = outputs.get(&spec.name);
+            let output = output.ok_or_else(|| Cause::NoTensor(spec.name.clone()))?;
+            let elements = elements_of(spec.dtype, output)?;
+            tensors[at] = Some(Tensor::new(requests, spec.shape.clone(), elements)?);
+        }
+        Ok(Batch::new(tensors.into_iter().flatten().collect())?)
     }
-}
-
-/// A batch in the type that the model wants: 16-bit floats are held as 32-bit ones, truth values as integers.
-pub(super) fn input_of(cut: &Cut, batch: Tensor) -> ort::Result<DynValue> {
-    let mut shape = vec![batch.requests() as i64];
-    shape.extend(batch.shape().iter().map(|&d| d as i64));
-    Ok(match (batch.into_elements(), cut.dtype) {
-        (Elements::F32(v), DType::F16) => {
-            let halves: Vec<f16> = v.into_iter().map(f16::from_f32).collect();
-            OrtTensor::from_array((shape, halves))?.into_dyn()
-        }
-        (Elements::F32(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
-        (Elements::I32(v), DType::Bool) => {
-            let truths: Vec<bool> = v.into_iter().map(|x| x != 0).collect();
-            OrtTensor::from_array((shape, truths))?.into_dyn()
-        }
-        (Elements::I32(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
-        (Elements::I64(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
-        (Elements::U8(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
-        (Elements::I8(v), _) => OrtTensor::from_array((shape, v))?.into_dyn(),
-    })
-}
-
-pub(super) fn elements_of(dtype: DType, value: &DynValue) -> ort::Result<Elements> {
-    Ok(match dtype {
-        DType::F32 => Elements::F32(value.try_extract_tensor::<f32>()?.1.to_vec()),
-        // No cut point has them, and 32-bit floats would not hold them.
-        DType::F64 => return Err(ort::Error::new("64-bit floats are not given out")),
-        DType::F16 => {
-            let (_, halves) = value.try_extract_tensor::<f16>()?;
-            Elements::F32(halves.iter().map(|x| x.to_f32()).collect())
-        }
-        DType::I32 => Elements::I32(value.try_extract_tensor::<i32>()?.1.to_vec()),
-        DType::I64 => Elements::I64(value.try_extract_tensor::<i64>()?.1.to_vec()),
-        DType::U8 => Elements::U8(value.try_extract_tensor::<u8>()?.1.to_vec()),
-        DType::I8 => Elements::I8(value.try_extract_tensor::<i8>()?.1.to_vec()),
-        DType::Bool => {
-            let (_, truths) = value.try_extract_tensor::<bool>()?;
-            Elements::I32(truths.iter().map(|&x| i32::from(x)).collect())
-        }
-    })
 }

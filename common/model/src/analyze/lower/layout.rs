@@ -3,7 +3,7 @@
 use super::Lowering;
 use super::writer::{ints_attribute, target};
 use crate::error::ModelError;
-use crate::rules::full_pads;
+use crate::rules::{Resizing, full_pads};
 
 impl Lowering<'_, '_> {
     /// SpaceToDepth, `[N, C, H, W]` to `[N, C·b², H/b, W/b]`: rows and columns of a block become the outer channels.
@@ -20,6 +20,54 @@ impl Lowering<'_, '_> {
         self.w.with(ints_attribute("perm", &[0, 3, 5, 1, 2, 4]));
         self.w.op_to("Reshape", &[&moved, &shape], &[], &y);
         Ok(())
+    }
+
+    /// Resize as engines know it since operator set 11, and Upsample, which is what it was before.
+    pub(super) fn resize(mut self, kind: &str) -> Result<(), ModelError> {
+        let by_sizes = self.node.input.get(3).is_some();
+        let mode = self.attribute("mode").and_then(|a| a.s.clone());
+        let kind = match (kind, mode.as_deref()) {
+            // rten takes it for linear.
+            (_, Some("cubic")) => "ResizeCubic",
+            // rten would take other pixels.
+            _ if !self.inverse_does(kind, by_sizes) => "ResizeNearest",
+            ("Resize", _) if self.opset < 11 => "Upsample",
+            (kind, _) => kind,
+        };
+        // rten takes an empty list for scales.
+        for name in self.node.input.iter_mut().skip(1) {
+            if name.starts_with("graft:roi:") || name.starts_with("graft:scales:") && by_sizes {
+                name.clear();
+            }
+        }
+        if kind != "ResizeCubic" {
+            self.drop_attributes(&["cubic_coeff_a", "exclude_outside", "extrapolation_value"]);
+        }
+        self.node.op_type = Some(kind.to_owned());
+        self.keep();
+        Ok(())
+    }
+
+    /// Whether rten, which multiplies by the inverse of a scale, takes the same pixels as the standard says.
+    fn inverse_does(&self, kind: &str, by_sizes: bool) -> bool {
+        let before = self.dims(0);
+        let scales = self.inputs.iter().skip(1).flatten();
+        let scales = scales
+            .filter_map(|f| f.small.as_ref())
+            .find(|s| !s.nums.is_empty());
+        let pairs = self.out.iter().zip(before);
+        let scales = match scales.filter(|_| !by_sizes) {
+            Some(scales) => scales.nums.iter().map(|n| n.coef as f32).collect(),
+            None => pairs
+                .map(|(to, from)| to.coef as f32 / from.coef as f32)
+                .collect(),
+        };
+        let resizing = Resizing {
+            dims: self.out.clone(),
+            scales,
+            by_sizes,
+        };
+        resizing.inverse_does(&self.op(kind), before)
     }
 
     /// Pad with the padding of every axis as an input.

@@ -7,6 +7,7 @@ mod activations;
 mod batch;
 mod layout;
 mod norms;
+mod sizes;
 mod windows;
 mod writer;
 
@@ -17,7 +18,9 @@ use crate::dim::{DType, Dim};
 use crate::error::ModelError;
 use crate::fact::Fact;
 use crate::rules::{Op, axis};
-use writer::{Writer, int_attribute};
+use writer::Writer;
+
+pub(super) use writer::{int_attribute, ints_attribute, operator};
 
 /// The node that is being written out.
 struct Lowering<'w, 'a> {
@@ -58,7 +61,9 @@ impl Lowering<'_, '_> {
         let kind = self.node.op_type.clone().unwrap_or_default();
         match kind.as_str() {
             "Softmax" | "LogSoftmax" => self.softmax(),
-            "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" | "LpPool" => self.windows(&kind),
+            "Conv" | "ConvInteger" | "ConvTranspose" | "MaxPool" | "AveragePool" | "LpPool" => {
+                self.windows(&kind)
+            }
             "SpaceToDepth" => self.space_to_depth(),
             "Selu" | "Celu" | "Mish" | "ThresholdedRelu" | "Softplus" => self.activation(&kind),
             "Clip" => self.clip(),
@@ -74,6 +79,23 @@ impl Lowering<'_, '_> {
             "GroupNormalization" => self.group_normalization(),
             "BatchNormalization" => {
                 self.drop_attributes(&["is_test", "spatial", "training_mode", "momentum"]);
+                self.keep();
+                Ok(())
+            }
+            "Resize" | "Upsample" => self.resize(&kind),
+            // rten reads lengths of sequences, and takes all for whole.
+            "RNN" | "GRU" | "LSTM" if !self.input(4).is_empty() => {
+                self.node.op_type = Some(format!("{kind}OfLengths"));
+                self.keep();
+                Ok(())
+            }
+            "QuantizeLinear" => {
+                if self.dims(1).len() == 1 {
+                    let axis = self.int("axis", 1);
+                    self.set_int("axis", axis);
+                }
+                // rten takes what is not said for signed.
+                self.set_int("output_dtype", self.out_dtype.to_onnx().into());
                 self.keep();
                 Ok(())
             }

@@ -74,7 +74,7 @@ pub(super) fn target(dims: &[Dim]) -> Vec<i64> {
         .collect()
 }
 
-pub(super) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
+pub(in crate::analyze) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {
         name: Some(name.to_owned()),
         ints: values.to_vec(),
@@ -83,7 +83,7 @@ pub(super) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
     }
 }
 
-pub(super) fn int_attribute(name: &str, value: i64) -> AttributeProto {
+pub(in crate::analyze) fn int_attribute(name: &str, value: i64) -> AttributeProto {
     AttributeProto {
         name: Some(name.to_owned()),
         i: Some(value),
@@ -101,7 +101,12 @@ pub(super) fn float_attribute(name: &str, value: f32) -> AttributeProto {
     }
 }
 
-pub(super) fn operator(kind: &str, inputs: &[&str], output: &str, attributes: &[(&str, i64)]) -> NodeProto {
+pub(in crate::analyze) fn operator(
+    kind: &str,
+    inputs: &[&str],
+    output: &str,
+    attributes: &[(&str, i64)],
+) -> NodeProto {
     NodeProto {
         name: Some(output.to_owned()),
         op_type: Some(kind.to_owned()),
