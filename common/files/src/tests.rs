@@ -75,7 +75,8 @@ fn weights_beside_a_model_are_read_and_missed_when_they_are_gone() {
         .parts_beside_weights(std::fs::File::create(&weights).unwrap())
         .unwrap();
     let file = folder.path().join("m.onnx");
-    std::fs::write(&file, parts.part(model.info().whole().unwrap(), None).unwrap()).unwrap();
+    let part = parts.part(model.info().whole().unwrap(), None).unwrap();
+    std::fs::write(&file, part.bytes).unwrap();
     assert!(std::fs::metadata(&weights).unwrap().len() >= 64 * 64 * 4);
     let again = read_model(&file, &options).unwrap();
     assert_eq!(again.info().weights_bytes(), model.info().weights_bytes());

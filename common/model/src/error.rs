@@ -1,7 +1,7 @@
 //! Errors of model files, in words with which a file's owner can mend it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Kind of what is wrong with a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +32,12 @@ pub enum ModelErrorKind {
 #[derive(Debug, Clone)]
 pub struct ModelError {
     kind: ModelErrorKind,
-    file: PathBuf,
-    node: Option<String>,
+    file: Box<Path>,
+    node: Option<Box<str>>,
     what: String,
     hint: String,
     opset: Option<i64>,
-    without_rule: Vec<String>,
+    without_rule: Box<[String]>,
 }
 
 impl ModelError {
@@ -45,12 +45,12 @@ impl ModelError {
     pub fn new(kind: ModelErrorKind, what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             kind,
-            file: PathBuf::new(),
+            file: Path::new("").into(),
             node: None,
             what: what.into(),
             hint: hint.into(),
             opset: None,
-            without_rule: vec![],
+            without_rule: Box::default(),
         }
     }
 
@@ -61,20 +61,20 @@ impl ModelError {
 
     /// The error, in a file.
     pub fn in_file(mut self, file: &Path) -> Self {
-        self.file = file.to_owned();
+        self.file = file.into();
         self
     }
 
     pub(crate) fn at_node(mut self, node: impl Into<String>) -> Self {
         if self.node.is_none() {
-            self.node = Some(node.into());
+            self.node = Some(node.into().into_boxed_str());
         }
         self
     }
 
     /// The node's operator has no rule; these are its outputs.
     pub(crate) fn without_rule(mut self, outputs: Vec<String>) -> Self {
-        self.without_rule = outputs;
+        self.without_rule = outputs.into_boxed_slice();
         self
     }
 
