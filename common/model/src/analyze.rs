@@ -77,6 +77,8 @@ enum Ruled {
         data: bool,
         target: Option<Vec<i64>>,
         outcome: Outcome,
+        /// There is no rule: the options tell what it gives.
+        told: bool,
     },
 }
 
@@ -328,7 +330,7 @@ impl Walk<'_> {
             Err(unknown(&node, &kind))
         };
         let ruled = ruled.or_else(|error| self.told(&node, error));
-        let (data, target, outcome) = match ruled? {
+        let (data, target, outcome, is_told) = match ruled? {
             Ruled::Folded(small, dtype) => {
                 self.facts.insert(output, Fact::from_small(small, dtype));
                 return Ok(());
@@ -337,7 +339,8 @@ impl Walk<'_> {
                 data,
                 target,
                 outcome,
-            } => (data, target, outcome),
+                told,
+            } => (data, target, outcome, told),
         };
         let flops = match outcome.flops {
             Some(flops) => flops,
@@ -346,7 +349,6 @@ impl Walk<'_> {
         self.look_at_divisor(&node, &kind, outcome.outputs[0].1);
         let bound = self.bound(&node, &kind, index, &outcome.outputs[0])?;
         // Of what an engine told, how large it gets is not known.
-        let is_told = self.opaque.last() == Some(&self.label);
         let bound = bound.filter(|_| !is_told);
         // Places along an axis.
         let along = node.input.first().and_then(|name| self.facts.get(name));
@@ -528,6 +530,7 @@ impl Walk<'_> {
             data,
             target: None,
             outcome,
+            told: true,
         })
     }
 
@@ -552,6 +555,7 @@ impl Walk<'_> {
             data,
             target,
             outcome,
+            told: false,
         })
     }
 

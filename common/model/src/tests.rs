@@ -150,6 +150,63 @@ fn an_input_that_is_the_same_for_all_becomes_a_constant_and_a_batch_is_put_first
     assert_ne!(second.info().id, info.id);
 }
 
+/// The outcome for one input of shape `[batch, 14]`, of floats.
+fn wide_model(build: impl FnOnce(&mut samples::Builder) -> String) -> Result<Model, crate::ModelError> {
+    let mut builder = samples::Builder::new(13);
+    let output = build(&mut builder);
+    parse(&builder.finish(
+        (rten_onnx::onnx::DataType::FLOAT, &[14]),
+        BatchAs::Symbolic,
+        &output,
+    ))
+}
+
+#[test]
+fn what_would_take_elements_of_other_requests_is_refused() {
+    use samples::Attr::Int;
+    let along_batch = wide_model(|b| {
+        let k = b.ints(&[1]);
+        b.op("TopK", &["input", &k], &[Int("axis", 0)])
+    });
+    // Two rows of each request, and places for one.
+    let merged = wide_model(|b| {
+        let two = b.ints(&[-1, 7]);
+        let rows = b.op("Reshape", &["input", &two], &[]);
+        let places = b.op("Cast", &["input"], &[Int("to", 7)]);
+        b.op("GatherElements", &[&rows, &places], &[Int("axis", 1)])
+    });
+    let by_the_largest_of_all = wide_model(|b| b.op("DynamicQuantizeLinear", &["input"], &[]));
+    let resized = wide_model(|b| {
+        let sizes = b.ints(&[2, 14]);
+        b.op("Resize", &["input", "", "", &sizes], &[])
+    });
+    for refused in [along_batch, merged, by_the_largest_of_all, resized] {
+        assert_eq!(refused.unwrap_err().kind(), ModelErrorKind::Batch);
+    }
+}
+
+#[test]
+fn a_resize_for_which_rten_takes_other_pixels_is_kept_from_it() {
+    use samples::Attr::Text;
+    let graph_of = |size: i64| {
+        let model = wide_model(|b| {
+            let sizes = b.ints(&[1, size]);
+            let asymmetric = Text("coordinate_transformation_mode", "asymmetric");
+            b.op(
+                "Resize",
+                &["input", "", "", &sizes],
+                &[asymmetric, Text("nearest_mode", "floor")],
+            )
+        });
+        let model = model.unwrap();
+        assert_eq!(model.info().outputs().tensors[0].shape, [size as usize]);
+        String::from_utf8_lossy(&model.engine_graph().unwrap()).into_owned()
+    };
+    // In 32-bit floats 2 / (4 / 14) and 2 * (14 / 4) lie on two sides of pixel 7.
+    assert!(graph_of(4).contains("ResizeNearest"));
+    assert!(!graph_of(28).contains("ResizeNearest"));
+}
+
 #[test]
 fn inputs_that_there_are_not_are_told() {
     let mut options = ReadOptions::default();
