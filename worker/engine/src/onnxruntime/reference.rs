@@ -11,7 +11,7 @@ use ort::value::ValueType;
 
 use super::OnnxRuntimeEngine;
 use super::sessions::WEIGHTS_FOLDER;
-use super::values::{dtype_of, elements_of, filled, input_of};
+use super::values::{elements_of, filled, input_of, spec_of};
 use crate::engine::Cause;
 
 /// A model's file in one session with onnxruntime's own defaults.
@@ -104,13 +104,7 @@ fn constant(name: &str, kind: &ValueType, values: Option<&Vec<f64>>) -> Result<(
         return Err(Cause::Library(format!("input {name} is no tensor")));
     };
     let dims: Vec<usize> = shape.iter().map(|&d| usize::try_from(d).unwrap_or(1)).collect();
-    let spec = TensorSpec {
-        name: name.to_owned(),
-        elements: dims.iter().product(),
-        shape: dims,
-        dtype: dtype_of(name, ty)?,
-        batch_axis: 0,
-    };
+    let spec = spec_of(name, ty, dims)?;
     let tensor = filled(&spec, values)?;
     Ok((spec, tensor))
 }

@@ -10,7 +10,7 @@ use ort::value::ValueType;
 
 use super::OnnxRuntimeEngine;
 use super::sessions::WEIGHTS_FOLDER;
-use super::values::{dtype_of, filled, input_of};
+use super::values::{dtype_of, filled, input_of, spec_of};
 use crate::engine::Cause;
 
 /// Sizes of the batches that are run to see which dimension is the batch.
@@ -126,14 +126,7 @@ fn example(
             None => own.unwrap_or(1),
         }
     });
-    let dims: Vec<usize> = dims.collect();
-    let spec = TensorSpec {
-        name: name.to_owned(),
-        elements: dims.iter().product(),
-        shape: dims,
-        dtype: dtype_of(name, ty)?,
-        batch_axis: 0,
-    };
+    let spec = spec_of(name, ty, dims.collect())?;
     let tensor = match said.and_then(|o| o.value.as_ref()) {
         Some(values) => filled(&spec, Some(values))?,
         None => Tensor::pseudo_random(&spec, 1, 7),

@@ -17,6 +17,17 @@ pub(super) fn filled(spec: &TensorSpec, values: Option<&Vec<f64>>) -> Result<Ten
     Ok(Tensor::new(1, spec.shape.clone(), elements)?)
 }
 
+/// An input of a file for a run in which all its dimensions are known.
+pub(super) fn spec_of(name: &str, kind: &TensorElementType, dims: Vec<usize>) -> Result<TensorSpec, Cause> {
+    Ok(TensorSpec {
+        name: name.to_owned(),
+        elements: dims.iter().product(),
+        shape: dims,
+        dtype: dtype_of(name, kind)?,
+        batch_axis: 0,
+    })
+}
+
 /// The element type of a tensor.
 pub(super) fn dtype_of(name: &str, kind: &TensorElementType) -> Result<DType, Cause> {
     Ok(match kind {
