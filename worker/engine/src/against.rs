@@ -11,7 +11,7 @@ const RELATIVE: f64 = 1e-4;
 const RELATIVE_HALF: f64 = 5e-3;
 /// Largest difference in a network that rounds to 8-bit integers, as such a part: engines that sum integers and engines that
 /// sum floats round some elements to neighbouring steps, of which there are 255, and the layers after them do so again.
-const RELATIVE_QUANTIZED: f64 = 0.05;
+const RELATIVE_QUANTIZED: f64 = 0.02;
 /// Difference of floats that is allowed in any case.
 const ABSOLUTE: f64 = 1e-5;
 

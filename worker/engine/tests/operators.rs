@@ -11,8 +11,8 @@ use graft_engine::{Engine, EngineError, RtenEngine, against, try_out, usable_cor
 use graft_model::{DataSet, Model, ReadOptions};
 
 /// Cases that were answered rightly when the file was made; fewer is a step back.
-const RIGHT_BY_RTEN: usize = 232;
-const RIGHT_BY_ONNXRUNTIME: usize = 290;
+const RIGHT_BY_RTEN: usize = 262;
+const RIGHT_BY_ONNXRUNTIME: usize = 328;
 
 mod library;
 
