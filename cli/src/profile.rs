@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use graft_engine::{Engine, MeasureOptions, cpu_kind, measure, usable_cores};
+use graft_engine::{Engine, MeasureOptions, PartitionShape, cpu_kind, measure, usable_cores};
 use graft_files::ReadFile;
 use graft_model::ModelInfo;
 use graft_plan::{FormatFile, ModelProfile, Profile, Share, Source};
@@ -121,7 +121,7 @@ fn measured(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Ve
     let options = MeasureOptions {
         batches: arguments.batches.clone(),
         shares: (1..=cores.len() as u32).map(Share).collect(),
-        cores,
+        device: PartitionShape::cores(&cores),
         repeats: arguments.repeats.max(1),
         patience: Duration::from_millis(arguments.patience),
         hop_ms: HOP_MS,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use graft_files::ReadFile;
-use graft_plan::{Arrivals, Device, DeviceSource, Devices, Profile, Scenario};
+use graft_plan::{Arrivals, Device, DeviceSource, Devices, Hardware, Profile, Profiles, Scenario};
 use graft_simulator::Trace;
 
 /// Memory, in bytes, of a device that a scenario only counts: 80 GB.
@@ -20,9 +20,9 @@ pub(crate) struct Files {
     /// Who asks, over which links, and what goes wrong (scenario.json)
     #[arg(long, value_name = "FILE")]
     scenario: PathBuf,
-    /// What stages cost (profiles.json), instead of the scenario's own
+    /// What stages cost (profiles.json), instead of the scenario's own; once for each kind of device
     #[arg(long, value_name = "FILE")]
-    profiles: Option<PathBuf>,
+    profiles: Vec<PathBuf>,
     /// What there is to run on (devices.json), instead of the scenario's own
     #[arg(long, value_name = "FILE")]
     devices: Option<PathBuf>,
@@ -35,8 +35,7 @@ pub(crate) struct Files {
 /// A scenario with what it is played on.
 pub(crate) struct Setting {
     pub scenario: Scenario,
-    pub profile: Profile,
-    pub devices: Devices,
+    pub hardware: Hardware,
     pub traces: Vec<Arc<Trace>>,
 }
 
@@ -45,7 +44,7 @@ impl Files {
     pub(crate) fn of(scenario: &Path, traces: Option<&Path>) -> Self {
         Files {
             scenario: scenario.to_owned(),
-            profiles: None,
+            profiles: vec![],
             devices: None,
             traces: traces.map(Path::to_owned),
         }
@@ -54,7 +53,7 @@ impl Files {
     pub(crate) fn read(&self) -> anyhow::Result<Setting> {
         let mut stage = self.read_for_clients()?;
         let folder = self.folder();
-        stage.devices = match (&self.devices, &stage.scenario.devices) {
+        stage.hardware.devices = match (&self.devices, &stage.scenario.devices) {
             (Some(path), _) => Devices::read(path)?,
             (None, Some(DeviceSource::File(path))) => Devices::read(&folder.join(path))?,
             (None, Some(DeviceSource::Count(count))) => {
@@ -63,7 +62,8 @@ impl Files {
                     "{}: devices: is {count}; expected 1 to {MOST_DEVICES}, or a file",
                     self.scenario.display()
                 );
-                counted(*count, &stage.profile)
+                // Of several kinds, as many of the first.
+                counted(*count, &stage.hardware.profiles.kinds()[0])
             }
             (None, None) => anyhow::bail!(
                 "{}: devices: is not there; give a number or a file in the scenario, or --devices FILE",
@@ -88,10 +88,10 @@ impl Files {
             let stem = self.scenario.file_stem().unwrap_or_default();
             scenario.name = stem.to_string_lossy().into_owned();
         }
-        let profile = match (&self.profiles, &scenario.profiles) {
-            (Some(path), _) => Profile::read(path)?,
-            (None, Some(path)) => Profile::read(&self.folder().join(path))?,
-            (None, None) => anyhow::bail!(
+        let profiles = match (self.profiles.as_slice(), &scenario.profiles) {
+            ([], Some(path)) => Profile::read(&self.folder().join(path))?.into(),
+            (given @ [_, ..], _) => read_profiles(given)?,
+            ([], None) => anyhow::bail!(
                 "{}: profiles: is not there; name a profile in the scenario, or give --profiles FILE",
                 self.scenario.display()
             ),
@@ -99,10 +99,12 @@ impl Files {
         Ok(Setting {
             traces: self.traces.as_deref().map_or(Ok(vec![]), traces)?,
             scenario,
-            profile,
-            devices: Devices {
-                version: 1,
-                devices: vec![],
+            hardware: Hardware {
+                profiles,
+                devices: Devices {
+                    version: 1,
+                    devices: vec![],
+                },
             },
         })
     }
@@ -112,6 +114,14 @@ impl Files {
     }
 }
 
+/// The profiles of one or several kinds of devices.
+pub(crate) fn read_profiles(files: &[PathBuf]) -> anyhow::Result<Profiles> {
+    let each = files.iter().map(|file| Profile::read(file));
+    let profiles = Profiles::new(each.collect::<Result<_, _>>()?);
+    let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+    profiles.with_context(|| names.join(", "))
+}
+
 /// `count` whole devices of the profile's kind.
 fn counted(count: u32, profile: &Profile) -> Devices {
     let device = |i: u32| Device {
@@ -119,6 +129,7 @@ fn counted(count: u32, profile: &Profile) -> Devices {
         kind: profile.device_kind.clone(),
         share_total: profile.share_total,
         memory_bytes: MEMORY_BYTES,
+        price: None,
     };
     Devices {
         version: 1,

@@ -13,7 +13,7 @@ use graft_planner::Planner;
 use graft_router::{Backend, BackendFailure, BackendReply, Router};
 use graft_transport::{Authority, Role};
 use graft_wire::RunHeader;
-use graft_worker::{EngineChoice, Handle, Worker};
+use graft_worker::{DeviceSettings, EngineChoice, Handle, Worker};
 
 /// Settings of a site.
 pub(crate) struct SiteSettings {
@@ -74,11 +74,10 @@ impl Site {
             planner: planner.address(),
             http: None,
             state: settings.state.join("worker"),
-            cores: settings.cores,
+            devices: vec![DeviceSettings::only(settings.engine, settings.cores)],
             batches: settings.batches,
             queue_bytes: 1 << 30,
             drain,
-            engine: settings.engine,
             identity: authority.issue(Role::Worker, &[])?,
         })
         .await?;

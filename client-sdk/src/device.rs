@@ -6,7 +6,7 @@ use std::time::Duration;
 use graft_engine::{
     Choice, Engine, EngineError, EngineOptions, Engines, MeasureOptions, Missing, PartitionId, Refusal,
 };
-use graft_engine::{measure, usable_cores};
+use graft_engine::{PartitionShape, measure, usable_cores};
 use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, Model, ModelError, ModelInfo, StageRange};
 use graft_plan::Share;
@@ -75,7 +75,7 @@ impl Device {
         let usable = usable_cores();
         let cores = cores.unwrap_or(usable.get(..1).unwrap_or(&usable));
         let engine = Engines::open(options)?;
-        let partition = engine.open_partition(cores)?;
+        let partition = engine.open_partition(&PartitionShape::cores(cores))?;
         Ok(Device { engine, partition })
     }
 
@@ -96,7 +96,7 @@ impl Device {
         let options = MeasureOptions {
             batches: vec![1],
             shares: vec![Share(1)],
-            cores: usable_cores(),
+            device: PartitionShape::cores(&usable_cores()),
             repeats: REPEATS,
             patience: Duration::from_secs(1),
             hop_ms: 0.0,

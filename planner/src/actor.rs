@@ -142,10 +142,10 @@ impl PlannerActor {
                 epoch,
                 plan,
                 workload,
-                profile,
+                hardware,
             } => {
                 let predicting = move || {
-                    let predicted = predict(&plan, &workload, &profile);
+                    let predicted = predict(&plan, &workload, &hardware);
                     predicted.map_err(|e| Undone::NotSimulated(e.to_string()))
                 };
                 self.beside(predicting, move |done| Event::Predicted(epoch, done), context);

@@ -74,7 +74,9 @@ impl Handler<Joined> for PlannerActor {
         }
         let member = match &join {
             Join::Worker(info) => {
-                tracing::info!(worker = %info.name, address = %info.address, kind = %info.device_kind, models = info.models.len(), "a worker joins");
+                let kinds: Vec<&str> = info.devices.iter().map(|d| d.kind.as_str()).collect();
+                let kinds = kinds.join(", ");
+                tracing::info!(worker = %info.name, address = %info.address, %kinds, models = info.models.len(), "a worker joins");
                 Member::Worker(info.name.clone())
             }
             Join::Router { name, epoch } => {

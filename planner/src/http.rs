@@ -40,12 +40,14 @@ async fn status(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
     }
 }
 
-/// The plan in use (plan.json), what it was made for (workload.json), and the costs (profiles.json).
+/// The plan in use (plan.json), what it was made for (workload.json), what it runs on (devices.json), and the costs there
+/// (profiles.json, one for each kind of device).
 async fn plan(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
     match actor.send(See(Snapshot::of)).await {
         Ok(view) => HttpResponse::Ok().json(json!({
             "plan": view.plan, "workload": view.workload, "models": view.models, "rolled_out": view.rolled_out,
-            "profile": view.profile,
+            "devices": view.hardware.as_ref().map(|h| &h.devices),
+            "profiles": view.hardware.as_ref().map_or(&[][..], |h| h.profiles.kinds()),
         })),
         Err(error) => gone(error),
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use graft_model::{CutPoint, ModelId};
-use graft_plan::{Epoch, Nanos, Plan, Profile, Workload};
-use graft_planner_search::share_alone;
+use graft_plan::{Epoch, Hardware, Nanos, Partition, Plan, Workload};
+use graft_planner_search::cost_alone;
 use graft_planner_steer::{Decision, Desk, Recent, Wanted, WorkerMember};
 use graft_wire::{Outcomes, PartitionReport};
 use serde::{Deserialize, Serialize};
@@ -35,8 +35,8 @@ pub struct Status {
     pub points: Vec<PointStatus>,
     /// All of them.
     pub total: Served,
-    /// Model, batch, and what its runs take as a multiple of what was measured at first.
-    pub corrections: Vec<(String, u32, f64)>,
+    /// Kind of device, model, batch, and what its runs take as a multiple of what was measured at first.
+    pub corrections: Vec<(String, String, u32, f64)>,
     /// The latest decisions, the oldest first.
     pub decisions: Vec<Decision>,
 }
@@ -46,21 +46,32 @@ pub struct Status {
 pub struct WorkerStatus {
     /// Unique name.
     pub name: String,
-    /// Kind of its device.
-    pub device_kind: String,
-    /// It only takes the time that a device would.
-    pub emulated: bool,
-    /// The device's share.
-    pub share_total: u32,
+    /// Its devices.
+    pub devices: Vec<DeviceStatus>,
     /// The latest plan that it has prepared.
     pub epoch: Epoch,
     /// Its partitions.
     pub partitions: Vec<PartitionStatus>,
 }
 
+/// A device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Id in plans.
+    pub id: String,
+    /// Kind of device.
+    pub kind: String,
+    /// It only takes the time that a device would.
+    pub emulated: bool,
+    /// Share of the whole device.
+    pub share_total: u32,
+}
+
 /// A partition.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PartitionStatus {
+    /// Its device.
+    pub device: String,
     /// Its share of the device.
     pub share: u32,
     /// What it did in the last second.
@@ -138,7 +149,11 @@ impl Status {
             epoch: desk.current().map_or(Epoch(0), |current| current.update.epoch),
             rolling_out: desk.on_its_way(),
             share: plan.map_or(0, |p| p.total_share),
-            share_total: desk.workers().map(|w| u64::from(w.info.share_total)).sum(),
+            share_total: desk
+                .workers()
+                .flat_map(|w| &w.info.devices)
+                .map(|d| u64::from(d.share_total))
+                .sum(),
             infeasible: plan.map_or(0, |p| p.infeasible.len()),
             headroom: desk.options().headroom,
             workers: desk
@@ -150,7 +165,7 @@ impl Status {
             total: Served::of(&total, Recent::SECONDS),
             corrections: corrections
                 .iter()
-                .map(|c| (desk.name_of(c.model), c.batch, c.times))
+                .map(|c| (c.kind.clone(), desk.name_of(c.model), c.batch, c.times))
                 .collect(),
             decisions: latest_decisions(desk, LATEST),
         }
@@ -159,23 +174,34 @@ impl Status {
 
 impl WorkerStatus {
     fn of(worker: &WorkerMember, plan: Option<&Plan>) -> Self {
-        let shares: BTreeMap<&str, u32> = plan
+        let planned: BTreeMap<&str, &Partition> = plan
             .iter()
             .flat_map(|p| &p.partitions)
-            .map(|p| (p.id.as_str(), p.share.0))
+            .map(|p| (p.id.as_str(), p))
             .collect();
         let (info, report) = (&worker.info, worker.report.as_ref());
         let partitions = report.iter().flat_map(|r| &r.partitions);
         WorkerStatus {
             name: info.name.clone(),
-            device_kind: info.device_kind.clone(),
-            emulated: info.emulated,
-            share_total: info.share_total,
+            devices: info
+                .devices
+                .iter()
+                .map(|d| DeviceStatus {
+                    id: d.id.clone(),
+                    kind: d.kind.clone(),
+                    emulated: d.emulated,
+                    share_total: d.share_total,
+                })
+                .collect(),
             epoch: report.map_or(info.epoch, |r| r.epoch),
             partitions: partitions
-                .map(|p| PartitionStatus {
-                    share: shares.get(p.id.as_str()).copied().unwrap_or(0),
-                    report: p.clone(),
+                .map(|report| {
+                    let planned = planned.get(report.id.as_str());
+                    PartitionStatus {
+                        device: planned.map(|p| p.device.clone()).unwrap_or_default(),
+                        share: planned.map_or(0, |p| p.share.0),
+                        report: report.clone(),
+                    }
                 })
                 .collect(),
         }
@@ -228,10 +254,10 @@ pub struct Snapshot {
     pub plan: Option<Plan>,
     /// What it was made for.
     pub workload: Workload,
-    /// Its costs.
-    pub profile: Option<Profile>,
-    /// The share that the same fragments would take alone.
-    pub share_alone: u64,
+    /// What it runs on, and costs there.
+    pub hardware: Option<Hardware>,
+    /// What the same fragments would cost alone: share, or price.
+    pub cost_alone: f64,
     /// Plans that were rolled out since the start.
     pub rolled_out: u64,
     /// Names of models, by identity.
@@ -251,9 +277,9 @@ impl Snapshot {
         let workload = current.map_or_else(none, |current| current.workload.clone());
         let models = desk.workers().flat_map(|w| &w.info.models);
         Snapshot {
-            share_alone: current.map_or(0, |current| share_alone(&workload, &current.profile)),
+            cost_alone: current.map_or(0.0, |current| cost_alone(&workload, &current.hardware)),
             plan: current.map(|current| current.plan.clone()),
-            profile: current.map(|current| current.profile.clone()),
+            hardware: current.map(|current| current.hardware.clone()),
             workload,
             rolled_out: desk.rolled_out(),
             models: models.map(|m| (m.id.to_string(), m.name.clone())).collect(),

@@ -7,7 +7,7 @@ use graft_certify::Generator;
 use graft_client_core::{Layers, Pilot, PilotOptions};
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{
-    FragmentClient, ModelProfile, Nanos, PhoneGroup, Profile, Range, Scenario, Slo, Speed, ms_to_nanos,
+    FragmentClient, ModelProfile, Nanos, PhoneGroup, Profiles, Range, Scenario, Slo, Speed, ms_to_nanos,
 };
 
 use crate::arrivals::{Process, load_steps};
@@ -116,11 +116,13 @@ impl Library<'_> {
     }
 }
 
-fn model<'a>(profile: &'a Profile, name: &str, place: &str) -> Result<&'a ModelProfile, CastError> {
-    profile.models.get(name).ok_or_else(|| CastError::UnknownModel {
+/// A model's figures on the first kind of device that runs it.
+fn model<'a>(profiles: &'a Profiles, name: &str, place: &str) -> Result<&'a ModelProfile, CastError> {
+    let mut known = profiles.kinds().iter().filter_map(|p| p.models.get(name));
+    known.next().ok_or_else(|| CastError::UnknownModel {
         place: place.to_owned(),
         model: name.to_owned(),
-        known: profile.models.keys().cloned().collect::<Vec<_>>().join(", "),
+        known: profiles.models().collect::<Vec<_>>().join(", "),
     })
 }
 
@@ -152,10 +154,10 @@ fn head(of: &ModelProfile, speed: Speed) -> Option<Vec<f64>> {
 }
 
 impl Cast {
-    /// `profile` has the scenario's names of models.
+    /// `profiles` have the scenario's names of models.
     pub fn new(
         scenario: &Scenario,
-        profile: &Profile,
+        profiles: &Profiles,
         traces: &[Arc<Trace>],
         seed: u64,
     ) -> Result<Self, CastError> {
@@ -167,11 +169,11 @@ impl Cast {
         let mut cast = Cast::default();
         let routers = scenario.routers.max(1);
         for (g, group) in scenario.phones.iter().enumerate() {
-            cast.add_group(g, group, profile, &mut library, seed, routers)?;
+            cast.add_group(g, group, profiles, &mut library, seed, routers)?;
         }
         for (i, client) in scenario.fragments.iter().enumerate() {
             let place = format!("fragments[{i}]");
-            let of = model(profile, &client.model, &place)?;
+            let of = model(profiles, &client.model, &place)?;
             check_point(of, &client.model, client.partition_point, &place)?;
             if client.partition_point.index() == of.segments.len() {
                 return Err(CastError::NothingLeft {
@@ -189,7 +191,7 @@ impl Cast {
         &mut self,
         number: usize,
         group: &PhoneGroup,
-        profile: &Profile,
+        profiles: &Profiles,
         library: &mut Library<'_>,
         seed: u64,
         routers: u32,
@@ -199,7 +201,7 @@ impl Cast {
         // What all phones of a model have in common.
         let mut common: BTreeMap<&str, (Vec<f64>, Arc<[u64]>)> = BTreeMap::new();
         for name in names {
-            let of = model(profile, name, &place)?;
+            let of = model(profiles, name, &place)?;
             if let Some(point) = group.partition_point {
                 check_point(of, name, point, &place)?;
             }

@@ -4,12 +4,12 @@ mod members;
 
 use std::collections::BTreeMap;
 
-use graft_plan::{ControlTimes, Devices, Epoch, Nanos, Plan, Profile, ms_to_nanos};
+use graft_plan::{ControlTimes, Epoch, Hardware, Nanos, Plan, Profile, Profiles, ms_to_nanos};
 use graft_planner_search::{Carried, Problem};
 use graft_planner_steer::{
     Decision as Decided, Desk, DeskOptions, Do, Event as Heard, Kept, Made, Memory, Outcome, Undone,
 };
-use graft_wire::{WorkerInfo, WorkerModel};
+use graft_wire::{DeviceInfo, WorkerInfo, WorkerModel};
 
 use crate::context::Context;
 use crate::events::Event;
@@ -30,7 +30,7 @@ pub(crate) struct Control<'a> {
     options: DeskOptions,
     desk: Desk,
     /// With models by identity.
-    profile: Profile,
+    hardware: Hardware,
     /// What each worker has to offer.
     infos: Vec<WorkerInfo>,
     /// What outlives the planner.
@@ -48,21 +48,26 @@ pub(crate) struct Control<'a> {
     places: BTreeMap<Epoch, usize>,
 }
 
-fn info(device: &graft_plan::Device, profile: &Profile, names: &Profile) -> WorkerInfo {
-    let models = names.models.keys().map(|name| WorkerModel {
+/// A worker with one device. `names`: the profiles with models by their names.
+fn info(device: &graft_plan::Device, profile: &Profile, names: &Profiles) -> WorkerInfo {
+    let models = names.models().map(|name| WorkerModel {
         id: identity(name),
-        name: name.clone(),
+        name: name.to_owned(),
     });
     WorkerInfo {
         name: device.id.clone(),
         address: String::new(),
-        device_kind: device.kind.clone(),
-        share_total: device.share_total.0,
-        memory_bytes: device.memory_bytes,
-        profile: profile.clone(),
+        devices: vec![DeviceInfo {
+            id: device.id.clone(),
+            kind: device.kind.clone(),
+            share_total: device.share_total.0,
+            memory_bytes: device.memory_bytes,
+            price: device.price,
+            profile: profile.clone(),
+            emulated: false,
+        }],
         models: models.collect(),
         epoch: Epoch(0),
-        emulated: false,
     }
 }
 
@@ -71,24 +76,30 @@ impl<'a> Control<'a> {
         planning: Option<&'a mut dyn Planning>,
         times: ControlTimes,
         headroom: f64,
-        profile: &Profile,
-        devices: &Devices,
+        hardware: &Hardware,
     ) -> Self {
-        let identified = by_identity(profile);
+        let identified = Hardware {
+            profiles: by_identity(&hardware.profiles),
+            devices: hardware.devices.clone(),
+        };
         let options = DeskOptions {
             headroom,
             standing: None,
             retire_after: ms_to_nanos(times.retire_after_ms),
             began_unix_ms: 0,
         };
-        let infos = devices.devices.iter().map(|d| info(d, &identified, profile));
+        let fleet = identified.fleet();
+        let infos = hardware.devices.devices.iter().filter_map(|d| {
+            let profile = fleet.profile(&d.id)?;
+            Some(info(d, profile, &hardware.profiles))
+        });
         Control {
             planning,
             times,
             desk: Desk::new(Nanos::ZERO, options, Memory::default()),
             options,
             infos: infos.collect(),
-            profile: identified,
+            hardware: identified,
             kept: None,
             highest: Epoch(0),
             decided: vec![],
@@ -100,9 +111,9 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// What workers measured, with models by identity.
-    pub fn profile(&self) -> &Profile {
-        &self.profile
+    /// Devices, and what workers measured there, with models by identity.
+    pub fn hardware(&self) -> &Hardware {
+        &self.hardware
     }
 
     /// This plan is in use from the start to the end.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use graft_client_core::Hints;
 use graft_model::{CutPoint, ModelId};
-use graft_plan::{Epoch, Nanos, Profile, Scenario, ms_to_nanos};
+use graft_plan::{Epoch, Nanos, Profiles, Scenario, ms_to_nanos};
 use graft_wire::Status;
 use graft_worker_core::RequestId;
 
@@ -80,16 +80,16 @@ impl Crowd {
     /// The clients of a scenario, as a simulation with the same seed has them. Its faults are not theirs.
     pub fn new(
         scenario: &Scenario,
-        profile: &Profile,
+        profiles: &Profiles,
         traces: &[Arc<Trace>],
         seed: u64,
     ) -> Result<Self, CastError> {
-        let cast = Cast::new(scenario, profile, traces, seed)?;
-        let mut cx = Context::new(Report::of(scenario, profile, &cast, seed));
+        let cast = Cast::new(scenario, profiles, traces, seed)?;
+        let mut cx = Context::new(Report::of(scenario, profiles, &cast, seed));
         let end = ms_to_nanos(scenario.duration_s * 1e3);
         let fleet = Fleet::new(cast, ms_to_nanos(scenario.warmup_s * 1e3), end, &mut cx);
         cx.events.at(Nanos::from_millis(1000), Event::Second);
-        let names = profile.models.keys().map(|name| (identity(name), name.clone()));
+        let names = profiles.models().map(|name| (identity(name), name.to_owned()));
         Ok(Crowd {
             fleet,
             cx,

@@ -2,7 +2,7 @@
 
 use graft_certify::Generator;
 use graft_model::ModelId;
-use graft_plan::{Plan, Profile};
+use graft_plan::{Plan, Profile, Profiles};
 
 /// A model's identity: the name itself, if it is one; else a number made of it.
 pub(crate) fn identity(name: &str) -> ModelId {
@@ -16,15 +16,17 @@ pub(crate) fn identity(name: &str) -> ModelId {
     })
 }
 
-/// The profile with models called by their identities, as workers call them.
-pub(crate) fn by_identity(profile: &Profile) -> Profile {
-    let models = profile.models.iter();
-    Profile {
-        models: models
-            .map(|(name, model)| (identity(name).to_string(), model.clone()))
-            .collect(),
-        ..profile.clone()
-    }
+/// The profiles with models called by their identities, as workers call them.
+pub(crate) fn by_identity(profiles: &Profiles) -> Profiles {
+    profiles.map(|profile| {
+        let models = profile.models.iter();
+        Profile {
+            models: models
+                .map(|(name, model)| (identity(name).to_string(), model.clone()))
+                .collect(),
+            ..profile.clone()
+        }
+    })
 }
 
 /// The plan with models called by their identities.

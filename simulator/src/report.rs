@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use graft_plan::{Nanos, Profile, Scenario, Source, ms_to_nanos};
+use graft_plan::{Nanos, Profiles, Scenario, Source, ms_to_nanos};
 use graft_planner_steer::Decision as Decided;
 use graft_wire::Status;
 use graft_worker_core::Closed;
@@ -21,9 +21,9 @@ pub struct Report {
     pub algorithm: String,
     /// Seed of all that is drawn.
     pub seed: u64,
-    /// Kind of device.
+    /// Kinds of devices.
     pub device_kind: String,
-    /// The profile is modelled, so all of this is.
+    /// A profile is modelled, so all of this is.
     pub modelled: bool,
     /// Phones and other clients.
     pub clients: u64,
@@ -59,13 +59,14 @@ pub struct Report {
 
 impl Report {
     /// Of a run that has not begun.
-    pub(crate) fn of(scenario: &Scenario, profile: &Profile, cast: &Cast, seed: u64) -> Self {
+    pub(crate) fn of(scenario: &Scenario, profiles: &Profiles, cast: &Cast, seed: u64) -> Self {
+        let kinds: Vec<&str> = profiles.kinds().iter().map(|p| p.device_kind.as_str()).collect();
         Report {
             scenario: scenario.name.clone(),
             algorithm: String::new(),
             seed,
-            device_kind: profile.device_kind.clone(),
-            modelled: profile.source == Source::Modelled,
+            device_kind: kinds.join(", "),
+            modelled: profiles.kinds().iter().any(|p| p.source == Source::Modelled),
             clients: (cast.phones.len() + cast.streams.len()) as u64,
             duration_s: scenario.duration_s,
             warmup_s: scenario.warmup_s,

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use graft_plan::{Devices, Epoch, Fault, Fragment, Nanos, Plan, Profile, Scenario, Workload, ms_to_nanos};
+use graft_plan::{Epoch, Fault, Fragment, Hardware, Nanos, Plan, Scenario, Workload, ms_to_nanos};
 use graft_planner_steer::routes;
 use graft_wire::{WorkerEndpoint, WorkerPlan};
-use graft_worker_core::RouteError;
+use graft_worker_core::{AloneTimes, RouteError};
 
 use crate::cast::{Cast, CastError};
 use crate::context::Context;
@@ -48,7 +48,7 @@ pub enum RunError {
         "the plan does not fit the scenario's fragments, or the devices: {0}; `graft plan check` says more"
     )]
     Broken(String),
-    /// There is no device of the profile's kind.
+    /// There is no device of a profile's kind.
     #[error("there is no device of kind {0}, which the profile is of")]
     NoDevice(String),
 }
@@ -68,28 +68,27 @@ struct World<'s, 'p> {
     hit: Vec<Option<u32>>,
 }
 
-/// Runs a scenario on a kind of device. `traces`: the bandwidths that there are; missing ones are made up.
+/// Runs a scenario on devices. `traces`: the bandwidths that there are; missing ones are made up.
 /// `progress` is told each second of virtual time.
 ///
-/// The same scenario, profile, devices, traces, seed and plans give the same report.
+/// The same scenario, hardware, traces, seed and plans give the same report.
 pub fn run(
     scenario: &Scenario,
-    profile: &Profile,
-    devices: &Devices,
+    hardware: &Hardware,
     traces: &[Arc<Trace>],
     planner: Planner<'_>,
     seed: u64,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, RunError> {
-    let cast = Cast::new(scenario, profile, traces, seed)?;
-    let usable = devices.devices.iter().filter(|d| d.kind == profile.device_kind);
-    let mut devices = Devices {
-        version: 1,
-        devices: usable.cloned().collect(),
-    };
-    devices.devices.sort_by(|a, b| a.id.cmp(&b.id));
-    if devices.devices.is_empty() {
-        return Err(RunError::NoDevice(profile.device_kind.clone()));
+    let profiles = &hardware.profiles;
+    let cast = Cast::new(scenario, profiles, traces, seed)?;
+    let mut hardware = hardware.clone();
+    let devices = &mut hardware.devices.devices;
+    devices.retain(|d| profiles.of_kind(&d.kind).is_some());
+    devices.sort_by(|a, b| a.id.cmp(&b.id));
+    if devices.is_empty() {
+        let kinds: Vec<&str> = profiles.kinds().iter().map(|p| p.device_kind.as_str()).collect();
+        return Err(RunError::NoDevice(kinds.join(", ")));
     }
     let (algorithm, planning, fixed) = match planner {
         Planner::Living { name, planning } => (name, Some(planning), None),
@@ -97,13 +96,13 @@ pub fn run(
     };
     let mut cx = Context::new(Report {
         algorithm,
-        ..Report::of(scenario, profile, &cast, seed)
+        ..Report::of(scenario, profiles, &cast, seed)
     });
     let end = ms_to_nanos(scenario.duration_s * 1e3);
     let fleet = Fleet::new(cast, ms_to_nanos(scenario.warmup_s * 1e3), end, &mut cx);
     let mut routers = Routers::new(scenario.routers);
-    let mut workers = Workers::new(&devices, profile.hop_ms);
-    let mut control = Control::new(planning, scenario.control, scenario.headroom, profile, &devices);
+    let mut workers = Workers::new(&hardware.devices, profiles.hop_ms());
+    let mut control = Control::new(planning, scenario.control, scenario.headroom, &hardware);
     if let Some(plan) = fixed {
         install(plan, scenario, &mut workers, &mut routers, &mut control, &mut cx)?;
     } else {
@@ -188,16 +187,16 @@ fn install(
         return Err(RunError::Broken(what));
     }
     let devices = plan.partitions.iter().map(|p| p.device.clone());
-    let address = String::new();
-    let endpoints = devices.map(|name| {
-        let address = address.clone();
-        (name, WorkerEndpoint { address })
+    let hosts = devices.map(|name| {
+        let address = String::new();
+        (name.clone(), WorkerEndpoint { name, address })
     });
-    let mut update = routes(&plan, false, &workload, control.profile(), &endpoints.collect())?;
+    let fleet = control.hardware().fleet();
+    let mut update = routes(&plan, false, &workload, &fleet, &hosts.collect())?;
     update.routers = routers.all().end;
-    let work = fixed_work(&plan);
+    let work = fixed_work(&plan, control.hardware());
     for worker in workers.alive() {
-        workers.prepare(worker, &work, control.profile())?;
+        workers.prepare(worker, &work, &control.hardware().profiles)?;
     }
     for router in routers.all() {
         routers.switch(Nanos::ZERO, router, update.clone(), workers, cx);
@@ -207,11 +206,12 @@ fn install(
 }
 
 /// A plan that is there from the start, as workers would be told it.
-fn fixed_work(plan: &Plan) -> WorkerPlan {
+fn fixed_work(plan: &Plan, hardware: &Hardware) -> WorkerPlan {
     WorkerPlan {
         plan: plan.clone(),
-        workers: std::collections::BTreeMap::new(),
+        hosts: std::collections::BTreeMap::new(),
         corrections: vec![],
+        times: AloneTimes::of_plan(plan, &hardware.fleet()).tell(),
     }
 }
 
@@ -354,8 +354,8 @@ impl World<'_, '_> {
             }
             (Fault::WorkerLost { .. }, Some(worker)) => {
                 workers.revive(worker);
-                if let Some(work) = control.fixed().map(fixed_work)
-                    && let Err(error) = workers.prepare(worker, &work, control.profile())
+                if let Some(work) = control.fixed().map(|plan| fixed_work(plan, control.hardware()))
+                    && let Err(error) = workers.prepare(worker, &work, &control.hardware().profiles)
                 {
                     cx.ledger.report.notes.push(error.to_string());
                 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use graft_certify::{Alone, simulate};
 use graft_plan::{
-    Arrivals, Device, Devices, Epoch, Fault, Fragment, FragmentClient, Nanos, Plan, Profile, Scenario, Share,
-    Workload,
+    Arrivals, Device, Devices, Epoch, Fault, Fragment, FragmentClient, Hardware, Nanos, Plan, Profile,
+    Profiles, Scenario, Share, Workload,
 };
 use graft_planner_search::{Carried, GraftOptions, Lacks, Problem, plan_graft, plan_what_fits};
 
@@ -36,10 +36,18 @@ fn devices(count: u32) -> Devices {
         kind: "test".to_owned(),
         share_total: Share(4),
         memory_bytes: 1 << 30,
+        price: None,
     };
     Devices {
         version: 1,
         devices: (0..count).map(device).collect(),
+    }
+}
+
+fn on(devices: Devices) -> Hardware {
+    Hardware {
+        profiles: profile().into(),
+        devices,
     }
 }
 
@@ -53,6 +61,17 @@ const PHONES: &str = r#""phones": [{"count": 30, "model": "net", "device": {"gfl
 
 struct Graft;
 
+/// Plans as Graft does, and keeps the plans.
+struct Made(Vec<Plan>);
+
+impl Planning for Made {
+    fn plan(&mut self, problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried {
+        let carried = Graft.plan(problem, epoch, running);
+        self.0.push(carried.plan.clone());
+        carried
+    }
+}
+
 impl Planning for Graft {
     fn plan(&mut self, problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Carried {
         let go_on = &mut |p: graft_planner_search::Progress| !p.sound || p.moves < 3;
@@ -65,7 +84,7 @@ fn living(scenario: &Scenario, devices: &Devices, seed: u64) -> Report {
         name: "graft".to_owned(),
         planning: &mut Graft,
     };
-    run(scenario, &profile(), devices, &[], planner, seed, &mut |_| {}).unwrap()
+    run(scenario, &on(devices.clone()), &[], planner, seed, &mut |_| {}).unwrap()
 }
 
 #[test]
@@ -126,8 +145,7 @@ fn planned(clients: &[FragmentClient]) -> (Plan, Workload) {
             headroom: 0.1,
             fragments: clients.iter().map(fragment).collect(),
         },
-        profile: profile(),
-        devices: devices(4),
+        hardware: on(devices(4)),
         lacks: Lacks::new(),
     };
     let go_on = &mut |p: graft_planner_search::Progress| !p.sound || p.moves < 10;
@@ -146,8 +164,7 @@ fn fixed(arrivals: Arrivals) -> (Report, Plan, Workload) {
     scenario.warmup_s = 0.0;
     let report = run(
         &scenario,
-        &profile(),
-        &devices(4),
+        &on(devices(4)),
         &[],
         Planner::Fixed(&plan),
         2,
@@ -159,7 +176,14 @@ fn fixed(arrivals: Arrivals) -> (Report, Plan, Workload) {
 #[test]
 fn a_plan_attains_what_the_reference_simulation_says() {
     let (report, plan, workload) = fixed(Arrivals::Poisson);
-    let reference = simulate(&plan, &workload, &profile(), 2, Nanos::from_millis(120_000)).unwrap();
+    let reference = simulate(
+        &plan,
+        &workload,
+        &on(devices(4)).fleet(),
+        2,
+        Nanos::from_millis(120_000),
+    )
+    .unwrap();
     // The same generators: the same requests, to the last.
     for (id, requests, in_time) in &report.fragments {
         let (_, tally) = reference.fragments.iter().find(|(other, _)| other == id).unwrap();
@@ -239,7 +263,7 @@ fn under_a_fixed_plan_a_worker_that_comes_back_serves_again() {
     });
     let play = |plan: &Plan| {
         let planner = Planner::Fixed(plan);
-        run(&scenario, &profile(), &devices(4), &[], planner, 1, &mut |_| {})
+        run(&scenario, &on(devices(4)), &[], planner, 1, &mut |_| {})
     };
     let report = play(&plan).unwrap();
     let last = &report.seconds[30];
@@ -248,6 +272,37 @@ fn under_a_fixed_plan_a_worker_that_comes_back_serves_again() {
     let mut other = plan;
     other.partitions[0].device = "elsewhere".to_owned();
     assert!(play(&other).unwrap_err().to_string().contains("elsewhere"));
+}
+
+#[test]
+fn a_site_with_two_kinds_of_devices_uses_both() {
+    let mut hardware = on(devices(2));
+    let mut fast = profile().times(|_, _| 0.5);
+    fast.device_kind = "fast".to_owned();
+    hardware.profiles = Profiles::new(vec![profile(), fast]).unwrap();
+    // Neither kind is enough for all of it.
+    hardware.devices.devices[0].share_total = Share(1);
+    hardware.devices.devices[1].kind = "fast".to_owned();
+    hardware.devices.devices[1].share_total = Share(1);
+    let mut made = Made(vec![]);
+    let planner = Planner::Living {
+        name: "graft".to_owned(),
+        planning: &mut made,
+    };
+    let phones = PHONES.replace("\"count\": 30", "\"count\": 260");
+    let report = run(&scenario(&phones), &hardware, &[], planner, 1, &mut |_| {}).unwrap();
+    let used = |plan: &Plan, device: &str| plan.partitions.iter().any(|p| p.device == device);
+    assert!(
+        made.0.iter().any(|plan| used(plan, "d0") && used(plan, "d1")),
+        "{:?}",
+        made.0
+    );
+    assert!(
+        report.server.in_time * 100 >= report.server.arrived * 90,
+        "{:?}",
+        report.server
+    );
+    assert_eq!(report.device_kind, "test, fast");
 }
 
 #[test]
@@ -298,17 +353,9 @@ fn what_a_scenario_names_must_be_there() {
             name: "graft".to_owned(),
             planning: &mut Graft,
         };
-        run(
-            &scenario(rest),
-            &profile(),
-            &devices(1),
-            &[],
-            planner,
-            1,
-            &mut |_| {},
-        )
-        .unwrap_err()
-        .to_string()
+        run(&scenario(rest), &on(devices(1)), &[], planner, 1, &mut |_| {})
+            .unwrap_err()
+            .to_string()
     };
     let text = error(
         r#""fragments": [{"id": "a", "model": "nobody", "partition_point": 0, "budget_ms": 5, "rate_rps": 1}]"#,
@@ -338,8 +385,7 @@ fn phones_that_leave_come_back_and_traces_are_followed() {
     let scenario = scenario(&rest);
     let report = run(
         &scenario,
-        &profile(),
-        &devices(4),
+        &on(devices(4)),
         &[Arc::new(trace)],
         planner,
         1,

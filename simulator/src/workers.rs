@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use graft_model::ModelId;
-use graft_plan::{Devices, Epoch, Nanos, Plan, Profile, ms_to_nanos};
+use graft_plan::{Devices, Epoch, Nanos, Plan, Profile, Profiles, ms_to_nanos};
 use graft_router_core::{Attempted, Sending};
 use graft_wire::{PartitionReport, Refused, Status, WorkerPlan, WorkerReport};
 use graft_worker_core::{
-    Admission, CostCorrections, Due, Finished, Instance, Next, PartitionSpec, RequestId, RouteError,
-    RouteIndex, RouteStep, RunTimes, Scheduler, SpecError, fewest, next,
+    Admission, AloneTimes, CostCorrections, Due, Finished, Instance, Next, PartitionSpec, RequestId,
+    RouteError, RouteIndex, RouteStep, RunTimes, Scheduler, SpecError, fewest, next,
 };
 
 use crate::context::Context;
@@ -25,6 +25,9 @@ pub enum PlanError {
     /// A route can't be run.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// No profile is of a partition's device.
+    #[error("partition {0}: no profile is of the kind of device {1}")]
+    UnknownDevice(String, String),
     /// A model is not called by its identity.
     #[error("stage {0} is of a model that is not called by its identity")]
     NoIdentity(String),
@@ -33,6 +36,8 @@ pub enum PlanError {
 /// One worker, with its device.
 struct Worker {
     name: String,
+    /// Kind of its device.
+    kind: String,
     share_total: u32,
     alive: bool,
     /// Others know that it is gone.
@@ -48,6 +53,8 @@ struct Worker {
 
 struct Partition {
     scheduler: Scheduler,
+    /// Of its device's kind.
+    corrections: Arc<CostCorrections>,
     worker: u32,
     share: u32,
     /// By stage.
@@ -71,7 +78,6 @@ struct Chunk {
 /// A plan that workers have prepared.
 struct Prepared {
     plan: Arc<Plan>,
-    corrections: CostCorrections,
     steps: Vec<Vec<RouteStep>>,
     partitions: Vec<Partition>,
     under_way: usize,
@@ -128,6 +134,7 @@ impl Workers {
             .iter()
             .map(|d| Worker {
                 name: d.id.clone(),
+                kind: d.kind.clone(),
                 share_total: d.share_total.0,
                 alive: true,
                 noticed: false,
@@ -188,26 +195,39 @@ impl Workers {
 
     // Plans.
 
-    /// A worker prepares its part of a plan, on the costs of `profile` as the plan corrects them. `Ok(false)`: it is not
+    /// A worker prepares its part of a plan, on the costs of `profiles` as the plan corrects them. `Ok(false)`: it is not
     /// there.
-    pub fn prepare(&mut self, worker: u32, work: &WorkerPlan, profile: &Profile) -> Result<bool, PlanError> {
+    pub fn prepare(
+        &mut self,
+        worker: u32,
+        work: &WorkerPlan,
+        profiles: &Profiles,
+    ) -> Result<bool, PlanError> {
         let epoch = work.plan.epoch;
         if !self.workers[worker as usize].alive {
             return Ok(false);
         }
         if !self.plans.contains_key(&epoch) {
-            let prepared = self.prepared(work, profile)?;
+            let prepared = self.prepared(work, profiles)?;
             self.plans.insert(epoch, prepared);
         }
         self.workers[worker as usize].prepared.insert(epoch);
         Ok(true)
     }
 
-    fn prepared(&self, work: &WorkerPlan, profile: &Profile) -> Result<Prepared, PlanError> {
+    fn prepared(&self, work: &WorkerPlan, profiles: &Profiles) -> Result<Prepared, PlanError> {
         let plan = &work.plan;
-        let corrections = CostCorrections::new(&work.corrections);
-        let profile = corrections.apply(profile);
-        let index = RouteIndex::new(plan, &profile);
+        let kinds: HashMap<&str, (Arc<CostCorrections>, Profile)> = profiles
+            .kinds()
+            .iter()
+            .map(|profile| {
+                let kind = profile.device_kind.as_str();
+                let corrections = CostCorrections::new(&work.corrections, kind);
+                let profile = corrections.apply(profile);
+                (kind, (Arc::new(corrections), profile))
+            })
+            .collect();
+        let index = RouteIndex::new(plan, AloneTimes::told(&work.times));
         let model = |id: &String| {
             let stage = index.stage(id);
             let model = stage.and_then(|s| s.model.parse().ok());
@@ -215,9 +235,14 @@ impl Workers {
         };
         let mut partitions = vec![];
         for partition in &plan.partitions {
+            let worker = self.number(&partition.device).unwrap_or(0);
+            let unknown = || PlanError::UnknownDevice(partition.id.clone(), partition.device.clone());
+            let kind = self.workers[worker as usize].kind.as_str();
+            let (corrections, profile) = kinds.get(kind).ok_or_else(unknown)?;
             partitions.push(Partition {
-                scheduler: Scheduler::new(PartitionSpec::of_plan(plan, partition, &profile, Admission::On)?),
-                worker: self.number(&partition.device).unwrap_or(0),
+                scheduler: Scheduler::new(PartitionSpec::of_plan(plan, partition, profile, Admission::On)?),
+                corrections: Arc::clone(corrections),
+                worker,
                 share: partition.share.0,
                 models: partition.stages.iter().map(model).collect::<Result<_, _>>()?,
                 life: 0,
@@ -228,7 +253,6 @@ impl Workers {
         let steps = plan.routes.iter().map(|r| index.steps(r));
         Ok(Prepared {
             steps: steps.collect::<Result<_, _>>()?,
-            corrections,
             partitions,
             under_way: 0,
             retired: false,
@@ -257,7 +281,7 @@ impl Workers {
         w.alive.then(|| WorkerReport {
             epoch,
             partitions,
-            runs: w.took.take(),
+            runs: w.took.take(&w.kind),
         })
     }
 
@@ -378,7 +402,9 @@ impl Workers {
                 expected,
                 takes,
             } = chunk;
-            worker.took.ran(model, batch, expected, takes, &plan.corrections);
+            worker
+                .took
+                .ran(model, batch, expected, takes, &partition.corrections);
         }
         self.touched.push((epoch, number));
         match partition.scheduler.finished() {
@@ -434,7 +460,7 @@ impl Workers {
                 );
                 // Plans that overlap may want more than the device has: all get less.
                 let crowded = f64::from(worker.running) / f64::from(worker.share_total);
-                let times = worker.slow * crowded.max(1.0) / plan.corrections.times(model, batch);
+                let times = worker.slow * crowded.max(1.0) / partition.corrections.times(model, batch);
                 let takes = Nanos((run.expected.0 as f64 * times).round() as u64);
                 let begins = run.range.from() == spec.range.from();
                 partition.busy = Some(Chunk {

@@ -221,7 +221,7 @@ fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Batch
 mod tests {
     use std::path::Path;
 
-    use graft_engine::{RtenEngine, usable_cores};
+    use graft_engine::{PartitionShape, RtenEngine, usable_cores};
     use graft_model::{CutPoint, Elements, Model, ReadOptions, Tensor, samples};
 
     use super::*;
@@ -232,7 +232,9 @@ mod tests {
         let model = Model::parse(Path::new("m.onnx"), &bytes, &ReadOptions::default()).unwrap();
         let engine = RtenEngine::new();
         engine.load(&model).unwrap();
-        let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+        let partition = engine
+            .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+            .unwrap();
         let info = model.info();
         let row = |row: [f32; 2]| Tensor::new(1, vec![2], Elements::F32(row.to_vec())).unwrap();
         let chunk = Chunk {

@@ -1,5 +1,6 @@
 //! The worker's configuration.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,15 +47,44 @@ pub struct Config {
     pub drain_ms: u64,
     /// Layers run there.
     #[serde(default)]
-    pub engine: EngineName,
+    pub engine: Option<EngineName>,
     /// Where onnxruntime's library is: a file, or a folder with it; looked for, if not given.
     #[serde(default)]
     pub onnxruntime: Option<PathBuf>,
     /// The device that `engine = "emulated"` emulates.
     #[serde(default)]
     pub emulated: Option<EmulatedConfig>,
+    /// Price of the device.
+    #[serde(default)]
+    pub price: Option<f64>,
+    /// Several devices, instead of `cores`, `engine`, `onnxruntime`, `emulated` and `price`.
+    #[serde(default)]
+    pub devices: Vec<DeviceConfig>,
     /// Who it is.
     pub tls: TlsConfig,
+}
+
+/// One of several devices.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// Its name, unique on this worker.
+    pub name: String,
+    /// Layers run there.
+    #[serde(default)]
+    pub engine: Option<EngineName>,
+    /// Cores to run on.
+    #[serde(default)]
+    pub cores: Option<Vec<usize>>,
+    /// Where onnxruntime's library is.
+    #[serde(default)]
+    pub onnxruntime: Option<PathBuf>,
+    /// The device that `engine = "emulated"` emulates.
+    #[serde(default)]
+    pub emulated: Option<EmulatedConfig>,
+    /// Price of the device.
+    #[serde(default)]
+    pub price: Option<f64>,
 }
 
 /// Names of engines.
@@ -147,76 +177,133 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// Measured profiles are kept here.
     pub state: PathBuf,
-    /// Cores to run on, at least one.
-    pub cores: Vec<usize>,
+    /// Its devices, at least one.
+    pub devices: Vec<DeviceSettings>,
     /// Batches that are measured, ascending from 1.
     pub batches: Vec<u32>,
     /// Tensors held for requests, in bytes.
     pub queue_bytes: u64,
     /// Longest wait for running requests at the end.
     pub drain: Duration,
-    /// Layers run there.
-    pub engine: EngineChoice,
     /// Who it is.
     pub identity: Identity,
 }
 
-impl Config {
-    /// Checks everything that can be checked before a port is bound.
-    pub fn check(self) -> anyhow::Result<Settings> {
-        let wrong = |key, value: String, cause: &str| ConfigError::Value {
-            key,
-            value,
-            cause: cause.to_owned(),
-        };
-        if self.name.is_empty() || self.name.len() > 64 {
-            return Err(wrong("name", self.name, "expected 1 to 64 characters").into());
+/// A device whose configuration was checked.
+#[derive(Debug, Clone)]
+pub struct DeviceSettings {
+    /// Its name; `None`: it is the worker's only one.
+    pub name: Option<String>,
+    /// Layers run there.
+    pub engine: EngineChoice,
+    /// Cores to run on, at least one; of an emulated device none.
+    pub cores: Vec<usize>,
+    /// Price of the device.
+    pub price: Option<f64>,
+}
+
+impl DeviceSettings {
+    /// The one device of a worker: cores of this machine.
+    pub fn only(engine: EngineChoice, cores: Vec<usize>) -> Self {
+        DeviceSettings {
+            name: None,
+            engine,
+            cores,
+            price: None,
         }
-        if self.batches.first() != Some(&1) || self.batches.windows(2).any(|w| w[0] >= w[1]) {
-            return Err(wrong(
-                "batches",
-                format!("{:?}", self.batches),
-                "expected ascending batches from 1",
-            )
-            .into());
+    }
+
+    /// Its id in plans.
+    pub(crate) fn id(&self, worker: &str) -> String {
+        match &self.name {
+            Some(name) => format!("{worker}/{name}"),
+            None => worker.to_owned(),
         }
+    }
+}
+
+fn wrong(key: &'static str, value: impl ToString, cause: &str) -> ConfigError {
+    ConfigError::Value {
+        key,
+        value: value.to_string(),
+        cause: cause.to_owned(),
+    }
+}
+
+impl DeviceConfig {
+    fn check(self, only: bool) -> anyhow::Result<DeviceSettings> {
         let usable = usable_cores();
-        let cores = self.cores.clone().unwrap_or_else(|| default_cores(&usable));
-        if cores.is_empty() || cores.iter().any(|c| !usable.contains(c)) {
+        let price = self.price.filter(|p| !(p.is_finite() && *p > 0.0));
+        if let Some(price) = price {
+            return Err(wrong("price", price, "expected a number above 0").into());
+        }
+        let engine = self.engine.unwrap_or_default();
+        let emulates = engine == EngineName::Emulated;
+        let cores = match self.cores {
+            Some(_) if emulates && !only => {
+                let cause = "are given, but nothing is computed with `engine` \"emulated\"";
+                return Err(wrong("cores", "", cause).into());
+            }
+            Some(cores) => cores,
+            None if emulates => vec![],
+            None => default_cores(&usable),
+        };
+        if (cores.is_empty() && !emulates) || cores.iter().any(|c| !usable.contains(c)) {
             let cause = format!("expected some of the cores that this process may use: {usable:?}");
             return Err(wrong("cores", format!("{cores:?}"), &cause).into());
+        }
+        let engine = match (engine, &self.emulated) {
+            (EngineName::Emulated, _) if self.onnxruntime.is_some() => {
+                let cause = "is given, but nothing is computed with `engine` \"emulated\"";
+                return Err(wrong("onnxruntime", "", cause).into());
+            }
+            (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime, None) => {
+                engine.on_cpu(self.onnxruntime)?
+            }
+            (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime, Some(_)) => {
+                let cause = "is given, but `engine` is not \"emulated\"";
+                return Err(wrong("emulated", "", cause).into());
+            }
+            (EngineName::Emulated, None) => {
+                let cause = "expected a table [emulated] with `profiles`";
+                return Err(wrong("engine", "emulated", cause).into());
+            }
+            (EngineName::Emulated, Some(emulated)) => {
+                if !(emulated.stretch.is_finite() && emulated.stretch > 0.0) {
+                    return Err(
+                        wrong("emulated.stretch", emulated.stretch, "expected a number above 0").into(),
+                    );
+                }
+                EngineChoice::Emulated(Box::new(Emulated {
+                    profile: Profile::read(&emulated.profiles)?,
+                    stretch: emulated.stretch,
+                    memory_bytes: emulated.memory_bytes,
+                }))
+            }
+        };
+        Ok(DeviceSettings {
+            name: (!only).then_some(self.name),
+            engine,
+            cores,
+            price: self.price,
+        })
+    }
+}
+
+impl Config {
+    /// Checks everything that can be checked before a port is bound.
+    pub fn check(mut self) -> anyhow::Result<Settings> {
+        if self.name.is_empty() || self.name.len() > 64 || self.name.contains('/') {
+            return Err(wrong("name", self.name, "expected 1 to 64 characters without a slash").into());
+        }
+        if self.batches.first() != Some(&1) || self.batches.windows(2).any(|w| w[0] >= w[1]) {
+            let given = format!("{:?}", self.batches);
+            return Err(wrong("batches", given, "expected ascending batches from 1").into());
         }
         if let Some(advertise) = &self.advertise {
             resolve("advertise", advertise)?;
         }
-        let engine = match (self.engine, &self.emulated) {
-            (EngineName::Emulated, _) if self.onnxruntime.is_some() => {
-                let cause = "is given, but nothing is computed with `engine` \"emulated\"";
-                return Err(wrong("onnxruntime", String::new(), cause).into());
-            }
-            (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime, None) => {
-                self.engine.on_cpu(self.onnxruntime.clone())?
-            }
-            (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime, Some(_)) => {
-                let cause = "is given, but `engine` is not \"emulated\"";
-                return Err(wrong("emulated", String::new(), cause).into());
-            }
-            (EngineName::Emulated, None) => {
-                let cause = "expected a table [emulated] with `profiles`";
-                return Err(wrong("engine", "emulated".to_owned(), cause).into());
-            }
-            (EngineName::Emulated, Some(emulated)) => {
-                if !(emulated.stretch.is_finite() && emulated.stretch > 0.0) {
-                    let value = emulated.stretch.to_string();
-                    return Err(wrong("emulated.stretch", value, "expected a number above 0").into());
-                }
-                EngineChoice::Emulated(Emulated {
-                    profile: Profile::read(&emulated.profiles)?,
-                    stretch: emulated.stretch,
-                    memory_bytes: emulated.memory_bytes,
-                })
-            }
-        };
+        let devices = self.devices()?;
         std::fs::create_dir_all(&self.state)
             .map_err(|e| wrong("state", self.state.display().to_string(), &e.to_string()))?;
         Ok(Settings {
@@ -228,12 +315,61 @@ impl Config {
             advertise: self.advertise,
             name: self.name,
             state: self.state,
-            cores,
+            devices,
             batches: self.batches,
             queue_bytes: self.queue_bytes,
             drain: Duration::from_millis(self.drain_ms),
-            engine,
         })
+    }
+
+    /// Its devices: those of the tables, or the one that the file's own keys describe.
+    fn devices(&mut self) -> anyhow::Result<Vec<DeviceSettings>> {
+        let own = DeviceConfig {
+            name: String::new(),
+            engine: self.engine.take(),
+            cores: self.cores.take(),
+            onnxruntime: self.onnxruntime.take(),
+            emulated: self.emulated.take(),
+            price: self.price.take(),
+        };
+        let tables = std::mem::take(&mut self.devices);
+        if tables.is_empty() {
+            return Ok(vec![own.check(true)?]);
+        }
+        for (key, given) in [
+            ("engine", own.engine.is_some()),
+            ("cores", own.cores.is_some()),
+            ("onnxruntime", own.onnxruntime.is_some()),
+            ("emulated", own.emulated.is_some()),
+            ("price", own.price.is_some()),
+        ] {
+            if given {
+                let cause = "is given beside [[devices]]: give it to one of these";
+                return Err(wrong(key, "", cause).into());
+            }
+        }
+        let (mut names, mut taken) = (BTreeSet::new(), BTreeSet::new());
+        let mut devices = vec![];
+        for table in tables {
+            let name = &table.name;
+            if name.is_empty() || name.len() > 64 || name.contains('/') || !names.insert(name.clone()) {
+                let cause = "expected 1 to 64 characters without a slash, that no other device has";
+                return Err(wrong("devices.name", name, cause).into());
+            }
+            let device = table.check(false)?;
+            if let Some(core) = device.cores.iter().find(|core| !taken.insert(**core)) {
+                let cause =
+                    "this core is another device's already: give `cores` to each device that computes here";
+                return Err(wrong("devices.cores", core, cause).into());
+            }
+            devices.push(device);
+        }
+        let priced = devices.iter().filter(|d| d.price.is_some()).count();
+        if priced != 0 && priced != devices.len() {
+            let cause = "is given for some devices: expected one for all or for none";
+            return Err(wrong("devices.price", "", cause).into());
+        }
+        Ok(devices)
     }
 }
 

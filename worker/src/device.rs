@@ -1,13 +1,15 @@
 //! What a worker runs on: an engine, what it costs, and how much of it there is.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use graft_engine::{EmulatedEngine, Engine, EngineOptions, Engines, cpu_kind};
+use graft_engine::{EmulatedEngine, Engine, EngineOptions, Engines, PartitionShape, cpu_kind};
 use graft_files::Catalog;
 use graft_plan::Profile;
+use graft_wire::DeviceInfo;
 
+use crate::config::DeviceSettings;
 use crate::profiles::{Bench, join};
 use crate::scratch::Scratch;
 
@@ -17,7 +19,7 @@ pub enum EngineChoice {
     /// The cores of this machine.
     Cpu(EngineOptions),
     /// None: layers take the time that a profile says.
-    Emulated(Emulated),
+    Emulated(Box<Emulated>),
 }
 
 /// A device that there is not.
@@ -33,31 +35,50 @@ pub struct Emulated {
 
 /// A device, and what is known of it.
 pub(crate) struct Device {
+    /// Id in plans.
+    pub id: String,
     pub engine: Arc<dyn Engine>,
     /// Models by their identity.
     pub profile: Profile,
     pub kind: String,
-    /// Units of share: cores, or what the emulated device counts in.
-    pub units: Vec<usize>,
+    /// All of it.
+    pub whole: PartitionShape,
     pub memory_bytes: u64,
+    pub price: Option<f64>,
     pub emulated: bool,
     /// Where its engine keeps weights; in use as long as this is there.
     pub scratch: Option<Scratch>,
 }
 
 /// What opening a device needs.
-pub(crate) struct Opening {
-    pub choice: EngineChoice,
-    pub catalog: Catalog,
-    pub cores: Vec<usize>,
-    pub batches: Vec<u32>,
-    pub state: PathBuf,
+pub(crate) struct Opening<'a> {
+    /// Id in plans.
+    pub id: String,
+    pub settings: &'a DeviceSettings,
+    pub catalog: &'a Catalog,
+    pub batches: &'a [u32],
+    pub state: &'a Path,
 }
 
-impl Opening {
+impl Device {
+    /// As the planner is told.
+    pub fn told(&self) -> DeviceInfo {
+        DeviceInfo {
+            id: self.id.clone(),
+            kind: self.kind.clone(),
+            share_total: self.whole.share(),
+            memory_bytes: self.memory_bytes,
+            price: self.price,
+            profile: self.profile.clone(),
+            emulated: self.emulated,
+        }
+    }
+}
+
+impl Opening<'_> {
     /// Loads the models, and measures them if need be. Blocks.
     pub fn open(self) -> anyhow::Result<Device> {
-        match &self.choice {
+        match &self.settings.engine {
             EngineChoice::Cpu(options) => self.cpu(options),
             EngineChoice::Emulated(emulated) => self.emulated(emulated),
         }
@@ -72,14 +93,15 @@ impl Opening {
         if let Some(missing) = engine.missing() {
             tracing::info!(%missing, "onnxruntime is not here; it would run convolutional networks several times as fast");
         }
+        let whole = PartitionShape::cores(&self.settings.cores);
         let bench = Bench {
             engine: &engine,
-            cores: &self.cores,
-            batches: &self.batches,
-            state: &self.state,
+            device: &whole,
+            batches: self.batches,
+            state: self.state,
         };
         let mut profiles = vec![];
-        let partition = engine.open_partition(&self.cores)?;
+        let partition = engine.open_partition(&whole)?;
         for entry in self.catalog.entries() {
             let model = entry.load()?;
             let name = &entry.manifest.name;
@@ -103,9 +125,11 @@ impl Opening {
         }
         engine.close_partition(partition)?;
         Ok(Device {
+            id: self.id.clone(),
+            price: self.settings.price,
             profile: join(profiles).context("no engine here runs any of the models")?,
             kind: cpu_kind(),
-            units: self.cores.clone(),
+            whole,
             memory_bytes: memory_bytes(),
             emulated: false,
             scratch: Some(scratch),
@@ -136,9 +160,11 @@ impl Opening {
             engine.load(&entry.load()?)?;
         }
         Ok(Device {
+            id: self.id.clone(),
+            price: self.settings.price,
             engine: Arc::new(engine),
             kind: profile.device_kind.clone(),
-            units: (0..profile.share_total.0 as usize).collect(),
+            whole: PartitionShape::units(profile.share_total.0),
             memory_bytes: emulated.memory_bytes,
             emulated: true,
             scratch: None,

@@ -61,18 +61,17 @@ impl Handler<Prepare> for PlanKeeper {
     type Result = ResponseActFuture<Self, Result<(), PlanRefused>>;
 
     fn handle(&mut self, Prepare(work): Prepare, _: &mut Self::Context) -> Self::Result {
-        let ranges = self.in_order(&work).and_then(|()| self.workshop.ranges(&work));
-        let engine = Arc::clone(&self.workshop.engine);
+        let in_order = self.in_order(&work);
+        let list = in_order.and_then(|()| self.workshop.to_make_ready(&work));
         let epoch = work.plan.epoch.0;
-        if ranges.is_ok() {
+        if list.is_ok() {
             self.wanted.fetch_max(epoch, Ordering::Relaxed);
         }
         let wanted = Arc::clone(&self.wanted);
         let making = async move {
-            let ranges = ranges?;
+            let list = list?;
             let overtaken = move || wanted.load(Ordering::Relaxed) > epoch;
-            let making =
-                tokio::task::spawn_blocking(move || make_ready(&*engine, &ranges, PREPARING, overtaken));
+            let making = tokio::task::spawn_blocking(move || make_ready(&list, PREPARING, overtaken));
             making.await.map_err(PlanRefused::from)
         };
         let made = making.into_actor(self);

@@ -24,10 +24,11 @@ mod plan_refused;
 mod profiles;
 mod reporter;
 mod scratch;
+mod station;
 mod worker;
 mod workshop;
 
-pub use config::{Config, EngineName, Settings};
+pub use config::{Config, DeviceSettings, EngineName, Settings};
 pub use device::{Emulated, EngineChoice};
 pub use handle::{Handle, WorkAnswer};
 pub use worker::Worker;

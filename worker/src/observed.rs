@@ -4,12 +4,46 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use graft_model::ModelId;
 use graft_plan::Nanos;
-use graft_wire::PartitionReport;
-use graft_worker_core::RunTimes;
+use graft_wire::{PartitionReport, RunsTook};
+use graft_worker_core::{CostCorrections, RunTimes};
 
-/// What runs took on all partitions since the planner was last told.
-pub(crate) type Observed = Mutex<RunTimes>;
+/// What runs took on all partitions of a device since the planner was last told.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    /// Kind of device.
+    kind: String,
+    times: Mutex<RunTimes>,
+}
+
+impl Observed {
+    pub fn of_kind(kind: &str) -> Self {
+        Observed {
+            kind: kind.to_owned(),
+            times: Mutex::default(),
+        }
+    }
+
+    /// A chunk of a run was expected to take so long, by corrected costs, and took so long.
+    pub fn ran(
+        &self,
+        model: ModelId,
+        batch: u32,
+        expected: Nanos,
+        took: Nanos,
+        corrections: &CostCorrections,
+    ) {
+        let mut times = self.times.lock().unwrap_or_else(|e| e.into_inner());
+        times.ran(model, batch, expected, took, corrections);
+    }
+
+    /// For the planner.
+    pub fn take(&self) -> Vec<RunsTook> {
+        let mut times = self.times.lock().unwrap_or_else(|e| e.into_inner());
+        times.take(&self.kind)
+    }
+}
 
 /// What one partition did since it was last asked.
 #[derive(Debug, Default)]

@@ -181,9 +181,9 @@ impl PartitionActor {
         self.parts.counts.computed(took);
         let model = self.parts.models[run.stage.index()];
         let batch = self.parts.spec.stages[run.stage.index()].listed(run.requests.len());
-        let mut observed = self.parts.observed.lock().unwrap_or_else(|e| e.into_inner());
-        observed.ran(model, batch, run.expected, took, &self.parts.corrections);
-        drop(observed);
+        self.parts
+            .observed
+            .ran(model, batch, run.expected, took, &self.parts.corrections);
         for id in &run.requests {
             let Some(job) = self.jobs.get_mut(id) else {
                 continue;

@@ -55,22 +55,29 @@ pub(crate) enum PlanRefused {
         /// The model's last cut point.
         last: CutPoint,
     },
-    /// The plan's partitions take more cores than the worker has.
-    #[error("the plan takes more cores than the {0} here")]
-    Cores(usize),
+    /// The plan's partitions take more of a device than there is.
+    #[error("the plan takes more of device {device} than its share of {have}")]
+    Share {
+        /// The device.
+        device: String,
+        /// Its share.
+        have: u32,
+    },
     /// The engine can't fence off a partition.
     #[error(transparent)]
     Partition(Box<EngineError>),
     /// The weights have no room.
-    #[error("the plan's weights take {bytes} bytes, there are {have} for them")]
+    #[error("the plan's weights take {bytes} bytes of device {device}, there are {have} for them")]
     Memory {
+        /// The device.
+        device: String,
         /// Bytes of all segments' weights.
         bytes: u64,
-        /// Bytes that the worker has for them.
+        /// Bytes that the device has for them.
         have: u64,
     },
-    /// Routes go on to a worker without an address.
-    #[error("the plan does not say where worker {0} is")]
+    /// Routes go on to a device whose worker has no address.
+    #[error("the plan does not say where device {0} is")]
     NoAddress(String),
     /// A worker's address is none.
     #[error("worker {worker}: {error}")]

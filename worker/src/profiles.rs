@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use graft_engine::{Engine, MeasureOptions, cpu_kind, measure};
+use graft_engine::{Engine, MeasureOptions, PartitionShape, cpu_kind, measure};
 use graft_files::{CatalogEntry, ReadFile};
 use graft_model::Model;
 use graft_plan::{FormatFile, Profile, Share};
@@ -21,18 +21,17 @@ pub(crate) const HOP_MS: f64 = 0.2;
 /// What a profile on this machine is made with; profiles of different makes are not mixed.
 pub(crate) struct Bench<'a> {
     pub engine: &'a dyn Engine,
-    pub cores: &'a [usize],
+    pub device: &'a PartitionShape,
     pub batches: &'a [u32],
     pub state: &'a Path,
 }
 
 impl Bench<'_> {
     fn options(&self) -> MeasureOptions {
-        let all = u32::try_from(self.cores.len()).unwrap_or(u32::MAX);
         MeasureOptions {
             batches: self.batches.to_vec(),
-            shares: (1..=all).map(Share).collect(),
-            cores: self.cores.to_vec(),
+            shares: (1..=self.device.share()).map(Share).collect(),
+            device: self.device.clone(),
             repeats: REPEATS,
             patience: PATIENCE,
             hop_ms: HOP_MS,
@@ -45,7 +44,7 @@ impl Bench<'_> {
             "{engine} {MEASURED_AS} {} {:?} {}",
             cpu_kind(),
             self.batches,
-            self.cores.len()
+            self.device.share()
         );
         let digest = Sha256::digest(make.as_bytes());
         let short: String = digest.iter().take(6).map(|b| format!("{b:02x}")).collect();

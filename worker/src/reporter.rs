@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Reporter {
     pub epochs: Arc<ArcSwap<Epochs>>,
-    pub observed: Arc<Observed>,
+    /// One for each device.
+    pub observed: Vec<Arc<Observed>>,
 }
 
 impl Reporter {
@@ -36,7 +37,7 @@ impl Reporter {
         WorkerReport {
             epoch: self.epoch(),
             partitions: partitions.map(|(id, counts)| counts.take(id, since)).collect(),
-            runs: self.observed.lock().unwrap_or_else(|e| e.into_inner()).take(),
+            runs: self.observed.iter().flat_map(|o| o.take()).collect(),
         }
     }
 

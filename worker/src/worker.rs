@@ -3,13 +3,13 @@
 //! What survives a restart: measured profiles (files). Plans are prepared again by the planner, to which the
 //! worker joins anew.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use graft_plan::Epoch;
@@ -19,17 +19,17 @@ use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Link, P
 use graft_wire::{Limits, WorkReply, WorkRequest, WorkerInfo, WorkerModel};
 use tokio::sync::oneshot;
 
-use crate::config::Settings;
-use crate::device::Opening;
+use crate::config::{DeviceSettings, Settings};
+use crate::device::{Device, Opening};
 use crate::epochs::Epochs;
 use crate::handle::Handle;
 use crate::held::HeldBytes;
 use crate::keeper::{PlanKeeper, Retire};
 use crate::membership::attend;
-use crate::observed::Observed;
 use crate::peers::Peers;
 use crate::reporter::Reporter;
 use crate::scratch::Scratch;
+use crate::station::Station;
 use crate::workshop::Workshop;
 
 /// Time for a request to come in whole.
@@ -46,8 +46,8 @@ pub struct Worker {
     drain: Duration,
     failed: oneshot::Receiver<String>,
     address: SocketAddr,
-    /// Where its engine keeps weights.
-    _scratch: Option<Scratch>,
+    /// Where its engines keep weights.
+    _scratch: Vec<Scratch>,
 }
 
 impl Worker {
@@ -71,14 +71,22 @@ impl Worker {
         )?;
         let address = endpoint.local_addr()?;
 
-        let opening = Opening {
-            choice: settings.engine,
-            catalog: settings.catalog.clone(),
-            cores: settings.cores,
-            batches: settings.batches,
-            state: settings.state,
+        let (name, catalog) = (settings.name.clone(), settings.catalog.clone());
+        let opening = move || -> anyhow::Result<Vec<Device>> {
+            let open = |device: &DeviceSettings| {
+                let id = device.id(&name);
+                let opening = Opening {
+                    id: id.clone(),
+                    settings: device,
+                    catalog: &catalog,
+                    batches: &settings.batches,
+                    state: &settings.state,
+                };
+                opening.open().with_context(|| format!("device {id}"))
+            };
+            settings.devices.iter().map(open).collect()
         };
-        let device = tokio::task::spawn_blocking(move || opening.open()).await??;
+        let mut devices = tokio::task::spawn_blocking(opening).await??;
 
         let clock = Clock::start();
         let epochs: Arc<ArcSwap<Epochs>> = Arc::default();
@@ -93,16 +101,15 @@ impl Worker {
         let info = WorkerInfo {
             name: settings.name.clone(),
             address: settings.advertise.clone().unwrap_or_else(|| address.to_string()),
-            device_kind: device.kind,
-            share_total: u32::try_from(device.units.len()).unwrap_or(u32::MAX),
-            memory_bytes: device.memory_bytes,
-            emulated: device.emulated,
-            profile: device.profile.clone(),
+            devices: devices.iter().map(Device::told).collect(),
             models: settings
                 .catalog
                 .entries()
                 .iter()
-                .filter(|e| device.profile.models.contains_key(&e.info.id.to_string()))
+                .filter(|e| {
+                    let id = e.info.id.to_string();
+                    devices.iter().any(|d| d.profile.models.contains_key(&id))
+                })
                 .map(|e| WorkerModel {
                     id: e.info.id,
                     name: e.manifest.name.clone(),
@@ -111,17 +118,13 @@ impl Worker {
             epoch: Epoch(0),
         };
         let client = Endpoint::client(&settings.identity, EndpointOptions::default())?;
-        let observed: Arc<Observed> = Arc::default();
+        let stations: Vec<Station> = devices.iter().map(Station::new).collect();
+        let observed = stations.iter().map(|s| Arc::clone(&s.observed)).collect();
         let workshop = Workshop {
             name: settings.name.clone(),
-            engine: device.engine,
-            profile: device.profile,
-            cores: device.units,
-            memory_bytes: device.memory_bytes,
+            stations,
             clock,
-            shares: BTreeMap::new(),
             peers: Peers::new(client.clone()),
-            observed: Arc::clone(&observed),
         };
         let keeper = PlanKeeper::new(workshop, epochs, settings.drain, readiness.clone()).start();
 
@@ -165,7 +168,7 @@ impl Worker {
             drain: settings.drain,
             failed,
             address,
-            _scratch: device.scratch,
+            _scratch: devices.iter_mut().filter_map(|d| d.scratch.take()).collect(),
         })
     }
 

@@ -1,5 +1,5 @@
-//! A route whose stages run on two workers: the tensor goes from one to the other over QUIC, and the answer is that of the
-//! whole network.
+//! Routes whose stages run on two workers, or on two devices of one: the tensor goes from one to the other, and the answer
+//! is that of the whole network.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,18 +8,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use graft_engine::{EngineKind, EngineOptions, usable_cores};
+use graft_engine::{EngineKind, EngineOptions, cpu_kind, usable_cores};
 use graft_files::Catalog;
-use graft_model::{CutPoint, ModelId};
-use graft_plan::{Epoch, Order, Partition, Plan, Route, Share, Stage};
+use graft_model::{CutPoint, ModelId, ModelInfo};
+use graft_plan::{Epoch, Nanos, Order, Partition, Plan, Route, Share, Stage};
 use graft_transport::{
     Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Protocol, Role,
 };
 use graft_wire::{
-    Correction, Join, Limits, RunHeader, Status, ToPlanner, ToWorker, TraceContext, Visit, WireType,
-    WorkReply, WorkRequest, WorkerEndpoint, WorkerPlan,
+    Correction, Join, Limits, RunHeader, StageTimes, Status, ToPlanner, ToWorker, TraceContext, Visit,
+    WireType, WorkReply, WorkRequest, WorkerEndpoint, WorkerPlan,
 };
-use graft_worker::{EngineChoice, Settings, Worker};
+use graft_worker::{DeviceSettings, EngineChoice, Settings, Worker};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Where the route goes from one worker to the other.
@@ -60,8 +60,25 @@ fn planner(identity: &Identity) -> (Endpoint, Joined) {
     (endpoint, joined)
 }
 
-async fn worker(name: &str, authority: &Authority, planner: SocketAddr, state: &Path) -> Worker {
-    let cores = usable_cores();
+/// A core of this machine, run by the engine that is always there.
+fn core(name: Option<&str>, core: usize) -> DeviceSettings {
+    let engine = EngineChoice::Cpu(EngineOptions {
+        kind: EngineKind::Rten,
+        ..EngineOptions::default()
+    });
+    DeviceSettings {
+        name: name.map(str::to_owned),
+        ..DeviceSettings::only(engine, vec![core])
+    }
+}
+
+async fn worker(
+    name: &str,
+    devices: Vec<DeviceSettings>,
+    authority: &Authority,
+    planner: SocketAddr,
+    state: &Path,
+) -> Worker {
     Worker::start(Settings {
         name: name.to_owned(),
         catalog: Catalog::read(&models()).expect("models"),
@@ -70,22 +87,18 @@ async fn worker(name: &str, authority: &Authority, planner: SocketAddr, state: &
         planner,
         http: None,
         state: state.to_owned(),
-        cores: cores[..1].to_vec(),
+        devices,
         batches: vec![1],
         queue_bytes: 1 << 28,
         drain: Duration::from_secs(1),
-        engine: EngineChoice::Cpu(EngineOptions {
-            kind: EngineKind::Rten,
-            ..EngineOptions::default()
-        }),
         identity: authority.issue(Role::Worker, &[]).expect("an identity"),
     })
     .await
     .expect("a worker")
 }
 
-/// All layers on one worker (route 0), and over both (route 1).
-fn plan(model: ModelId, last: CutPoint) -> Plan {
+/// All layers on one device (route 0), and over both (route 1).
+fn plan(model: ModelId, last: CutPoint, devices: [&str; 2]) -> Plan {
     let stage = |id: &str, from, to| Stage {
         id: id.to_owned(),
         model: model.to_string(),
@@ -114,12 +127,53 @@ fn plan(model: ModelId, last: CutPoint) -> Plan {
             stage("tail", BETWEEN, last),
         ],
         partitions: vec![
-            partition("p0", "first", &["whole", "head"]),
-            partition("p1", "second", &["tail"]),
+            partition("p0", devices[0], &["whole", "head"]),
+            partition("p1", devices[1], &["tail"]),
         ],
         routes: vec![route("alone", &["whole"]), route("over", &["head", "tail"])],
         total_share: 2,
         ..Plan::empty("by hand", Epoch(1))
+    }
+}
+
+/// A plan, as a worker is told it.
+fn work(plan: Plan, hosts: &[(&str, &Worker)], names: [&str; 2], corrections: Vec<Correction>) -> WorkerPlan {
+    let stages = plan.stages.iter();
+    let alone = stages.map(|s| (s.id.clone(), Nanos::from_millis(1))).collect();
+    let host = |((device, worker), name): (&(&str, &Worker), &str)| {
+        let endpoint = WorkerEndpoint {
+            name: name.to_owned(),
+            address: worker.address().to_string(),
+        };
+        ((*device).to_owned(), endpoint)
+    };
+    WorkerPlan {
+        plan,
+        hosts: hosts.iter().zip(names).map(host).collect(),
+        corrections,
+        times: StageTimes {
+            alone,
+            hop: Nanos::from_millis(1),
+        },
+    }
+}
+
+/// An input of the model's.
+fn input(info: &ModelInfo) -> Bytes {
+    let cut = &info.cuts[0];
+    let elements = (0..cut.elements()).map(|i| (i % 251) as f32 / 251.0 - 0.5);
+    Bytes::from(elements.flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
+}
+
+fn assert_equal(output: &[u8], expected: &[u8]) {
+    assert_eq!(output.len(), expected.len());
+    let floats = |bytes: &[u8]| -> Vec<f32> {
+        let each = bytes.chunks_exact(4);
+        each.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect()
+    };
+    for (a, b) in floats(output).iter().zip(floats(expected)) {
+        assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} instead of {b}");
     }
 }
 
@@ -146,8 +200,10 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
         let planner_identity = authority.issue(Role::Planner, &[]).expect("an identity");
         let (endpoint, joined) = planner(&planner_identity);
         let at = endpoint.local_addr().expect("an address");
-        let first = worker("first", &authority, at, &folder.path().join("first")).await;
-        let second = worker("second", &authority, at, &folder.path().join("second")).await;
+        let cores = usable_cores();
+        let one = || vec![core(None, cores[0])];
+        let first = worker("first", one(), &authority, at, &folder.path().join("first")).await;
+        let second = worker("second", one(), &authority, at, &folder.path().join("second")).await;
         let member = |name: &str| joined.lock().expect("a lock").get(name).cloned();
         while member("first").is_none() || member("second").is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -155,21 +211,20 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
 
         let catalog = Catalog::read(&models()).expect("models");
         let info = &catalog.entries()[0].info;
-        let address = |worker: &Worker| WorkerEndpoint {
-            address: worker.address().to_string(),
+        let correction = Correction {
+            kind: cpu_kind(),
+            model: info.id,
+            batch: 1,
+            times: 1.5,
         };
-        let work = WorkerPlan {
-            plan: plan(info.id, info.last()),
-            workers: BTreeMap::from([
-                ("first".to_owned(), address(&first)),
-                ("second".to_owned(), address(&second)),
-            ]),
-            corrections: vec![Correction {
-                model: info.id,
-                batch: 1,
-                times: 1.5,
-            }],
-        };
+        let names = ["first", "second"];
+        let plan = plan(info.id, info.last(), names);
+        let work = work(
+            plan,
+            &[("first", &first), ("second", &second)],
+            names,
+            vec![correction],
+        );
         for name in ["second", "first"] {
             let connection = member(name).expect("it joined");
             let prepare = ToWorker::Prepare(Box::new(work.clone()));
@@ -182,9 +237,7 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
             .connect_role(first.address(), Role::Worker, Protocol::Work)
             .await
             .expect("the first worker");
-        let cut = &info.cuts[0];
-        let elements = (0..cut.elements()).map(|i| (i % 251) as f32 / 251.0 - 0.5);
-        let tensor = Bytes::from(elements.flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
+        let tensor = input(info);
 
         let (whole, expected) = run(&router, 0, &tensor, PATIENCE).await;
         assert!(matches!(whole, WorkReply::Answer(..)), "{whole:?}");
@@ -202,15 +255,7 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
         let (WorkReply::Answer(answer, visits), output) = over else {
             panic!("{:?}", over.0)
         };
-        assert_eq!(output.len(), expected.len());
-        let floats = |bytes: &[u8]| -> Vec<f32> {
-            let each = bytes.chunks_exact(4);
-            each.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect()
-        };
-        for (a, b) in floats(&output).iter().zip(floats(&expected)) {
-            assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} instead of {b}");
-        }
+        assert_equal(&output, &expected);
         // Both have told where it was, and both have taken time for it.
         let places: Vec<(&str, CutPoint, CutPoint)> = visits
             .iter()
@@ -238,6 +283,65 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
             "{lost:?}"
         );
         first.stop().await;
+        endpoint.close("the test is over").await;
+    });
+}
+
+#[test]
+fn a_route_over_two_devices_of_a_worker_stays_there() {
+    actix::System::new().block_on(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::new().expect("an authority");
+        let planner_identity = authority.issue(Role::Planner, &[]).expect("an identity");
+        let (endpoint, joined) = planner(&planner_identity);
+        let at = endpoint.local_addr().expect("an address");
+        let cores = usable_cores();
+        let devices = vec![core(Some("a"), cores[0]), core(Some("b"), cores[cores.len() - 1])];
+        let both = worker("both", devices, &authority, at, folder.path()).await;
+        let member = || joined.lock().expect("a lock").get("both").cloned();
+        while member().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let catalog = Catalog::read(&models()).expect("models");
+        let info = &catalog.entries()[0].info;
+        let devices = ["both/a", "both/b"];
+        let plan = plan(info.id, info.last(), devices);
+        let work = work(plan, &devices.map(|d| (d, &both)), ["both", "both"], vec![]);
+        let connection = member().expect("it joined");
+        let prepare = ToWorker::Prepare(Box::new(work.clone()));
+        connection.tell(&prepare, PATIENCE).await.expect("it prepares");
+
+        let identity = authority.issue(Role::Router, &[]).expect("an identity");
+        let client = Endpoint::client(&identity, EndpointOptions::default()).expect("a router's end");
+        let router = client
+            .connect_role(both.address(), Role::Worker, Protocol::Work)
+            .await
+            .expect("the worker");
+        let tensor = input(info);
+        let (whole, expected) = run(&router, 0, &tensor, PATIENCE).await;
+        assert!(matches!(whole, WorkReply::Answer(..)), "{whole:?}");
+        let (WorkReply::Answer(_, visits), output) = run(&router, 1, &tensor, PATIENCE).await else {
+            panic!("no answer over both devices");
+        };
+        assert_equal(&output, &expected);
+        let places: Vec<(&str, &str)> = visits
+            .iter()
+            .map(|v: &Visit| (v.worker.as_str(), v.partition.as_str()))
+            .collect();
+        assert_eq!(places, [("both", "p0"), ("both", "p1")]);
+
+        // A plan that takes more of a device than there is is refused, and changes nothing.
+        let mut more = work;
+        more.plan.epoch = Epoch(2);
+        more.plan.partitions[0].device = "both/b".to_owned();
+        let refused = connection
+            .tell(&ToWorker::Prepare(Box::new(more)), PATIENCE)
+            .await;
+        let why = refused.expect_err("too much of one device").to_string();
+        assert!(why.contains("both/b") && why.contains("share of 1"), "{why}");
+        let (again, _) = run(&router, 1, &tensor, PATIENCE).await;
+        assert!(matches!(again, WorkReply::Answer(..)), "{again:?}");
+        both.stop().await;
         endpoint.close("the test is over").await;
     });
 }

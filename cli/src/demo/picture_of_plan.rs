@@ -57,8 +57,9 @@ pub(crate) fn draw(view: &Snapshot) -> String {
 }
 
 fn last_cut(view: &Snapshot, model: &str) -> usize {
-    let profile = view.profile.as_ref().and_then(|p| p.models.get(model));
-    profile.map_or(1, |m| m.segments.len()).max(1)
+    let hardware = view.hardware.as_ref();
+    let last = hardware.and_then(|h| h.profiles.last_cut(model));
+    last.map_or(1, CutPoint::index).max(1)
 }
 
 /// Where routes go from one stage to the next.

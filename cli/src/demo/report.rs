@@ -202,7 +202,7 @@ impl<'a> Report<'a> {
             "plan_epochs": self.epochs,
             "largest_batch": self.largest_batch,
             "total_share": self.share(),
-            "total_share_alone": self.view.share_alone,
+            "total_share_alone": self.view.cost_alone,
             "plan": self.view.plan,
             "failures": self.failures(),
         })
@@ -290,7 +290,7 @@ impl<'a> Report<'a> {
             out,
             "Share: {} as planned; {} if every fragment had a partition of its own (computed, not run)",
             self.share(),
-            self.view.share_alone
+            self.view.cost_alone
         )?;
         for failure in self.failures() {
             writeln!(out, "FAILED: {failure}")?;

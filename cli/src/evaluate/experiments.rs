@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use graft_certify::certify;
 use graft_model::{CutPoint, SplitMix};
-use graft_plan::{Device, Devices, Epoch, Fragment, Plan, Share, Workload};
+use graft_plan::{Device, Devices, Epoch, Fragment, Hardware, Plan, Share, Workload};
 use graft_planner::Threads;
 use graft_planner_search::{GraftOptions, Problem, lower_bound};
 use serde::{Deserialize, Serialize};
 
-use super::Hardware;
+use super::Bench;
 use super::scenarios::{Burst, Lived, bursts};
 use crate::plan::Algorithm;
 
@@ -117,7 +117,7 @@ pub(super) const VARIED: [Algorithm; 4] = [
 /// Phones of the workloads that are varied, about.
 const VARIED_PHONES: usize = 100;
 
-pub(super) fn all(sites: &[Hardware], effort: Duration, small: usize) -> anyhow::Result<Results> {
+pub(super) fn all(sites: &[Bench], effort: Duration, small: usize) -> anyhow::Result<Results> {
     let mut results = Results::default();
     for site in sites {
         let searched = u64::try_from(effort.as_millis()).unwrap_or(u64::MAX);
@@ -149,7 +149,10 @@ pub(super) fn all(sites: &[Hardware], effort: Duration, small: usize) -> anyhow:
             }
             if let Some(share) = needed.filter(|_| workload.fragments.len() == VARIED_PHONES) {
                 let problem = Problem {
-                    devices: devices_of(share, &problem),
+                    hardware: Hardware {
+                        devices: devices_of(share, &problem),
+                        ..problem.hardware.clone()
+                    },
                     ..problem
                 };
                 for algorithm in VARIED {
@@ -186,8 +189,8 @@ fn devices_of(share: u64, problem: &Problem) -> Devices {
         })
     };
     Devices {
-        devices: problem.devices.devices.iter().filter_map(cut).collect(),
-        ..problem.devices.clone()
+        devices: problem.hardware.devices.devices.iter().filter_map(cut).collect(),
+        ..problem.hardware.devices.clone()
     }
 }
 
@@ -195,7 +198,7 @@ pub(super) fn made(problem: &Problem, algorithm: Algorithm, effort: Duration) ->
     let start = Instant::now();
     let go_on = &mut |_| start.elapsed() < effort;
     let plan = algorithm.plan(problem, Epoch(1), None, GraftOptions::default(), go_on)?;
-    let broken = plan.check(&problem.workload, &problem.profile, &problem.devices);
+    let broken = plan.check(&problem.workload, &problem.hardware.fleet());
     anyhow::ensure!(
         broken.is_empty(),
         "{algorithm:?} made a plan that breaks a rule, which is a bug: {}",
@@ -205,14 +208,19 @@ pub(super) fn made(problem: &Problem, algorithm: Algorithm, effort: Duration) ->
 }
 
 fn planned(
-    site: &Hardware,
+    site: &Bench,
     workload: &str,
     problem: &Problem,
     algorithm: Algorithm,
     effort: Duration,
 ) -> anyhow::Result<Row> {
     let (plan, seconds) = made(problem, algorithm, effort)?;
-    let certificate = certify(&plan, &problem.workload, &problem.profile, &Threads::of_machine())?;
+    let certificate = certify(
+        &plan,
+        &problem.workload,
+        &problem.hardware.fleet(),
+        &Threads::of_machine(),
+    )?;
     let rate = |unserved: bool| -> f64 {
         let fragments = problem.workload.fragments.iter();
         fragments
@@ -226,7 +234,7 @@ fn planned(
         phones: problem.workload.fragments.len(),
         algorithm: algorithm.name(),
         share: plan.total_share,
-        bound: lower_bound(problem),
+        bound: lower_bound(problem) as u64,
         certified: certificate.certified,
         infeasible: plan.infeasible.len(),
         attainment: certificate.attainment * (1.0 - rate(true) / rate(false)),
@@ -235,12 +243,7 @@ fn planned(
 }
 
 /// One thing of a workload changes at a time.
-fn varied(
-    site: &Hardware,
-    workload: &Workload,
-    effort: Duration,
-    results: &mut Results,
-) -> anyhow::Result<()> {
+fn varied(site: &Bench, workload: &Workload, effort: Duration, results: &mut Results) -> anyhow::Result<()> {
     let each = |change: &dyn Fn(&Fragment) -> Fragment| Workload {
         fragments: workload.fragments.iter().map(change).collect(),
         ..workload.clone()
@@ -293,12 +296,9 @@ fn varied(
 }
 
 /// The fragment at the nearest of so many evenly spaced partition points in the first half of its network.
-fn nearest(f: &Fragment, points: u16, site: &Hardware) -> Fragment {
-    let half = site
-        .profile
-        .models
-        .get(&f.model)
-        .map_or(0, |m| m.segments.len() / 2) as u16;
+fn nearest(f: &Fragment, points: u16, site: &Bench) -> Fragment {
+    let last = site.hardware.profiles.last_cut(&f.model);
+    let half = last.map_or(0, |last| last.0 / 2);
     let step = (half / points).max(1);
     let at = (f.partition_point.0 / step).min(points - 1) * step;
     Fragment {
@@ -309,7 +309,7 @@ fn nearest(f: &Fragment, points: u16, site: &Hardware) -> Fragment {
 
 /// Random handfuls of a workload's fragments, with rates up to ten times theirs.
 fn gaps(
-    site: &Hardware,
+    site: &Bench,
     workload: &Workload,
     count: usize,
     effort: Duration,

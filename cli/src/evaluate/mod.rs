@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use graft_files::ReadFile;
-use graft_plan::{Devices, Profile, Workload};
+use graft_plan::{Devices, Hardware, Profile, Workload};
 use graft_planner_search::{Lacks, Problem};
 
 use crate::Verdict;
@@ -51,19 +51,17 @@ pub(crate) struct Arguments {
 }
 
 /// One kind of device with the workloads that its profile knows.
-struct Hardware {
+struct Bench {
     name: String,
-    profile: Profile,
-    devices: Devices,
+    hardware: Hardware,
     workloads: Vec<(String, Workload)>,
 }
 
-impl Hardware {
+impl Bench {
     fn problem(&self, workload: &Workload) -> Problem {
         Problem {
             workload: workload.clone(),
-            profile: self.profile.clone(),
-            devices: self.devices.clone(),
+            hardware: self.hardware.clone(),
             lacks: Lacks::new(),
         }
     }
@@ -143,7 +141,7 @@ fn devices_of(profile_name: &str, profile: &Profile, folder: &Path) -> anyhow::R
     )
 }
 
-fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Hardware>> {
+fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Bench>> {
     let wanted = |list: &[String], name: &String| list.is_empty() || list.contains(name);
     let file = |kind: &str, name: &str| arguments.data.join(kind).join(format!("{name}.json"));
     let mut workloads = vec![];
@@ -164,10 +162,12 @@ fn sites(arguments: &Arguments) -> anyhow::Result<Vec<Hardware>> {
         let devices = devices_of(&name, &profile, &arguments.data.join("devices"))?;
         let known = |w: &Workload| w.fragments.iter().all(|f| profile.models.contains_key(&f.model));
         let workloads = workloads.iter().filter(|(_, w)| known(w)).cloned().collect();
-        sites.push(Hardware {
+        sites.push(Bench {
             name,
-            profile,
-            devices,
+            hardware: Hardware {
+                profiles: profile.into(),
+                devices,
+            },
             workloads,
         });
     }

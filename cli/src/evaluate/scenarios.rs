@@ -6,7 +6,7 @@ use graft_plan::{Arrivals, FragmentClient, Plan, Scenario, Workload};
 use graft_simulator::{Planner, Report, run as play};
 use serde::{Deserialize, Serialize};
 
-use super::Hardware;
+use super::Bench;
 use super::experiments::{VARIED, made};
 use crate::plan::Algorithm;
 use crate::scenario::Setting;
@@ -58,11 +58,11 @@ const LENGTH_S: f64 = 120.0;
 /// Requests in a run below which a fragment is not judged by itself: fewer say too little.
 const ENOUGH: u64 = 300;
 
-fn bursty(site: &Hardware, workload: &Workload, size: f64) -> Scenario {
+fn bursty(site: &Bench, workload: &Workload, size: f64) -> Scenario {
     // At the last cut point nothing is asked for.
     let owes = |f: &&graft_plan::Fragment| {
-        let model = site.profile.models.get(&f.model);
-        model.is_some_and(|m| f.partition_point.index() < m.segments.len())
+        let last = site.hardware.profiles.last_cut(&f.model);
+        last.is_some_and(|last| f.partition_point < last)
     };
     let client = |f: &graft_plan::Fragment| FragmentClient {
         id: f.id.clone(),
@@ -89,17 +89,9 @@ fn bursty(site: &Hardware, workload: &Workload, size: f64) -> Scenario {
     }
 }
 
-fn played(site: &Hardware, plan: &Plan, scenario: &Scenario) -> anyhow::Result<Report> {
+fn played(site: &Bench, plan: &Plan, scenario: &Scenario) -> anyhow::Result<Report> {
     let planner = Planner::Fixed(plan);
-    Ok(play(
-        scenario,
-        &site.profile,
-        &site.devices,
-        &[],
-        planner,
-        1,
-        &mut |_| {},
-    )?)
+    Ok(play(scenario, &site.hardware, &[], planner, 1, &mut |_| {})?)
 }
 
 /// Whether all fragments that are served at all are served in time often enough.
@@ -120,7 +112,7 @@ fn keeps(report: &Report, plan: &Plan) -> bool {
 }
 
 /// Share against the size of bursts.
-pub(super) fn bursts(site: &Hardware, workload: &Workload, effort: Duration) -> anyhow::Result<Vec<Burst>> {
+pub(super) fn bursts(site: &Bench, workload: &Workload, effort: Duration) -> anyhow::Result<Vec<Burst>> {
     let mut bursts = vec![];
     for algorithm in VARIED {
         let mut plans: Vec<(f64, Plan)> = vec![];
@@ -182,8 +174,7 @@ pub(super) fn lived(stage: &Setting) -> anyhow::Result<Vec<Lived>> {
         };
         let report = play(
             &stage.scenario,
-            &stage.profile,
-            &stage.devices,
+            &stage.hardware,
             &stage.traces,
             planner,
             1,

@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use graft_client_core::DESCRIBE_EVERY;
 use graft_files::Catalog;
-use graft_model::ModelId;
+use graft_model::{CutPoint, ModelId};
 use graft_plan::Nanos;
 use graft_service::{resolve, run_system};
 use graft_simulator::{Crowd, Doing};
@@ -130,17 +130,17 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
     for model in &models {
         let last = entry(model)?.info.last().index();
         let segments = stage
-            .profile
-            .models
-            .get(*model)
-            .map_or(last, |m| m.segments.len());
+            .hardware
+            .profiles
+            .last_cut(model)
+            .map_or(last, CutPoint::index);
         anyhow::ensure!(
             segments == last,
             "the scenario's profile has {segments} segments of {model}, the model in {} has {last}",
             arguments.models.display()
         );
     }
-    let mut crowd = Crowd::new(&scenario, &stage.profile, &stage.traces, arguments.seed)?;
+    let mut crowd = Crowd::new(&scenario, &stage.hardware.profiles, &stage.traces, arguments.seed)?;
 
     let mut driver = Driver {
         payloads: line::Payloads::new(&catalog),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
-use graft_engine::{Choice, Engine, Engines, PartitionId, Refusal, usable_cores};
+use graft_engine::{Choice, Engine, Engines, PartitionId, PartitionShape, Refusal, usable_cores};
 use graft_files::{CatalogEntry, read_model};
 use graft_model::{Cut, Manifest, Model, ModelError, operator_of};
 use serde_json::{Value, json};
@@ -112,7 +112,7 @@ fn open_and_try(file: &Path, with: &EngineArguments, json: bool) -> anyhow::Resu
         None => error,
     })?;
     let engines = with.open()?;
-    let partition = engines.open_partition(&usable_cores())?;
+    let partition = engines.open_partition(&PartitionShape::cores(&usable_cores()))?;
     let choice = engines.choose(partition, &model).map_err(|refusals| {
         let texts = refusals
             .iter()

@@ -8,9 +8,9 @@ use graft_files::ReadFile;
 use graft_plan::{Broken, Plan};
 use graft_planner::Threads;
 use graft_planner_search::Problem;
-use serde_json::json;
+use serde_json::{Number, json};
 
-use super::Files;
+use super::{Files, cost};
 use crate::Verdict;
 use crate::output::line;
 
@@ -45,30 +45,21 @@ pub(super) fn summary(c: &Certificate) -> String {
 
 pub(super) fn check(arguments: &Check) -> anyhow::Result<Verdict> {
     let Problem {
-        workload,
-        profile,
-        devices,
-        ..
+        workload, hardware, ..
     } = arguments.files.read()?;
     let plan = Plan::read(&arguments.plan)?;
-    let broken = plan.check(&workload, &profile, &devices);
+    let fleet = hardware.fleet();
+    let broken = plan.check(&workload, &fleet);
     // A plan that breaks the rules has nothing to be certified.
     let certificate = (arguments.simulate && broken.is_empty())
         .then(|| {
-            certify_each(
-                &plan,
-                &workload,
-                &profile,
-                &arguments.seeds,
-                &Threads::of_machine(),
-            )
-            .map(|(c, _)| c)
+            certify_each(&plan, &workload, &fleet, &arguments.seeds, &Threads::of_machine()).map(|(c, _)| c)
         })
         .transpose()?;
     if arguments.json {
-        line(as_json(&plan, &broken, certificate.as_ref()))?;
+        line(as_json(cost(&plan, &hardware), &broken, certificate.as_ref()))?;
     } else {
-        print_text(arguments, &plan, &broken, certificate.as_ref())?;
+        print_text(arguments, &cost(&plan, &hardware), &broken, certificate.as_ref())?;
     }
     let certified = !arguments.simulate || certificate.is_some_and(|c| c.certified);
     Ok(if broken.is_empty() && certified {
@@ -78,8 +69,8 @@ pub(super) fn check(arguments: &Check) -> anyhow::Result<Verdict> {
     })
 }
 
-fn as_json(plan: &Plan, broken: &[Broken], certificate: Option<&Certificate>) -> serde_json::Value {
-    let mut object = json!({ "valid": broken.is_empty(), "broken": broken, "cost": plan.total_share });
+fn as_json(cost: Number, broken: &[Broken], certificate: Option<&Certificate>) -> serde_json::Value {
+    let mut object = json!({ "valid": broken.is_empty(), "broken": broken, "cost": cost });
     if let Some(c) = certificate {
         object["certified"] = c.certified.into();
         object["attainment"] = c.attainment.into();
@@ -95,7 +86,7 @@ fn as_json(plan: &Plan, broken: &[Broken], certificate: Option<&Certificate>) ->
 
 fn print_text(
     arguments: &Check,
-    plan: &Plan,
+    cost: &Number,
     broken: &[Broken],
     certificate: Option<&Certificate>,
 ) -> anyhow::Result<()> {
@@ -104,7 +95,7 @@ fn print_text(
     }
     let shown = arguments.plan.display();
     if broken.is_empty() {
-        line(format_args!("{shown} is valid; it costs {}", plan.total_share))?;
+        line(format_args!("{shown} is valid; it costs {cost}"))?;
     } else {
         line(format_args!(
             "{shown} is NOT valid: {} rules broken",

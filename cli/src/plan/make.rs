@@ -11,9 +11,9 @@ use graft_plan::{Epoch, FormatFile, Plan};
 use graft_planner::Threads;
 use graft_planner_search::{Changes, GraftOptions, Problem, changes, explain, lower_bound};
 
-use super::Files;
 use super::algorithm::Algorithm;
 use super::check::summary;
+use super::{Files, cost};
 use crate::Verdict;
 use crate::output::line;
 
@@ -31,8 +31,8 @@ pub(crate) struct Make {
     /// Go on from this plan: change what must be changed, and what pays for it
     #[arg(long, value_name = "FILE")]
     running: Option<PathBuf>,
-    /// Share that a changed partition of the running plan must save
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    /// Cost that a changed partition of the running plan must save: share, or price
+    #[arg(long, value_name = "COST", default_value_t = 0.0)]
     change_costs: f64,
     /// Don't run the reference simulation on the plan
     #[arg(long)]
@@ -51,10 +51,7 @@ pub(crate) struct Make {
 pub(super) fn make(files: &Files, arguments: &Make) -> anyhow::Result<Verdict> {
     let problem = files.read()?;
     let Problem {
-        workload,
-        profile,
-        devices,
-        ..
+        workload, hardware, ..
     } = &problem;
     let running = arguments.running.as_deref().map(Plan::read).transpose()?;
     let epoch = running
@@ -62,7 +59,7 @@ pub(super) fn make(files: &Files, arguments: &Make) -> anyhow::Result<Verdict> {
         .map_or(Epoch(1), |p| Epoch(p.epoch.0.saturating_add(1)));
     anyhow::ensure!(
         arguments.change_costs.is_finite() && arguments.change_costs >= 0.0,
-        "--change-costs is {}; expected a share of 0 or more",
+        "--change-costs is {}; expected a cost of 0 or more",
         arguments.change_costs
     );
     let options = GraftOptions {
@@ -82,14 +79,15 @@ pub(super) fn make(files: &Files, arguments: &Make) -> anyhow::Result<Verdict> {
             }
         })?;
     let took = start.elapsed();
-    let broken = plan.check(workload, profile, devices);
+    let fleet = hardware.fleet();
+    let broken = plan.check(workload, &fleet);
     anyhow::ensure!(
         broken.is_empty(),
         "the plan breaks its own rules, which is a bug: {}",
         broken[0]
     );
     let certified = (!arguments.no_certify)
-        .then(|| certify_each(&plan, workload, profile, &SEEDS, &Threads::of_machine()))
+        .then(|| certify_each(&plan, workload, &fleet, &SEEDS, &Threads::of_machine()))
         .transpose()?;
     let (certificate, attained) = certified.unzip();
     if let Some(file) = &arguments.out {
@@ -115,7 +113,7 @@ pub(super) fn make(files: &Files, arguments: &Make) -> anyhow::Result<Verdict> {
             ))?;
         }
         if arguments.explain {
-            for cell in explain(&plan, workload, profile, &attained.unwrap_or_default()) {
+            for cell in explain(&plan, workload, hardware, &attained.unwrap_or_default()) {
                 line(format_args!("\n{}", cell.to_string().trim_end()))?;
             }
         }
@@ -132,14 +130,14 @@ fn describe(
     moves: u64,
 ) -> anyhow::Result<()> {
     let bound = lower_bound(problem);
-    let gap = if bound > 0 {
-        (plan.total_share as f64 / bound as f64 - 1.0) * 100.0
+    let gap = if bound > 0.0 {
+        (problem.hardware.fleet().cost(plan) / bound - 1.0) * 100.0
     } else {
         0.0
     };
     line(format_args!(
         "cost {} on {} partitions with {} stages; {}",
-        plan.total_share,
+        cost(plan, &problem.hardware),
         plan.partitions.len(),
         plan.stages.len(),
         if plan.capacity_exhausted {

@@ -10,13 +10,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use graft_files::ReadFile;
-use graft_plan::{Devices, Profile, Workload};
+use graft_plan::{Devices, Hardware, Plan, Workload};
 use graft_planner_search::{Lacks, Problem};
 
 pub(crate) use algorithm::Algorithm;
 pub(crate) use log::outcome;
 
 use crate::Verdict;
+use crate::scenario::read_profiles;
 
 /// Make a plan, or check one.
 #[derive(Debug, Args)]
@@ -36,9 +37,9 @@ struct Files {
     /// What must be served (workload.json)
     #[arg(long, value_name = "FILE")]
     workload: PathBuf,
-    /// What stages cost (profiles.json)
-    #[arg(long, value_name = "FILE")]
-    profiles: PathBuf,
+    /// What stages cost (profiles.json); once for each kind of device
+    #[arg(long, value_name = "FILE", required = true)]
+    profiles: Vec<PathBuf>,
     /// What there is to run on (devices.json)
     #[arg(long, value_name = "FILE")]
     devices: PathBuf,
@@ -48,11 +49,22 @@ impl Files {
     fn read(&self) -> anyhow::Result<Problem> {
         Ok(Problem {
             workload: Workload::read(&self.workload)?,
-            profile: Profile::read(&self.profiles)?,
-            devices: Devices::read(&self.devices)?,
+            hardware: Hardware {
+                profiles: read_profiles(&self.profiles)?,
+                devices: Devices::read(&self.devices)?,
+            },
             lacks: Lacks::new(),
         })
     }
+}
+
+/// A plan's cost: its total share, or what it takes of the devices' prices.
+fn cost(plan: &Plan, hardware: &Hardware) -> serde_json::Number {
+    let priced = hardware.devices.devices.iter().any(|d| d.price.is_some());
+    let price = serde_json::Number::from_f64(hardware.fleet().cost(plan));
+    price
+        .filter(|_| priced)
+        .unwrap_or_else(|| plan.total_share.into())
 }
 
 /// What to do.

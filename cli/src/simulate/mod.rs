@@ -93,8 +93,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     };
     let report = play(
         &stage.scenario,
-        &stage.profile,
-        &stage.devices,
+        &stage.hardware,
         &stage.traces,
         planner,
         arguments.seed,

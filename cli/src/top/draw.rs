@@ -61,7 +61,7 @@ fn overview(frame: &mut Frame<'_>, area: Rect, status: &Status, trouble: Option<
     } else {
         String::new()
     };
-    let emulated = if status.workers.iter().any(|w| w.emulated) {
+    let emulated = if status.workers.iter().flat_map(|w| &w.devices).any(|d| d.emulated) {
         "  devices are EMULATED"
     } else {
         ""
@@ -92,7 +92,7 @@ fn overview(frame: &mut Frame<'_>, area: Rect, status: &Status, trouble: Option<
     let corrections: Vec<String> = status
         .corrections
         .iter()
-        .map(|(model, batch, times)| format!("{model} batch {batch} {times:.2}x"))
+        .map(|(kind, model, batch, times)| format!("{model} batch {batch} {times:.2}x on {kind}"))
         .collect();
     lines.push(if corrections.is_empty() {
         Line::from("runs take what was measured at first")
@@ -146,18 +146,25 @@ fn asked(frame: &mut Frame<'_>, area: Rect, status: &Status) {
 fn busy(frame: &mut Frame<'_>, area: Rect, status: &Status) {
     let mut rows = vec![];
     for worker in &status.workers {
-        let name = format!("{} ({})", worker.name, worker.device_kind);
-        if worker.partitions.is_empty() {
-            rows.push(Row::new(vec![name.clone(), "-".to_owned()]));
+        for device in &worker.devices {
+            if worker.partitions.iter().all(|p| p.device != device.id) {
+                rows.push(Row::new(vec![
+                    format!("{} ({})", device.id, device.kind),
+                    "-".to_owned(),
+                ]));
+            }
         }
         for p in &worker.partitions {
+            let device = worker.devices.iter().find(|d| d.id == p.device);
+            let kind = device.map_or("?", |d| &d.kind);
+            let total = device.map_or(0, |d| d.share_total);
             let r = &p.report;
             let filled = (r.busy.clamp(0.0, 1.0) * 20.0).round() as usize;
             let batch = r.requests as f64 / r.batches.max(1) as f64;
             rows.push(Row::new(vec![
-                name.clone(),
+                format!("{} ({kind})", p.device),
                 r.id.clone(),
-                format!("{} of {}", p.share, worker.share_total),
+                format!("{} of {total}", p.share),
                 format!(
                     "{}{} {:>3.0}%",
                     "#".repeat(filled),
@@ -171,7 +178,7 @@ fn busy(frame: &mut Frame<'_>, area: Rect, status: &Status) {
         }
     }
     let header = [
-        "worker",
+        "device",
         "partition",
         "share",
         "busy",

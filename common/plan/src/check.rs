@@ -6,10 +6,10 @@ use std::fmt;
 use graft_model::{CutPoint, StageRange};
 use serde::Serialize;
 
-use crate::devices::Devices;
+use crate::fleet::Fleet;
 use crate::plan::{Order, Partition, Plan, Stage};
 use crate::profile::Profile;
-use crate::units::{Nanos, nanos_to_ms};
+use crate::units::{Nanos, Share, nanos_to_ms};
 use crate::workload::{Fragment, Workload};
 
 /// Relative tolerance of all comparisons but rates.
@@ -40,8 +40,7 @@ impl fmt::Display for Broken {
 struct Check<'a> {
     plan: &'a Plan,
     workload: &'a Workload,
-    profile: &'a Profile,
-    devices: &'a Devices,
+    fleet: &'a Fleet<'a>,
     stages: HashMap<&'a str, &'a Stage>,
     fragments: HashMap<&'a str, &'a Fragment>,
     /// Partitions of each stage, in the plan's order.
@@ -57,7 +56,7 @@ impl Plan {
     /// 3. Stages serve somebody at the sum of their rates; no partition is overloaded.
     /// 4. Local deadlines fit budgets and stages.
     /// 5. Shares are listed and add up; no device is over its share or memory.
-    pub fn check(&self, workload: &Workload, profile: &Profile, devices: &Devices) -> Vec<Broken> {
+    pub fn check(&self, workload: &Workload, fleet: &Fleet<'_>) -> Vec<Broken> {
         let mut hosts: HashMap<&str, Vec<&Partition>> = HashMap::new();
         for partition in &self.partitions {
             for stage in &partition.stages {
@@ -67,8 +66,7 @@ impl Plan {
         let mut check = Check {
             plan: self,
             workload,
-            profile,
-            devices,
+            fleet,
             stages: self.stages_by_id(),
             fragments: workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect(),
             hosts,
@@ -92,8 +90,7 @@ impl Check<'_> {
     }
 
     fn last_cut(&self, model: &str) -> Option<CutPoint> {
-        let segments = self.profile.models.get(model)?.segments.len();
-        Some(CutPoint(u16::try_from(segments).ok()?))
+        self.fleet.profiles().last_cut(model)
     }
 
     fn fragments(&mut self) {
@@ -141,16 +138,19 @@ impl Check<'_> {
     fn feasible_share(&self, fragment: &Fragment) -> Option<String> {
         let last = self.last_cut(&fragment.model)?;
         let range = StageRange::new(fragment.partition_point, last)?;
-        let budget = fragment.budget_ms * (1.0 - TOLERANCE);
-        self.profile
-            .shares
+        let profiles = self.fleet.profiles();
+        let budget = fragment.budget_ms * (1.0 - TOLERANCE) - profiles.hop_ms();
+        let all = profiles
+            .kinds()
             .iter()
-            .find(|&&share| {
-                self.profile
-                    .latency(&fragment.model, range, 1, share, 0.0)
-                    .is_ok_and(|time| nanos_to_ms(time) + self.profile.hop_ms <= budget)
-            })
-            .map(|share| share.to_string())
+            .flat_map(|p| p.shares.iter().map(move |&share| (p, share)));
+        let in_time = |(profile, share): &(&Profile, Share)| {
+            let alone = profile.latency(&fragment.model, range, 1, *share, 0.0);
+            alone.is_ok_and(|time| nanos_to_ms(time) <= budget)
+        };
+        all.into_iter()
+            .find(in_time)
+            .map(|(profile, share)| format!("{share} of a {}", profile.device_kind))
     }
 
     fn ranges(&mut self) {
@@ -232,14 +232,15 @@ impl Check<'_> {
                 ),
                 Some(_) => {}
             }
-            if !self.profile.batches.contains(&stage.batch) {
-                self.broken(
-                    3,
-                    format!(
-                        "stage {} has a batch of {}, which is not listed",
-                        stage.id, stage.batch
-                    ),
+            let hosts = self.hosts.get(stage.id.as_str()).into_iter().flatten();
+            let profiles = hosts.filter_map(|p| self.fleet.profile(&p.device));
+            let mut unlisted = profiles.filter(|p| !p.batches.contains(&stage.batch));
+            if let Some(profile) = unlisted.next() {
+                let what = format!(
+                    "stage {} has a batch of {}, which is not listed for a {}",
+                    stage.id, stage.batch, profile.device_kind
                 );
+                self.broken(3, what);
             }
         }
         for partition in &self.plan.partitions {
@@ -261,12 +262,14 @@ impl Check<'_> {
         }
     }
 
+    /// Time of a run of a stage. `None`: something about it is not known, which other rules say.
     fn time(&self, stage: &Stage, requests: u32, partition: &Partition) -> Option<Nanos> {
         let quantum = match partition.order {
             Order::Edf => partition.quantum_ms,
             Order::Cycle => 0.0,
         };
-        self.profile
+        self.fleet
+            .profile(&partition.device)?
             .latency(&stage.model, stage.range()?, requests, partition.share, quantum)
             .ok()
     }
@@ -278,6 +281,7 @@ impl Check<'_> {
             .iter()
             .map(|f| (f.id.as_str(), f.budget_ms))
             .collect();
+        let hop_ms = self.fleet.profiles().hop_ms();
         for route in &self.plan.routes {
             let Some(&budget) = budgets.get(route.fragment.as_str()) else {
                 continue;
@@ -286,7 +290,7 @@ impl Check<'_> {
                 .stages
                 .iter()
                 .filter_map(|id| self.stages.get(id.as_str()))
-                .map(|s| s.deadline_ms + self.profile.hop_ms)
+                .map(|s| s.deadline_ms + hop_ms)
                 .sum();
             if sum > budget * (1.0 + TOLERANCE) {
                 self.broken(
@@ -336,7 +340,8 @@ impl Check<'_> {
             if !ids.insert(partition.id.as_str()) {
                 self.broken(5, format!("two partitions are called {}", partition.id));
             }
-            if self.profile.share_index(partition.share).is_none() {
+            let profile = self.fleet.profile(&partition.device);
+            if profile.is_some_and(|p| p.share_index(partition.share).is_none()) {
                 self.broken(
                     5,
                     format!(
@@ -356,7 +361,15 @@ impl Check<'_> {
                         5,
                         format!("{} lists stage {id}, which there is not", partition.id),
                     ),
-                    Some(stage) => {
+                    Some(&stage) => {
+                        let elsewhere = self.last_cut(&stage.model).is_some();
+                        if elsewhere && profile.is_some_and(|p| !p.models.contains_key(&stage.model)) {
+                            let what = format!(
+                                "{} lists stage {id}, but the profile of {}'s kind has no model {}",
+                                partition.id, partition.device, stage.model
+                            );
+                            self.broken(5, what);
+                        }
                         let segments = stage.range().map(StageRange::segments).unwrap_or_default();
                         memory
                             .entry(&partition.device)
@@ -372,19 +385,26 @@ impl Check<'_> {
             }
         }
         for (id, share) in used {
-            let Some(device) = self.devices.devices.iter().find(|d| d.id == id) else {
+            let Some(device) = self.fleet.device(id) else {
                 self.broken(5, format!("there is no device {id}"));
                 continue;
             };
-            if device.kind != self.profile.device_kind {
-                self.broken(
-                    5,
-                    format!(
-                        "device {id} is a {}, the profile is of {}",
-                        device.kind, self.profile.device_kind
-                    ),
+            let Some(profile) = self.fleet.profiles().of_kind(&device.kind) else {
+                let kinds: Vec<&str> = self
+                    .fleet
+                    .profiles()
+                    .kinds()
+                    .iter()
+                    .map(|p| p.device_kind.as_str())
+                    .collect();
+                let what = format!(
+                    "device {id} is a {}, the profile is of {}",
+                    device.kind,
+                    kinds.join(", ")
                 );
-            }
+                self.broken(5, what);
+                continue;
+            };
             if share > u64::from(device.share_total.0) {
                 self.broken(5, format!("device {id} gives {share} of {}", device.share_total));
             }
@@ -392,7 +412,7 @@ impl Check<'_> {
                 .get(id)
                 .into_iter()
                 .flatten()
-                .filter_map(|(model, k)| self.profile.models.get(*model)?.segments.get(*k))
+                .filter_map(|(model, k)| profile.models.get(*model)?.segments.get(*k))
                 .fold(0, |sum: u64, s| sum.saturating_add(s.weights_bytes));
             if bytes > device.memory_bytes {
                 self.broken(

@@ -36,6 +36,9 @@ pub enum CostError {
     /// The batch is larger than the largest listed one.
     #[error("a batch of {0} is larger than the largest in the profile")]
     BatchTooLarge(u32),
+    /// The device is not known, or of a kind that is not.
+    #[error("no profile is of the kind of device {0}")]
+    UnknownDevice(String),
 }
 
 impl Profile {

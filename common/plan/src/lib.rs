@@ -11,8 +11,10 @@ mod check;
 mod cost;
 mod devices;
 mod file;
+mod fleet;
 mod plan;
 mod profile;
+mod profiles;
 mod scenario;
 #[cfg(test)]
 mod tests;
@@ -23,8 +25,10 @@ pub use check::{Broken, Rule};
 pub use cost::{Chunk, CostError};
 pub use devices::{Device, Devices};
 pub use file::{FormatError, FormatFile};
+pub use fleet::{Fleet, Hardware};
 pub use plan::{Order, Partition, Plan, Route, Stage};
 pub use profile::{ModelProfile, Profile, SegmentProfile, Source};
+pub use profiles::{Profiles, ProfilesError};
 pub use scenario::{
     Arrivals, ControlTimes, DeviceSource, Fault, FragmentClient, Link, OneOrMore, PhoneGroup, Range,
     Scenario, Slo, Speed, TraceError,

@@ -3,7 +3,10 @@ use std::path::Path;
 use graft_model::{CutPoint, StageRange};
 use proptest::prelude::*;
 
-use crate::{CostError, Devices, FormatFile, Nanos, Order, Plan, Profile, Share, Workload};
+use crate::{
+    CostError, Device, Devices, Fleet, FormatFile, Nanos, Order, Partition, Plan, Profile, Profiles,
+    ProfilesError, Share, Stage, Workload,
+};
 
 const PROFILE: &str = r#"{"version": 1, "device_kind": "h200", "source": "modelled",
  "share_total": 132, "shares": [8, 16], "batches": [1, 2], "stage_overhead_ms": 0.02, "hop_ms": 0.05,
@@ -47,8 +50,10 @@ fn a_valid_plan_breaks_no_rule() {
     let plan: Plan = parse(PLAN).unwrap();
     let broken = plan.check(
         &parse(WORKLOAD).unwrap(),
-        &parse(PROFILE).unwrap(),
-        &parse(DEVICES).unwrap(),
+        &Fleet::new(
+            &Profiles::from(parse::<Profile>(PROFILE).unwrap()),
+            &parse(DEVICES).unwrap(),
+        ),
     );
     assert!(broken.is_empty(), "{broken:?}");
 }
@@ -145,6 +150,121 @@ fn costs_that_the_profile_does_not_know_are_errors() {
     ));
 }
 
+/// The plan of the documentation, with a second stage on a device of another kind, which runs layers in half the time.
+fn of_two_kinds() -> (Plan, Workload, Profiles, Devices) {
+    let mut plan: Plan = parse(PLAN).unwrap();
+    plan.stages[0].to = CutPoint(2);
+    plan.stages.push(Stage {
+        id: "s2".to_owned(),
+        from: CutPoint(2),
+        to: CutPoint(3),
+        batch: 4,
+        ..plan.stages[0].clone()
+    });
+    plan.partitions.push(Partition {
+        id: "p2".to_owned(),
+        device: "host2/gpu0".to_owned(),
+        share: Share(5),
+        stages: vec!["s2".to_owned()],
+        ..plan.partitions[0].clone()
+    });
+    plan.routes[0].stages.push("s2".to_owned());
+    plan.total_share = 13;
+    let slow: Profile = parse(PROFILE).unwrap();
+    let mut fast = slow.times(|_, _| 0.5);
+    fast.device_kind = "b300".to_owned();
+    fast.shares = vec![Share(4), Share(5)];
+    fast.batches = vec![1, 4];
+    let mut devices: Devices = parse(DEVICES).unwrap();
+    devices.devices.push(Device {
+        id: "host2/gpu0".to_owned(),
+        kind: "b300".to_owned(),
+        ..devices.devices[0].clone()
+    });
+    let profiles = Profiles::new(vec![slow, fast]).unwrap();
+    (plan, parse(WORKLOAD).unwrap(), profiles, devices)
+}
+
+#[test]
+fn each_partition_is_checked_by_its_own_device_s_kind() {
+    let (plan, workload, profiles, devices) = of_two_kinds();
+    let broken = |plan: &Plan, devices: &Devices| -> Vec<String> {
+        let broken = plan.check(&workload, &Fleet::new(&profiles, devices));
+        broken.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(broken(&plan, &devices), Vec::<String>::new());
+    // A share and a batch that only the other kind has.
+    let mut elsewhere = plan.clone();
+    elsewhere.partitions[1].device = "host1/gpu0".to_owned();
+    let found = broken(&elsewhere, &devices);
+    assert!(
+        found.len() == 2 && found[0].contains("batch of 4") && found[1].contains("share 5"),
+        "{found:?}"
+    );
+    // Time alone in the layers of the second stage is 0.17 ms on the faster kind, and 0.32 on the slower.
+    let mut tight = plan.clone();
+    tight.stages[1].deadline_ms = 0.2;
+    assert_eq!(broken(&tight, &devices), Vec::<String>::new());
+    tight.partitions[1] = Partition {
+        device: "host1/gpu0".to_owned(),
+        share: Share(8),
+        ..tight.partitions[1].clone()
+    };
+    tight.stages[1].batch = 2;
+    tight.total_share = 16;
+    let found = broken(&tight, &devices);
+    assert!(
+        found.len() == 1 && found[0].contains("stage s2 takes"),
+        "{found:?}"
+    );
+    // A device of a third kind, and a device that there is not.
+    let mut others = devices.clone();
+    others.devices[1].kind = "t4".to_owned();
+    assert!(broken(&plan, &others)[0].contains("device host2/gpu0 is a t4, the profile is of h200, b300"));
+    others.devices.truncate(1);
+    assert!(broken(&plan, &others)[0].contains("there is no device host2/gpu0"));
+}
+
+#[test]
+fn a_plan_costs_its_share_or_its_part_of_the_devices_prices() {
+    let (plan, _, profiles, mut devices) = of_two_kinds();
+    assert_eq!(Fleet::new(&profiles, &devices).cost(&plan), 13.0);
+    devices.devices[0].price = Some(13.2);
+    devices.devices[1].price = Some(26.4);
+    let devices = devices.verified().unwrap();
+    let cost = Fleet::new(&profiles, &devices).cost(&plan);
+    assert!((cost - (8.0 * 0.1 + 5.0 * 0.2)).abs() < 1e-12, "{cost}");
+    let mut unequal = devices.clone();
+    unequal.devices[1].kind = "h200".to_owned();
+    let mut partly = devices.clone();
+    partly.devices[1].price = None;
+    for wrong in [unequal, partly] {
+        let error = wrong.verified().unwrap_err().to_string();
+        assert!(error.contains("devices[1].price"), "{error}");
+    }
+}
+
+#[test]
+fn profiles_that_disagree_are_told_apart() {
+    let one: Profile = parse(PROFILE).unwrap();
+    let of = |kind: &str, segments: usize| {
+        let mut profile = one.clone();
+        profile.device_kind = kind.to_owned();
+        let model = profile.models.get_mut("m").unwrap();
+        model.segments.truncate(segments);
+        profile
+    };
+    assert_eq!(Profiles::new(vec![]), Err(ProfilesError::None));
+    let same = Profiles::new(vec![of("a", 3), of("a", 3)]);
+    assert_eq!(same, Err(ProfilesError::SameKind("a".to_owned())));
+    let error = Profiles::new(vec![of("a", 3), of("b", 2)]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("3 segments in the profile of \"a\" and 2 in that of \"b\"")
+    );
+}
+
 proptest! {
     #[test]
     fn arbitrary_and_damaged_files_never_panic(
@@ -163,7 +283,7 @@ proptest! {
         let _outcome = (Profile::parse(name, &bytes), Workload::parse(name, &bytes), Plan::parse(name, &bytes), Devices::parse(name, &bytes));
         let read = (Profile::parse(name, profile), Workload::parse(name, workload), Plan::parse(name, plan), Devices::parse(name, devices));
         if let (Ok(profile), Ok(workload), Ok(plan), Ok(devices)) = read {
-            plan.check(&workload, &profile, &devices);
+            plan.check(&workload, &Fleet::new(&Profiles::from(profile), &devices));
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};
 use graft_model::{CutPoint, ModelId};
-use graft_plan::{Epoch, Plan, Profile};
+use graft_plan::{Epoch, Nanos, Plan, Profile};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -103,19 +103,31 @@ pub struct WorkerInfo {
     pub name: String,
     /// Where routers reach it: `host:port`.
     pub address: String,
-    /// Kind of its device.
-    pub device_kind: String,
-    /// The device's share.
-    pub share_total: u32,
-    /// Memory for weights, in bytes.
-    pub memory_bytes: u64,
-    /// Costs of running its models; the profile names models by their identity.
-    pub profile: Profile,
+    /// Its devices, at least one.
+    pub devices: Vec<DeviceInfo>,
     /// Models that it has.
     pub models: Vec<WorkerModel>,
     /// Latest plan that it has prepared.
     pub epoch: Epoch,
-    /// Whether its device is emulated.
+}
+
+/// A worker's device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// Id in plans: the worker's name, where it has one device; else that, a slash, and a name of its own.
+    pub id: String,
+    /// Kind of device, as its profile says.
+    pub kind: String,
+    /// The device's share.
+    pub share_total: u32,
+    /// Memory for weights, in bytes.
+    pub memory_bytes: u64,
+    /// Price of the whole device. `None`: it has none, and costs its share.
+    #[serde(default)]
+    pub price: Option<f64>,
+    /// Costs of running models there; the profile names models by their identity.
+    pub profile: Profile,
+    /// Whether it is emulated.
     #[serde(default)]
     pub emulated: bool,
 }
@@ -188,13 +200,15 @@ pub struct PartitionReport {
 /// Time that runs of a model's chunks took, and should have taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunsTook {
+    /// Kind of device.
+    pub kind: String,
     /// The model.
     pub model: ModelId,
     /// The profile's batch.
     pub batch: u32,
     /// Number of chunks.
     pub chunks: u64,
-    /// Time that they should take by the worker's own measured profile, all together, in milliseconds.
+    /// Time that they should take by the device's own measured profile, all together, in milliseconds.
     pub expected_ms: f64,
     /// Time that they took, all together, in milliseconds.
     pub took_ms: f64,
@@ -215,22 +229,34 @@ pub struct MixEntry {
     pub burstiness: f64,
 }
 
-/// A plan for a worker: it finds its own partitions in it.
+/// A plan for a worker: it finds the partitions of its own devices in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerPlan {
-    /// The plan; its devices are workers' names.
+    /// The plan.
     pub plan: Plan,
-    /// Addresses of the plan's other workers, by name.
-    #[serde(default)]
-    pub workers: BTreeMap<String, WorkerEndpoint>,
-    /// Corrections by model and batch: what runs take, as a multiple of what workers measured at first.
+    /// The workers of devices, by the devices' ids.
+    pub hosts: BTreeMap<String, WorkerEndpoint>,
+    /// Corrections by kind of device, model and batch: what runs take, as a multiple of what was measured at first.
     #[serde(default)]
     pub corrections: Vec<Correction>,
+    /// What the plan's stages take: a worker knows the times of its own devices only.
+    pub times: StageTimes,
+}
+
+/// What stages of a plan take a request that is alone, and what a hop takes, in nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageTimes {
+    /// Time alone, uncut, on a stage's first partition, by the stage's id.
+    pub alone: BTreeMap<String, Nanos>,
+    /// Time of a hop: from arrival to the first stage, and from a stage to the next.
+    pub hop: Nanos,
 }
 
 /// A correction: what a model's runs take, as a multiple of what its profile says.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Correction {
+    /// Kind of device.
+    pub kind: String,
     /// The model.
     pub model: ModelId,
     /// The profile's batch.
@@ -259,7 +285,7 @@ pub struct RoutesUpdate {
     pub routes: Vec<RouteTarget>,
     /// Time that the server needs from each cut point on, by model, in milliseconds.
     pub server_ms: BTreeMap<ModelId, Vec<f64>>,
-    /// Price of a request from each cut point on, by model: milliseconds of one unit of share.
+    /// Price of a request from each cut point on, by model: milliseconds of one unit of cost.
     #[serde(default)]
     pub price: BTreeMap<ModelId, Vec<f64>>,
     /// Clients that the plan does not serve, on purpose.
@@ -280,9 +306,11 @@ pub struct LeftOut {
     pub too_tight: bool,
 }
 
-/// Address at which a worker is reached.
+/// Where a worker is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerEndpoint {
+    /// Its name.
+    pub name: String,
     /// `host:port`.
     pub address: String,
 }

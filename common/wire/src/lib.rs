@@ -18,9 +18,9 @@ mod tests;
 mod trace;
 
 pub use control::{
-    Control, ControlMessage, ControlReply, Correction, Join, LeftOut, MixEntry, MixReport, OutcomeEntry,
-    PartitionReport, RouteTarget, RoutesUpdate, RunsTook, ToPlanner, ToRouter, ToWorker, WorkerEndpoint,
-    WorkerInfo, WorkerModel, WorkerPlan, WorkerReport,
+    Control, ControlMessage, ControlReply, Correction, DeviceInfo, Join, LeftOut, MixEntry, MixReport,
+    OutcomeEntry, PartitionReport, RouteTarget, RoutesUpdate, RunsTook, StageTimes, ToPlanner, ToRouter,
+    ToWorker, WorkerEndpoint, WorkerInfo, WorkerModel, WorkerPlan, WorkerReport,
 };
 pub use frame::{FrameError, Limits, PREFIX_BYTES, Prefix, VERSION, decode_header, encode_frame};
 pub use messages::{

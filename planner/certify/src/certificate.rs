@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use graft_plan::{Nanos, Plan, Profile, Workload};
+use graft_plan::{Fleet, Nanos, Plan, Workload};
 use serde::Serialize;
 
 use crate::crew::Crew;
@@ -43,21 +43,21 @@ pub struct Certificate {
 pub fn certify(
     plan: &Plan,
     workload: &Workload,
-    profile: &Profile,
+    fleet: &Fleet<'_>,
     crew: &dyn Crew,
 ) -> Result<Certificate, SetupError> {
-    certify_each(plan, workload, profile, &SEEDS, crew).map(|(certificate, _)| certificate)
+    certify_each(plan, workload, fleet, &SEEDS, crew).map(|(certificate, _)| certificate)
 }
 
 /// The certificate by other seeds, and the requests of each fragment in all runs.
 pub fn certify_each(
     plan: &Plan,
     workload: &Workload,
-    profile: &Profile,
+    fleet: &Fleet<'_>,
     seeds: &[u64],
     crew: &dyn Crew,
 ) -> Result<(Certificate, Vec<(String, Tally)>), SetupError> {
-    let setup = Setup::new(plan, workload, profile)?;
+    let setup = Setup::new(plan, workload, fleet)?;
     let mut all = Tally::default();
     let mut certified = true;
     let mut worst = (1.0, String::new());

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use graft_plan::{Nanos, Plan, Profile, Workload, ms_to_nanos};
-use graft_worker_core::{Admission, PartitionSpec, RouteError, RouteIndex, RouteStep, SpecError};
+use graft_plan::{Fleet, Nanos, Plan, Workload, ms_to_nanos};
+use graft_worker_core::{Admission, AloneTimes, PartitionSpec, RouteError, RouteIndex, RouteStep, SpecError};
 
 use crate::part::{Journey, Part};
 
@@ -31,15 +31,20 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    pub fn new(plan: &Plan, workload: &Workload, profile: &Profile) -> Result<Self, SetupError> {
+    pub fn new(plan: &Plan, workload: &Workload, fleet: &Fleet<'_>) -> Result<Self, SetupError> {
         let fragments: HashMap<&str, _> = workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect();
-        let index = RouteIndex::new(plan, profile);
+        let index = RouteIndex::new(plan, AloneTimes::of_plan(plan, fleet));
         let pools = index.pools();
 
-        let hop = ms_to_nanos(profile.hop_ms);
+        let hop = ms_to_nanos(fleet.profiles().hop_ms());
         let mut parts: BTreeMap<usize, (Part, Vec<usize>)> = BTreeMap::new();
         let mut numbers = vec![0; plan.partitions.len()];
         for (p, partition) in plan.partitions.iter().enumerate() {
+            let unknown = |cause| SpecError::Cost {
+                partition: partition.id.clone(),
+                cause,
+            };
+            let profile = fleet.profile_of(&partition.device).map_err(unknown)?;
             let spec = PartitionSpec::of_plan(plan, partition, profile, Admission::Off)?;
             let (part, _) = parts.entry(pools[p]).or_default();
             numbers[p] = part.partitions.len();

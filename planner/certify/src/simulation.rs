@@ -1,6 +1,6 @@
 //! A whole plan's run: its parts one by one.
 
-use graft_plan::{Nanos, Plan, Profile, Workload};
+use graft_plan::{Fleet, Nanos, Plan, Workload};
 
 use crate::arrivals::Arrivals;
 use crate::crew::{Alone, Crew, gathered};
@@ -29,11 +29,11 @@ impl Outcome {
 pub fn simulate(
     plan: &Plan,
     workload: &Workload,
-    profile: &Profile,
+    fleet: &Fleet<'_>,
     seed: u64,
     length: Nanos,
 ) -> Result<Outcome, SetupError> {
-    let setup = Setup::new(plan, workload, profile)?;
+    let setup = Setup::new(plan, workload, fleet)?;
     Ok(setup.outcomes(&[seed], length, &Alone).swap_remove(0))
 }
 

@@ -1,13 +1,23 @@
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use graft_model::CutPoint;
 use graft_plan::{
-    Epoch, Fragment, ModelProfile, Nanos, Order, Partition, Plan, Profile, Route, SegmentProfile, Share,
-    Source, Stage, Workload,
+    Devices, Epoch, Fleet, Fragment, ModelProfile, Nanos, Order, Partition, Plan, Profile, Profiles, Route,
+    SegmentProfile, Share, Source, Stage, Workload,
 };
 use proptest::prelude::*;
 
 use crate::{Alone, Outcome, certify, simulate};
+
+/// Devices are of the one kind that there is, listed or not.
+fn fleet() -> Fleet<'static> {
+    static OF: LazyLock<(Profiles, Devices)> = LazyLock::new(|| {
+        let devices = vec![];
+        (profile().into(), Devices { version: 1, devices })
+    });
+    Fleet::new(&OF.0, &OF.1)
+}
 
 /// One model of four segments of 1 ms at any batch.
 fn profile() -> Profile {
@@ -91,7 +101,7 @@ fn aligned(workload: &Workload, batch: u32) -> Plan {
 }
 
 fn run(plan: &Plan, workload: &Workload, seed: u64) -> Outcome {
-    simulate(plan, workload, &profile(), seed, Nanos::from_millis(20_000)).unwrap()
+    simulate(plan, workload, &fleet(), seed, Nanos::from_millis(20_000)).unwrap()
 }
 
 #[test]
@@ -126,10 +136,10 @@ fn nothing_is_owed_at_the_last_cut_point() {
 #[test]
 fn a_plan_with_room_is_certified_and_an_overloaded_one_is_not() {
     let light = workload(vec![fragment("x", 0, 60.0, 20.0), fragment("y", 2, 60.0, 20.0)]);
-    let good = certify(&aligned(&light, 8), &light, &profile(), &Alone).unwrap();
+    let good = certify(&aligned(&light, 8), &light, &fleet(), &Alone).unwrap();
     assert!(good.certified && good.requests > 10_000, "{good:?}");
     let heavy = workload(vec![fragment("x", 0, 8.0, 900.0)]);
-    let bad = certify(&aligned(&heavy, 1), &heavy, &profile(), &Alone).unwrap();
+    let bad = certify(&aligned(&heavy, 1), &heavy, &fleet(), &Alone).unwrap();
     assert!(!bad.certified && bad.attainment < 0.9 && bad.late > 0, "{bad:?}");
 }
 
@@ -138,7 +148,7 @@ fn a_route_to_nowhere_is_an_error() {
     let workload = workload(vec![fragment("x", 0, 60.0, 20.0)]);
     let mut plan = aligned(&workload, 1);
     plan.partitions.pop();
-    let error = simulate(&plan, &workload, &profile(), 1, Nanos::from_millis(10)).unwrap_err();
+    let error = simulate(&plan, &workload, &fleet(), 1, Nanos::from_millis(10)).unwrap_err();
     assert!(
         error.to_string().contains("x") && error.to_string().contains("partition"),
         "{error}"

@@ -3,56 +3,66 @@
 use graft_plan::Workload;
 
 use crate::costs::{Costs, ModelIndex};
-use crate::index::ShareAt;
+use crate::index::KindAt;
 use crate::problem::Problem;
 
-/// Number of multipliers λ that are tried, in share: 0 and powers of two.
+/// Number of multipliers λ that are tried, in costs of a unit of share: 0 and powers of two.
 const MULTIPLIERS: usize = 24;
 
-fn multiplier(i: usize) -> f64 {
-    if i == 0 { 0.0 } else { 2f64.powi(i as i32 - 12) }
+/// Largest sum of costs that is looked for among the sums of shares' costs; a larger bound is not rounded up to one.
+const MOST_SUMS: u64 = 10_000_000;
+
+fn multiplier(i: usize, costs: &Costs<'_>) -> f64 {
+    if i == 0 {
+        0.0
+    } else {
+        2f64.powi(i as i32 - 12) * costs.unit()
+    }
 }
 
-/// Lower bound, in share, on the cost of every valid plan that serves every fragment that can be served.
+/// Lower bound, in share or in the devices' prices, on the cost of every valid plan that serves every fragment that can be served.
 ///
 /// Each request takes, of some share, the time of its segments at that share and some batch, and a plan must have
 /// room for that and the headroom (rule 3). Where no large share is cheap for a fragment and no small one is in
 /// time, it takes more: by weak duality, Σ over segments of the least, over shares, of (work + λ · time alone),
 /// less λ · budget, bounds the work from below for every λ ≥ 0. Shares are indivisible: the sum is rounded up to
 /// what listed shares can add up to; and the fragment that needs the largest share needs a partition of that size.
-pub fn lower_bound(problem: &Problem) -> u64 {
-    bound_of(&problem.workload, &Costs::new(&problem.profile))
+pub fn lower_bound(problem: &Problem) -> f64 {
+    let costs = Costs::new(&problem.hardware);
+    bound_of(&problem.workload, &costs) as f64 / costs.scale()
 }
 
 pub(crate) fn bound_of(workload: &Workload, costs: &Costs<'_>) -> u64 {
-    let profile = costs.profile;
-    let tables: Vec<Vec<Vec<f64>>> = (0..profile.models.len())
-        .map(|m| duals(ModelIndex(m as u16), costs))
-        .collect();
+    let tables: Vec<Vec<Vec<f64>>> = costs.models().map(|m| duals(m, costs)).collect();
     // A stage's overhead is shared by a batch at best.
-    let least_share = f64::from(costs.share(ShareAt::LEAST).0);
-    let largest_batch = profile.batches.last().map_or(1.0, |b| f64::from(*b));
-    let overhead = least_share * profile.stage_overhead_ms / largest_batch;
+    let at_best = |kind: KindAt| {
+        let profile = costs.profile(kind);
+        let largest_batch = profile.batches.last().map_or(1.0, |b| f64::from(*b));
+        costs.size(costs.least_of(kind)) * profile.stage_overhead_ms / largest_batch
+    };
+    let overhead = costs.kinds().map(at_best).fold(f64::INFINITY, f64::min);
     let (mut work, mut hardest) = (0.0, 0u64);
     for fragment in &workload.fragments {
         let (from, budget_ms) = (fragment.partition_point, fragment.budget_ms);
         let Some(model) = costs.model(&fragment.model) else {
             continue;
         };
-        let Some(share) = costs.least_share(model, from, budget_ms) else {
+        let on = |kind| costs.least_share(kind, model, from, budget_ms);
+        let shares = costs.kinds().filter_map(on);
+        let Some(cheapest) = shares.map(|share| costs.cost(share)).min() else {
             continue;
         };
-        hardest = hardest.max(u64::from(costs.share(share).0));
-        let budget = budget_ms - profile.hop_ms;
+        hardest = hardest.max(cheapest);
+        let budget = budget_ms - costs.hop_ms();
         let rests = tables[usize::from(model.0)].iter().map(|rest| rest[from.index()]);
         let each = rests
             .enumerate()
-            .map(|(i, rest)| rest - multiplier(i) * budget)
+            .map(|(i, rest)| rest - multiplier(i, costs) * budget)
             .fold(0.0, f64::max);
         work += (each + overhead) * fragment.rate_rps * (1.0 + workload.headroom) / 1e3;
     }
     let least = (work - 1e-6).ceil().max(0.0) as u64;
-    let shares: Vec<u64> = profile.shares.iter().map(|s| u64::from(s.0)).collect();
+    let shares: Vec<u64> = costs.shares().map(|s| costs.cost(s)).collect();
     sum_of_shares(least.max(hardest), &shares)
 }
 
@@ -63,7 +73,7 @@ fn duals(model: ModelIndex, costs: &Costs<'_>) -> Vec<Vec<f64>> {
         .map(|i| {
             let mut rest = vec![0.0; last + 1];
             for k in (0..last).rev() {
-                rest[k] = rest[k + 1] + costs.least_work(model, k, multiplier(i));
+                rest[k] = rest[k + 1] + costs.least_work(model, k, multiplier(i, costs));
             }
             rest
         })
@@ -81,6 +91,9 @@ fn sum_of_shares(least: u64, shares: &[u64]) -> u64 {
     let largest = shares.iter().copied().max().unwrap_or(1);
     if least > largest * first {
         return least.div_ceil(divisor) * divisor;
+    }
+    if least + largest > MOST_SUMS {
+        return least;
     }
     let mut reached = vec![false; (least + largest) as usize + 1];
     reached[0] = true;

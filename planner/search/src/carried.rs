@@ -46,7 +46,7 @@ pub fn plan_what_fits(
         return best;
     }
     let all_of = |scaled: &Problem| {
-        let (plan, _) = plan_all(scaled, epoch, running, options, crew, &mut |p| !p.sound);
+        let (plan, _) = plan_all(scaled, epoch, running, options, crew, 1.0, &mut |p| !p.sound);
         let workload = scaled.workload.clone();
         (!plan.capacity_exhausted).then_some(Carried {
             plan,
@@ -92,7 +92,7 @@ pub fn plan_what_fits(
     while carried - too_much > 1 {
         let step = (too_much + carried) / 2;
         scale(&mut scaled, step);
-        let (at_once, _) = plan_all(&scaled, epoch, running, options, crew, &mut |_| false);
+        let (at_once, _) = plan_all(&scaled, epoch, running, options, crew, 1.0, &mut |_| false);
         if at_once.capacity_exhausted {
             too_much = step;
         } else {
@@ -101,7 +101,7 @@ pub fn plan_what_fits(
     }
     for step in carried..=STEPS {
         let part = scale(&mut scaled, step);
-        let (plan, _) = plan_all(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
+        let (plan, _) = plan_all(&scaled, epoch, running, options, crew, 1.0, &mut |p| !p.sound);
         let fits = !plan.capacity_exhausted;
         if plan.infeasible.len() < best.plan.infeasible.len() {
             best = Carried {

@@ -33,9 +33,9 @@ impl Cell {
         self.groups.iter().flat_map(|g| g.units.iter().copied())
     }
 
-    /// Cost in share, all copies together.
+    /// Cost of all copies together.
     pub fn cost(&self, costs: &Costs<'_>) -> u64 {
-        u64::from(costs.share(self.share).0) * self.copies as u64
+        costs.cost(self.share) * self.copies as u64
     }
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn lay(
         let time = costs
             .run(stage.model, stage.range, stage.batch, cell.share, laid.quantum_ms)
             .total_ms;
-        let batch = f64::from(costs.profile.batches[stage.batch]);
+        let batch = f64::from(costs.requests(cell.share, stage.batch));
         laid.load += stage.rate_rps / cell.copies as f64 * (1.0 + headroom) * time / batch / 1e3;
     }
     (laid.load <= 1.0).then_some(laid)
@@ -142,7 +142,7 @@ fn lay_group(
     laid: &mut Laid,
     batches: BatchRule,
 ) -> Option<()> {
-    let hop = costs.profile.hop_ms;
+    let hop = costs.hop_ms();
     let last = costs.last(group.model);
     let first = laid.stages.len();
     let mut alone: Vec<f64> = vec![];
@@ -217,9 +217,9 @@ fn lay_group(
         } else {
             f64::INFINITY
         };
-        for b in BatchAt::range(1, costs.profile.batches.len()) {
+        for (b, each_of) in costs.batches(cell.share).skip(1) {
             let run = costs.run(stage.model, stage.range, b, cell.share, laid.quantum_ms);
-            let (time, each_of) = (run.total_ms, f64::from(costs.profile.batches[b]));
+            let time = run.total_ms;
             if run.chunk_ms <= longest && time <= most && time / each_of <= each {
                 stage.batch = b;
                 each = time / each_of;

@@ -116,7 +116,7 @@ impl Analytic {
                 partition.share,
                 partition.quantum_ms,
             );
-            let batch = f64::from(costs.profile.batches[at]);
+            let batch = f64::from(costs.requests(partition.share, at));
             let rate = stage.rate_rps * (1.0 + self.headroom) / instances(s) as f64 / batch / 1e3;
             Task {
                 deadline: stage.deadline_ms,

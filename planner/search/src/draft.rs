@@ -7,7 +7,7 @@ use graft_plan::{Epoch, Order, Partition, Plan, Route, Stage};
 
 use crate::cell::{Laid, StageDraft};
 use crate::costs::{Costs, ModelIndex};
-use crate::index::{FragmentAt, ShareAt, StageAt, UnitAt};
+use crate::index::{FragmentAt, KindAt, ShareAt, StageAt, UnitAt};
 use crate::merge::{Merged, Sorted};
 use crate::problem::Problem;
 
@@ -65,12 +65,11 @@ impl Draft {
 
     pub fn cost(&self, costs: &Costs<'_>) -> u64 {
         let each = self.partitions.iter();
-        each.map(|p| u64::from(costs.share(p.share).0) * p.copies as u64)
-            .sum()
+        each.map(|p| costs.cost(p.share) * p.copies as u64).sum()
     }
 
     /// Gives partitions devices and writes the plan. What there is no room for is infeasible, with
-    /// `capacity_exhausted` set: partitions that serve the least rate for their share go first.
+    /// `capacity_exhausted` set: partitions that serve the least rate for their cost go first.
     pub fn placed(
         &self,
         algorithm: &str,
@@ -153,21 +152,24 @@ impl Draft {
         for p in order {
             let partition = &self.partitions[p];
             let share = costs.share(partition.share).0;
+            let kind = &costs.profile(costs.kind_of(partition.share)).device_kind;
             let weights = self.weights(partition, costs);
             let models: Vec<&str> = weights.keys().map(|(m, _)| costs.name(*m)).collect();
             for copy in 0..partition.copies {
                 let fits = |room: &&mut Room| {
-                    let device = &problem.devices.devices[room.device];
+                    let device = &problem.hardware.devices.devices[room.device];
                     let missing = weights.iter().filter(|(k, _)| !room.held.contains_key(k));
                     let more: u64 = missing.map(|(_, b)| b).sum();
-                    room.free >= share
+                    device.kind == *kind
+                        && room.free >= share
                         && room.bytes.saturating_add(more) <= device.memory_bytes
                         && models.iter().all(|m| problem.has(&device.id, m))
                 };
                 // The device on which the copy runs already, if it has room.
                 let home = partition.homes.get(copy).map(String::as_str);
-                let at_home =
-                    |room: &&mut Room| home == Some(problem.devices.devices[room.device].id.as_str());
+                let at_home = |room: &&mut Room| {
+                    home == Some(problem.hardware.devices.devices[room.device].id.as_str())
+                };
                 let found = match rooms.iter_mut().filter(at_home).find(fits) {
                     Some(room) => Some(room.device),
                     None => rooms.iter_mut().find(fits).map(|room| room.device),
@@ -187,11 +189,11 @@ impl Draft {
         Ok(places)
     }
 
-    /// The partition that serves the least rate for its share.
+    /// The partition that serves the least rate for its cost.
     fn least_worth(&self, left_out: &[bool], costs: &Costs<'_>) -> Option<usize> {
         let worth = |p: &PartitionDraft| {
             let rate: f64 = p.stages.iter().map(|&s| self.stages[s].rate_rps).sum();
-            rate / (f64::from(costs.share(p.share).0) * p.copies as f64)
+            rate / (costs.size(p.share) * p.copies as f64)
         };
         (0..self.partitions.len())
             .filter(|&p| !left_out[p])
@@ -200,12 +202,13 @@ impl Draft {
 
     /// Bytes of a partition's weights, by model and segment.
     fn weights(&self, partition: &PartitionDraft, costs: &Costs<'_>) -> BTreeMap<(ModelIndex, usize), u64> {
+        let kind = costs.kind_of(partition.share);
         let stages = partition.stages.iter().map(|&s| &self.stages[s]);
         stages
             .flat_map(|s| {
                 s.range
                     .segments()
-                    .map(|k| ((s.model, k), costs.weights(s.model, k)))
+                    .map(|k| ((s.model, k), costs.weights(kind, s.model, k)))
             })
             .collect()
     }
@@ -234,6 +237,10 @@ impl Draft {
                 .filter(|((_, stages), lost)| !**lost && stages.contains(&s));
             through.map(|((u, _), _)| sorted.merged[*u].rate_rps).sum()
         };
+        let share_of = |s: StageAt| {
+            let mut hosts = self.partitions.iter().filter(|p| p.stages.contains(&s));
+            hosts.next().map_or(costs.least_of(KindAt::FIRST), |p| p.share)
+        };
         for s in StageAt::all(self.stages.len()).filter(|s| used[s.get()]) {
             let stage = &self.stages[s];
             plan.stages.push(Stage {
@@ -241,7 +248,7 @@ impl Draft {
                 model: costs.name(stage.model).to_owned(),
                 from: stage.range.from(),
                 to: stage.range.to(),
-                batch: costs.profile.batches[stage.batch],
+                batch: costs.requests(share_of(s), stage.batch),
                 rate_rps: rate(s),
                 deadline_ms: stage.deadline_ms,
             });
@@ -252,7 +259,7 @@ impl Draft {
                 plan.total_share += u64::from(share.0);
                 plan.partitions.push(Partition {
                     id: format!("p{}", plan.partitions.len()),
-                    device: problem.devices.devices[device].id.clone(),
+                    device: problem.hardware.devices.devices[device].id.clone(),
                     share,
                     order: partition.order,
                     quantum_ms: partition.quantum_ms,
@@ -287,8 +294,14 @@ impl Draft {
     }
 }
 
-/// Weights of what merged fragments of a cell need: everything behind the first partition point of each model.
-pub(crate) fn bytes_of(units: impl Iterator<Item = UnitAt>, merged: &[Merged], costs: &Costs<'_>) -> u64 {
+/// Weights of what merged fragments of a cell need on a kind of device: everything behind the first partition point of
+/// each model.
+pub(crate) fn bytes_of(
+    units: impl Iterator<Item = UnitAt>,
+    kind: KindAt,
+    merged: &[Merged],
+    costs: &Costs<'_>,
+) -> u64 {
     let mut first: BTreeMap<ModelIndex, CutPoint> = BTreeMap::new();
     for u in units {
         let at = first.entry(merged[u].model).or_insert(merged[u].point);
@@ -296,7 +309,7 @@ pub(crate) fn bytes_of(units: impl Iterator<Item = UnitAt>, merged: &[Merged], c
     }
     let of = |(model, from): (&ModelIndex, &CutPoint)| {
         (from.index()..costs.last(*model).index())
-            .map(|k| costs.weights(*model, k))
+            .map(|k| costs.weights(kind, *model, k))
             .sum::<u64>()
     };
     first.iter().map(of).sum()

@@ -11,7 +11,7 @@ use crate::costs::Costs;
 use crate::demand::Analytic;
 use crate::draft::Draft;
 use crate::fill::{Ground, Joining, Placed, Shape};
-use crate::index::{ShareAt, UnitAt};
+use crate::index::{KindAt, ShareAt, UnitAt};
 use crate::merge::{merge, merging};
 use crate::problem::Problem;
 
@@ -33,7 +33,7 @@ pub struct TooMany(pub usize);
 
 /// The cheapest plan over the grid that the analytic test accepts.
 pub fn plan_exact(problem: &Problem, epoch: Epoch, crew: &dyn Crew) -> Result<Plan, TooMany> {
-    let costs = Costs::new(&problem.profile);
+    let costs = Costs::new(&problem.hardware);
     let sorted = merge(
         &problem.workload,
         &costs,
@@ -124,9 +124,14 @@ fn cheapest(set: usize, below: u64, ground: &Ground<'_>) -> Option<Placed> {
         .filter(|u| set >> u.get() & 1 == 1)
         .collect();
     let work: f64 = units.iter().map(|&u| ground.merged[u].work).sum();
-    let least = units.iter().map(|&u| ground.merged[u].least_share).max()?;
-    let shares = ground.costs.shares_from(least);
-    let cost = |(share, copies): (ShareAt, usize)| u64::from(ground.costs.share(share).0) * copies as u64;
+    // On each kind the shares on which each member alone is in time.
+    let least_on = |kind: KindAt| {
+        let each = units.iter().map(|&u| ground.merged[u].least_on(kind));
+        each.collect::<Option<Vec<ShareAt>>>()?.into_iter().max()
+    };
+    let least = ground.costs.kinds().filter_map(least_on);
+    let shares = least.flat_map(|least| ground.costs.shares_from(least));
+    let cost = |(share, copies): (ShareAt, usize)| ground.costs.cost(share) * copies as u64;
     let mut sizes: Vec<(ShareAt, usize)> = shares.flat_map(|s| (1..=COPIES).map(move |n| (s, n))).collect();
     sizes.retain(|&s| cost(s) < below && cost(s) as f64 >= work - 1e-9);
     sizes.sort_by_key(|&s| (cost(s), s));

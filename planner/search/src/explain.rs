@@ -5,10 +5,10 @@ use std::fmt;
 
 use graft_certify::Tally;
 use graft_model::CutPoint;
-use graft_plan::{Fragment, Order, Partition, Plan, Profile, Workload};
+use graft_plan::{Fleet, Fragment, Hardware, Order, Partition, Plan, Workload};
 use serde::Serialize;
 
-use crate::alone::share_alone;
+use crate::alone::of_all;
 use crate::cell::{BatchRule, Cell, Group, lay};
 use crate::costs::Costs;
 use crate::index::UnitAt;
@@ -36,8 +36,9 @@ pub struct GroupExplanation {
     /// The same part if all fragments joined at the latest partition point. `None`: they have only one partition point,
     /// or some fragment could not be in time.
     pub load_joined: Option<f64>,
-    /// Share that its fragments would take on partitions of their own, one set for each partition point.
-    pub share_alone: u64,
+    /// Cost of its fragments on partitions of their own, one set for each partition point: in share, or in the devices'
+    /// prices.
+    pub cost_alone: f64,
     /// Id of the fragment with the tightest budget.
     pub tightest: String,
     /// Part of that fragment's requests that the simulation answered in time.
@@ -51,6 +52,8 @@ pub struct CellExplanation {
     pub partitions: Vec<String>,
     /// Share of each partition.
     pub share: u32,
+    /// Kind of device.
+    pub device_kind: String,
     /// Share of a whole device.
     pub share_total: u32,
     /// Order in which stages run: by earliest deadline, or in turns.
@@ -65,10 +68,10 @@ pub struct CellExplanation {
 pub fn explain(
     plan: &Plan,
     workload: &Workload,
-    profile: &Profile,
+    hardware: &Hardware,
     attained: &[(String, Tally)],
 ) -> Vec<CellExplanation> {
-    let costs = Costs::new(profile);
+    let (costs, fleet) = (Costs::new(hardware), hardware.fleet());
     let fragments: BTreeMap<&str, &Fragment> =
         workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect();
     let attained: BTreeMap<&str, Tally> = attained.iter().map(|(id, t)| (id.as_str(), *t)).collect();
@@ -110,14 +113,17 @@ pub fn explain(
         let context = Context {
             workload,
             costs: &costs,
+            fleet: &fleet,
             first,
             copies: partitions.len(),
             attained: &attained,
         };
+        let kind = fleet.profile(&first.device);
         CellExplanation {
             partitions: partitions.iter().map(|p| p.id.clone()).collect(),
             share: first.share.0,
-            share_total: profile.share_total.0,
+            device_kind: kind.map(|p| p.device_kind.clone()).unwrap_or_default(),
+            share_total: kind.map_or(0, |p| p.share_total.0),
             order: first.order,
             quantum_ms: first.quantum_ms,
             groups: groups
@@ -135,6 +141,7 @@ type Together<'a> = (Vec<&'a Fragment>, Vec<CutPoint>);
 struct Context<'a> {
     workload: &'a Workload,
     costs: &'a Costs<'a>,
+    fleet: &'a Fleet<'a>,
     first: &'a Partition,
     copies: usize,
     attained: &'a BTreeMap<&'a str, Tally>,
@@ -169,7 +176,7 @@ impl Context<'_> {
                 .last()
                 .filter(|_| points.len() > 1)
                 .and_then(|q| load(&[*q])),
-            share_alone: share_alone(&own, self.costs.profile),
+            cost_alone: of_all(&own, self.costs),
             tightest_attainment: self.attained.get(id.as_str()).map(|t| t.attainment()),
             tightest: id,
             partition_points: points,
@@ -185,13 +192,16 @@ impl Context<'_> {
             most_part: 0.0,
         };
         let merged = merge(own, self.costs, all, &|_| None).merged;
+        let kind = self
+            .costs
+            .kind(&self.fleet.profile(&self.first.device)?.device_kind)?;
         let group = Group {
             model: merged.first()?.model,
             joins: joins.to_vec(),
             units: UnitAt::all(merged.len()).collect(),
         };
         let cell = Cell {
-            share: self.costs.share_at(self.first.share)?,
+            share: self.costs.share_at(kind, self.first.share)?,
             copies: self.copies,
             order: self.first.order,
             quantum_ms: self.first.quantum_ms,
@@ -227,8 +237,8 @@ impl fmt::Display for CellExplanation {
         };
         writeln!(
             f,
-            "{names}: share {} of {}, {turns}",
-            self.share, self.share_total
+            "{names}: share {} of the {} of a {}, {turns}",
+            self.share, self.share_total, self.device_kind
         )?;
         for group in &self.groups {
             write!(f, "{group}")?;
@@ -282,8 +292,8 @@ impl fmt::Display for GroupExplanation {
         }
         writeln!(
             f,
-            "    on partitions of their own, one for each cut point, they would take a share of {}",
-            self.share_alone
+            "    on partitions of their own, one for each cut point, they would cost {}",
+            self.cost_alone
         )?;
         match self.tightest_attainment {
             Some(a) => writeln!(

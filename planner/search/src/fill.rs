@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use graft_model::CutPoint;
 use graft_model::SplitMix;
-use graft_plan::Order;
+use graft_plan::{Device, Order, Share};
 
 use crate::cell::{BatchRule, Cell, Group, Laid, lay};
 use crate::costs::{Costs, ModelIndex};
 use crate::draft::{Draft, bytes_of};
-use crate::index::{RunningAt, ShareAt, UnitAt};
+use crate::index::{KindAt, RunningAt, ShareAt, UnitAt};
 use crate::judge::Judge;
 use crate::merge::Merged;
 use crate::problem::Problem;
@@ -66,7 +66,7 @@ pub(crate) struct Empty {
 pub(crate) struct Placed {
     pub cell: Cell,
     pub laid: Laid,
-    /// Sum of its members' work: the least share that they fill.
+    /// Sum of its members' work: the least cost of what they fill.
     pub work: f64,
     /// Whether it stood the thorough test.
     pub sound: bool,
@@ -81,8 +81,17 @@ pub(crate) struct Ground<'a> {
     pub costs: &'a Costs<'a>,
     pub merged: &'a [Merged],
     pub headroom: f64,
-    /// Devices of the profile's kind: share, memory, models that they lack.
-    pub devices: Vec<(u32, u64, Vec<ModelIndex>)>,
+    /// Devices of the profiles' kinds.
+    pub devices: Vec<DeviceGround>,
+}
+
+/// What filling cells needs to know of a device.
+pub(crate) struct DeviceGround {
+    pub kind: KindAt,
+    pub share_total: Share,
+    pub memory_bytes: u64,
+    /// Models that it lacks.
+    pub lacks: Vec<ModelIndex>,
 }
 
 /// Most copies of a cell; what needs more is not served.
@@ -98,14 +107,16 @@ const LEAST_QUANTUM_OVERHEADS: f64 = 10.0;
 
 impl<'a> Ground<'a> {
     pub fn new(costs: &'a Costs<'a>, merged: &'a [Merged], problem: &Problem) -> Self {
-        let lacking = |id: &str| {
-            let models = problem.profile.models.keys().filter(|m| !problem.has(id, m));
-            models.filter_map(|m| costs.model(m)).collect()
+        let device = |(_, d): (usize, &Device)| {
+            let models = costs.models();
+            Some(DeviceGround {
+                kind: costs.kind(&d.kind)?,
+                share_total: d.share_total,
+                memory_bytes: d.memory_bytes,
+                lacks: models.filter(|&m| !problem.has(&d.id, costs.name(m))).collect(),
+            })
         };
-        let devices = problem
-            .usable()
-            .map(|(_, d)| (d.share_total.0, d.memory_bytes, lacking(&d.id)))
-            .collect();
+        let devices = problem.usable().filter_map(device).collect();
         Ground {
             costs,
             merged,
@@ -116,12 +127,32 @@ impl<'a> Ground<'a> {
 
     /// Whether some device could hold the cell, if the device were empty.
     fn fits_a_device(&self, cell: &Cell) -> bool {
-        let share = self.costs.share(cell.share).0;
-        let bytes = bytes_of(cell.units(), self.merged, self.costs);
+        let (kind, share) = (self.costs.kind_of(cell.share), self.costs.share(cell.share));
+        let bytes = bytes_of(cell.units(), kind, self.merged, self.costs);
         let has = |lacks: &[ModelIndex]| cell.groups.iter().all(|g| !lacks.contains(&g.model));
         self.devices
             .iter()
-            .any(|(free, memory, lacks)| *free >= share && *memory >= bytes && has(lacks))
+            .any(|d| d.kind == kind && d.share_total >= share && d.memory_bytes >= bytes && has(&d.lacks))
+    }
+
+    /// Cost of all devices of a kind.
+    pub fn there_is(&self, kind: KindAt) -> u64 {
+        let of_kind = self.devices.iter().filter(|d| d.kind == kind);
+        of_kind
+            .map(|d| self.costs.cost_of_device(kind, d.share_total))
+            .sum()
+    }
+
+    /// Cost of what a merged fragment fills on a share, at least.
+    fn work_on(&self, unit: UnitAt, share: ShareAt) -> f64 {
+        let m = &self.merged[unit];
+        m.on[self.costs.kind_of(share).get()].map_or(m.work, |on| on.work)
+    }
+
+    /// Those that shares of a kind can serve in time.
+    pub fn servable(&self, units: &[UnitAt], kind: KindAt) -> Vec<UnitAt> {
+        let can = |u: &UnitAt| self.merged[*u].least_on(kind).is_some();
+        units.iter().copied().filter(can).collect()
     }
 
     pub fn cell(&self, units: &[UnitAt], share: ShareAt, copies: usize, shape: Shape) -> Cell {
@@ -135,7 +166,7 @@ impl<'a> Ground<'a> {
                 .or_default()
                 .push(unit);
         }
-        let least = self.costs.profile.stage_overhead_ms * LEAST_QUANTUM_OVERHEADS;
+        let least = self.costs.overhead_ms(share) * LEAST_QUANTUM_OVERHEADS;
         let quantum_ms = if shape.quantum > 0.0 {
             (tightest * shape.quantum).max(least)
         } else {
@@ -192,7 +223,8 @@ impl<'a> Ground<'a> {
         recipe: Recipe,
         judge: &dyn Judge,
     ) -> Option<Placed> {
-        let mut ordered: Vec<UnitAt> = left.iter().copied().filter(|&u| u != first).collect();
+        let mut ordered = self.servable(left, self.costs.kind_of(empty.share));
+        ordered.retain(|&u| u != first);
         self.order(&mut ordered, first, recipe);
         ordered.insert(0, first);
         let near = self.longest(vec![], &ordered, empty, judge)?;
@@ -222,13 +254,13 @@ impl<'a> Ground<'a> {
             shape,
             likely,
         } = empty;
-        let size = f64::from(self.costs.share(share).0) * copies as f64;
-        let held: f64 = base.iter().map(|&u| self.merged[u].work).sum();
+        let size = self.costs.size(share) * copies as f64;
+        let held: f64 = base.iter().map(|&u| self.work_on(u, share)).sum();
         let mut sum = held;
         let sums: Vec<f64> = ordered
             .iter()
             .map(|&u| {
-                sum += self.merged[u].work;
+                sum += self.work_on(u, share);
                 sum
             })
             .collect();
@@ -287,9 +319,9 @@ impl<'a> Ground<'a> {
             if copies > 1 {
                 smaller.push((share, copies - 1));
             }
-            smaller.extend(share.below().map(|less| (less, copies)));
+            smaller.extend(self.costs.below(share).map(|less| (less, copies)));
             let found = smaller.into_iter().find_map(|(share, copies)| {
-                let size = f64::from(self.costs.share(share).0) * copies as f64;
+                let size = self.costs.size(share) * copies as f64;
                 let mut cell = placed.cell.clone();
                 (cell.share, cell.copies) = (share, copies);
                 if size < placed.work {

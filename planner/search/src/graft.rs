@@ -28,7 +28,7 @@ pub struct GraftOptions {
     pub edf: bool,
     /// What accepts a cell.
     pub test: Test,
-    /// Share that a change of a running partition must save, at least.
+    /// Cost that a change of a running partition must save, at least: share, or price.
     pub change_costs: f64,
 }
 
@@ -54,14 +54,14 @@ impl Default for GraftOptions {
 }
 
 /// Progress of the search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
     /// Number of moves made.
     pub moves: u64,
-    /// Cost of the best plan so far.
-    pub cost: u64,
+    /// Cost of the best plan so far: its total share, or what it takes of the devices' prices.
+    pub cost: f64,
     /// Lower bound on the cost of every plan that keeps the rules.
-    pub bound: u64,
+    pub bound: f64,
     /// Whether the best plan stood the test that was asked for. The quick first plan has only stood the analytic one.
     pub sound: bool,
 }
@@ -102,10 +102,21 @@ pub fn plan_graft(
     crew: &dyn Crew,
     go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Plan {
-    let (mut best, needed) = plan_all(problem, epoch, running, options, crew, go_on);
-    let there: u64 = problem.usable().map(|(_, d)| u64::from(d.share_total.0)).sum();
-    if !best.capacity_exhausted || there == 0 {
+    let (mut best, needed) = plan_all(problem, epoch, running, options, crew, 1.0, go_on);
+    let there: f64 = problem
+        .usable()
+        .map(|(_, d)| f64::from(d.share_total.0) * d.unit_cost())
+        .sum();
+    if !best.capacity_exhausted || there == 0.0 {
         return best;
+    }
+    // Of several kinds one may have too little room in one piece: it is then used less.
+    let several = problem.hardware.profiles.kinds().len() > 1;
+    for part in LESS_ROOM.into_iter().filter(|_| several) {
+        let (plan, _) = plan_all(problem, epoch, running, options, crew, part, &mut |p| !p.sound);
+        if !plan.capacity_exhausted {
+            return plan;
+        }
     }
     let mut order: Vec<FragmentAt> = FragmentAt::all(problem.workload.fragments.len()).collect();
     let fragments = &problem.workload.fragments;
@@ -116,7 +127,7 @@ pub fn plan_graft(
     let rate: f64 = fragments.iter().map(|f| f.rate_rps).sum();
     for step in 0..FEWER {
         // First the part of the load that the devices' share suggests; then a tenth less in each step.
-        let part = (there as f64 / needed.max(there) as f64) * 0.9f64.powi(step);
+        let part = there / needed.max(there) * 0.9f64.powi(step);
         let mut left = rate * part;
         let (kept, out): (Vec<FragmentAt>, Vec<FragmentAt>) = order.iter().partition(|&&i| {
             left -= fragments[i].rate_rps;
@@ -124,7 +135,7 @@ pub fn plan_graft(
         });
         let mut fewer = problem.clone();
         fewer.workload.fragments = kept.iter().map(|&i| fragments[i].clone()).collect();
-        let (mut plan, _) = plan_all(&fewer, epoch, running, options, crew, &mut |p| !p.sound);
+        let (mut plan, _) = plan_all(&fewer, epoch, running, options, crew, 1.0, &mut |p| !p.sound);
         plan.infeasible
             .extend(out.iter().map(|&i| fragments[i].id.clone()));
         plan.infeasible.sort();
@@ -141,15 +152,17 @@ pub fn plan_graft(
     best
 }
 
+/// Parts of what there is of each of several kinds of devices that are used at most, where a plan with all of it did not
+/// fit the single devices.
+const LESS_ROOM: [f64; 3] = [0.95, 0.88, 0.8];
+
 /// Most attempts at planning for fewer fragments when the devices run out; each takes a tenth less of the load.
 const FEWER: i32 = 12;
 
 /// Serves fragments at the last cut point after all: they need no device.
 fn give_back_nothing_owed(plan: &mut Plan, problem: &Problem) {
-    let owes_nothing = |f: &&Fragment| {
-        let model = problem.profile.models.get(&f.model);
-        model.is_some_and(|m| m.segments.len() == f.partition_point.index())
-    };
+    let owes_nothing =
+        |f: &&Fragment| problem.hardware.profiles.last_cut(&f.model) == Some(f.partition_point);
     for fragment in problem.workload.fragments.iter().filter(owes_nothing) {
         if plan.infeasible.contains(&fragment.id) {
             plan.infeasible.retain(|id| *id != fragment.id);
@@ -162,16 +175,19 @@ fn give_back_nothing_owed(plan: &mut Plan, problem: &Problem) {
     plan.routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
 }
 
-/// Plans for all fragments that can be served; the share that this takes, whether it is there or not.
+/// Plans for all fragments that can be served; what this costs, whether there is so much or not. `room`: part of what
+/// there is of each of several kinds of devices that is used at most.
 pub(crate) fn plan_all(
     problem: &Problem,
     epoch: Epoch,
     running: Option<&Plan>,
     options: GraftOptions,
     crew: &dyn Crew,
+    room: f64,
     go_on: &mut dyn FnMut(Progress) -> bool,
-) -> (Plan, u64) {
-    let costs = Costs::new(&problem.profile);
+) -> (Plan, f64) {
+    let costs = Costs::new(&problem.hardware);
+    let told = |cost: u64| cost as f64 / costs.scale();
     let running = running
         .and_then(|plan| Running::of(plan, problem, &costs))
         .unwrap_or_default();
@@ -202,7 +218,7 @@ pub(crate) fn plan_all(
     let order = if options.edf { Order::Edf } else { Order::Cycle };
     let space = Space::new(&ground, options.realign, options.cuts && options.edf, order);
     let give_out = |cells: Vec<Placed>, hopeless: &[UnitAt]| {
-        let needed = cells.iter().map(|c| c.cell.cost(&costs)).sum();
+        let needed = told(cells.iter().map(|c| c.cell.cost(&costs)).sum());
         let plan = finished(cells, hopeless, epoch, problem, &running, &costs, &sorted);
         (plan, needed)
     };
@@ -222,12 +238,12 @@ pub(crate) fn plan_all(
             };
             let mut search = Search::new(&ground, at_once_space, at_once, crew);
             search.tries = TRIES_AT_ONCE;
+            search.ration(room);
             let (cells, hopeless) = search.go_on_from(&running);
-            let cost = search.cost(&cells);
             if !go_on(Progress {
                 moves: 0,
-                cost,
-                bound,
+                cost: told(search.cost(&cells)),
+                bound: told(bound),
                 sound: false,
             }) {
                 return give_out(cells, &hopeless);
@@ -242,7 +258,8 @@ pub(crate) fn plan_all(
         }
     };
     let mut search = Search::new(&ground, space, judges, crew);
-    search.change_costs = options.change_costs;
+    search.change_costs = options.change_costs * costs.scale();
+    search.ration(room);
     let (cells, mut hopeless) = search.go_on_from(&running);
     let mut best = search.made_sound(cells, &mut hopeless);
     let mut moves = 0;
@@ -250,35 +267,35 @@ pub(crate) fn plan_all(
     let everything = options.realign && options.cuts && options.edf && !running.is_any();
     let progress = Progress {
         moves,
-        cost: search.cost(&best),
-        bound,
+        cost: told(search.cost(&best)),
+        bound: told(bound),
         sound: true,
     };
-    if everything && sorted.merged.len() <= EXACT_MOST && search.cost(&best) > bound && go_on(progress) {
+    if everything && sorted.merged.len() <= EXACT_MOST && search.burden(&best) > bound && go_on(progress) {
         moves += 1;
         let (others, mut lost) = optimum(&ground, crew);
         let others = search.made_sound(others, &mut lost);
-        if lost.is_empty() && search.cost(&others) < search.cost(&best) {
+        if lost.is_empty() && search.burden(&others) < search.burden(&best) {
             best = others;
         }
     }
     let mut cells = best.clone();
     while go_on(Progress {
         moves,
-        cost: search.cost(&best),
-        bound,
+        cost: told(search.cost(&best)),
+        bound: told(bound),
         sound: true,
-    }) && search.cost(&best) > bound
+    }) && search.burden(&best) > bound
     {
         search.step(&mut cells);
         moves += 1;
         // Cheaper cells become the result if they stand the thorough test, or can be made to.
-        if search.cost(&cells) < search.cost(&best) {
+        if search.burden(&cells) < search.burden(&best) {
             let mut lost = vec![];
             cells = search.made_sound(cells, &mut lost);
             if !lost.is_empty() {
                 cells = best.clone();
-            } else if search.cost(&cells) < search.cost(&best) {
+            } else if search.burden(&cells) < search.burden(&best) {
                 best = cells.clone();
             }
         }

@@ -1,6 +1,6 @@
 //! Indices into the search's lists, each of a type of its own: a share's can't be taken for a stage's.
 
-use graft_plan::{Fragment, Share};
+use graft_plan::Fragment;
 
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {
@@ -75,11 +75,15 @@ index! {
     UnitAt
 }
 index! {
-    /// A share in the profile, where shares ascend.
+    /// A kind of device: its profile.
+    KindAt
+}
+index! {
+    /// A share of a kind of device, in the list of all kinds' shares: each kind's stand together, ascending.
     ShareAt
 }
 index! {
-    /// A batch limit in the profile, where batch limits ascend from 1.
+    /// A batch limit in the profile of a partition's kind, where batch limits ascend from 1.
     BatchAt
 }
 index! {
@@ -92,7 +96,6 @@ index! {
 }
 
 looks_into!(FragmentAt, Fragment);
-looks_into!(ShareAt, Share);
 looks_into!(BatchAt, u32);
 
 impl BatchAt {
@@ -100,13 +103,23 @@ impl BatchAt {
     pub const ONE: Self = BatchAt(0);
 }
 
-impl ShareAt {
-    /// The smallest share.
-    pub const LEAST: Self = ShareAt(0);
+impl KindAt {
+    /// The first kind.
+    pub const FIRST: Self = KindAt(0);
+}
 
-    /// The next smaller share. `None`: this is the smallest.
-    pub fn below(self) -> Option<Self> {
-        self.0.checked_sub(1).map(Self)
+impl ShareAt {
+    /// All indices into a list of this length, ascending.
+    pub fn all(length: usize) -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator + Clone {
+        Self::range(0, length)
+    }
+
+    /// The indices from `first` up to, without, `end`.
+    pub fn range(
+        first: usize,
+        end: usize,
+    ) -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator + Clone {
+        (first..end).map(Self::new)
     }
 }
 

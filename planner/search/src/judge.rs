@@ -62,7 +62,7 @@ impl Judge for Simulated<'_> {
         };
         let rate: f64 = part.journeys.iter().map(|j| j.rate_rps).sum();
         let seconds = (self.requests / rate).clamp(SHORTEST_S, LONGEST_S);
-        let hop = ms_to_nanos(costs.profile.hop_ms);
+        let hop = ms_to_nanos(costs.hop_ms());
         let length = ms_to_nanos(seconds * 1e3);
         let all = Allowed {
             part: self.late,
@@ -172,13 +172,13 @@ fn owners<'a>(draft: &'a Draft, merged: &'a [Merged], fragments: bool) -> impl I
 
 /// The draft as the reference simulation runs it.
 fn part(draft: &Draft, merged: &[Merged], costs: &Costs<'_>, fragments: Option<&Workload>) -> Option<Part> {
-    let profile = costs.profile;
-    let hop = ms_to_nanos(profile.hop_ms);
+    let hop = ms_to_nanos(costs.hop_ms());
     let mut instances: Vec<Vec<Instance>> = vec![vec![]; draft.stages.len()];
     let mut alone = vec![Nanos::ZERO; draft.stages.len()];
     let mut partitions = vec![];
     for partition in &draft.partitions {
         let share = costs.share(partition.share);
+        let profile = costs.profile(costs.kind_of(partition.share));
         for (at, &s) in partition.stages.iter().enumerate() {
             if instances[s.get()].is_empty() {
                 let stage = &draft.stages[s];

@@ -35,7 +35,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-pub use alone::share_alone;
+pub use alone::cost_alone;
 pub use baseline::{Baseline, plan_baseline};
 pub use bound::lower_bound;
 pub use carried::{Carried, plan_what_fits};

@@ -30,6 +30,7 @@ impl Search<'_> {
             let mut out = vec![];
             stuck.extend(self.thinned_all(broken, thorough, &mut sound, &mut out));
             // Merged fragments that were taken out of several cells may fill a few new ones together.
+            self.beside(sound.iter().chain(&stuck));
             let (new, cannot) = self.start(out);
             hopeless.extend(cannot);
             broken = self.tested(new, thorough, &mut sound);
@@ -147,6 +148,7 @@ impl Search<'_> {
                 sound.push(cell);
                 continue;
             }
+            self.beside(sound.iter().chain(&queue));
             let units: Vec<UnitAt> = cell.cell.units().collect();
             let shape = Shape {
                 order: cell.cell.order,
@@ -196,7 +198,7 @@ impl Search<'_> {
         let more = (1..=8).map(|n| (cell.cell.share, cell.cell.copies + n));
         let mut sizes: Vec<(ShareAt, usize)> = larger.chain(more).collect();
         sizes.sort_by(|a, b| {
-            let cost = |s: &(ShareAt, usize)| self.share(s.0) * s.1 as f64;
+            let cost = |s: &(ShareAt, usize)| self.size(s.0) * s.1 as f64;
             cost(a).total_cmp(&cost(b)).then(a.cmp(b))
         });
         sizes.truncate(ENLARGED);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use graft_plan::{Device, Devices, Profile, Workload};
+use graft_plan::{Device, Hardware, Workload};
 
 /// Models that devices lack: (device, model).
 pub type Lacks = BTreeSet<(String, String)>;
@@ -12,10 +12,8 @@ pub type Lacks = BTreeSet<(String, String)>;
 pub struct Problem {
     /// What must be served.
     pub workload: Workload,
-    /// What running layers costs.
-    pub profile: Profile,
-    /// Devices that there are.
-    pub devices: Devices,
+    /// Devices that there are, and what running layers costs on each kind.
+    pub hardware: Hardware,
     /// Models that devices lack, and that they are therefore not planned for.
     pub lacks: Lacks,
 }
@@ -25,9 +23,9 @@ impl Problem {
         !self.lacks.contains(&(device.to_owned(), model.to_owned()))
     }
 
-    /// Devices of the profile's kind.
+    /// Devices of the profiles' kinds.
     pub(crate) fn usable(&self) -> impl Iterator<Item = (usize, &Device)> {
-        let devices = self.devices.devices.iter().enumerate();
-        devices.filter(|(_, d)| d.kind == self.profile.device_kind)
+        let devices = self.hardware.devices.devices.iter().enumerate();
+        devices.filter(|(_, d)| self.hardware.profiles.of_kind(&d.kind).is_some())
     }
 }

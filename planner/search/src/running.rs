@@ -7,7 +7,7 @@ use graft_plan::{Order, Partition, Plan, Stage};
 
 use crate::cell::{Cell, Group, Laid};
 use crate::costs::{Costs, ModelIndex};
-use crate::index::{BatchAt, RunningAt, ShareAt, UnitAt};
+use crate::index::{KindAt, RunningAt, ShareAt, UnitAt};
 use crate::merge::{Home, Merged};
 use crate::problem::Problem;
 
@@ -56,10 +56,18 @@ impl<'p> Running<'p> {
         let mut cell_of: HashMap<&str, RunningAt> = HashMap::new();
         for copies in alike.into_values() {
             let first = copies[0];
-            let same = |p: &&Partition| {
-                p.share == first.share && p.order == first.order && p.quantum_ms == first.quantum_ms
-            };
             let known = |p: &&Partition| problem.usable().any(|(_, d)| d.id == p.device);
+            let kind_of = |p: &Partition| {
+                let mut devices = problem.usable().filter(|(_, d)| d.id == p.device);
+                devices.next().and_then(|(_, d)| costs.kind(&d.kind))
+            };
+            // Copies on devices that are gone say nothing of the kind.
+            let kind = copies.iter().find_map(|p| kind_of(p)).unwrap_or(KindAt::FIRST);
+            let same = |p: &&Partition| {
+                let alike =
+                    p.share == first.share && p.order == first.order && p.quantum_ms == first.quantum_ms;
+                alike && kind_of(p).is_none_or(|of_it| of_it == kind)
+            };
             if !copies.iter().all(same) {
                 return None;
             }
@@ -69,7 +77,7 @@ impl<'p> Running<'p> {
                 }
             }
             running.cells.push(RunningCell {
-                share: costs.share_at(first.share)?,
+                share: costs.share_at(kind, first.share)?,
                 order: first.order,
                 quantum_ms: first.quantum_ms,
                 copies: copies.len(),
@@ -187,9 +195,9 @@ impl<'p> Running<'p> {
         let cell = &self.cells[at.get()];
         let of_stage = |stage: &&Stage| {
             let model = costs.model(&stage.model)?;
-            let batch = BatchAt::new(costs.profile.batch_index(stage.batch)?);
+            let batch = costs.batch_at(cell.share, stage.batch)?;
             let run = costs.run(model, stage.range()?, batch, cell.share, cell.quantum_ms);
-            Some(stage.rate_rps * run.total_ms / f64::from(costs.profile.batches[batch]) / 1e3)
+            Some(stage.rate_rps * run.total_ms / f64::from(costs.requests(cell.share, batch)) / 1e3)
         };
         let work: f64 = cell.stages.iter().filter_map(of_stage).sum();
         work * (1.0 + headroom) / cell.copies as f64
@@ -226,7 +234,7 @@ impl<'p> Running<'p> {
                 before.stages.iter().any(|s| {
                     costs.model(&s.model) == Some(now.model)
                         && (s.from, s.to) == (now.range.from(), now.range.to())
-                        && s.batch == costs.profile.batches[now.batch]
+                        && s.batch == costs.requests(laid.share, now.batch)
                         && like(s.rate_rps, now.rate_rps)
                         && like(s.deadline_ms, now.deadline_ms)
                 })

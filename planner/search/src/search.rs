@@ -40,16 +40,28 @@ pub(crate) struct Search<'a> {
     pub crew: &'a dyn Crew,
     /// Number of ways to fill that are tried for each cell.
     pub tries: usize,
-    /// Share that a change of a running partition must save, at least.
+    /// Cost that a change of a running partition must save, at least.
     pub change_costs: f64,
     pub dice: Dice,
-    /// Share that each merged fragment is estimated to cost.
+    /// What there is of each kind of device, where there are several kinds.
+    rooms: Option<Rooms>,
+    /// What each merged fragment is estimated to cost.
     prices: Vec<f64>,
     /// Part of a cell's size that is usually filled, learnt from the cells so far.
     usual: f64,
     /// Number of times that each recipe, and each shape, was the best, plus two.
     won: (Vec<u32>, Vec<u32>),
 }
+
+/// What there is of each kind of device, as cost.
+struct Rooms {
+    all: Vec<u64>,
+    /// What the cells that stay leave.
+    free: Vec<u64>,
+}
+
+/// Cost that counts for each unit of cost that there is no room for: no plan does with less.
+const NO_ROOM: u64 = 100;
 
 /// Cost of a merged fragment beyond its work, as a multiple of it, where its budget is `TIGHT_MS`: found from cells' costs.
 const TIGHT_MS: f64 = 10.0;
@@ -80,6 +92,7 @@ impl<'a> Search<'a> {
     pub fn new(ground: &'a Ground<'a>, space: Space, judges: Judges<'a>, crew: &'a dyn Crew) -> Self {
         Search {
             dice: Dice::new(7),
+            rooms: None,
             prices: ground
                 .merged
                 .iter()
@@ -96,24 +109,83 @@ impl<'a> Search<'a> {
         }
     }
 
-    pub fn share(&self, at: ShareAt) -> f64 {
-        f64::from(self.ground.costs.share(at).0)
+    /// Rations several kinds of devices: `part` of what there is of each is used at most.
+    pub fn ration(&mut self, part: f64) {
+        let kinds = self.ground.costs.kinds();
+        if kinds.len() > 1 {
+            let there = kinds.map(|k| (self.ground.there_is(k) as f64 * part) as u64);
+            let all: Vec<u64> = there.collect();
+            self.rooms = Some(Rooms {
+                free: all.clone(),
+                all,
+            });
+        }
     }
 
-    pub fn cost(&self, cells: &[Placed]) -> u64 {
-        cells.iter().map(|c| c.cell.cost(self.ground.costs)).sum()
+    pub fn size(&self, at: ShareAt) -> f64 {
+        self.ground.costs.size(at)
+    }
+
+    pub fn cost<'c>(&self, cells: impl IntoIterator<Item = &'c Placed>) -> u64 {
+        cells.into_iter().map(|c| c.cell.cost(self.ground.costs)).sum()
+    }
+
+    /// Cost of all cells, and what counts for those that there is no room for.
+    pub fn burden(&self, cells: &[Placed]) -> u64 {
+        self.cost(cells) + self.beyond(cells.iter())
+    }
+
+    /// What counts for cells that there is no room for.
+    fn beyond<'c>(&self, cells: impl Iterator<Item = &'c Placed>) -> u64 {
+        let Some(rooms) = &self.rooms else { return 0 };
+        let used = self.used(cells);
+        let over = used
+            .iter()
+            .zip(&rooms.all)
+            .map(|(used, all)| used.saturating_sub(*all));
+        NO_ROOM * over.sum::<u64>()
+    }
+
+    /// Cost of cells by kind of device.
+    fn used<'c>(&self, cells: impl Iterator<Item = &'c Placed>) -> Vec<u64> {
+        let costs = self.ground.costs;
+        let mut used = vec![0; costs.kinds().len()];
+        for placed in cells {
+            used[costs.kind_of(placed.cell.share).get()] += placed.cell.cost(costs);
+        }
+        used
+    }
+
+    /// New cells get what these leave.
+    pub fn beside<'c>(&mut self, cells: impl Iterator<Item = &'c Placed>) {
+        if self.rooms.is_none() {
+            return;
+        }
+        let used = self.used(cells);
+        if let Some(rooms) = &mut self.rooms {
+            let left = rooms.all.iter().zip(used);
+            rooms.free = left.map(|(all, used)| all.saturating_sub(used)).collect();
+        }
+    }
+
+    /// Whether there is room for another cell.
+    fn has_room(&self, share: ShareAt, copies: usize) -> bool {
+        let costs = self.ground.costs;
+        let needed = costs.cost(share) * copies as u64;
+        let free = |rooms: &Rooms| rooms.free[costs.kind_of(share).get()];
+        self.rooms.as_ref().is_none_or(|rooms| needed <= free(rooms))
     }
 
     fn density(&self, placed: &Placed) -> f64 {
         placed.work / placed.cell.cost(self.ground.costs) as f64
     }
 
-    /// The merged fragment that is hardest to serve: it needs the largest share, or of several such has the least time.
+    /// The merged fragment that is hardest to serve: it needs the dearest share, or of several such has the least time.
     fn hardest(&self, left: &[UnitAt]) -> Option<UnitAt> {
         let m = |u: UnitAt| &self.ground.merged[u];
         left.iter().copied().max_by(|&a, &b| {
-            m(a).least_share
-                .cmp(&m(b).least_share)
+            m(a).least_cost(self.ground.costs)
+                .cmp(&m(b).least_cost(self.ground.costs))
                 .then(m(b).budget_ms.total_cmp(&m(a).budget_ms))
                 .then(b.cmp(&a))
         })
@@ -140,6 +212,11 @@ impl<'a> Search<'a> {
                 None => self.alone(first)?,
             };
             left.retain(|u| placed.cell.units().all(|p| p != *u));
+            if let Some(rooms) = &mut self.rooms {
+                let costs = self.ground.costs;
+                let free = &mut rooms.free[costs.kind_of(placed.cell.share).get()];
+                *free = free.saturating_sub(placed.cell.cost(costs));
+            }
             cells.push(placed);
         }
         Some(cells)
@@ -147,20 +224,30 @@ impl<'a> Search<'a> {
 
     /// The cell with `first` that saves most, of several ways to fill it.
     fn best_cell(&mut self, first: UnitAt, left: &[UnitAt]) -> Option<Placed> {
-        let least = self.ground.merged[first].least_share;
-        let mut useful: Vec<ShareAt> = self
-            .space
-            .shares
-            .iter()
-            .copied()
-            .filter(|&s| s >= least)
-            .collect();
+        let (m, costs) = (&self.ground.merged[first], self.ground.costs);
+        let tried = self.space.shares.iter().copied();
+        let mut useful: Vec<ShareAt> = tried.filter(|&s| m.fits(s, costs)).collect();
         // Shares just large enough for the first are always worth a try.
-        useful.extend(self.ground.costs.shares_from(least).take(JUST_ENOUGH));
+        for least in m.least_shares() {
+            useful.extend(costs.shares_from(least).take(JUST_ENOUGH));
+        }
         useful.sort_unstable();
         useful.dedup();
+        if useful.iter().any(|&s| self.has_room(s, 1)) {
+            useful.retain(|&s| self.has_room(s, 1));
+        }
+        let cheaper = |a: &ShareAt, b: &ShareAt| costs.cost(*a).cmp(&costs.cost(*b));
         let rest: f64 = left.iter().map(|&u| self.ground.merged[u].work).sum();
-        let enough = useful.iter().copied().find(|&s| self.share(s) > rest);
+        let enough = useful
+            .iter()
+            .copied()
+            .filter(|&s| self.size(s) > rest)
+            .min_by(cheaper);
+        let smallest = useful
+            .iter()
+            .copied()
+            .min_by(cheaper)
+            .map_or(0.0, |s| self.size(s));
         let mut ways = vec![];
         for attempt in 0..self.tries {
             let mut way = Method {
@@ -177,7 +264,10 @@ impl<'a> Search<'a> {
                 }
                 _ => {}
             }
-            if self.share(way.share) * way.copies as f64 <= 3.0 * rest + self.share(useful[0]) {
+            if way.copies > 1 && !self.has_room(way.share, way.copies) {
+                way.copies = 1;
+            }
+            if self.size(way.share) * way.copies as f64 <= 3.0 * rest + smallest {
                 ways.push(way);
             }
         }
@@ -209,19 +299,30 @@ impl<'a> Search<'a> {
         Some(placed)
     }
 
-    /// A cell for one merged fragment: the cheapest share and number of copies that is accepted.
+    /// A cell for one merged fragment: the cheapest share and number of copies that is accepted, where there is room for
+    /// it if anywhere.
     pub fn alone(&self, unit: UnitAt) -> Option<Placed> {
-        let m = &self.ground.merged[unit];
+        let with_room = self
+            .rooms
+            .is_some()
+            .then(|| self.alone_where(unit, &|s, n| self.has_room(s, n)));
+        with_room
+            .flatten()
+            .or_else(|| self.alone_where(unit, &|_, _| true))
+    }
+
+    fn alone_where(&self, unit: UnitAt, may: &dyn Fn(ShareAt, usize) -> bool) -> Option<Placed> {
+        let (m, costs) = (&self.ground.merged[unit], self.ground.costs);
         let mut best: Option<Placed> = None;
-        for share in self.ground.costs.shares_from(m.least_share) {
-            let size = self.share(share);
+        for share in m.least_shares().flat_map(|least| costs.shares_from(least)) {
+            let size = self.size(share);
             let below = best
                 .as_ref()
                 .map_or(f64::INFINITY, |b| b.cell.cost(self.ground.costs) as f64);
             let fewest = (m.work / size).ceil().max(1.0) as usize;
             // The more copies there are already, the more are added at a time.
             let mut copies = fewest;
-            while copies <= MOST_COPIES && size * (copies as f64) < below {
+            while copies <= MOST_COPIES && size * (copies as f64) < below && may(share, copies) {
                 let accepted = self.space.shapes.iter().find_map(|&shape| {
                     let cell = self.ground.cell(&[unit], share, copies, shape);
                     self.ground.judged(cell, shape.batches, self.judges.quick)
@@ -301,6 +402,8 @@ impl<'a> Search<'a> {
             .iter()
             .flat_map(|&i| cells[i].cell.units().collect::<Vec<_>>())
             .collect();
+        let stay = (0..cells.len()).filter(|i| !chosen.contains(i));
+        self.beside(stay.map(|i| &cells[i]));
         let Some(new) = self.construct(units) else {
             return false;
         };
@@ -337,10 +440,14 @@ impl<'a> Search<'a> {
             let same = self.ground.cell(&left, share, copies, shape);
             match self.ground.judged(same, shape.batches, self.judges.quick) {
                 Some(p) => new.push(self.ground.shrunk(p, shape, self.judges.quick)),
-                None => match self.construct(left) {
-                    Some(more) => new.extend(more),
-                    None => return false,
-                },
+                None => {
+                    let stay = (0..cells.len()).filter(|i| !gone.contains(i));
+                    self.beside(stay.map(|i| &cells[i]).chain(&new));
+                    match self.construct(left) {
+                        Some(more) => new.extend(more),
+                        None => return false,
+                    }
+                }
             }
         }
         self.replace(cells, &mut gone, new)
@@ -371,7 +478,8 @@ impl<'a> Search<'a> {
             likely: self.usual,
         };
         let base = into.cell.units().collect();
-        let placed = self.ground.longest(base, left, empty, self.judges.quick)?;
+        let servable = self.ground.servable(left, self.ground.costs.kind_of(share));
+        let placed = self.ground.longest(base, &servable, empty, self.judges.quick)?;
         left.retain(|u| placed.cell.units().all(|x| x != *u));
         Some(placed)
     }
@@ -384,9 +492,10 @@ impl<'a> Search<'a> {
             .filter(|c| c.runs_as.is_some())
             .map(|c| c.cell.copies)
             .sum::<usize>();
+        let stay = || (0..cells.len()).filter(|i| !gone.contains(i)).map(|i| &cells[i]);
         let (before, after) = (
-            self.cost(&old) as f64,
-            self.cost(&new) as f64 + self.change_costs * changed as f64,
+            (self.cost(&old) + self.beyond(cells.iter())) as f64,
+            (self.cost(&new) + self.beyond(stay().chain(&new))) as f64 + self.change_costs * changed as f64,
         );
         // Among equally dear cells the search wanders a little, or it would stay where it is.
         let wander = self.dice.roll(WANDER) == 0;
@@ -464,6 +573,7 @@ impl<'a> Search<'a> {
                 *cell = Placed { runs_as, ..placed };
             }
         }
+        self.beside(cells.iter());
         let (more, cannot) = self.start(homeless);
         cells.extend(more);
         (cells, cannot)

@@ -1,10 +1,11 @@
 //! What the search may use: shares, copies, orders, shapes.
 
-use graft_plan::Order;
+use graft_plan::{Order, Share};
 
 use crate::cell::BatchRule;
+use crate::costs::Costs;
 use crate::fill::{Ground, Joining, Recipe, Shape};
-use crate::index::ShareAt;
+use crate::index::{KindAt, ShareAt};
 
 /// What the search may use.
 #[derive(Debug, Clone)]
@@ -17,39 +18,47 @@ pub(crate) struct Space {
     pub shapes: Vec<Shape>,
 }
 
-/// Shares that are tried, at most; the rest come in when a cell is shrunk.
+/// Shares of a kind that are tried, at most; the rest come in when a cell is shrunk.
 const SHARES: usize = 12;
 /// Merged fragments at most that are tried on any share.
 pub(crate) const FEW: usize = 16;
 /// Largest share that is tried, as a part of a device, unless a fragment needs more.
 const LARGEST_PART: f64 = 0.4;
 
+/// The shares of a kind that are tried, up to a part of a device.
+fn shares_of(kind: KindAt, part: f64, costs: &Costs<'_>) -> Vec<ShareAt> {
+    let largest = Share((f64::from(costs.profile(kind).share_total.0) * part) as u32);
+    let useful: Vec<ShareAt> = costs
+        .shares_of(kind)
+        .filter(|&s| s == costs.least_of(kind) || costs.share(s) <= largest)
+        .collect();
+    if useful.len() <= SHARES {
+        return useful;
+    }
+    // Of many, some in ever larger steps.
+    let last = (useful.len() - 1) as f64;
+    let mut shares: Vec<ShareAt> = (0..SHARES)
+        .map(|i| (last + 1.0).powf(i as f64 / (SHARES - 1) as f64).round() as usize - 1)
+        .chain(0..SHARES / 2)
+        .map(|place| useful[place])
+        .collect();
+    shares.sort_unstable();
+    shares.dedup();
+    shares
+}
+
 impl Space {
     pub fn new(ground: &Ground<'_>, realign: bool, cuts: bool, order: Order) -> Self {
-        let profile = ground.costs.profile;
         // A few merged fragments may well fit one large share.
         let part = if ground.merged.len() <= FEW {
             1.0
         } else {
             LARGEST_PART
         };
-        let largest = (f64::from(profile.share_total.0) * part) as u32;
-        let useful: Vec<ShareAt> = ShareAt::all(profile.shares.len())
-            .filter(|&s| s == ShareAt::LEAST || profile.shares[s].0 <= largest)
+        let there = ground.costs.kinds().filter(|&k| ground.there_is(k) > 0);
+        let shares = there
+            .flat_map(|kind| shares_of(kind, part, ground.costs))
             .collect();
-        // All shares if they are few; of many, some in ever larger steps.
-        let mut shares: Vec<ShareAt> = if useful.len() <= SHARES {
-            useful
-        } else {
-            let last = (useful.len() - 1) as f64;
-            (0..SHARES)
-                .map(|i| (last + 1.0).powf(i as f64 / (SHARES - 1) as f64).round() as usize - 1)
-                .chain(0..SHARES / 2)
-                .map(ShareAt::new)
-                .collect()
-        };
-        shares.sort_unstable();
-        shares.dedup();
         let mut shapes = vec![];
         for &(joining, quantum, split) in &[
             (Joining::Never, 0.5, 4.0),

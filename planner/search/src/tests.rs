@@ -2,15 +2,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use graft_model::CutPoint;
 use graft_plan::{
-    Device, Devices, Epoch, Fragment, ModelProfile, Profile, SegmentProfile, Share, Source, Workload,
+    Device, Devices, Epoch, Fragment, Hardware, ModelProfile, Profile, Profiles, SegmentProfile, Share,
+    Source, Workload,
 };
 use proptest::prelude::*;
 
 use graft_certify::Alone;
 
 use crate::{
-    Baseline, GraftOptions, Problem, Test, changes, lower_bound, plan_baseline, plan_exact, plan_graft,
-    plan_what_fits, share_alone,
+    Baseline, GraftOptions, Problem, Test, changes, cost_alone, lower_bound, plan_baseline, plan_exact,
+    plan_graft, plan_what_fits,
 };
 
 fn analytic() -> GraftOptions {
@@ -78,6 +79,7 @@ fn devices(count: usize) -> Devices {
                 kind: "cpu".to_owned(),
                 share_total: Share(4),
                 memory_bytes: 1 << 30,
+                price: None,
             })
             .collect(),
     }
@@ -101,14 +103,16 @@ fn problem(fragments: Vec<Fragment>, count: usize) -> Problem {
             headroom: 0.1,
             fragments,
         },
-        profile: profile(&[("a", 10, 1.0), ("b", 4, 3.0)]),
-        devices: devices(count),
+        hardware: Hardware {
+            profiles: profile(&[("a", 10, 1.0), ("b", 4, 3.0)]).into(),
+            devices: devices(count),
+        },
         lacks: BTreeSet::new(),
     }
 }
 
 fn broken(problem: &Problem, plan: &graft_plan::Plan) -> Vec<String> {
-    let list = plan.check(&problem.workload, &problem.profile, &problem.devices);
+    let list = plan.check(&problem.workload, &problem.hardware.fleet());
     list.iter().map(ToString::to_string).collect()
 }
 
@@ -125,7 +129,7 @@ fn fragments_share_a_partition() {
     let plan = plan(&problem);
     assert_eq!(broken(&problem, &plan), Vec::<String>::new());
     assert_eq!(plan.total_share, 1);
-    assert_eq!(share_alone(&problem.workload, &problem.profile), 3);
+    assert_eq!(cost_alone(&problem.workload, &problem.hardware), 3.0);
 }
 
 #[test]
@@ -177,9 +181,7 @@ fn overload_is_planned_for_at_smaller_rates_of_everybody() {
         carried.part < 1.0 && carried.plan.infeasible.is_empty(),
         "{carried:?}"
     );
-    let broken = carried
-        .plan
-        .check(&carried.workload, &problem.profile, &problem.devices);
+    let broken = carried.plan.check(&carried.workload, &problem.hardware.fleet());
     assert!(broken.is_empty(), "{broken:?}");
     let ratio = |i: usize| carried.workload.fragments[i].rate_rps / problem.workload.fragments[i].rate_rps;
     assert!((ratio(0) - ratio(1)).abs() < 1e-9);
@@ -222,7 +224,7 @@ fn a_broken_plan_is_found_out() {
     let problem = problem(vec![fragment(0, "a", 0, 100.0, 5.0)], 1);
     let good = plan(&problem);
     let rules = |plan: &graft_plan::Plan| -> Vec<u8> {
-        plan.check(&problem.workload, &problem.profile, &problem.devices)
+        plan.check(&problem.workload, &problem.hardware.fleet())
             .iter()
             .map(|b| b.rule.0)
             .collect()
@@ -302,7 +304,7 @@ fn a_simulated_plan_is_certified_and_costs_no_more_than_a_baseline() {
     );
     assert_eq!(broken(&problem, &plan), Vec::<String>::new());
     let certified = |plan: &graft_plan::Plan| {
-        graft_certify::certify(plan, &problem.workload, &problem.profile, &Alone)
+        graft_certify::certify(plan, &problem.workload, &problem.hardware.fleet(), &Alone)
             .unwrap()
             .certified
     };
@@ -335,7 +337,7 @@ fn a_plan_that_needs_deadlines_is_not_certified_without_them() {
         &mut |p| p.moves < 30,
     );
     let certified = |plan: &graft_plan::Plan| {
-        graft_certify::certify(plan, &problem.workload, &problem.profile, &Alone)
+        graft_certify::certify(plan, &problem.workload, &problem.hardware.fleet(), &Alone)
             .unwrap()
             .certified
     };
@@ -367,7 +369,7 @@ fn a_small_change_leaves_most_of_a_plan_as_it_is_at_once() {
     problem.workload.fragments[7].rate_rps *= 0.9;
     problem.workload.fragments[58].budget_ms *= 0.5;
     let next = planned(&problem, Some(&running), false);
-    let smallest = u64::from(problem.profile.shares[0].0);
+    let smallest = u64::from(problem.hardware.profiles.kinds()[0].shares[0].0);
     assert!(next.total_share <= running.total_share + smallest, "{next:?}");
     let changed = changes(&running, &next);
     assert!(changed.kept.len() * 2 >= running.partitions.len(), "{changed:?}");
@@ -412,13 +414,13 @@ proptest! {
         let problem = problem(fragments, 200);
         let bound = lower_bound(&problem);
         let plan = plan(&problem);
-        prop_assert!(plan.total_share >= bound, "{} is below {bound}", plan.total_share);
+        prop_assert!(plan.total_share as f64 >= bound, "{} is below {bound}", plan.total_share);
     }
 
     #[test]
     fn looser_budgets_never_raise_the_bound(fragments in fragments(), looser in 1.0f64..5.0) {
         let alone = |f: &Fragment| lower_bound(&problem(vec![f.clone()], 1));
-        let tight: Vec<Fragment> = fragments.into_iter().filter(|f| alone(f) > 0).collect();
+        let tight: Vec<Fragment> = fragments.into_iter().filter(|f| alone(f) > 0.0).collect();
         let loose = tight.iter().map(|f| Fragment { budget_ms: f.budget_ms * looser, ..f.clone() }).collect();
         prop_assert!(lower_bound(&problem(loose, 1)) <= lower_bound(&problem(tight, 1)));
     }
@@ -445,8 +447,125 @@ proptest! {
     }
 }
 
+/// `slow` devices of the kind of other tests, and `fast` ones of a kind that takes a third of the time, has other shares
+/// and batches, and lacks model b.
+fn two_kinds(fragments: Vec<Fragment>, slow: usize, fast: usize) -> Problem {
+    let mut problem = problem(fragments, slow + fast);
+    let slow_kind = problem.hardware.profiles.kinds()[0].clone();
+    let mut fast_kind = profile(&[("a", 10, 1.0 / 3.0)]);
+    fast_kind.device_kind = "gpu".to_owned();
+    fast_kind.shares = vec![Share(2), Share(3), Share(5)];
+    fast_kind.share_total = Share(5);
+    fast_kind.batches = vec![1, 3, 6, 12];
+    problem.hardware.profiles = Profiles::new(vec![slow_kind, fast_kind]).unwrap();
+    for device in problem.hardware.devices.devices.iter_mut().skip(slow) {
+        device.kind = "gpu".to_owned();
+        device.share_total = Share(5);
+    }
+    problem
+}
+
+fn share_on(plan: &graft_plan::Plan, problem: &Problem, kind: &str) -> u64 {
+    let fleet = problem.hardware.fleet();
+    let of_kind = |p: &&graft_plan::Partition| fleet.device(&p.device).is_some_and(|d| d.kind == kind);
+    let partitions = plan.partitions.iter().filter(of_kind);
+    partitions.map(|p| u64::from(p.share.0)).sum()
+}
+
+#[test]
+fn prices_decide_which_kind_of_device_is_used() {
+    let fragments = || {
+        (0..12)
+            .map(|i| fragment(i, "a", 0, 60.0 + i as f64, 40.0))
+            .collect()
+    };
+    let with = |slow: Option<f64>, fast: Option<f64>| {
+        let mut problem = two_kinds(fragments(), 20, 20);
+        for device in &mut problem.hardware.devices.devices {
+            device.price = if device.kind == "cpu" { slow } else { fast };
+        }
+        let plan = plan_with(&problem, None, 30);
+        assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+        assert!(plan.infeasible.is_empty());
+        let cost = problem.hardware.fleet().cost(&plan);
+        assert!(cost >= lower_bound(&problem) - 1e-9, "{cost}");
+        (share_on(&plan, &problem, "cpu"), share_on(&plan, &problem, "gpu"))
+    };
+    // A share of the fast kind does three times as much.
+    assert_eq!(with(None, None).0, 0);
+    assert_eq!(with(Some(4.0), Some(5.0)).0, 0);
+    assert_eq!(with(Some(4.0), Some(50.0)).1, 0);
+}
+
+#[test]
+fn what_one_kind_has_no_room_for_goes_to_the_other() {
+    let fragments = (0..12)
+        .map(|i| fragment(i, "a", 0, 60.0 + i as f64, 300.0))
+        .collect();
+    let problem = two_kinds(fragments, 20, 1);
+    let plan = plan_with(&problem, None, 20);
+    assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+    assert!(plan.infeasible.is_empty() && !plan.capacity_exhausted);
+    let (slow, fast) = (share_on(&plan, &problem, "cpu"), share_on(&plan, &problem, "gpu"));
+    assert!(slow > 0 && fast > 2, "{slow} {fast}");
+    // A running plan over both kinds is gone on from, and not changed without a reason.
+    let again = plan_with(&problem, Some(&plan), 0);
+    let same = changes(&plan, &again);
+    assert!(
+        same.new.is_empty() && same.gone.is_empty() && same.moved.is_empty(),
+        "{same:?}"
+    );
+}
+
+#[test]
+fn a_plan_over_two_kinds_is_certified_and_costs_no_more_than_over_one() {
+    let fragments: Vec<Fragment> = (0..10)
+        .map(|i| fragment(i, ["a", "b"][i % 2], (i % 4) as u16, 25.0 + 10.0 * i as f64, 80.0))
+        .collect();
+    let planned = |problem: &Problem| {
+        let options = GraftOptions::default();
+        let plan = plan_graft(problem, Epoch(1), None, options, &Alone, &mut |p| p.moves < 12);
+        assert_eq!(broken(problem, &plan), Vec::<String>::new());
+        assert!(plan.infeasible.is_empty());
+        let certificate =
+            graft_certify::certify(&plan, &problem.workload, &problem.hardware.fleet(), &Alone).unwrap();
+        assert!(certificate.certified, "{certificate:?}");
+        plan
+    };
+    let both = two_kinds(fragments.clone(), 20, 20);
+    let plan = planned(&both);
+    // Model b runs on one kind only, and model a is cheaper on the other.
+    assert!(share_on(&plan, &both, "cpu") > 0 && share_on(&plan, &both, "gpu") > 0);
+    assert!(plan.total_share < planned(&problem(fragments, 20)).total_share);
+}
+
+proptest! {
+    #[test]
+    fn plans_over_two_kinds_are_valid(fragments in fragments(), slow in 0usize..4, fast in 0usize..3, priced in any::<bool>()) {
+        let mut problem = two_kinds(fragments, slow, fast);
+        for device in problem.hardware.devices.devices.iter_mut().filter(|_| priced) {
+            device.price = Some(if device.kind == "cpu" { 0.3 } else { 1.7 });
+        }
+        let plan = plan(&problem);
+        prop_assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+        if !plan.capacity_exhausted {
+            let cost = problem.hardware.fleet().cost(&plan);
+            prop_assert!(cost >= lower_bound(&problem) * (1.0 - 1e-3), "{} is below the bound", cost);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn baselines_over_two_kinds_are_valid(fragments in fragments(), which in 0usize..5) {
+        let list = [Baseline::Static, Baseline::Gslice, Baseline::GslicePlus, Baseline::Paper, Baseline::Nexus];
+        let slow = fragments.into_iter().take(4).map(|f| Fragment { rate_rps: f.rate_rps.min(5.0), ..f });
+        let problem = two_kinds(slow.collect(), 40, 40);
+        let plan = plan_baseline(&problem, Epoch(1), list[which], &Alone);
+        prop_assert_eq!(broken(&problem, &plan), Vec::<String>::new());
+    }
 
     #[test]
     fn baselines_are_valid(fragments in fragments(), which in 0usize..5) {
@@ -468,9 +587,7 @@ fn bursts_cost_share_and_are_served_all_the_same() {
         let problem = problem(fragments.collect(), 8);
         let options = GraftOptions::default();
         let carried = plan_what_fits(&problem, Epoch(1), None, options, &Alone, &mut |p| p.moves < 4);
-        let broken = carried
-            .plan
-            .check(&problem.workload, &problem.profile, &problem.devices);
+        let broken = carried.plan.check(&problem.workload, &problem.hardware.fleet());
         assert!(broken.is_empty(), "{broken:?}");
         assert_eq!(carried.part, 1.0);
         carried.plan

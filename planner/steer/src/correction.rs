@@ -1,12 +1,12 @@
 //! Corrects profiles by what runs took.
 //!
-//! For each model and batch: the time that chunks took over the time that the profile gives them, over the latest
+//! For each kind of device, model and batch: the time that chunks took over the time that the profile gives them, over the latest
 //! runs. A correction is changed only where it is off by enough, and known well enough: plans should not follow noise.
 
 use std::collections::BTreeMap;
 
 use graft_model::ModelId;
-use graft_plan::Profile;
+use graft_plan::{Profile, Profiles};
 use graft_wire::{Correction, RunsTook};
 
 /// Time for which runs count, about, in milliseconds of the device's time by the profile.
@@ -31,8 +31,8 @@ struct Seen {
 /// What runs take, as multiples of what profiles say.
 #[derive(Debug, Default)]
 pub struct Corrections {
-    seen: BTreeMap<(ModelId, u32), Seen>,
-    times: BTreeMap<(ModelId, u32), f64>,
+    seen: BTreeMap<(String, ModelId, u32), Seen>,
+    times: BTreeMap<(String, ModelId, u32), f64>,
 }
 
 /// A model's runs take so many times what was planned for: from, to; the largest of its corrections that moved.
@@ -47,8 +47,8 @@ impl Corrections {
             if !sound(run.expected_ms) || !sound(run.took_ms) {
                 continue;
             }
-            let key = (run.model, run.batch);
-            let seen = self.seen.entry(key).or_default();
+            let key = (run.kind.clone(), run.model, run.batch);
+            let seen = self.seen.entry(key.clone()).or_default();
             let stays = (-run.expected_ms / MEMORY_MS).exp();
             seen.chunks = seen.chunks * stays + run.chunks as f64;
             seen.expected_ms = seen.expected_ms * stays + run.expected_ms;
@@ -75,8 +75,13 @@ impl Corrections {
     /// All of them.
     pub fn list(&self) -> Vec<Correction> {
         let each = self.times.iter();
-        each.map(|(&(model, batch), &times)| Correction { model, batch, times })
-            .collect()
+        each.map(|((kind, model, batch), &times)| Correction {
+            kind: kind.clone(),
+            model: *model,
+            batch: *batch,
+            times,
+        })
+        .collect()
     }
 
     /// A profile whose models are called by their identity, corrected. Batches that were not seen take as many times as
@@ -85,26 +90,35 @@ impl Corrections {
         if self.times.is_empty() {
             return profile.clone();
         }
-        profile.times(|model, batch| model.parse().map_or(1.0, |model| self.times(model, batch)))
+        let kind = &profile.device_kind;
+        profile.times(|model, batch| model.parse().map_or(1.0, |model| self.times(kind, model, batch)))
     }
 
-    fn times(&self, model: ModelId, batch: u32) -> f64 {
-        let below = self.times.range((model, 0)..=(model, batch)).next_back();
-        let above = || self.times.range((model, batch)..=(model, u32::MAX)).next();
+    fn times(&self, kind: &str, model: ModelId, batch: u32) -> f64 {
+        let at = |batch: u32| (kind.to_owned(), model, batch);
+        let below = self.times.range(at(0)..=at(batch)).next_back();
+        let above = || self.times.range(at(batch)..=at(u32::MAX)).next();
         below.or_else(above).map_or(1.0, |(_, times)| *times)
     }
 
-    /// What workers are to take for their runs, for all batches of a profile.
-    pub fn of_profile(&self, profile: &Profile) -> Vec<Correction> {
+    /// What workers are to take for their runs, for all batches of all profiles.
+    pub fn of_profiles(&self, profiles: &Profiles) -> Vec<Correction> {
+        let kinds = profiles.kinds().iter();
+        kinds.flat_map(|profile| self.of_profile(profile)).collect()
+    }
+
+    fn of_profile(&self, profile: &Profile) -> Vec<Correction> {
+        let kind = &profile.device_kind;
         let models = profile
             .models
             .keys()
             .filter_map(|name| name.parse::<ModelId>().ok());
         let each = models.flat_map(|model| profile.batches.iter().map(move |&batch| (model, batch)));
         each.map(|(model, batch)| Correction {
+            kind: kind.clone(),
             model,
             batch,
-            times: self.times(model, batch),
+            times: self.times(kind, model, batch),
         })
         .filter(|c| c.times != 1.0)
         .collect()
@@ -119,6 +133,7 @@ mod tests {
 
     fn runs(batch: u32, times: f64) -> RunsTook {
         RunsTook {
+            kind: "cpu".to_owned(),
             model: MODEL,
             batch,
             chunks: 40,
@@ -135,9 +150,10 @@ mod tests {
         assert_eq!(moved.len(), 1);
         assert!((moved[0].2 - 1.5).abs() < 1e-9);
         // Others of the model as well, as long as they are not known themselves.
-        assert!((corrections.times(MODEL, 1) - 1.5).abs() < 1e-9);
-        assert!((corrections.times(MODEL, 8) - 1.5).abs() < 1e-9);
-        assert_eq!(corrections.times(ModelId([4; 32]), 2), 1.0);
+        assert!((corrections.times("cpu", MODEL, 1) - 1.5).abs() < 1e-9);
+        assert!((corrections.times("cpu", MODEL, 8) - 1.5).abs() < 1e-9);
+        assert_eq!(corrections.times("cpu", ModelId([4; 32]), 2), 1.0);
+        assert_eq!(corrections.times("gpu", MODEL, 2), 1.0);
         // A little more is nothing.
         assert!((0..50).all(|_| corrections.report(&[runs(2, 1.55)]).is_empty()));
     }
@@ -151,10 +167,10 @@ mod tests {
             .flat_map(|_| corrections.report(&[runs(1, 2.0)]))
             .collect();
         assert!((2..=8).contains(&moved.len()), "{moved:?}");
-        assert!((corrections.times(MODEL, 1) - 2.0).abs() < 0.2);
+        assert!((corrections.times("cpu", MODEL, 1) - 2.0).abs() < 0.2);
         // It comes down again, too.
         (0..100).for_each(|_| drop(corrections.report(&[runs(1, 1.0)])));
-        assert!(corrections.times(MODEL, 1) < 1.25);
+        assert!(corrections.times("cpu", MODEL, 1) < 1.25);
         assert!(
             corrections
                 .report(&[RunsTook {

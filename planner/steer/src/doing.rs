@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use graft_plan::{Epoch, Nanos, Plan, Profile, Workload};
+use graft_plan::{Epoch, Hardware, Nanos, Plan, Workload};
 use graft_planner_search::{Carried, Problem};
 use graft_wire::{Join, MixReport, RoutesUpdate, WorkerPlan, WorkerReport};
 
@@ -191,8 +191,8 @@ pub enum Do {
         plan: Box<Plan>,
         /// What it was made for.
         workload: Box<Workload>,
-        /// What it costs.
-        profile: Box<Profile>,
+        /// What it runs on, and costs there.
+        hardware: Box<Hardware>,
     },
     /// Tell people.
     Note(Note),
@@ -201,7 +201,7 @@ pub enum Do {
 /// Something worth a line in the log.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Note {
-    /// Workers have different devices, or batches: plans are made for the largest group alone.
+    /// Devices of one kind were measured with different batches: plans are made for the largest group of equal ones alone.
     OtherDevices,
     /// A plan was made, and rolls out.
     RollingOut {
@@ -296,7 +296,7 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Note::OtherDevices => f.write_str(
-                "workers have different devices or `batches`: planning for the largest group of equal ones alone",
+                "devices of one kind have different `batches`: planning for the largest group of equal ones alone",
             ),
             Note::RollingOut {
                 epoch,

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use graft_model::ModelId;
-use graft_plan::{Device, Devices, FormatFile, ModelProfile, Nanos, Profile, Share};
+use graft_plan::{Device, Devices, FormatFile, Hardware, ModelProfile, Nanos, Profile, Profiles, Share};
 use graft_planner_search::Lacks;
-use graft_wire::{RunsTook, WorkerEndpoint, WorkerInfo, WorkerReport};
+use graft_wire::{DeviceInfo, RunsTook, WorkerEndpoint, WorkerInfo, WorkerReport};
 
 /// Members of each role at most; one more is refused.
 const MOST_MEMBERS: usize = 1024;
+/// Devices of a worker at most.
+const MOST_DEVICES: usize = 64;
 /// Partitions and runs of a report that are looked at, at most.
 const MOST_REPORTED: usize = 4096;
 
@@ -27,6 +29,42 @@ pub enum Unheard {
     /// A worker calls models by their identity.
     #[error("the profile names a model {0:?}: expected its identity, 64 hexadecimal digits")]
     NoIdentity(String),
+    /// A device's id is not the worker's to give.
+    #[error(
+        "worker {worker} has a device {device:?}: expected the worker's name, or that, a slash and a name of its own that no other device has"
+    )]
+    Device {
+        /// The worker.
+        worker: String,
+        /// The device's id.
+        device: String,
+    },
+    /// The worker has no device, or more than are allowed.
+    #[error("worker {worker} has {count} devices; expected 1 to {MOST_DEVICES}")]
+    Devices {
+        /// The worker.
+        worker: String,
+        /// Their number.
+        count: usize,
+    },
+    /// A device is of another kind than its profile.
+    #[error("device {device} is a {kind:?}, and its profile is of {profile:?}")]
+    Kind {
+        /// The device.
+        device: String,
+        /// Its kind.
+        kind: String,
+        /// The profile's.
+        profile: String,
+    },
+    /// A price makes no sense.
+    #[error("device {device} has a price of {price}; expected a number above 0")]
+    Price {
+        /// The device.
+        device: String,
+        /// Its price, in words: errors are compared.
+        price: String,
+    },
     /// Who reports has not joined.
     #[error("{0} has not joined: join first")]
     NotJoined(String),
@@ -46,11 +84,10 @@ pub struct WorkerMember {
 /// What there is to plan on.
 #[derive(Debug)]
 pub(crate) struct Premises {
-    /// What it costs, as workers measured it.
-    pub profile: Profile,
-    pub devices: Devices,
+    /// Devices, and what stages cost there, as workers measured it.
+    pub hardware: Hardware,
     pub lacks: Lacks,
-    /// There are workers of other kinds, which are left out.
+    /// There are devices that are left out.
     pub others: bool,
 }
 
@@ -70,6 +107,22 @@ fn narrowed(model: &ModelProfile, shares: usize) -> ModelProfile {
     model
 }
 
+/// The profile of devices of one kind: the shares that all have measured, the models that any has.
+fn joint(group: &[&DeviceInfo]) -> Option<Profile> {
+    let smallest = group.iter().min_by_key(|d| d.profile.shares.len())?;
+    let mut profile = smallest.profile.clone();
+    for other in group.iter().map(|d| &d.profile) {
+        for (id, model) in &other.models {
+            if !profile.models.contains_key(id) {
+                let model = narrowed(model, profile.shares.len());
+                profile.models.insert(id.clone(), model);
+            }
+        }
+        profile.stage_overhead_ms = profile.stage_overhead_ms.max(other.stage_overhead_ms);
+    }
+    Some(profile)
+}
+
 impl Members {
     /// A worker joins. Whether one of its name was there before.
     pub fn add_worker(&mut self, info: WorkerInfo) -> Result<bool, Unheard> {
@@ -77,10 +130,14 @@ impl Members {
         if self.workers.len() >= MOST_MEMBERS && !known {
             return Err(Unheard::TooMany { role: "worker" });
         }
-        let profile = info.profile.clone().verified();
-        let profile = profile.map_err(|e| Unheard::Profile(e.to_string()))?;
-        if let Some(stray) = profile.models.keys().find(|m| m.parse::<ModelId>().is_err()) {
-            return Err(Unheard::NoIdentity(stray.clone()));
+        if !(1..=MOST_DEVICES).contains(&info.devices.len()) {
+            return Err(Unheard::Devices {
+                worker: info.name.clone(),
+                count: info.devices.len(),
+            });
+        }
+        for (place, device) in info.devices.iter().enumerate() {
+            self.sound(&info, place, device)?;
         }
         let name = info.name.clone();
         let member = WorkerMember {
@@ -90,6 +147,39 @@ impl Members {
         };
         self.workers.insert(name, member);
         Ok(known)
+    }
+
+    /// Whether a worker's device can be planned for.
+    fn sound(&self, info: &WorkerInfo, place: usize, device: &DeviceInfo) -> Result<(), Unheard> {
+        let own = device.id.strip_prefix(&info.name);
+        let named = own.is_some_and(|rest| rest.is_empty() || (rest.starts_with('/') && rest.len() > 1));
+        let others = self.workers.values().filter(|w| w.info.name != info.name);
+        let mut known = others.flat_map(|w| &w.info.devices).chain(&info.devices[..place]);
+        if !named || known.any(|d| d.id == device.id) {
+            return Err(Unheard::Device {
+                worker: info.name.clone(),
+                device: device.id.clone(),
+            });
+        }
+        if let Some(price) = device.price.filter(|p| !(p.is_finite() && *p > 0.0)) {
+            return Err(Unheard::Price {
+                device: device.id.clone(),
+                price: price.to_string(),
+            });
+        }
+        let profile = device.profile.clone().verified();
+        let profile = profile.map_err(|e| Unheard::Profile(e.to_string()))?;
+        if profile.device_kind != device.kind {
+            return Err(Unheard::Kind {
+                device: device.id.clone(),
+                kind: device.kind.clone(),
+                profile: profile.device_kind,
+            });
+        }
+        match profile.models.keys().find(|m| m.parse::<ModelId>().is_err()) {
+            Some(stray) => Err(Unheard::NoIdentity(stray.clone())),
+            None => Ok(()),
+        }
     }
 
     /// A router joins.
@@ -107,9 +197,10 @@ impl Members {
         let member = self.workers.get_mut(worker).ok_or_else(stranger)?;
         report.partitions.truncate(MOST_REPORTED);
         report.runs.truncate(MOST_REPORTED);
-        let profile = &member.info.profile;
+        let devices = &member.info.devices;
         let known = |r: &RunsTook| {
-            profile.batches.contains(&r.batch) && profile.models.contains_key(&r.model.to_string())
+            let mut of_kind = devices.iter().filter(|d| d.kind == r.kind).map(|d| &d.profile);
+            of_kind.any(|p| p.batches.contains(&r.batch) && p.models.contains_key(&r.model.to_string()))
         };
         report.runs.retain(known);
         Ok(member.report.insert(report))
@@ -136,57 +227,78 @@ impl Members {
         self.willing(now).next().is_some()
     }
 
-    /// What there is to plan on: the kind of device that most workers have, what it costs, and who lacks which model.
-    /// Workers of other kinds, or that measured other batches, are left out.
+    /// What there is to plan on: devices, what each kind costs, and who lacks which model. Of one kind, devices that
+    /// measured other batches than most are left out; so are kinds whose profiles contradict those of more devices.
     pub fn premises(&self, now: Nanos) -> Option<Premises> {
-        let mut makes: BTreeMap<(&str, &[u32]), Vec<&WorkerMember>> = BTreeMap::new();
-        for worker in self.willing(now) {
-            let info = &worker.info;
-            let make = (info.device_kind.as_str(), info.profile.batches.as_slice());
-            makes.entry(make).or_default().push(worker);
+        let mut makes: BTreeMap<(&str, &[u32]), Vec<&DeviceInfo>> = BTreeMap::new();
+        for device in self.willing(now).flat_map(|w| &w.info.devices) {
+            let make = (device.kind.as_str(), device.profile.batches.as_slice());
+            makes.entry(make).or_default().push(device);
         }
-        let others = makes.len() > 1;
-        let ((kind, _), group) = makes.into_iter().max_by_key(|(_, members)| members.len())?;
-        // Shares that all have measured; models that any has.
-        let smallest = group.iter().min_by_key(|w| w.info.profile.shares.len())?;
-        let mut profile = smallest.info.profile.clone();
-        for other in group.iter().map(|w| &w.info.profile) {
-            for (id, model) in &other.models {
-                if !profile.models.contains_key(id) {
-                    let model = narrowed(model, profile.shares.len());
-                    profile.models.insert(id.clone(), model);
-                }
+        let all: usize = makes.values().map(Vec::len).sum();
+        let mut kinds: BTreeMap<&str, Vec<&DeviceInfo>> = BTreeMap::new();
+        for ((kind, _), group) in makes {
+            let largest = kinds.entry(kind).or_default();
+            if group.len() >= largest.len() {
+                *largest = group;
             }
-            profile.stage_overhead_ms = profile.stage_overhead_ms.max(other.stage_overhead_ms);
         }
+        let mut groups: Vec<Vec<&DeviceInfo>> = kinds.into_values().collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+        // Prices are of use only where all devices have one.
+        let priced = groups.iter().flatten().all(|d| d.price.is_some());
+        let mut profiles: Option<Profiles> = None;
         let mut devices = vec![];
         let mut lacks = Lacks::new();
-        for info in group.iter().map(|w| &w.info) {
-            devices.push(Device {
-                id: info.name.clone(),
-                kind: kind.to_owned(),
-                share_total: Share(info.share_total),
-                memory_bytes: info.memory_bytes,
-            });
-            let models = profile.models.keys();
-            let missing = models.filter(|id| !info.profile.models.contains_key(*id));
-            lacks.extend(missing.map(|id| (info.name.clone(), id.clone())));
+        for group in groups {
+            let profile = joint(&group)?;
+            let known = profiles.iter().flat_map(|p| p.kinds().iter().cloned());
+            let Ok(more) = Profiles::new(known.chain([profile.clone()]).collect()) else {
+                continue;
+            };
+            profiles = Some(more);
+            let unit = group[0]
+                .price
+                .map(|price| price / f64::from(group[0].share_total.max(1)));
+            for device in group {
+                devices.push(Device {
+                    id: device.id.clone(),
+                    kind: device.kind.clone(),
+                    share_total: Share(device.share_total),
+                    memory_bytes: device.memory_bytes,
+                    price: unit
+                        .filter(|_| priced)
+                        .map(|unit| unit * f64::from(device.share_total)),
+                });
+                let models = profile.models.keys();
+                let missing = models.filter(|id| !device.profile.models.contains_key(*id));
+                lacks.extend(missing.map(|id| (device.id.clone(), id.clone())));
+            }
         }
+        devices.sort_by(|a, b| a.id.cmp(&b.id));
         Some(Premises {
-            profile,
-            devices: Devices { version: 1, devices },
+            others: devices.len() < all,
+            hardware: Hardware {
+                profiles: profiles?,
+                devices: Devices { version: 1, devices },
+            },
             lacks,
-            others,
         })
     }
 
-    /// Workers as routers and other workers are told them.
-    pub fn endpoints(&self) -> BTreeMap<String, WorkerEndpoint> {
-        let endpoint = |w: &WorkerMember| {
-            let address = w.info.address.clone();
-            (w.info.name.clone(), WorkerEndpoint { address })
-        };
-        self.workers.values().map(endpoint).collect()
+    /// The workers of devices, by the devices' ids, as routers and other workers are told them.
+    pub fn hosts(&self) -> BTreeMap<String, WorkerEndpoint> {
+        let hosts = self.workers.values().flat_map(|w| {
+            let endpoint = WorkerEndpoint {
+                name: w.info.name.clone(),
+                address: w.info.address.clone(),
+            };
+            w.info
+                .devices
+                .iter()
+                .map(move |d| (d.id.clone(), endpoint.clone()))
+        });
+        hosts.collect()
     }
 
     /// What people call a model.
@@ -198,6 +310,7 @@ impl Members {
 
     /// The device of some worker is emulated.
     pub fn any_emulated(&self) -> bool {
-        self.workers.values().any(|w| w.info.emulated)
+        let mut devices = self.workers.values().flat_map(|w| &w.info.devices);
+        devices.any(|d| d.emulated)
     }
 }

@@ -3,27 +3,30 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use graft_model::{CutPoint, ModelId, StageRange};
-use graft_plan::{Fragment, Nanos, Plan, Profile, Route, Workload, nanos_to_ms};
+use graft_plan::{
+    Fleet, Fragment, Nanos, Partition, Plan, Profile, Profiles, Route, Share, Workload, nanos_to_ms,
+};
 use graft_wire::{LeftOut, RouteTarget, RoutesUpdate, WorkerEndpoint};
-use graft_worker_core::{RouteError, RouteIndex, RouteStep};
+use graft_worker_core::{AloneTimes, Instance, RouteError, RouteIndex, RouteStep};
 
 /// The routes of a plan, for routers.
 ///
-/// `limited`: routes carry no more than their planned rates. `workers`: by the plan's names of devices. A route is
-/// listed once for each partition that runs its first stage, with that partition's worker: they share its load evenly.
+/// `limited`: routes carry no more than their planned rates. `hosts`: the workers of devices, by the devices' ids. A route
+/// is listed once for each partition that runs its first stage, with that partition's worker: they share its load evenly.
 /// Models are called by their identity.
 pub fn routes(
     plan: &Plan,
     limited: bool,
     workload: &Workload,
-    profile: &Profile,
-    workers: &BTreeMap<String, WorkerEndpoint>,
+    fleet: &Fleet<'_>,
+    hosts: &BTreeMap<String, WorkerEndpoint>,
 ) -> Result<RoutesUpdate, RouteError> {
-    let index = RouteIndex::new(plan, profile);
+    let index = RouteIndex::new(plan, AloneTimes::of_plan(plan, fleet));
+    let hop_ms = fleet.profiles().hop_ms();
     let pools = index.pools();
     let fragments: HashMap<&str, &Fragment> = workload.fragments.iter().map(|f| (f.id.as_str(), f)).collect();
     let mut targets = vec![];
-    let mut hints = Hints::of_profile(profile);
+    let mut hints = Hints::of_fleet(fleet);
     for (number, route) in plan.routes.iter().enumerate() {
         let unknown = || RouteError::UnknownFragment(route.fragment.clone());
         let fragment = fragments.get(route.fragment.as_str()).ok_or_else(unknown)?;
@@ -37,58 +40,47 @@ pub fn routes(
             continue;
         };
         let least = steps.iter().fold(Nanos::ZERO, |sum, s| sum + s.alone);
-        let (work_ms, price) = work(plan, profile, &index, route, &steps);
-        hints.serves(
-            model,
-            fragment.partition_point,
-            nanos_to_ms(least),
-            price,
-            profile,
-        );
-        let devices = first
-            .instances
-            .iter()
-            .map(|i| (i, &plan.partitions[i.partition].device));
-        targets.extend(
-            devices
-                .filter(|(_, d)| workers.contains_key(*d))
-                .map(|(instance, worker)| RouteTarget {
-                    route: u32::try_from(number).unwrap_or(u32::MAX),
-                    model,
-                    partition_point: fragment.partition_point,
-                    budget_ms: fragment.budget_ms,
-                    // Headroom is capacity, too: what is observed is an estimate, and what comes by chance is more.
-                    rate_rps: fragment.rate_rps * (1.0 + workload.headroom),
-                    least_ms: nanos_to_ms(least),
-                    worker: worker.clone(),
-                    pool: u32::try_from(pools[instance.partition]).unwrap_or(u32::MAX),
-                    work_ms,
-                }),
-        );
+        let (work_ms, price) = work(plan, fleet, &index, route, &steps);
+        hints.serves(model, fragment.partition_point, nanos_to_ms(least), price, hop_ms);
+        let host = |i: &Instance| hosts.get(&plan.partitions[i.partition].device);
+        targets.extend(first.instances.iter().filter_map(|i| Some((i, host(i)?))).map(
+            |(instance, worker)| RouteTarget {
+                route: u32::try_from(number).unwrap_or(u32::MAX),
+                model,
+                partition_point: fragment.partition_point,
+                budget_ms: fragment.budget_ms,
+                // Headroom is capacity, too: what is observed is an estimate, and what comes by chance is more.
+                rate_rps: fragment.rate_rps * (1.0 + workload.headroom),
+                least_ms: nanos_to_ms(least),
+                worker: worker.name.clone(),
+                pool: u32::try_from(pools[instance.partition]).unwrap_or(u32::MAX),
+                work_ms,
+            },
+        ));
     }
-    let used = |name: &String| targets.iter().any(|t| t.worker == *name);
+    let used = |host: &&WorkerEndpoint| targets.iter().any(|t| t.worker == host.name);
     Ok(RoutesUpdate {
         epoch: plan.epoch,
         limited,
         emulated: false,
         routers: 1,
-        workers: workers
-            .iter()
-            .filter(|(name, _)| used(name))
-            .map(|(name, place)| (name.clone(), place.clone()))
+        workers: hosts
+            .values()
+            .filter(used)
+            .map(|host| (host.name.clone(), host.clone()))
             .collect(),
         server_ms: hints.server_ms,
         price: hints.price,
-        left_out: left_out(plan, profile, &fragments),
+        left_out: left_out(plan, fleet.profiles(), &fragments),
         routes: targets,
     })
 }
 
 /// What one request of a route takes, in batches as they are planned: milliseconds of partitions, and of one unit of
-/// share.
+/// cost.
 fn work(
     plan: &Plan,
-    profile: &Profile,
+    fleet: &Fleet<'_>,
     index: &RouteIndex<'_>,
     route: &Route,
     steps: &[RouteStep],
@@ -98,37 +90,38 @@ fn work(
         let Some((stage, range)) = index.stage(id).and_then(|s| Some((s, s.range()?))) else {
             continue;
         };
-        let share = plan.partitions[step.instances[0].partition].share;
-        if let Ok(time) = profile.latency(&stage.model, range, stage.batch, share, 0.0) {
+        let Partition { share, device, .. } = &plan.partitions[step.instances[0].partition];
+        let time = fleet
+            .profile_of(device)
+            .and_then(|profile| profile.latency(&stage.model, range, stage.batch, *share, 0.0));
+        if let Ok(time) = time {
             let each = nanos_to_ms(time) / f64::from(stage.batch);
             work_ms += each;
-            price += each * f64::from(share.0);
+            price += each * f64::from(share.0) * fleet.unit_cost(device);
         }
     }
     (work_ms, price)
 }
 
 /// Fragments that are not served, by model and partition point.
-fn left_out(plan: &Plan, profile: &Profile, fragments: &HashMap<&str, &Fragment>) -> Vec<LeftOut> {
+fn left_out(plan: &Plan, profiles: &Profiles, fragments: &HashMap<&str, &Fragment>) -> Vec<LeftOut> {
     let unserved = plan.infeasible.iter().filter_map(|id| fragments.get(id.as_str()));
     let of = |f: &&Fragment| {
-        let last = CutPoint(u16::try_from(profile.models.get(&f.model)?.segments.len()).ok()?);
+        let last = profiles.last_cut(&f.model)?;
         let range = StageRange::new(f.partition_point, last)?;
-        let on = |share| {
+        let on = |(profile, share): (&Profile, Share)| {
             profile
                 .latency(&f.model, range, 1, share, 0.0)
                 .map_or(f64::INFINITY, nanos_to_ms)
         };
-        let least = profile
-            .shares
-            .iter()
-            .map(|&share| on(share))
-            .fold(f64::INFINITY, f64::min);
+        let kinds = profiles.kinds().iter();
+        let all = kinds.flat_map(|p| p.shares.iter().map(move |&share| (p, share)));
+        let least = all.map(on).fold(f64::INFINITY, f64::min);
         Some(LeftOut {
             model: f.model.parse().ok()?,
             partition_point: f.partition_point,
             budget_ms: f.budget_ms,
-            too_tight: least + profile.hop_ms > f.budget_ms,
+            too_tight: least + profiles.hop_ms() > f.budget_ms,
         })
     };
     let mut list: Vec<LeftOut> = unserved.filter_map(of).collect();
@@ -148,43 +141,53 @@ struct Hints {
 }
 
 impl Hints {
-    /// Where no route says more: the layers alone on the smallest share, and two hops.
-    fn of_profile(profile: &Profile) -> Self {
+    /// Where no route says more: the layers alone on the smallest share, of several kinds of devices the least, and two
+    /// hops.
+    fn of_fleet(fleet: &Fleet<'_>) -> Self {
         let mut hints = Hints {
             server_ms: BTreeMap::new(),
             price: BTreeMap::new(),
             served: BTreeSet::new(),
         };
-        let Some(&share) = profile.shares.first() else {
-            return hints;
-        };
-        for (name, model) in &profile.models {
-            let (Ok(id), Ok(last)) = (name.parse(), u16::try_from(model.segments.len())) else {
+        let profiles = fleet.profiles();
+        let hops = 2.0 * profiles.hop_ms();
+        for name in profiles.models() {
+            let (Ok(id), Some(last)) = (name.parse(), profiles.last_cut(name)) else {
                 continue;
             };
-            let alone = (0..=last).map(|k| {
-                let range = StageRange::new(CutPoint(k), CutPoint(last));
-                let run = range.and_then(|r| profile.latency(name, r, 1, share, 0.0).ok());
-                run.map_or(0.0, nanos_to_ms)
-            });
-            let alone: Vec<f64> = alone.collect();
-            let with_hops = |&ms: &f64| if ms > 0.0 { ms + 2.0 * profile.hop_ms } else { 0.0 };
-            hints.server_ms.insert(id, alone.iter().map(with_hops).collect());
-            let dear = |ms: &f64| ms * f64::from(share.0);
-            hints.price.insert(id, alone.iter().map(dear).collect());
+            let each = |value: &dyn Fn(&Profile, Share, f64) -> f64| -> Vec<f64> {
+                let least = |k: u16| {
+                    let Some(range) = StageRange::new(CutPoint(k), last) else {
+                        return 0.0;
+                    };
+                    let on = |profile: &Profile| {
+                        let share = *profile.shares.first()?;
+                        let run = profile.latency(name, range, 1, share, 0.0).ok()?;
+                        Some(value(profile, share, nanos_to_ms(run)))
+                    };
+                    let all = profiles.kinds().iter().filter_map(on);
+                    all.reduce(f64::min).unwrap_or(0.0)
+                };
+                (0..=last.0).map(least).collect()
+            };
+            let with_hops = |_: &Profile, _, ms: f64| if ms > 0.0 { ms + hops } else { 0.0 };
+            hints.server_ms.insert(id, each(&with_hops));
+            let unit = |profile: &Profile| fleet.unit_cost_of_kind(&profile.device_kind);
+            let dear = |profile: &Profile, share: Share, ms: f64| ms * f64::from(share.0) * unit(profile);
+            hints.price.insert(id, each(&dear));
         }
         hints
     }
 
     /// A route serves a point: of several, the slowest and the dearest count.
-    fn serves(&mut self, model: ModelId, point: CutPoint, least_ms: f64, price: f64, profile: &Profile) {
+    fn serves(&mut self, model: ModelId, point: CutPoint, least_ms: f64, price: f64, hop_ms: f64) {
         let first = self.served.insert((model, point));
         let set = |list: Option<&mut Vec<f64>>, value: f64| {
             if let Some(known) = list.and_then(|l| l.get_mut(point.index())) {
                 *known = if first { value } else { known.max(value) };
             }
         };
-        set(self.server_ms.get_mut(&model), least_ms + 2.0 * profile.hop_ms);
+        set(self.server_ms.get_mut(&model), least_ms + 2.0 * hop_ms);
         set(self.price.get_mut(&model), price);
     }
 }

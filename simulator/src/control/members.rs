@@ -68,7 +68,7 @@ impl Control<'_> {
         routers: &Routers,
         cx: &mut Context,
     ) {
-        let prepared = workers.prepare(worker, work, &self.profile);
+        let prepared = workers.prepare(worker, work, &self.hardware.profiles);
         // Who is gone does not answer.
         let (time, outcome) = match prepared {
             Ok(true) => (ms_to_nanos(self.times.prepare_ms) + self.message(routers), Ok(())),

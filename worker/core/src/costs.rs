@@ -9,14 +9,15 @@ use graft_wire::{Correction, RunsTook};
 /// Time between two reports of a worker to the planner.
 pub const REPORT_EVERY: Nanos = Nanos::from_millis(1_000);
 
-/// What runs take, as multiples of what was measured at first.
+/// What runs take on one kind of device, as multiples of what was measured at first.
 #[derive(Debug, Clone, Default)]
 pub struct CostCorrections(BTreeMap<(ModelId, u32), f64>);
 
 impl CostCorrections {
-    /// From what the planner sends with a plan; what makes no sense is left.
-    pub fn new(list: &[Correction]) -> Self {
-        let sound = list.iter().filter(|c| c.times.is_finite() && c.times > 0.0);
+    /// Of one kind of device, from what the planner sends with a plan; what makes no sense is left.
+    pub fn new(list: &[Correction], kind: &str) -> Self {
+        let of_kind = list.iter().filter(|c| c.kind == kind);
+        let sound = of_kind.filter(|c| c.times.is_finite() && c.times > 0.0);
         CostCorrections(sound.map(|c| ((c.model, c.batch), c.times)).collect())
     }
 
@@ -38,7 +39,7 @@ struct Sums {
     took_ms: f64,
 }
 
-/// What runs took since it was last asked.
+/// What runs on one device took since it was last asked.
 #[derive(Debug, Clone, Default)]
 pub struct RunTimes(BTreeMap<(ModelId, u32), Sums>);
 
@@ -58,10 +59,11 @@ impl RunTimes {
         sum.took_ms += nanos_to_ms(took);
     }
 
-    /// For the planner, by model and batch.
-    pub fn take(&mut self) -> Vec<RunsTook> {
+    /// For the planner, by model and batch. `kind`: the device's.
+    pub fn take(&mut self, kind: &str) -> Vec<RunsTook> {
         let runs = std::mem::take(&mut self.0).into_iter();
         let took = |((model, batch), sum): ((ModelId, u32), Sums)| RunsTook {
+            kind: kind.to_owned(),
             model,
             batch,
             chunks: sum.chunks,

@@ -25,6 +25,6 @@ mod tests;
 pub use costs::{CostCorrections, REPORT_EVERY, RunTimes};
 pub use entry::{Due, Next, fewest, next};
 pub use queue::{Request, RequestId};
-pub use route::{Instance, Leg, RouteError, RouteIndex, RouteStep};
+pub use route::{AloneTimes, Instance, Leg, RouteError, RouteIndex, RouteStep};
 pub use scheduler::{BatchId, Cancelled, Closed, Finished, Refusal, Run, Scheduler};
 pub use spec::{Admission, Limits, Manner, PartitionSpec, SpecError, StageIndex, StageSpec, Work};

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use graft_plan::{CostError, Nanos, Plan, Profile, Route, Stage, ms_to_nanos};
+use graft_plan::{CostError, Fleet, Nanos, Partition, Plan, Route, Stage, ms_to_nanos};
+use graft_wire::StageTimes;
 
 use crate::spec::StageIndex;
 
@@ -116,18 +117,75 @@ pub enum RouteError {
     },
 }
 
+/// What stages of a plan take a request that is alone there, uncut, by the stage's id; and what a hop takes.
+///
+/// The planner works it out of all kinds' profiles, and tells workers: these know the times of their own kinds only.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AloneTimes {
+    stages: HashMap<String, Result<Nanos, CostError>>,
+    hop: Nanos,
+}
+
+impl AloneTimes {
+    /// On each stage's first partition, on the costs of that partition's device.
+    pub fn of_plan(plan: &Plan, fleet: &Fleet<'_>) -> Self {
+        let mut first: HashMap<&str, &Partition> = HashMap::new();
+        for partition in &plan.partitions {
+            for id in &partition.stages {
+                first.entry(id).or_insert(partition);
+            }
+        }
+        let alone = |stage: &Stage| {
+            let partition = first.get(stage.id.as_str())?;
+            let on = |device: &str| {
+                let profile = fleet.profile_of(device)?;
+                match stage.range() {
+                    Some(range) => profile.latency(&stage.model, range, 1, partition.share, 0.0),
+                    None => Ok(Nanos::ZERO),
+                }
+            };
+            Some((stage.id.clone(), on(&partition.device)))
+        };
+        AloneTimes {
+            stages: plan.stages.iter().filter_map(alone).collect(),
+            hop: ms_to_nanos(fleet.profiles().hop_ms()),
+        }
+    }
+
+    /// As the planner tells them.
+    pub fn told(told: &StageTimes) -> Self {
+        let stages = told.alone.iter();
+        AloneTimes {
+            stages: stages.map(|(id, time)| (id.clone(), Ok(*time))).collect(),
+            hop: told.hop,
+        }
+    }
+
+    /// For workers; stages whose time is not known are left out.
+    pub fn tell(&self) -> StageTimes {
+        let known = self
+            .stages
+            .iter()
+            .filter_map(|(id, time)| Some((id, time.as_ref().ok()?)));
+        StageTimes {
+            alone: known.map(|(id, time)| (id.clone(), *time)).collect(),
+            hop: self.hop,
+        }
+    }
+}
+
 /// A plan's stages and where they run, to look up routes in.
 #[derive(Debug)]
 pub struct RouteIndex<'a> {
     plan: &'a Plan,
-    profile: &'a Profile,
+    times: AloneTimes,
     stages: HashMap<&'a str, &'a Stage>,
     hosts: HashMap<&'a str, Vec<Instance>>,
 }
 
 impl<'a> RouteIndex<'a> {
-    /// Of a plan, on the costs of a profile.
-    pub fn new(plan: &'a Plan, profile: &'a Profile) -> Self {
+    /// Of a plan, whose stages take so long.
+    pub fn new(plan: &'a Plan, times: AloneTimes) -> Self {
         let mut hosts: HashMap<&str, Vec<Instance>> = HashMap::new();
         for (p, partition) in plan.partitions.iter().enumerate() {
             for (s, id) in partition.stages.iter().enumerate() {
@@ -139,7 +197,7 @@ impl<'a> RouteIndex<'a> {
         }
         RouteIndex {
             plan,
-            profile,
+            times,
             stages: plan.stages_by_id(),
             hosts,
         }
@@ -191,28 +249,25 @@ impl<'a> RouteIndex<'a> {
             };
             let stage = self.stages.get(id.as_str()).ok_or_else(nowhere)?;
             let instances = self.hosts.get(id.as_str()).ok_or_else(nowhere)?;
-            let range = stage.range().ok_or_else(|| {
+            if stage.range().is_none() {
                 let (fragment, stage) = names();
-                RouteError::Empty { fragment, stage }
+                return Err(RouteError::Empty { fragment, stage });
+            }
+            let alone = self.times.stages.get(id).ok_or_else(nowhere)?;
+            let alone = alone.clone().map_err(|cause| {
+                let (fragment, stage) = names();
+                RouteError::Cost {
+                    fragment,
+                    stage,
+                    cause,
+                }
             })?;
-            let share = self.plan.partitions[instances[0].partition].share;
-            let alone = self
-                .profile
-                .latency(&stage.model, range, 1, share, 0.0)
-                .map_err(|cause| {
-                    let (fragment, stage) = names();
-                    RouteError::Cost {
-                        fragment,
-                        stage,
-                        cause,
-                    }
-                })?;
             legs.push(Leg {
                 instances: instances.clone(),
                 alone,
                 deadline: ms_to_nanos(stage.deadline_ms),
             });
         }
-        Ok(RouteStep::of_route(ms_to_nanos(self.profile.hop_ms), legs))
+        Ok(RouteStep::of_route(self.times.hop, legs))
     }
 }

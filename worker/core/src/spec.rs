@@ -200,7 +200,7 @@ impl PartitionSpec {
         })
     }
 
-    /// The description of a plan's partition, on the costs of a profile.
+    /// The description of a plan's partition, on the costs of its device's kind.
     pub fn of_plan(
         plan: &Plan,
         partition: &Partition,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use graft_engine::{Engine, RtenEngine, time_ranges, usable_cores};
+use graft_engine::{Engine, PartitionShape, RtenEngine, time_ranges, usable_cores};
 use graft_files::read_model;
 use graft_model::{CutPoint, StageRange};
 
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     engine.load(&model)?;
     let info = model.info();
     let cores = usable_cores();
-    let partition = engine.open_partition(&cores[..1])?;
+    let partition = engine.open_partition(&PartitionShape::cores(&cores[..1]))?;
     let whole = info.whole().ok_or("no layers")?;
     let mut plans = vec![vec![whole]];
     let inner: Vec<CutPoint> = info.cut_points().skip(1).take(info.cuts.len() - 2).collect();

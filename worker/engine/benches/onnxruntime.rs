@@ -8,7 +8,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use graft_engine::{Engine, Gives, OnnxRuntimeEngine, Reference, RtenEngine, usable_cores};
+use graft_engine::{Engine, Gives, OnnxRuntimeEngine, PartitionShape, Reference, RtenEngine, usable_cores};
 use graft_files::read_model;
 use graft_model::{Batch, CutPoint, Model, ModelInfo, StageRange};
 
@@ -95,7 +95,7 @@ fn compare(
     let info = model.info();
     let whole = info.whole().ok_or("no layers")?;
     graft_engine::pin_current_thread(cores)?;
-    let partition = engine.open_partition(cores)?;
+    let partition = engine.open_partition(&PartitionShape::cores(cores))?;
     let input = Batch::pseudo_random(info.inputs(), batch, 1);
     let mut ratios = vec![];
     let mut timed =
@@ -161,7 +161,7 @@ fn on_rten(
 ) -> Result<f64, Box<dyn Error>> {
     let (rten, info) = (RtenEngine::new(), model.info());
     rten.load(model)?;
-    let partition = rten.open_partition(cores)?;
+    let partition = rten.open_partition(&PartitionShape::cores(cores))?;
     let whole = info.whole().ok_or("no layers")?;
     let (mut ours, mut theirs) = (vec![], vec![]);
     block(&mut theirs, || {
@@ -240,7 +240,7 @@ fn memory_of(kind: &str, file: PathBuf) -> Result<(), Box<dyn Error>> {
         }
         "ranges" => {
             engine.load(&model)?;
-            let partition = engine.open_partition(&usable_cores()[..1])?;
+            let partition = engine.open_partition(&PartitionShape::cores(&usable_cores()[..1]))?;
             let mut tensor = input.clone();
             engine.run(partition, info.id, whole, input)?;
             let count = info.segments.len();

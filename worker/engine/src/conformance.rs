@@ -4,6 +4,7 @@ use graft_model::{Batch, Cut, CutPoint, DType, Discrepancy, Model, StageRange, T
 
 use crate::checks::guarded;
 use crate::engine::{Engine, EngineError, Panicked, PartitionId};
+use crate::shape::PartitionShape;
 
 /// Difference of head and tail from the whole that is allowed, as a part of the whole's largest magnitude.
 pub const TOLERANCE: f64 = 1e-5;
@@ -124,10 +125,14 @@ fn check_alone(
     Ok(worst)
 }
 
-/// Checks everything that is demanded of an engine, with one model on some cores. Empty: it conforms.
-pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<Failure>, EngineError> {
+/// Checks everything that is demanded of an engine, with one model on one partition. Empty: it conforms.
+pub fn check(
+    engine: &dyn Engine,
+    model: &Model,
+    shape: &PartitionShape,
+) -> Result<Vec<Failure>, EngineError> {
     let mut failures = vec![];
-    let outcome = guarded(|| Ok(demands(engine, model, cores, &mut failures)));
+    let outcome = guarded(|| Ok(demands(engine, model, shape, &mut failures)));
     match outcome {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(error),
@@ -142,7 +147,7 @@ pub fn check(engine: &dyn Engine, model: &Model, cores: &[usize]) -> Result<Vec<
 fn demands(
     engine: &dyn Engine,
     model: &Model,
-    cores: &[usize],
+    shape: &PartitionShape,
     failures: &mut Vec<Failure>,
 ) -> Result<(), EngineError> {
     let mut fail = |demand: &'static str, seen: String| failures.push(Failure { demand, seen });
@@ -168,11 +173,11 @@ fn demands(
             format!("{:?} became {:?}", once, engine.memory()),
         );
     }
-    let partition = engine.open_partition(cores)?;
-    if engine.threads(partition)? > cores.len() {
+    let partition = engine.open_partition(shape)?;
+    if engine.threads(partition)? > shape.share() as usize {
         fail(
             "a partition takes no more threads than cores",
-            format!("{} threads on {} cores", engine.threads(partition)?, cores.len()),
+            format!("{} threads on {shape}", engine.threads(partition)?),
         );
     }
     for batch in [1, 5] {

@@ -12,6 +12,7 @@ use graft_plan::{CostError, Profile, Share};
 
 use crate::checks::check_input;
 use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId};
+use crate::shape::PartitionShape;
 
 /// An engine that takes the time that a profile says.
 pub struct EmulatedEngine {
@@ -81,11 +82,11 @@ impl Engine for EmulatedEngine {
         found.ok_or(EngineError::NotLoaded(model))
     }
 
-    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
-        let share = Share(u32::try_from(cores.len()).unwrap_or(u32::MAX));
+    fn open_partition(&self, shape: &PartitionShape) -> Result<PartitionId, EngineError> {
+        let share = Share(shape.share());
         if self.profile.share_index(share).is_none() {
             return Err(EngineError::Partition {
-                cores: cores.to_vec(),
+                shape: shape.clone(),
                 cause: CostError::UnlistedShare(share).into(),
             });
         }
@@ -95,7 +96,7 @@ impl Engine for EmulatedEngine {
         state.partitions.insert(
             id,
             Device {
-                share: cores.len(),
+                share: share.0 as usize,
                 over: Duration::ZERO,
             },
         );
@@ -210,7 +211,7 @@ mod tests {
     #[test]
     fn it_conforms() {
         let (model, engine) = sample(0.0);
-        let failures = crate::conformance::check(&engine, &model, &[0]).unwrap();
+        let failures = crate::conformance::check(&engine, &model, &PartitionShape::units(1)).unwrap();
         assert!(failures.is_empty(), "{failures:#?}");
     }
 
@@ -220,8 +221,8 @@ mod tests {
         let info = Arc::clone(model.info());
         let count = info.last().index();
         engine.load(&model).unwrap();
-        assert!(engine.open_partition(&[0, 1, 2]).is_err());
-        let partition = engine.open_partition(&[0]).unwrap();
+        assert!(engine.open_partition(&PartitionShape::units(3)).is_err());
+        let partition = engine.open_partition(&PartitionShape::units(1)).unwrap();
         let range = StageRange::new(CutPoint(0), info.last()).unwrap();
         let input = Batch::pseudo_random(info.inputs(), 2, 1);
         let start = Instant::now();

@@ -6,6 +6,7 @@ use graft_model::{Batch, MessageError, Model, ModelError, ModelId, ModelInfo, St
 use graft_plan::CostError;
 
 use crate::cores::CoresError;
+use crate::shape::PartitionShape;
 
 /// A partition's number in its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +49,9 @@ pub enum Cause {
     /// Something in the library panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
+    /// The engine's devices are not divided so.
+    #[error("this engine fences off {0}")]
+    OtherShape(&'static str),
     /// The thread can't be confined to the partition's cores.
     #[error(transparent)]
     Cores(#[from] CoresError),
@@ -163,10 +167,10 @@ pub enum EngineError {
     #[error("partition {0:?} is not open")]
     NoPartition(PartitionId),
     /// The partition can't be fenced off.
-    #[error("cores {cores:?} can't be fenced off: {cause}")]
+    #[error("{shape} can't be fenced off: {cause}")]
     Partition {
-        /// The cores asked for.
-        cores: Vec<usize>,
+        /// What was asked for.
+        shape: PartitionShape,
         /// Why.
         cause: Cause,
     },
@@ -226,8 +230,9 @@ pub trait Engine: Send + Sync {
     /// What is known of a loaded model.
     fn info(&self, model: ModelId) -> Result<Arc<ModelInfo>, EngineError>;
 
-    /// Fences off a partition. For a CPU: a set of cores, of which a run never takes more threads than there are.
-    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError>;
+    /// Fences off a partition, of a shape that its device has. For a CPU: a set of cores, of which a run never takes more
+    /// threads than there are. Partitions may overlap: those of two plans do while one takes over from the other.
+    fn open_partition(&self, shape: &PartitionShape) -> Result<PartitionId, EngineError>;
 
     /// Gives a partition back.
     fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError>;

@@ -13,6 +13,7 @@ use crate::cores::usable_cores;
 use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
 use crate::onnxruntime::{Missing, OnnxRuntimeEngine};
 use crate::rten::RtenEngine;
+use crate::shape::PartitionShape;
 use crate::trial::try_out;
 
 /// Number of runs of which the median is an engine's time, when several engines run a model.
@@ -254,7 +255,8 @@ impl Engine for Engines {
             return Ok(());
         }
         let cores = usable_cores();
-        let partition = self.open_partition(cores.get(..1).unwrap_or(&cores))?;
+        let first = PartitionShape::cores(cores.get(..1).unwrap_or(&cores));
+        let partition = self.open_partition(&first)?;
         let chosen = self.choose(partition, model);
         self.close_partition(partition)?;
         chosen.map(drop).map_err(|mut refusals| match refusals.pop() {
@@ -284,10 +286,10 @@ impl Engine for Engines {
             .info(model)
     }
 
-    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
+    fn open_partition(&self, shape: &PartitionShape) -> Result<PartitionId, EngineError> {
         let mut opened = vec![];
         for engine in &self.list {
-            match engine.open_partition(cores) {
+            match engine.open_partition(shape) {
                 Ok(partition) => opened.push(partition),
                 Err(error) => {
                     self.close(&opened)?;

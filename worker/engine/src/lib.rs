@@ -14,6 +14,7 @@ mod engines;
 mod measure;
 mod onnxruntime;
 mod rten;
+mod shape;
 mod trial;
 
 pub mod conformance;
@@ -27,4 +28,5 @@ pub use engines::{Choice, EngineKind, EngineOptions, Engines};
 pub use measure::{MeasureOptions, Measured, Progress, measure, time_ranges};
 pub use onnxruntime::{Gives, Missing, OnnxRuntimeEngine, Reference, start_without_telemetry};
 pub use rten::RtenEngine;
+pub use shape::PartitionShape;
 pub use trial::try_out;

@@ -7,16 +7,17 @@ use graft_model::{Batch, CutPoint, DType, Model, ModelInfo, StageRange};
 use graft_plan::{ModelProfile, Profile, SegmentProfile, Share, Source};
 
 use crate::engine::{Engine, EngineError, PartitionId};
+use crate::shape::PartitionShape;
 
 /// Options of a measurement.
 #[derive(Debug, Clone)]
 pub struct MeasureOptions {
     /// Batches, ascending, the first 1.
     pub batches: Vec<u32>,
-    /// Numbers of cores, ascending.
+    /// Shares of the device, ascending.
     pub shares: Vec<Share>,
-    /// The cores that partitions are cut from; at least the largest share.
-    pub cores: Vec<usize>,
+    /// What partitions are cut from; at least the largest share.
+    pub device: PartitionShape,
     /// Number of runs of which each figure is the median.
     pub repeats: usize,
     /// Time that one (batch, share) may take; at least one run is made.
@@ -50,7 +51,7 @@ impl Measured {
             version: 1,
             device_kind: kind.to_owned(),
             source: Source::Measured,
-            share_total: Share(u32::try_from(options.cores.len()).unwrap_or(u32::MAX)),
+            share_total: Share(options.device.share()),
             shares: options.shares.clone(),
             batches: options.batches.clone(),
             stage_overhead_ms: self.stage_overhead_ms,
@@ -88,8 +89,8 @@ pub fn measure(
     let places = places(&known, PLACES);
     let mut sampled = vec![];
     for share in &options.shares {
-        let cores = options.cores.get(..share.0 as usize).unwrap_or(&options.cores);
-        let partition = engine.open_partition(cores)?;
+        let shape = options.device.part(0, share.0).unwrap_or(options.device.clone());
+        let partition = engine.open_partition(&shape)?;
         for &batch in &options.batches {
             match sample(engine, partition, info, &places, batch as usize, options) {
                 Ok(found) => sampled.push(found),

@@ -13,6 +13,7 @@ use rten_tensor::prelude::*;
 use crate::checks::{check_input, guarded};
 use crate::cores::{CoresError, pin_current_thread};
 use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId, Refusal};
+use crate::shape::PartitionShape;
 
 struct Loaded {
     info: Arc<ModelInfo>,
@@ -144,16 +145,19 @@ impl Engine for RtenEngine {
         Ok(Arc::clone(&self.loaded(model)?.info))
     }
 
-    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
+    fn open_partition(&self, shape: &PartitionShape) -> Result<PartitionId, EngineError> {
         let error = |cause: Cause| EngineError::Partition {
-            cores: cores.to_vec(),
+            shape: shape.clone(),
             cause,
+        };
+        let PartitionShape::Cores(cores) = shape else {
+            return Err(error(Cause::OtherShape("cores of a CPU")));
         };
         if cores.is_empty() {
             return Err(error(CoresError::None.into()));
         }
         // Threads inherit the cores of the thread that starts them, so the pool is started from a pinned one.
-        let list = cores.to_vec();
+        let list = cores.clone();
         let pool = std::thread::spawn(move || -> Result<ThreadPool, CoresError> {
             pin_current_thread(&list)?;
             Ok(ThreadPool::with_num_threads(list.len()))

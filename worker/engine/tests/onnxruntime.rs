@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use graft_engine::{
-    Engine, EngineOptions, Engines, Gives, RtenEngine, conformance, first_difference, try_out, usable_cores,
+    Engine, EngineOptions, Engines, Gives, PartitionShape, RtenEngine, conformance, first_difference,
+    try_out, usable_cores,
 };
 use graft_files::read_model;
 use graft_model::{CutPoint, Elements, Model, ReadOptions, StageRange, Tensor, samples};
@@ -26,10 +27,15 @@ fn it_conforms_on_every_sample_and_on_the_trained_model() {
         return;
     };
     for (name, bytes) in samples::all() {
-        let failures = conformance::check(&engine, &parse(name, &bytes), &usable_cores()[..1]).unwrap();
+        let failures = conformance::check(
+            &engine,
+            &parse(name, &bytes),
+            &PartitionShape::cores(&usable_cores()[..1]),
+        )
+        .unwrap();
         assert!(failures.is_empty(), "{name}: {failures:#?}");
     }
-    let failures = conformance::check(&engine, &trained(), &usable_cores()).unwrap();
+    let failures = conformance::check(&engine, &trained(), &PartitionShape::cores(&usable_cores())).unwrap();
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
@@ -40,7 +46,9 @@ fn every_tensor_is_what_the_untouched_file_gives() {
     };
     let model = trained();
     for other in [&RtenEngine::new() as &dyn Engine, &engine] {
-        let partition = other.open_partition(&usable_cores()[..1]).unwrap();
+        let partition = other
+            .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+            .unwrap();
         other.load(&model).unwrap();
         let mut reference = engine.reference(&model, 1, Gives::EveryCut).unwrap();
         let (output, first) = first_difference(other, partition, &model, &mut reference).unwrap();
@@ -61,7 +69,9 @@ fn every_sample_equals_the_untouched_file_at_every_cut_point() {
         let model = Model::parse(&file, &bytes, &ReadOptions::default()).unwrap();
         let mut reference = engine.reference(&model, 1, Gives::EveryCut).unwrap();
         for other in [&RtenEngine::new() as &dyn Engine, &engine] {
-            let partition = other.open_partition(&usable_cores()[..1]).unwrap();
+            let partition = other
+                .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+                .unwrap();
             other.load(&model).unwrap();
             let (output, first) = first_difference(other, partition, &model, &mut reference).unwrap();
             assert!(output.holds(), "{name} on {}: {output:?}", other.name());
@@ -76,7 +86,9 @@ fn integers_keep_their_64_bits() {
         return;
     };
     let model = parse("far", &samples::integers_times(1_000_000));
-    let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+    let partition = engine
+        .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+        .unwrap();
     try_out(&engine, partition, &model).unwrap();
     let info = model.info();
     let input = Tensor::new(1, vec![2], Elements::F32(vec![2e9, -3.0])).unwrap();
@@ -94,7 +106,9 @@ fn a_division_that_could_stop_the_processor_is_refused() {
     let Some(engine) = library::onnxruntime() else {
         return;
     };
-    let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+    let partition = engine
+        .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+        .unwrap();
     for divisor in [None, Some(0), Some(-1)] {
         let model = parse("divided", &samples::integers_over(divisor));
         let refusal = try_out(&engine, partition, &model).unwrap_err();
@@ -116,7 +130,9 @@ fn weights_are_shared_by_ranges_and_freed_with_the_model() {
     let model = trained();
     let info = model.info();
     engine.load(&model).unwrap();
-    let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+    let partition = engine
+        .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+        .unwrap();
     let whole = info.whole().unwrap();
     engine.prepare(partition, info.id, &[whole]).unwrap();
     let once = engine.memory().weights_bytes;
@@ -146,7 +162,9 @@ fn a_model_runs_on_the_engine_that_is_fastest_or_the_only_one() {
     }
     let engines = Engines::open(&EngineOptions::default()).unwrap();
     assert_eq!(engines.names().collect::<Vec<_>>(), ["onnxruntime", "rten"]);
-    let partition = engines.open_partition(&usable_cores()[..1]).unwrap();
+    let partition = engines
+        .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+        .unwrap();
     let choice = engines.choose(partition, &trained()).unwrap();
     let ms: Vec<f64> = choice
         .tried
@@ -163,7 +181,11 @@ fn a_model_runs_on_the_engine_that_is_fastest_or_the_only_one() {
     let choice = engines.choose(partition, &far).unwrap();
     assert_eq!(choice.engine, "onnxruntime", "{choice}");
     assert!(choice.to_string().contains("rten does not run it"), "{choice}");
-    let failures =
-        conformance::check(&engines, &parse("relu", &samples::relu()), &usable_cores()[..1]).unwrap();
+    let failures = conformance::check(
+        &engines,
+        &parse("relu", &samples::relu()),
+        &PartitionShape::cores(&usable_cores()[..1]),
+    )
+    .unwrap();
     assert!(failures.is_empty(), "{failures:#?}");
 }

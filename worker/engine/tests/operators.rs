@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use graft_engine::{Engine, EngineError, RtenEngine, against, try_out, usable_cores};
+use graft_engine::{Engine, EngineError, PartitionShape, RtenEngine, against, try_out, usable_cores};
 use graft_model::{DataSet, Model, ReadOptions};
 
 /// Cases that were answered rightly when the file was made; fewer is a step back.
@@ -54,7 +54,9 @@ fn verdict(engine: &dyn Engine, case: &Files, spoil: f64) -> Verdict {
         Ok(model) => model,
         Err(error) => return Verdict::Refused(error.to_string()),
     };
-    let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+    let partition = engine
+        .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+        .unwrap();
     if let Err(refusal) = try_out(engine, partition, &model) {
         return Verdict::Refused(refusal.to_string());
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use graft_engine::{Engine, EngineError, RtenEngine, conformance, try_out, usable_cores};
+use graft_engine::{Engine, EngineError, PartitionShape, RtenEngine, conformance, try_out, usable_cores};
 use graft_files::read_model;
 use graft_model::{Batch, Elements, Model, ModelId, ReadOptions, StageRange, Tensor, samples};
 
@@ -15,7 +15,8 @@ fn the_cpu_engine_conforms_on_every_sample() {
     for (name, bytes) in samples::all() {
         let engine = RtenEngine::new();
         let cores = usable_cores();
-        let failures = conformance::check(&engine, &parse(name, &bytes), &cores[..1]).unwrap();
+        let failures =
+            conformance::check(&engine, &parse(name, &bytes), &PartitionShape::cores(&cores[..1])).unwrap();
         assert!(failures.is_empty(), "{name}: {failures:#?}");
     }
 }
@@ -26,7 +27,7 @@ fn the_cpu_engine_conforms_on_the_trained_model() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/efficientnet-lite0/efficientnet-lite0.onnx");
     let model = read_model(&file, &ReadOptions::default()).unwrap();
     let engine = RtenEngine::new();
-    let failures = conformance::check(&engine, &model, &usable_cores()).unwrap();
+    let failures = conformance::check(&engine, &model, &PartitionShape::cores(&usable_cores())).unwrap();
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
@@ -54,8 +55,8 @@ impl Engine for Faulty {
     fn info(&self, model: ModelId) -> Result<std::sync::Arc<graft_model::ModelInfo>, EngineError> {
         self.0.info(model)
     }
-    fn open_partition(&self, cores: &[usize]) -> Result<graft_engine::PartitionId, EngineError> {
-        self.0.open_partition(cores)
+    fn open_partition(&self, shape: &PartitionShape) -> Result<graft_engine::PartitionId, EngineError> {
+        self.0.open_partition(shape)
     }
     fn close_partition(&self, partition: graft_engine::PartitionId) -> Result<(), EngineError> {
         self.0.close_partition(partition)
@@ -94,7 +95,7 @@ fn the_kit_finds_an_engine_whose_tails_differ() {
     let failures = conformance::check(
         &Faulty(RtenEngine::new(), Fault::Noise),
         &model,
-        &usable_cores()[..1],
+        &PartitionShape::cores(&usable_cores()[..1]),
     )
     .unwrap();
     assert!(
@@ -109,7 +110,7 @@ fn the_kit_finds_an_engine_whose_tails_differ() {
 fn the_kit_finds_an_engine_that_panics() {
     let model = parse("mlp", &samples::mlp(3, 8));
     let engine = Faulty(RtenEngine::new(), Fault::Panic);
-    let failures = conformance::check(&engine, &model, &usable_cores()[..1]).unwrap();
+    let failures = conformance::check(&engine, &model, &PartitionShape::cores(&usable_cores()[..1])).unwrap();
     assert!(
         failures.iter().any(|f| f.demand == "a panic is an error"),
         "{failures:?}"
@@ -120,12 +121,12 @@ fn the_kit_finds_an_engine_that_panics() {
 fn cores_that_are_not_there_are_refused() {
     let engine = RtenEngine::new();
     assert!(matches!(
-        engine.open_partition(&[]),
+        engine.open_partition(&PartitionShape::cores(&[])),
         Err(EngineError::Partition { .. })
     ));
     if cfg!(target_os = "linux") {
         assert!(matches!(
-            engine.open_partition(&[1000]),
+            engine.open_partition(&PartitionShape::cores(&[1000])),
             Err(EngineError::Partition { .. })
         ));
     }
@@ -138,7 +139,9 @@ fn local_response_normalisation_is_what_onnx_says() {
         let model = parse("lrn", &samples::lrn(size));
         let engine = RtenEngine::new();
         engine.load(&model).unwrap();
-        let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+        let partition = engine
+            .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+            .unwrap();
         let info = model.info();
         let input = Batch::pseudo_random(info.inputs(), 1, 5);
         let x = input.only().unwrap().floats().unwrap().to_vec();
@@ -166,7 +169,7 @@ fn answer(name: &str, bytes: &[u8], input: &[f32]) -> Result<Vec<f32>, EngineErr
     let model = parse(name, bytes);
     let engine = RtenEngine::new();
     engine.load(&model)?;
-    let partition = engine.open_partition(&usable_cores()[..1])?;
+    let partition = engine.open_partition(&PartitionShape::cores(&usable_cores()[..1]))?;
     let info = model.info();
     let shape = info.inputs().only().unwrap().shape.clone();
     let input = Tensor::new(1, shape, Elements::F32(input.to_vec())).unwrap();
@@ -203,7 +206,9 @@ fn what_is_no_number_stays_none() {
 fn integers_beyond_32_bits_are_refused_before_or_when_they_come() {
     let model = parse("far", &samples::integers_times(1_000_000));
     let engine = RtenEngine::new();
-    let partition = engine.open_partition(&usable_cores()[..1]).unwrap();
+    let partition = engine
+        .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+        .unwrap();
     let refusal = try_out(&engine, partition, &model).unwrap_err();
     assert!(
         refusal.node.as_deref().is_some_and(|n| n.contains("Mul")),

@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
-use graft_engine::{EmulatedEngine, EngineError, MemoryUse};
+use graft_engine::{EmulatedEngine, EngineError, MemoryUse, PartitionShape};
 use graft_model::{Batch, CutPoint, Model, ModelInfo, ReadOptions, StageRange, samples};
 use graft_plan::{Epoch, ModelProfile, Order, Profile, SegmentProfile, Share, Source};
 use graft_wire::TraceContext;
@@ -40,8 +40,8 @@ impl Engine for Hanging {
     fn info(&self, model: ModelId) -> Result<Arc<ModelInfo>, EngineError> {
         self.inner.info(model)
     }
-    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
-        self.inner.open_partition(cores)
+    fn open_partition(&self, shape: &PartitionShape) -> Result<PartitionId, EngineError> {
+        self.inner.open_partition(shape)
     }
     fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError> {
         self.inner.close_partition(partition)
@@ -113,7 +113,7 @@ impl Around {
             change: Condvar::new(),
         });
         engine.load(&model).unwrap();
-        let device_partition = engine.open_partition(&[0]).unwrap();
+        let device_partition = engine.open_partition(&PartitionShape::units(1)).unwrap();
         let range = StageRange::new(CutPoint(0), info.last()).unwrap();
         let manner = Manner {
             share: Share(1),
@@ -136,7 +136,7 @@ impl Around {
             engine: Arc::clone(&engine) as Arc<dyn Engine>,
             device_partition,
             clock,
-            corrections: Arc::new(CostCorrections::new(&[])),
+            corrections: Arc::new(CostCorrections::new(&[], "")),
             observed: Arc::default(),
             counts: Arc::clone(&counts),
         });

@@ -72,7 +72,7 @@ struct Drafted {
 
 /// A baseline's cheapest plan whose parts the simulation finds in time.
 pub fn plan_baseline(problem: &Problem, epoch: Epoch, baseline: Baseline, crew: &dyn Crew) -> Plan {
-    let costs = Costs::new(&problem.profile);
+    let costs = Costs::new(&problem.hardware);
     let merged = |budget_ratio: f64| BaselineGround {
         problem,
         costs: &costs,

@@ -2,6 +2,7 @@
 
 use graft_plan::Order;
 
+use super::slices::Size;
 use super::{BaselineGround, Drafted};
 use crate::cell::{Laid, StageDraft};
 use crate::draft::Draft;
@@ -39,13 +40,17 @@ struct Terms {
 /// The cheapest packing into duty cycles that stands, over margins, headrooms and shares. Those that cost `enough` or
 /// more are not looked into.
 pub(super) fn duty_cycles(ground: &BaselineGround<'_, '_>, enough: u64) -> Drafted {
-    let shares = ground.problem.profile.shares.len().min(SHARES);
+    let costs = ground.costs;
+    let shares: Vec<ShareAt> = costs
+        .kinds()
+        .flat_map(|kind| costs.shares_of(kind).take(SHARES))
+        .collect();
     let terms = |i: usize| Terms {
         margin: MARGINS[i % MARGINS.len()],
         extra: EXTRA[i / MARGINS.len() % EXTRA.len()],
-        share: ShareAt::new(i / MARGINS.len() / EXTRA.len()),
+        share: shares[i / MARGINS.len() / EXTRA.len()],
     };
-    let mut packings: Vec<(u64, usize)> = (0..MARGINS.len() * EXTRA.len() * shares)
+    let mut packings: Vec<(u64, usize)> = (0..MARGINS.len() * EXTRA.len() * shares.len())
         .map(|i| {
             (
                 cost(&pack(ground, &vec![terms(i); ground.sorted.merged.len()]), ground),
@@ -77,7 +82,7 @@ pub(super) fn duty_cycles(ground: &BaselineGround<'_, '_>, enough: u64) -> Draft
     // What fits no cycle gets partitions of its own.
     let own = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
     let alone = gathered(ground.crew, outcasts.len(), |i| {
-        super::slices::alone(&[outcasts[i]], ShareAt::LEAST, &own, ground)
+        super::slices::alone(&[outcasts[i]], Size::Any, &own, ground)
     });
     let mut hopeless = vec![];
     for (unit, placed) in outcasts.into_iter().zip(alone) {
@@ -94,8 +99,7 @@ pub(super) fn duty_cycles(ground: &BaselineGround<'_, '_>, enough: u64) -> Draft
 
 fn cost(cells: &[Laid], ground: &BaselineGround<'_, '_>) -> u64 {
     let each = cells.iter();
-    each.map(|l| u64::from(ground.costs.share(l.share).0) * l.copies as u64)
-        .sum()
+    each.map(|l| ground.costs.cost(l.share) * l.copies as u64).sum()
 }
 
 /// A packing whose members get tighter terms where it does not stand, until it does. `None`: it stands nowhere
@@ -165,7 +169,7 @@ fn repaired(ground: &BaselineGround<'_, '_>, start: Terms, below: u64) -> Option
     ))
 }
 
-/// Number of the smallest shares from which packings start; a merged fragment that needs a larger one gets it.
+/// Number of each kind's smallest shares from which packings start; a merged fragment that needs a larger one gets it.
 const SHARES: usize = 6;
 
 /// A merged fragment as Nexus sees it.
@@ -231,7 +235,7 @@ fn planned_rate(unit: UnitAt, terms: Terms, ground: &BaselineGround<'_, '_>) -> 
 }
 
 fn planned_budget(unit: UnitAt, terms: Terms, ground: &BaselineGround<'_, '_>) -> f64 {
-    (ground.sorted.merged[unit].budget_ms - ground.costs.profile.hop_ms) * terms.margin
+    (ground.sorted.merged[unit].budget_ms - ground.costs.hop_ms()) * terms.margin
 }
 
 fn run_ms(unit: UnitAt, batch: BatchAt, share: ShareAt, ground: &BaselineGround<'_, '_>) -> Option<f64> {
@@ -241,9 +245,10 @@ fn run_ms(unit: UnitAt, batch: BatchAt, share: ShareAt, ground: &BaselineGround<
 }
 
 fn session(unit: UnitAt, terms: Terms, ground: &BaselineGround<'_, '_>) -> Option<Session> {
-    let batches = &ground.costs.profile.batches;
-    let share = ground.sorted.merged[unit].least_share.max(terms.share);
     let m = &ground.sorted.merged[unit];
+    let kind = ground.costs.kind_of(terms.share);
+    let batches = &ground.costs.profile(kind).batches;
+    let share = m.least_on(kind)?.max(terms.share);
     let range = ground.costs.rest(m.model, m.point)?;
     let time = |batch: BatchAt| ground.costs.uncut_ms(m.model, range, batch, share);
     let budget = planned_budget(unit, terms, ground);
@@ -284,7 +289,7 @@ fn squeezed(turns: &mut Turns, session: &Session, terms: &[Terms], ground: &Base
     let mut members = vec![];
     for unit in units {
         let need = planned_rate(unit, terms[unit.get()], ground) * cycle_ms;
-        let mut batches = ground.costs.batches();
+        let mut batches = ground.costs.batches(turns.share);
         let Some((batch, _)) = batches.find(|(_, requests)| *requests >= need - 1e-9) else {
             return false;
         };
@@ -309,7 +314,7 @@ fn laid(
     copies: usize,
 ) -> Option<Laid> {
     let (costs, merged) = (ground.costs, &ground.sorted.merged);
-    let batches = &costs.profile.batches;
+    let batches = &costs.profile(costs.kind_of(share)).batches;
     let mut laid = Laid {
         share,
         copies,
@@ -327,7 +332,7 @@ fn laid(
             range: costs.rest(m.model, m.point)?,
             batch,
             rate_rps: m.rate_rps,
-            deadline_ms: m.budget_ms - costs.profile.hop_ms,
+            deadline_ms: m.budget_ms - costs.hop_ms(),
         });
     }
     // The plan's rule on load must hold whatever the cycle: batches grow until it does, then the number of copies.

@@ -3,6 +3,7 @@
 use graft_model::{CutPoint, StageRange};
 use graft_plan::Order;
 
+use super::slices::Size;
 use super::{BaselineGround, Drafted};
 use crate::cell::StageDraft;
 use crate::costs::ModelIndex;
@@ -113,7 +114,7 @@ fn apart(units: &[UnitAt], ground: &BaselineGround<'_, '_>) -> Option<Draft> {
     let cells = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
     let placed: Option<Vec<Placed>> = units
         .iter()
-        .map(|&u| super::slices::alone(&[u], ShareAt::LEAST, &cells, ground))
+        .map(|&u| super::slices::alone(&[u], Size::Any, &cells, ground))
         .collect();
     Some(Draft::of_cells(placed?.iter().map(|p| &p.laid)))
 }
@@ -134,14 +135,14 @@ fn sized(
         if costs.uncut_ms(model, range, BatchAt::ONE, share) > deadline_ms * margin.0.max(0.5) {
             continue;
         }
-        for (batch, requests) in costs.batches() {
+        for (batch, requests) in costs.batches(share) {
             let time = costs.uncut_ms(model, range, batch, share);
             if batch > BatchAt::ONE && time > deadline_ms * margin.0 {
                 break;
             }
             let load = rate_rps * (valid + margin.1) * time / requests / 1e3;
             let copies = (load - 1e-9).ceil().max(1.0) as usize;
-            let cost = u64::from(costs.share(share).0).saturating_mul(copies as u64);
+            let cost = costs.cost(share).saturating_mul(copies as u64);
             if copies <= MOST_COPIES && best.is_none_or(|b| (cost, copies) < (b.0, b.2)) {
                 best = Some((cost, share, copies, batch));
             }
@@ -185,7 +186,7 @@ fn joined(
     ground: &BaselineGround<'_, '_>,
 ) -> Option<(u64, Draft)> {
     let merged = &ground.sorted.merged;
-    let hop = ground.costs.profile.hop_ms;
+    let hop = ground.costs.hop_ms();
     let model = merged[units[0]].model;
     let shared = ground.costs.rest(model, q)?;
     let mut shared_deadline = f64::INFINITY;

@@ -9,7 +9,7 @@ use crate::cell::BatchRule;
 use crate::costs::ModelIndex;
 use crate::draft::Draft;
 use crate::fill::{Ground as Cells, Joining, MOST_COPIES, Placed, Shape};
-use crate::index::{ShareAt, UnitAt};
+use crate::index::{KindAt, ShareAt, UnitAt};
 use graft_certify::gathered;
 
 /// Shapes of baselines, whose runs are not cut: a batch may take half of its budget, or nine tenths.
@@ -36,7 +36,7 @@ const COPIES: usize = 8;
 pub(super) fn each_alone(ground: &BaselineGround<'_, '_>) -> Drafted {
     let cells = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
     let placed = gathered(ground.crew, ground.sorted.merged.len(), |unit| {
-        alone(&[UnitAt::new(unit)], ShareAt::LEAST, &cells, ground)
+        alone(&[UnitAt::new(unit)], Size::Any, &cells, ground)
     });
     collect(placed, ground)
 }
@@ -49,10 +49,9 @@ pub(super) fn whole_devices(ground: &BaselineGround<'_, '_>) -> Drafted {
         by_model.entry(m.model).or_default().push(u);
     }
     let cells = Cells::new(ground.costs, &ground.sorted.merged, ground.problem);
-    let whole = ground.costs.largest_share();
     let models: Vec<Vec<UnitAt>> = by_model.into_values().collect();
     let placed = gathered(ground.crew, models.len(), |i| {
-        alone(&models[i], whole, &cells, ground)
+        alone(&models[i], Size::Largest, &cells, ground)
     });
     let hopeless = models
         .iter()
@@ -64,19 +63,42 @@ pub(super) fn whole_devices(ground: &BaselineGround<'_, '_>) -> Drafted {
     Drafted { draft, hopeless }
 }
 
-/// The cheapest partitions, of `smallest` share at least, for some merged fragments.
+/// Shares that a partition may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    /// All.
+    Any,
+    /// The largest of a kind.
+    Largest,
+}
+
+/// The cheapest partitions for some merged fragments.
 pub(super) fn alone(
     units: &[UnitAt],
-    smallest: ShareAt,
+    size: Size,
     cells: &Cells<'_>,
     ground: &BaselineGround<'_, '_>,
 ) -> Option<Placed> {
     let merged = &ground.sorted.merged;
     let work: f64 = units.iter().map(|&u| merged[u].work).sum();
-    let least = units.iter().map(|&u| merged[u].least_share).max()?.max(smallest);
     let mut best: Option<Placed> = None;
-    for share in ground.costs.shares_from(least) {
-        let size = f64::from(ground.costs.share(share).0);
+    let costs = ground.costs;
+    // On each kind the shares on which each of them alone is in time.
+    let least_on = |kind: KindAt| {
+        let each = units.iter().map(|&u| merged[u].least_on(kind));
+        let least = each.collect::<Option<Vec<ShareAt>>>()?.into_iter().max()?;
+        Some(match size {
+            Size::Any => least,
+            Size::Largest => least.max(costs.largest_of(kind)),
+        })
+    };
+    let least: Vec<ShareAt> = costs.kinds().filter_map(least_on).collect();
+    let mut done: Option<KindAt> = None;
+    for share in least.iter().flat_map(|&least| costs.shares_from(least)) {
+        if done == Some(costs.kind_of(share)) {
+            continue;
+        }
+        let size = costs.size(share);
         let below = best
             .as_ref()
             .map_or(f64::INFINITY, |b| b.cell.cost(ground.costs) as f64);
@@ -89,8 +111,9 @@ pub(super) fn alone(
                 cells.judged(cells.cell(units, share, n, shape), shape.batches, &ground.judge)
             });
         best = found.or(best);
-        if best.is_some() && share > least && size >= 4.0 * below {
-            break;
+        // Much larger shares of the same kind don't become cheaper.
+        if best.is_some() && !least.contains(&share) && size >= 4.0 * below {
+            done = Some(costs.kind_of(share));
         }
     }
     best

@@ -8,7 +8,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 
 use graft_model::{CutPoint, ModelId};
-use graft_plan::{Epoch, Nanos, Plan, Profile, Workload};
+use graft_plan::{Epoch, Hardware, Nanos, Plan, Workload};
 use graft_wire::{Correction, Join, MixReport, Outcomes, RoutesUpdate, WorkerReport};
 
 use crate::correction::Corrections;
@@ -66,8 +66,8 @@ pub struct InUse {
     pub plan: Plan,
     /// What it was made for.
     pub workload: Workload,
-    /// What it costs.
-    pub profile: Profile,
+    /// What it runs on, and costs there.
+    pub hardware: Hardware,
     /// What routers were told; its number is later than the plan's if no worker is left.
     pub update: RoutesUpdate,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use graft_model::CutPoint;
-use graft_plan::{Epoch, Nanos, Profile};
+use graft_plan::{Epoch, Nanos, Profiles};
 use graft_planner_search::{Problem, changes};
 use graft_wire::Correction;
 
@@ -23,7 +23,7 @@ pub(super) struct Making {
     cause: Cause,
     wanted: Vec<Wanted>,
     problem: Problem,
-    /// Of the problem's profile.
+    /// Of the problem's profiles.
     corrections: Vec<Correction>,
 }
 
@@ -36,30 +36,28 @@ impl Desk {
         let Some(premises) = self.members.premises(now) else {
             return;
         };
-        let wanted = self.wanted(&premises.profile);
+        let wanted = self.wanted(&premises.hardware.profiles);
         let Some(cause) = self.replanner.decide(now, &wanted) else {
             return;
         };
         self.replanner.tried(now);
         let Premises {
-            profile,
-            devices,
+            mut hardware,
             lacks,
             others,
         } = premises;
         if others {
             self.note(Note::OtherDevices);
         }
-        let profile = self.corrections.apply(&profile);
+        hardware.profiles = hardware.profiles.map(|p| self.corrections.apply(p));
         let epoch = self.next_epoch();
         self.making = Some(Making {
             epoch,
             cause,
-            corrections: self.corrections.of_profile(&profile),
+            corrections: self.corrections.of_profiles(&hardware.profiles),
             problem: Problem {
                 workload: workload(self.options.headroom, &wanted),
-                profile,
-                devices,
+                hardware,
                 lacks,
             },
             wanted,
@@ -68,8 +66,8 @@ impl Desk {
     }
 
     /// What must be served of models that some worker has: requests for others are refused as not ready.
-    fn wanted(&self, profile: &Profile) -> Vec<Wanted> {
-        let models = profile.models.keys().filter_map(|name| name.parse().ok());
+    fn wanted(&self, profiles: &Profiles) -> Vec<Wanted> {
+        let models = profiles.models().filter_map(|name| name.parse().ok());
         let standing: Vec<Wanted> = match self.options.standing {
             None => vec![],
             Some(always) => models
@@ -85,8 +83,8 @@ impl Desk {
         };
         let mut wanted = self.mix.wanted(&standing);
         wanted.retain(|w| {
-            let model = profile.models.get(&w.model.to_string());
-            model.is_some_and(|m| w.point.index() < m.segments.len())
+            let last = profiles.last_cut(&w.model.to_string());
+            last.is_some_and(|last| w.point < last)
         });
         wanted
     }
@@ -145,7 +143,7 @@ impl Desk {
             measured: None,
         };
         let problem = &making.problem;
-        let broken = plan.check(&made.carried.workload, &problem.profile, &problem.devices);
+        let broken = plan.check(&made.carried.workload, &problem.hardware.fleet());
         if let Some(first) = broken.first() {
             let why = format!("the plan breaks a rule: {first}");
             let decision = decision(Outcome::Failed { why: why.clone() });
@@ -198,7 +196,7 @@ impl Desk {
             made.carried,
             limited,
             standing,
-            making.problem.profile,
+            making.problem.hardware,
             making.corrections,
             &self.members,
         );

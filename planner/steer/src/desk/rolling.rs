@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use graft_plan::{Epoch, Nanos, Plan, Profile, Workload};
+use graft_plan::{Epoch, Hardware, Nanos, Plan, Workload};
 use graft_planner_search::Carried;
-use graft_wire::{Correction, RoutesUpdate, WorkerPlan};
-use graft_worker_core::RouteError;
+use graft_wire::{Correction, RoutesUpdate, StageTimes, WorkerEndpoint, WorkerPlan};
+use graft_worker_core::{AloneTimes, RouteError};
 
 use crate::decisions::Outcome;
 use crate::doing::{Do, Kept, Note, Undone};
@@ -27,9 +27,13 @@ pub(super) struct Rolling {
     workload: Workload,
     /// Ids of fragments that are served in any case.
     standing: BTreeSet<String>,
-    profile: Profile,
-    /// Of the profile, for workers.
+    hardware: Hardware,
+    /// Of the profiles, for workers.
     corrections: Vec<Correction>,
+    /// What its stages take, for workers.
+    times: StageTimes,
+    /// The workers of its devices, by the devices' ids.
+    hosts: BTreeMap<String, WorkerEndpoint>,
     update: RoutesUpdate,
     /// Routers are only told that nothing is served.
     serves_nothing: bool,
@@ -40,12 +44,15 @@ impl Rolling {
         carried: Carried,
         limited: bool,
         standing: BTreeSet<String>,
-        profile: Profile,
+        hardware: Hardware,
         corrections: Vec<Correction>,
         members: &Members,
     ) -> Result<Self, RouteError> {
         let Carried { plan, workload, .. } = carried;
-        let update = routes(&plan, limited, &workload, &profile, &members.endpoints())?;
+        let (fleet, mut hosts) = (hardware.fleet(), members.hosts());
+        hosts.retain(|device, _| plan.partitions.iter().any(|p| p.device == *device));
+        let update = routes(&plan, limited, &workload, &fleet, &hosts)?;
+        let times = AloneTimes::of_plan(&plan, &fleet).tell();
         Ok(Rolling {
             update: RoutesUpdate {
                 emulated: members.any_emulated(),
@@ -54,8 +61,10 @@ impl Rolling {
             plan,
             workload,
             standing,
-            profile,
+            hardware,
             corrections,
+            times,
+            hosts,
             serves_nothing: false,
         })
     }
@@ -65,7 +74,15 @@ impl Desk {
     /// Begins to roll a plan out.
     pub(super) fn roll_out(&mut self, now: Nanos, epoch: Epoch, rolling: Rolling) {
         let partitions = rolling.plan.partitions.iter().filter(|_| !rolling.serves_nothing);
-        let workers = partitions.map(|p| p.device.clone()).collect();
+        // A device whose worker is gone has nobody to prepare it: its own id stands for a worker that is not there.
+        let host = |device: &String| {
+            rolling
+                .hosts
+                .get(device)
+                .map_or(device, |host| &host.name)
+                .clone()
+        };
+        let workers = partitions.map(|p| host(&p.device)).collect();
         self.rolling.insert(epoch, rolling);
         while self.rolling.len() > MOST_ROLLING {
             self.rolling.pop_first();
@@ -91,8 +108,10 @@ impl Desk {
             plan: current.plan,
             workload: current.workload,
             standing: BTreeSet::new(),
-            profile: current.profile,
+            hardware: current.hardware,
             corrections: vec![],
+            times: StageTimes::default(),
+            hosts: BTreeMap::new(),
             update,
             serves_nothing: true,
         };
@@ -116,8 +135,9 @@ impl Desk {
                 };
                 let work = WorkerPlan {
                     plan: rolling.plan.clone(),
-                    workers: self.members.endpoints(),
+                    hosts: rolling.hosts.clone(),
                     corrections: rolling.corrections.clone(),
+                    times: rolling.times.clone(),
                 };
                 self.wants(Do::Prepare {
                     worker,
@@ -178,7 +198,7 @@ impl Desk {
             plan,
             workload,
             standing,
-            profile,
+            hardware,
             update,
             ..
         } = rolling;
@@ -206,13 +226,13 @@ impl Desk {
                 epoch,
                 plan: Box::new(plan.clone()),
                 workload: Box::new(workload.clone()),
-                profile: Box::new(profile.clone()),
+                hardware: Box::new(hardware.clone()),
             });
         }
         self.current = Some(InUse {
             plan,
             workload,
-            profile,
+            hardware,
             update,
         });
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use graft_certify::Alone;
 use graft_plan::{ModelProfile, Profile, SegmentProfile, Share, Source};
 use graft_planner_search::{GraftOptions, plan_what_fits};
-use graft_wire::{MixEntry, PartitionReport, WorkerInfo, WorkerModel};
+use graft_wire::{DeviceInfo, MixEntry, PartitionReport, WorkerInfo, WorkerModel};
 
 use super::*;
 use crate::doing::Made;
@@ -41,16 +41,20 @@ fn info(name: &str) -> WorkerInfo {
     WorkerInfo {
         name: name.to_owned(),
         address: format!("{name}:1"),
-        device_kind: "cpu".to_owned(),
-        share_total: 1,
-        memory_bytes: 1 << 30,
-        profile,
+        devices: vec![DeviceInfo {
+            id: name.to_owned(),
+            kind: "cpu".to_owned(),
+            share_total: 1,
+            memory_bytes: 1 << 30,
+            price: None,
+            profile,
+            emulated: false,
+        }],
         models: vec![WorkerModel {
             id: MODEL,
             name: "small".to_owned(),
         }],
         epoch: Epoch(0),
-        emulated: false,
     }
 }
 
@@ -408,8 +412,9 @@ fn strangers_and_nonsense_are_not_heard() {
     let unheard = around.desk.heard(ms(1), Event::Mix { router, report });
     assert!(matches!(unheard, Err(Unheard::NotJoined(_))));
     let mut named = info("v");
-    let (_, model) = named.profile.models.pop_first().unwrap();
-    named.profile.models.insert("resnet".to_owned(), model);
+    let models = &mut named.devices[0].profile.models;
+    let (_, model) = models.pop_first().unwrap();
+    models.insert("resnet".to_owned(), model);
     let unheard = around
         .desk
         .heard(ms(1), Event::Joined(Join::Worker(Box::new(named))));

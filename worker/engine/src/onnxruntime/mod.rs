@@ -25,6 +25,7 @@ use sessions::{Loaded, Ready};
 use crate::checks::{check_input, guarded};
 use crate::cores::{Confined, CoresError};
 use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId, Refusal};
+use crate::shape::PartitionShape;
 
 /// Name of the engine.
 const NAME: &str = "onnxruntime";
@@ -123,9 +124,13 @@ impl Engine for OnnxRuntimeEngine {
         Ok(Arc::clone(&self.loaded(model)?.info))
     }
 
-    fn open_partition(&self, cores: &[usize]) -> Result<PartitionId, EngineError> {
-        let opened = Partition::open(cores).map_err(|cause| EngineError::Partition {
-            cores: cores.to_vec(),
+    fn open_partition(&self, shape: &PartitionShape) -> Result<PartitionId, EngineError> {
+        let opened = match shape {
+            PartitionShape::Cores(cores) => Partition::open(cores),
+            PartitionShape::Units { .. } => Err(Cause::OtherShape("cores of a CPU")),
+        };
+        let opened = opened.map_err(|cause| EngineError::Partition {
+            shape: shape.clone(),
             cause,
         })?;
         let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
