@@ -6,12 +6,22 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use actix::{Message, Recipient};
-use graft_engine::{Cause, Engine, EngineError, PartitionId};
+use graft_engine::{Cause, Engine, EngineError, Held, PartitionId};
 use graft_model::{Batch, Cut, DType, ModelId, Sent, StageRange};
 use graft_wire::WireType;
 use graft_worker_core::BatchId;
 
 use crate::job::Activation;
+
+/// Where chunks are run.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub engine: Arc<dyn Engine>,
+    /// In the engine.
+    pub partition: PartitionId,
+    /// The device's place in the worker.
+    pub device: usize,
+}
 
 /// A chunk to run.
 pub(crate) struct Chunk {
@@ -22,6 +32,8 @@ pub(crate) struct Chunk {
     pub inputs: Option<Vec<Activation>>,
     /// The batch's result is wanted: it is its last chunk.
     pub last: bool,
+    /// No request of the batch goes on to another stage on this device: the result is wanted on the host.
+    pub leaves: bool,
 }
 
 pub(crate) enum Command {
@@ -36,7 +48,7 @@ pub(crate) enum Command {
 pub(crate) struct Ran {
     pub batch: BatchId,
     /// The result after a batch's last chunk.
-    pub result: Result<Option<Batch>, EngineError>,
+    pub result: Result<Option<Held>, EngineError>,
     /// Rows that could not be computed, by their place in the batch, and why.
     pub spoiled: Vec<(usize, String)>,
     pub elapsed: Duration,
@@ -52,16 +64,11 @@ const COMMANDS: usize = 64;
 
 impl Computer {
     /// Starts the thread. What it computes goes to `actor`.
-    pub fn start(
-        engine: Arc<dyn Engine>,
-        partition: PartitionId,
-        name: &str,
-        actor: Recipient<Ran>,
-    ) -> std::io::Result<Self> {
+    pub fn start(place: Place, name: &str, actor: Recipient<Ran>) -> std::io::Result<Self> {
         let (commands, inbox) = sync_channel(COMMANDS);
         std::thread::Builder::new()
             .name(format!("graft-{name}"))
-            .spawn(move || work(&*engine, partition, &inbox, &actor))?;
+            .spawn(move || work(&place, &inbox, &actor))?;
         Ok(Computer { commands })
     }
 
@@ -71,8 +78,8 @@ impl Computer {
     }
 }
 
-fn work(engine: &dyn Engine, partition: PartitionId, inbox: &Receiver<Command>, actor: &Recipient<Ran>) {
-    let mut aside: HashMap<BatchId, Batch> = HashMap::new();
+fn work(place: &Place, inbox: &Receiver<Command>, actor: &Recipient<Ran>) {
+    let mut aside: HashMap<BatchId, Held> = HashMap::new();
     while let Ok(command) = inbox.recv() {
         let chunk = match command {
             Command::Forget(batch) => {
@@ -84,7 +91,7 @@ fn work(engine: &dyn Engine, partition: PartitionId, inbox: &Receiver<Command>, 
         let start = Instant::now();
         let (batch, last) = (chunk.batch, chunk.last);
         // Whatever happens in an engine, the partition hears of it.
-        let running = || run(engine, partition, chunk, &mut aside);
+        let running = || run(place, chunk, &mut aside);
         let result = graft_engine::guarded(running);
         let elapsed: Duration = start.elapsed();
         let (result, spoiled) = match result {
@@ -107,43 +114,48 @@ fn work(engine: &dyn Engine, partition: PartitionId, inbox: &Receiver<Command>, 
 /// What a chunk made of a batch.
 #[derive(Debug)]
 struct Rows {
-    rows: Batch,
+    rows: Held,
     /// Rows that the engine does not compute, by their place, and why. Another row stands in their place.
     spoiled: Vec<(usize, String)>,
 }
 
-fn run(
-    engine: &dyn Engine,
-    partition: PartitionId,
-    chunk: Chunk,
-    aside: &mut HashMap<BatchId, Batch>,
-) -> Result<Rows, EngineError> {
+fn run(place: &Place, chunk: Chunk, aside: &mut HashMap<BatchId, Held>) -> Result<Rows, EngineError> {
+    let (engine, partition, range) = (&*place.engine, place.partition, chunk.range);
     let input = match chunk.inputs {
         None => aside.remove(&chunk.batch).ok_or(EngineError::Run {
-            range: chunk.range,
+            range,
             cause: Cause::BatchGone,
         })?,
         Some(inputs) => {
             let info = engine.info(chunk.model)?;
-            let cut = info.cut(chunk.range.from()).ok_or(EngineError::BeyondLastCut {
-                range: chunk.range,
+            let cut = info.cut(range.from()).ok_or(EngineError::BeyondLastCut {
+                range,
                 last: info.last().index(),
             })?;
-            gather(cut, inputs, chunk.range)?
+            gather(place, cut, inputs, range)?
         }
     };
     let info = engine.info(chunk.model)?;
-    let may_refuse = info.narrow.watches(chunk.range) || !input.is_float();
-    let may_refuse = may_refuse && input.requests() > 1;
-    let spare = may_refuse.then(|| input.clone());
-    match (engine.run(partition, chunk.model, chunk.range, input), spare) {
-        (Ok(rows), _) => Ok(Rows {
+    // What a device keeps it has computed itself, in types that it has.
+    let spare = match &input {
+        Held::Host(batch) if batch.requests() > 1 => {
+            let may_refuse = info.narrow.watches(range) || !batch.is_float();
+            may_refuse.then(|| batch.clone())
+        }
+        _ => None,
+    };
+    let mut made = match (engine.run_held(partition, chunk.model, range, input), spare) {
+        (Ok(rows), _) => Rows {
             rows,
             spoiled: vec![],
-        }),
-        (Err(_), Some(batch)) => one_by_one(engine, partition, (chunk.model, chunk.range), &batch),
-        (Err(error), None) => Err(error),
+        },
+        (Err(_), Some(batch)) => one_by_one(engine, partition, (chunk.model, range), &batch)?,
+        (Err(error), None) => return Err(error),
+    };
+    if chunk.last && chunk.leaves {
+        made.rows = Held::Host(made.rows.into_host()?);
     }
+    Ok(made)
 }
 
 /// A batch failed that holds numbers which the engine may not compute: each row by itself, so that one does not
@@ -167,23 +179,20 @@ fn one_by_one(
     let mut spoiled = vec![];
     let mut whole = vec![];
     for (place, outcome) in outcomes.into_iter().enumerate() {
-        whole.push(outcome.unwrap_or_else(|error| {
+        whole.push(Held::Host(outcome.unwrap_or_else(|error| {
             spoiled.push((place, error.to_string()));
             stand_in.clone()
-        }));
+        })));
     }
-    let rows = Batch::join(&whole).ok_or(EngineError::Run {
-        range,
-        cause: Cause::Shapes,
-    })?;
+    let rows = engine.join(partition, range, whole)?;
     Ok(Rows { rows, spoiled })
 }
 
 /// The rows of a batch together.
-fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Batch, EngineError> {
+fn gather(place: &Place, cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Held, EngineError> {
     let types = |input: &Activation| match input {
         Activation::Bytes(types, _) => Some(WireType::dtypes(types)),
-        Activation::Batch(_) => None,
+        Activation::Held(..) => None,
     };
     let all: Option<Vec<Vec<DType>>> = inputs.iter().map(types).collect();
     if let Some(all) = all {
@@ -192,29 +201,26 @@ fn gather(cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Batch
             .zip(&all)
             .filter_map(|(input, types)| match input {
                 Activation::Bytes(_, bytes) => Some(Sent { types, bytes }),
-                Activation::Batch(_) => None,
+                Activation::Held(..) => None,
             })
             .collect();
-        return Ok(Batch::from_requests(cut, &rows)?);
+        return Ok(Held::Host(Batch::from_requests(cut, &rows)?));
     }
-    let rows: Vec<Batch> = inputs
+    let rows: Vec<Held> = inputs
         .into_iter()
-        .map(|input| match input {
-            Activation::Batch(row) => Ok(row),
+        .map(|input| match input.for_device(place.device)? {
+            Activation::Held(_, row) => Ok(row),
             Activation::Bytes(types, bytes) => {
                 let types = WireType::dtypes(&types);
                 let sent = Sent {
                     types: &types,
                     bytes: &bytes,
                 };
-                Batch::from_requests(cut, &[sent])
+                Ok(Held::Host(Batch::from_requests(cut, &[sent])?))
             }
         })
-        .collect::<Result<_, _>>()?;
-    Batch::join(&rows).ok_or(EngineError::Run {
-        range,
-        cause: Cause::Shapes,
-    })
+        .collect::<Result<_, EngineError>>()?;
+    place.engine.join(place.partition, range, rows)
 }
 
 #[cfg(test)]
@@ -230,7 +236,7 @@ mod tests {
     fn tripled(rows: [[f32; 2]; 2]) -> Result<Rows, EngineError> {
         let bytes = samples::integers_times(3);
         let model = Model::parse(Path::new("m.onnx"), &bytes, &ReadOptions::default()).unwrap();
-        let engine = RtenEngine::new();
+        let engine = Arc::new(RtenEngine::new());
         engine.load(&model).unwrap();
         let partition = engine
             .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
@@ -242,19 +248,25 @@ mod tests {
             model: info.id,
             range: StageRange::new(CutPoint(0), info.last()).unwrap(),
             inputs: Some(
-                rows.map(|r| Activation::Batch(row(r).into()))
+                rows.map(|r| Activation::Held(0, Held::Host(row(r).into())))
                     .into_iter()
                     .collect(),
             ),
             last: true,
+            leaves: true,
         };
-        run(&engine, partition, chunk, &mut HashMap::new())
+        let place = Place {
+            engine,
+            partition,
+            device: 0,
+        };
+        run(&place, chunk, &mut HashMap::new())
     }
 
     #[test]
     fn a_request_whose_numbers_can_t_be_computed_does_not_spoil_its_batch() {
         let Rows { rows, spoiled } = tripled([[2e9, 0.0], [7.0, -2.0]]).unwrap();
-        let second = rows.row(1).unwrap();
+        let second = rows.row(1).unwrap().into_host().unwrap();
         assert_eq!(second.only().unwrap().floats().unwrap(), [21.0, -6.0]);
         assert_eq!(spoiled.len(), 1);
         assert_eq!(spoiled[0].0, 0);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use graft_engine::{EmulatedEngine, Engine, EngineOptions, Engines, PartitionShape, cpu_kind};
+use graft_engine::{EmulatedEngine, Engine, EngineError, EngineOptions, Engines, PartitionShape, cpu_kind};
 use graft_files::Catalog;
 use graft_plan::Profile;
 use graft_wire::DeviceInfo;
@@ -105,6 +105,16 @@ impl Opening<'_> {
         for entry in self.catalog.entries() {
             let model = entry.load()?;
             let name = &entry.manifest.name;
+            let allowed = &entry.manifest.precision;
+            if !allowed.iter().any(|p| engine.precisions().contains(p)) {
+                let error = EngineError::Precision {
+                    engine: engine.name(),
+                    wanted: allowed[0],
+                    has: engine.precisions().to_vec(),
+                };
+                tracing::warn!(model = %name, %error, "the model is not served on this device: add a precision to its manifest");
+                continue;
+            }
             let choice = match engine.choose(partition, &model) {
                 Ok(choice) => choice,
                 Err(refusals) => {
@@ -131,7 +141,7 @@ impl Opening<'_> {
             kind: cpu_kind(),
             whole,
             memory_bytes: memory_bytes(),
-            emulated: false,
+            emulated: !engine.computes(),
             scratch: Some(scratch),
             engine: Arc::new(engine),
         })

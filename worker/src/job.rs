@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::dev::SendError;
 use actix::prelude::*;
 use bytes::Bytes;
-use graft_model::{Batch, Cut, DType, StageRange};
+use graft_engine::{EngineError, Held};
+use graft_model::{Cut, DType, StageRange};
 use graft_plan::{Epoch, Nanos};
 use graft_wire::{Refused, Status, TraceContext, Visit, WireType};
 use graft_worker_core::{Due, Next, RequestId, RouteStep, StageIndex, fewest, next};
 use tokio::sync::oneshot;
 
-use crate::held::Held;
+use crate::held::Held as HeldBytes;
 use crate::peers::Peer;
 
 /// A request enters the queue of one of a partition's stages.
@@ -36,6 +37,8 @@ pub(crate) struct Instance {
     /// The partition, for requests that are taken back.
     pub cancelling: Recipient<Cancel>,
     pub stage: StageIndex,
+    /// The place of the partition's device in the worker.
+    pub device: usize,
     /// Requests of the stage that wait, run or are set aside there; the actor keeps it.
     pub present: Arc<AtomicUsize>,
 }
@@ -112,8 +115,8 @@ pub(crate) struct RoutePlan {
 pub(crate) enum Activation {
     /// As they were sent.
     Bytes(Vec<WireType>, Bytes),
-    /// As a stage left them: a batch of one.
-    Batch(Batch),
+    /// As a stage left them, where its device's engine keeps them: a batch of one, and the device's place in the worker.
+    Held(usize, Held),
 }
 
 impl Activation {
@@ -122,11 +125,23 @@ impl Activation {
         Activation::Bytes(vec![], Bytes::new())
     }
 
+    /// For the engine of a device: what another device's engine keeps is brought to the host. Blocks until it is there.
+    pub fn for_device(self, device: usize) -> Result<Self, EngineError> {
+        match self {
+            Activation::Held(of, held) if of != device => {
+                Ok(Activation::Held(device, Held::Host(held.into_host()?)))
+            }
+            other => Ok(other),
+        }
+    }
+
     /// As bytes that travel: floats as they are held, others as what crosses at `cut` has them.
     pub fn into_bytes(self, cut: &Cut) -> Result<(Vec<WireType>, Bytes), Refused> {
         match self {
             Activation::Bytes(types, bytes) => Ok((types, bytes)),
-            Activation::Batch(batch) => {
+            Activation::Held(_, held) => {
+                let failed = |error: EngineError| Refused::new(Status::Internal, error.to_string());
+                let batch = held.into_host().map_err(failed)?;
                 let types = cut.types_sent(DType::F32);
                 let wire = WireType::of_all(&types);
                 let bytes = wire.and_then(|wire| Some((wire, batch.to_bytes(&types).ok()?)));
@@ -172,7 +187,7 @@ pub(crate) struct Job {
     pub visits: Vec<Visit>,
     pub reply: oneshot::Sender<Ended>,
     /// Gives back the memory that it holds when it goes.
-    pub _held: Held,
+    pub _held: HeldBytes,
     /// Counts as under way until it goes.
     pub _under_way: UnderWay,
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
-use graft_engine::{Engine, PartitionId};
-use graft_model::{Batch, ModelId};
+use graft_engine::Held;
+use graft_model::ModelId;
 use graft_plan::Nanos;
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
@@ -19,7 +19,7 @@ use graft_worker_core::{
     Cancelled, Closed, CostCorrections, Finished, PartitionSpec, RequestId, Run, Scheduler, StageIndex,
 };
 
-use crate::compute::{Chunk, Command, Computer, Ran};
+use crate::compute::{Chunk, Command, Computer, Place, Ran};
 use crate::job::{Activation, Cancel, Job, Submit};
 use crate::observed::{Observed, PartitionCounts};
 use crate::onward::go_on;
@@ -60,8 +60,8 @@ pub(crate) struct PartitionParts {
     pub spec: PartitionSpec,
     /// The model of each stage.
     pub models: Vec<ModelId>,
-    pub engine: Arc<dyn Engine>,
-    pub device_partition: PartitionId,
+    /// Where its chunks are run.
+    pub place: Place,
     pub clock: Clock,
     /// What the costs in `spec` are, as multiples of what was measured at first.
     pub corrections: Arc<CostCorrections>,
@@ -135,12 +135,21 @@ impl PartitionActor {
             range: run.range,
             inputs,
             last: run.last,
+            leaves: !self.goes_on_here(&run.requests),
         };
         if self.command(Command::Run(chunk)) {
             self.running = Some((run, self.parts.clock.now()));
         } else {
             self.fail("the partition's thread is gone");
         }
+    }
+
+    /// Whether some request's next stage runs on this device.
+    fn goes_on_here(&self, requests: &[RequestId]) -> bool {
+        let device = self.parts.place.device;
+        let jobs = requests.iter().filter_map(|id| self.jobs.get(id));
+        let mut next = jobs.filter_map(|job| job.route.hops.get(job.at + 1));
+        next.any(|hop| hop.instances.iter().any(|i| i.device == device))
     }
 
     fn take_inputs(&mut self, run: &Run) -> Vec<Activation> {
@@ -248,7 +257,7 @@ impl PartitionActor {
     }
 
     /// The rows of a finished batch go on: to the next stage of their routes, or back.
-    fn hand_on(&mut self, run: &Run, done: &[RequestId], result: &Batch) {
+    fn hand_on(&mut self, run: &Run, done: &[RequestId], result: &Held) {
         let now = self.parts.clock.now();
         for (row, id) in run.requests.iter().enumerate() {
             if !done.contains(id) {
@@ -267,7 +276,7 @@ impl PartitionActor {
                 visit.done_ns = Some((now - job.began).0);
             }
             job.at += 1;
-            job.activation = Activation::Batch(row);
+            job.activation = Activation::Held(self.parts.place.device, row);
             go_on(job, self.parts.clock);
         }
     }
@@ -287,18 +296,8 @@ impl Actor for PartitionActor {
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(MAILBOX);
         context.run_interval(WATCH_EVERY, |this, _| this.watch());
-        let PartitionParts {
-            engine,
-            device_partition,
-            name,
-            ..
-        } = &self.parts;
-        match Computer::start(
-            Arc::clone(engine),
-            *device_partition,
-            name,
-            context.address().recipient(),
-        ) {
+        let PartitionParts { place, name, .. } = &self.parts;
+        match Computer::start(place.clone(), name, context.address().recipient()) {
             Ok(computer) => self.computer = Some(computer),
             Err(error) => {
                 tracing::error!(%error, partition = %name, "no thread for this partition");
@@ -400,7 +399,7 @@ impl Handler<Ran> for PartitionActor {
         let rows = run.last.then_some(run.requests.len());
         match ran.result {
             Err(cause) => self.fail(&cause.to_string()),
-            Ok(result) if result.as_ref().map(Batch::requests) != rows => {
+            Ok(result) if result.as_ref().map(Held::requests) != rows => {
                 self.fail("the engine's answer has not the batch's rows");
             }
             Ok(result) => match (self.scheduler.finished(), result) {

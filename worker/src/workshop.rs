@@ -14,6 +14,7 @@ use graft_transport::Link;
 use graft_wire::WorkerPlan;
 use graft_worker_core::{AloneTimes, RouteIndex, RouteStep};
 
+use crate::compute::Place;
 use crate::epochs::PreparedPlan;
 use crate::job::{Hop, Instance, RoutePlan};
 use crate::observed::PartitionCounts;
@@ -27,6 +28,8 @@ struct Hosted {
     partition: Addr<PartitionActor>,
     /// By stage: requests that are there.
     present: Vec<Arc<AtomicUsize>>,
+    /// Its device's place in the worker.
+    device: usize,
 }
 
 /// What preparing needs.
@@ -100,7 +103,7 @@ impl Workshop {
         let mut here: BTreeMap<usize, Hosted> = BTreeMap::new();
         // All that can fail comes before anything is started.
         let mut made = vec![];
-        for station in &mut self.stations {
+        for (device, station) in self.stations.iter_mut().enumerate() {
             let corrections = Arc::new(station.corrections(work));
             station.fits_memory(plan)?;
             for part in station.parts(plan, &corrections)? {
@@ -119,8 +122,11 @@ impl Workshop {
                     id: partition.id.clone(),
                     spec,
                     models,
-                    engine: Arc::clone(&station.engine),
-                    device_partition: station.open(&shape)?,
+                    place: Place {
+                        engine: Arc::clone(&station.engine),
+                        partition: station.open(&shape)?,
+                        device,
+                    },
                     clock: self.clock,
                     corrections: Arc::clone(&corrections),
                     observed: Arc::clone(&station.observed),
@@ -131,10 +137,18 @@ impl Workshop {
         }
         let links = self.links(work)?;
         for (place, parts) in made {
+            let device = parts.place.device;
             let (actor, present) = PartitionActor::new(parts);
             let partition = actor.start();
             partitions.push(partition.clone());
-            here.insert(place, Hosted { partition, present });
+            here.insert(
+                place,
+                Hosted {
+                    partition,
+                    present,
+                    device,
+                },
+            );
         }
         let under_way: Arc<AtomicUsize> = Arc::default();
         let index = RouteIndex::new(plan, AloneTimes::told(&work.times));
@@ -226,6 +240,7 @@ impl Workshop {
                         entrance: hosted.partition.clone().recipient(),
                         cancelling: hosted.partition.clone().recipient(),
                         stage: i.stage,
+                        device: hosted.device,
                         present: Arc::clone(hosted.present.get(i.stage.index())?),
                     }),
                     None => {

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use graft_engine::conformance::{CutCheck, TOLERANCE, check_cuts, check_rows};
+use graft_engine::Engine as _;
+use graft_engine::conformance::{CutCheck, ROUNDING, check_cuts, check_rows, is_equal};
 use graft_engine::{
     Against, Difference, Gives, OnnxRuntimeEngine, against, first_difference, usable_cores, warnings,
 };
@@ -132,7 +133,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     printed?;
     let worst = checks.iter().map(|c| c.found.relative()).fold(0.0, f64::max);
     let mixed = check_rows(engine, partition, model, batch)?;
-    let rows_hold = mixed.within(TOLERANCE);
+    let precision = engine.precision(info.id)?;
+    let rows_hold = is_equal(mixed, precision);
     let agrees = held
         .as_ref()
         .is_none_or(|h| h.output.holds() && h.first.is_none());
@@ -147,7 +149,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
             json!({
                 "id": info.id, "opset": info.opset, "engine": here.choice.engine, "engines": engines_json(&here.choice),
                 "segments": info.segments, "warnings": warnings, "refused": null, "batch": arguments.batch,
-                "tolerance": TOLERANCE, "cut_points": list, "rows_mix": mixed.most,
+                "precision": precision, "tolerance": precision.between_ways(), "rounding": ROUNDING, "cut_points": list, "rows_mix": mixed.most,
                 "against": held.as_ref().map(against_json), "holds": holds,
             })
         ))?;

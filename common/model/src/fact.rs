@@ -163,7 +163,8 @@ pub(crate) fn small_of(tensor: &TensorProto, dims: &[usize], dtype: DType) -> Op
             DType::F16 => return None,
         },
     };
-    // A 64-bit integer that a 64-bit float does not hold is not followed.
+    // A 64-bit integer that a 64-bit float does not hold is not followed, but for the one next to the least: exporters write
+    // it for "down to the first" where Slice goes backwards, and the least means the same there.
     let raw: Vec<i64> = match (&tensor.raw_data, dtype) {
         (Some(raw), DType::I64) => raw
             .borrow()
@@ -172,7 +173,8 @@ pub(crate) fn small_of(tensor: &TensorProto, dims: &[usize], dtype: DType) -> Op
             .collect(),
         _ => tensor.int64_data.clone(),
     };
-    if dtype == DType::I64 && raw.iter().zip(&nums).any(|(&v, &n)| n as i64 != v) {
+    let is_held = |(&v, &n): (&i64, &f64)| n as i64 == v || v == i64::MIN + 1;
+    if dtype == DType::I64 && !raw.iter().zip(&nums).all(is_held) {
         return None;
     }
     (nums.len() == len).then(|| Small {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::dim::DType;
 use crate::error::{ModelError, ModelErrorKind};
 use crate::options::{InputOptions, ReadOptions, ToldTensor};
+use crate::precision::Precision;
 
 /// What `model.toml` says of a model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Manifest {
     /// Element types in which intermediate tensors may travel. The first is the default.
     #[serde(default = "fp32")]
     pub wire: Vec<DType>,
+    /// Precisions in which devices may compute it. A device takes the first one that it has.
+    #[serde(default = "as_the_file_says")]
+    pub precision: Vec<Precision>,
     /// How the input is made.
     #[serde(default)]
     pub input: InputSpec,
@@ -121,6 +125,10 @@ pub enum Resample {
     Bicubic,
 }
 
+fn as_the_file_says() -> Vec<Precision> {
+    vec![Precision::F32]
+}
+
 fn fp32() -> Vec<DType> {
     vec![DType::F32]
 }
@@ -146,6 +154,13 @@ impl Manifest {
                 .any(|t| !matches!(t, DType::F32 | DType::F16))
         {
             return Err(wrong("wire must list \"f32\", \"f16\" or both".to_owned(), ""));
+        }
+        let twice = |at: usize| manifest.precision[..at].contains(&manifest.precision[at]);
+        if manifest.precision.is_empty() || (0..manifest.precision.len()).any(twice) {
+            return Err(wrong(
+                "precision must list \"f32\", \"f16\", \"int8\" or some of them, each once".to_owned(),
+                "",
+            ));
         }
         if manifest.output.is_some() && !manifest.outputs.is_empty() {
             return Err(wrong(
@@ -194,6 +209,7 @@ impl Manifest {
             output: None,
             outputs: vec![],
             labels: None,
+            precision: as_the_file_says(),
             wire: fp32(),
             input: InputSpec::default(),
             inputs: BTreeMap::new(),

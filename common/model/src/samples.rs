@@ -10,7 +10,10 @@ use rten_onnx::onnx::{
 
 use crate::splitmix::SplitMix;
 
+mod known;
 mod several;
+
+pub use known::Known;
 
 pub use several::{bert_with_mask, crnn, detector, quantized, unet};
 

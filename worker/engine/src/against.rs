@@ -1,13 +1,14 @@
 //! Comparison of answers with answers known to be right, and warnings where equality would say little.
 
-use graft_model::{Batch, CutPoint, DType, DataSet, Model, StageRange, Tensor, largest_difference};
+use graft_model::{
+    Batch, CutPoint, DType, DataSet, Model, Precision, StageRange, Tensor, largest_difference,
+};
 
 use crate::engine::{Engine, EngineError, PartitionId};
 use crate::onnxruntime::Reference;
 
-/// Difference of floats that is allowed, as a part of the largest magnitude of the right output.
-const RELATIVE: f64 = 1e-4;
-/// Largest difference of a 16-bit float, as such a part: larger, since they are computed in 32 bits here.
+/// Largest difference of a 16-bit float that is allowed, as a part of the largest magnitude of the right output: the files
+/// of such outputs are computed in 32 bits here.
 const RELATIVE_HALF: f64 = 5e-3;
 /// Largest difference in a network that rounds to 8-bit integers, as such a part: engines that sum integers and engines that
 /// sum floats round some elements to neighbouring steps, of which there are 255, and the layers after them do so again.
@@ -66,26 +67,51 @@ pub fn against(
         Some(whole) => engine.run(partition, info.id, whole, set.inputs)?,
         None => set.inputs,
     };
+    let strictness = Strictness::of(engine, model)?;
     let pairs = set.outputs.iter().zip(outputs.tensors());
     Ok(worst(pairs.map(|(right, output)| {
-        Against::of(&right.values, right.dtype, info.is_quantized(), output)
+        Against::of(&right.values, right.dtype, strictness, output)
     })))
 }
 
+/// How near an answer must be.
+#[derive(Clone, Copy)]
+struct Strictness {
+    /// The precision in which it was computed.
+    precision: Precision,
+    /// The network rounds to 8-bit integers.
+    quantized: bool,
+}
+
+impl Strictness {
+    fn of(engine: &dyn Engine, model: &Model) -> Result<Self, EngineError> {
+        let info = model.info();
+        Ok(Strictness {
+            precision: engine.precision(info.id)?,
+            quantized: info.is_quantized(),
+        })
+    }
+
+    /// Difference that is allowed of an element, where the largest magnitude is `top`.
+    fn allowed(self, dtype: DType, top: f64) -> f64 {
+        let of_network = if self.quantized { RELATIVE_QUANTIZED } else { 0.0 };
+        let of_type = match dtype {
+            DType::F32 | DType::F64 => of_network,
+            DType::F16 => RELATIVE_HALF.max(of_network),
+            DType::U8 | DType::I8 if self.quantized => of_network,
+            _ => return 0.0,
+        };
+        ABSOLUTE + self.precision.from_right().max(of_type) * top
+    }
+}
+
 impl Against {
-    fn of(right: &[f64], dtype: DType, quantized: bool, output: &Tensor) -> Self {
+    fn of(right: &[f64], dtype: DType, strictness: Strictness, output: &Tensor) -> Self {
         let (worst, top) = largest_difference(right.iter().copied(), output.numbers());
         Against {
             max_abs_diff: worst,
             max_abs: top,
-            allowed: match dtype {
-                DType::F32 | DType::F16 | DType::U8 | DType::I8 if quantized => {
-                    ABSOLUTE + RELATIVE_QUANTIZED * top
-                }
-                DType::F32 | DType::F64 => ABSOLUTE + RELATIVE * top,
-                DType::F16 => ABSOLUTE + RELATIVE_HALF * top,
-                _ => 0.0,
-            },
+            allowed: strictness.allowed(dtype, top),
             right: right.len(),
             given: output.numbers().count(),
         }
@@ -117,9 +143,10 @@ pub fn first_difference(
     let right = reference.run(crossing.clone());
     let right = right.map_err(|cause| EngineError::Run { range: whole, cause })?;
     let all = engine.run(partition, info.id, whole, crossing.clone())?;
+    let strictness = Strictness::of(engine, model)?;
     let compared = |right: &Tensor, dtype: DType, given: &Tensor| {
         let right: Vec<f64> = right.numbers().collect();
-        Against::of(&right, dtype, info.is_quantized(), given)
+        Against::of(&right, dtype, strictness, given)
     };
     let mut first = None;
     'cuts: for (to, right) in info.cut_points().skip(1).zip(&right) {

@@ -1,13 +1,24 @@
 //! Checks of what every engine must do: run [`check`] on an engine with a model and look at what fails.
 
-use graft_model::{Batch, Cut, CutPoint, DType, Discrepancy, Model, StageRange, TensorSpec};
+use graft_model::samples::Known;
+use graft_model::{
+    Batch, Cut, CutPoint, DType, Discrepancy, Elements, Model, ModelInfo, Precision, ReadOptions, StageRange,
+    Tensor, TensorSpec, largest_difference,
+};
 
 use crate::checks::guarded;
 use crate::engine::{Engine, EngineError, Panicked, PartitionId};
+use crate::held::Held;
 use crate::shape::PartitionShape;
 
-/// Difference of head and tail from the whole that is allowed, as a part of the whole's largest magnitude.
-pub const TOLERANCE: f64 = 1e-5;
+/// Difference that is allowed whatever the magnitudes are, as a number: a result near 0 whose insides are near 1, such as
+/// a sigmoid's, is rounded as 1 is.
+pub const ROUNDING: f64 = 4.0 * f32::EPSILON as f64;
+
+/// Whether two results are as equal as the same arithmetic in another order is, in a precision.
+pub fn is_equal(found: Discrepancy, precision: Precision) -> bool {
+    found.within(precision.between_ways()) || found.most <= ROUNDING
+}
 
 /// A demand that an engine does not meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +36,14 @@ pub struct CutCheck {
     pub at: CutPoint,
     /// Difference of the outputs.
     pub found: Discrepancy,
+    /// The precision in which they were computed.
+    pub precision: Precision,
 }
 
 impl CutCheck {
-    /// Whether the difference is within [`TOLERANCE`].
+    /// Whether they are equal, as [`is_equal`] says.
     pub fn holds(&self) -> bool {
-        self.found.within(TOLERANCE)
+        is_equal(self.found, self.precision)
     }
 }
 
@@ -45,6 +58,7 @@ pub fn check_cuts(
     let info = model.info();
     let input = Batch::pseudo_random(info.inputs(), batch, 7);
     let Some(all) = info.whole() else { return Ok(()) };
+    let precision = engine.precision(info.id)?;
     let whole = engine.run(partition, info.id, all, input.clone())?;
     for at in info.cut_points() {
         let mut crossing = input.clone();
@@ -57,6 +71,7 @@ pub fn check_cuts(
         each(CutCheck {
             at,
             found: apart(&whole, Some(&crossing)),
+            precision,
         });
     }
     Ok(())
@@ -144,6 +159,120 @@ pub fn check(
     Ok(failures)
 }
 
+/// Demand that answers are those that are known without the engine.
+const ANSWERS: &str = "answers are right";
+/// Networks of as many seeds whose answers are known.
+const KNOWN_NETWORKS: u64 = 3;
+/// Requests of a batch of such a network.
+const KNOWN_BATCH: usize = 3;
+
+/// An engine's answers between all cut points of small networks are those that are known without it: one that gives
+/// back what it gave before, leaves layers out, or says that it ran them, does not stand this.
+fn known_answers(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    fail: &mut dyn FnMut(&'static str, String),
+) -> Result<(), EngineError> {
+    for seed in 0..KNOWN_NETWORKS {
+        let known = Known::new(seed);
+        let options = ReadOptions::default();
+        let Ok(model) = Model::parse("known.onnx".as_ref(), &known.file(), &options) else {
+            fail(ANSWERS, "the known network can't be read".to_owned());
+            return Ok(());
+        };
+        let info = model.info();
+        engine.load(&model)?;
+        // Other requests come after the first ones: an engine that remembers answers gives the wrong ones then.
+        for dice in [1, 2] {
+            let input = Batch::pseudo_random(info.inputs(), KNOWN_BATCH, 100 * dice + seed);
+            known_network(engine, partition, (&known, info), &input, fail)?;
+        }
+        engine.unload(info.id)?;
+    }
+    Ok(())
+}
+
+/// Runs a known network between all cut points, on the requests of a batch.
+fn known_network(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    (known, info): (&Known, &ModelInfo),
+    input: &Batch,
+    fail: &mut dyn FnMut(&'static str, String),
+) -> Result<(), EngineError> {
+    let precision = engine.precision(info.id)?;
+    let floats = |batch: &Batch| -> Vec<f32> {
+        let tensors = batch.tensors().iter();
+        tensors.flat_map(|t| t.numbers().map(|n| n as f32)).collect()
+    };
+    let rows = (0..KNOWN_BATCH).filter_map(|row| input.row(row));
+    let right: Vec<Vec<Vec<f64>>> = rows.map(|row| known.tensors(&floats(&row))).collect();
+    let at = |cut: CutPoint| -> Vec<f64> { right.iter().flat_map(|row| row[cut.index()].clone()).collect() };
+    let ranges = info.cut_points().flat_map(|from| {
+        let later = info.cut_points();
+        later.filter_map(move |to| StageRange::new(from, to))
+    });
+    for range in ranges {
+        let cut = &info.cuts[range.from().index()];
+        let numbers: Vec<f32> = at(range.from()).iter().map(|&v| v as f32).collect();
+        let shape = cut.tensors[0].shape.clone();
+        let taken = Tensor::new(KNOWN_BATCH, shape, Elements::F32(numbers))?;
+        let given = engine.run(partition, info.id, range, taken.into())?;
+        let wanted = at(range.to());
+        let (most, of) = match given.tensors() {
+            [only] if only.numbers().count() == wanted.len() => {
+                largest_difference(wanted.iter().copied(), only.numbers())
+            }
+            _ => (f64::INFINITY, 0.0),
+        };
+        if most > precision.from_right() * of.max(1.0) {
+            fail(
+                ANSWERS,
+                format!("layers {range} of a known network: {most} of {of}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Batches that the engine keeps give the same as batches of the host, whole and row by row.
+fn held_batches(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    info: &ModelInfo,
+    fail: &mut dyn FnMut(&'static str, String),
+) -> Result<(), EngineError> {
+    const DEMAND: &str = "a batch that is kept equals one of the host";
+    let Some(all) = info.whole() else { return Ok(()) };
+    let precision = engine.precision(info.id)?;
+    let input = Batch::pseudo_random(info.inputs(), 3, 21);
+    let right = engine.run(partition, info.id, all, input.clone())?;
+    let middle = CutPoint(all.to().0 / 2);
+    let mut kept = Held::Host(input);
+    let parts = [
+        StageRange::new(all.from(), middle),
+        StageRange::new(middle, all.to()),
+    ];
+    for range in parts.into_iter().flatten() {
+        kept = engine.run_held(partition, info.id, range, kept)?;
+        if kept.requests() != 3 {
+            fail(DEMAND, format!("{kept:?} instead of 3 requests"));
+            return Ok(());
+        }
+        // The same requests in another order, and back.
+        let order = |kept: &Held, rows: [usize; 3]| -> Vec<Held> {
+            rows.iter().filter_map(|&row| kept.row(row)).collect()
+        };
+        let turned = engine.join(partition, range, order(&kept, [2, 0, 1]))?;
+        kept = engine.join(partition, range, order(&turned, [1, 2, 0]))?;
+    }
+    let found = apart(&right, Some(&kept.into_host()?));
+    if !is_equal(found, precision) {
+        fail(DEMAND, format!("{} of {}", found.most, found.of));
+    }
+    Ok(())
+}
+
 fn demands(
     engine: &dyn Engine,
     model: &Model,
@@ -173,7 +302,11 @@ fn demands(
             format!("{:?} became {:?}", once, engine.memory()),
         );
     }
+    let precision = engine.precision(info.id)?;
     let partition = engine.open_partition(shape)?;
+    if engine.computes() {
+        known_answers(engine, partition, &mut fail)?;
+    }
     if engine.threads(partition)? > shape.share() as usize {
         fail(
             "a partition takes no more threads than cores",
@@ -196,11 +329,11 @@ fn demands(
     let all = info.whole().expect("a model has two cut points");
     let shown = |found: Discrepancy| format!("{} of {}", found.most, found.of);
     let found = check_rows(engine, partition, model, 3)?;
-    if !found.within(TOLERANCE) {
+    if !is_equal(found, precision) {
         fail("requests of a batch don't mix", shown(found));
     }
     let found = check_alone(engine, partition, model, 3)?;
-    if !found.within(TOLERANCE) {
+    if !is_equal(found, precision) {
         fail("a batch equals its rows alone", shown(found));
     }
     let joined = Batch::pseudo_random(info.inputs(), 3, 11);
@@ -227,9 +360,10 @@ fn demands(
         }
     }
     let found = apart(&together, Some(&crossing));
-    if !found.within(TOLERANCE) {
+    if !is_equal(found, precision) {
         fail("chunk by chunk equals the whole", shown(found));
     }
+    held_batches(engine, partition, info, &mut fail)?;
     let wrong_size = info.inputs().elements() + 1;
     let wrong_cut = Cut {
         tensors: vec![TensorSpec {

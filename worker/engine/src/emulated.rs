@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use graft_model::{Batch, Model, ModelId, ModelInfo, StageRange};
+use graft_model::{Batch, Model, ModelId, ModelInfo, Precision, StageRange};
 use graft_plan::{CostError, Profile, Share};
 
 use crate::checks::check_input;
@@ -70,6 +70,19 @@ impl Engine for EmulatedEngine {
         }
         self.state().models.insert(info.id, Arc::clone(info));
         Ok(())
+    }
+
+    fn computes(&self) -> bool {
+        false
+    }
+
+    /// All: nothing is computed.
+    fn precisions(&self) -> &[Precision] {
+        &[Precision::F32, Precision::F16, Precision::Int8]
+    }
+
+    fn load_in(&self, model: &Model, _: Precision) -> Result<(), EngineError> {
+        self.load(model)
     }
 
     fn unload(&self, model: ModelId) -> Result<(), EngineError> {

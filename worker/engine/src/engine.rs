@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use graft_model::{Batch, MessageError, Model, ModelError, ModelId, ModelInfo, StageRange, TensorError};
+use graft_model::{
+    Batch, MessageError, Model, ModelError, ModelId, ModelInfo, Precision, StageRange, TensorError,
+};
 use graft_plan::CostError;
 
 use crate::cores::CoresError;
+use crate::held::Held;
 use crate::shape::PartitionShape;
 
 /// A partition's number in its engine.
@@ -160,6 +163,19 @@ pub enum EngineError {
         /// Why.
         refusal: Box<Refusal>,
     },
+    /// The engine does not compute in the precision.
+    #[error(
+        "the {engine} engine does not compute in {wanted}, but in {}",
+        has.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Precision {
+        /// The engine.
+        engine: &'static str,
+        /// The precision asked for.
+        wanted: Precision,
+        /// Those that it has.
+        has: Vec<Precision>,
+    },
     /// The model is not loaded.
     #[error("model {0:?} is not loaded")]
     NotLoaded(ModelId),
@@ -221,8 +237,38 @@ pub trait Engine: Send + Sync {
         false
     }
 
-    /// Loads a model, with one copy of its weights for all ranges and partitions. Loading it again changes nothing.
+    /// Whether answers are computed at all; an engine that only takes a device's time says no, and whoever shows its answers
+    /// says so too.
+    fn computes(&self) -> bool {
+        true
+    }
+
+    /// Precisions in which it computes, the one that [`Engine::load`] takes first; at least one.
+    fn precisions(&self) -> &[Precision] {
+        &[Precision::F32]
+    }
+
+    /// Loads a model, with one copy of its weights for all ranges and partitions, to be computed in the first of the
+    /// engine's precisions. Loading it again changes nothing.
     fn load(&self, model: &Model) -> Result<(), EngineError>;
+
+    /// Loads a model, to be computed in a precision. `Err`: the engine does not have it.
+    fn load_in(&self, model: &Model, precision: Precision) -> Result<(), EngineError> {
+        if self.precisions().first() == Some(&precision) {
+            return self.load(model);
+        }
+        Err(EngineError::Precision {
+            engine: self.name(),
+            wanted: precision,
+            has: self.precisions().to_vec(),
+        })
+    }
+
+    /// The precision in which a loaded model is computed.
+    fn precision(&self, model: ModelId) -> Result<Precision, EngineError> {
+        self.info(model)?;
+        Ok(self.precisions().first().copied().unwrap_or_default())
+    }
 
     /// Frees a model. Runs that are under way finish.
     fn unload(&self, model: ModelId) -> Result<(), EngineError>;
@@ -258,6 +304,29 @@ pub trait Engine: Send + Sync {
         range: StageRange,
         batch: Batch,
     ) -> Result<Batch, EngineError>;
+
+    /// As [`Engine::run`], on a batch that may be where this engine left it, and leaves the result where it is best for the
+    /// next range. An engine that computes in the host's memory has nothing to add.
+    fn run_held(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Held,
+    ) -> Result<Held, EngineError> {
+        self.run(partition, model, range, batch.into_host()?)
+            .map(Held::Host)
+    }
+
+    /// The requests of several batches as one, in their order, for a range to be run on it on a partition.
+    fn join(
+        &self,
+        _partition: PartitionId,
+        range: StageRange,
+        parts: Vec<Held>,
+    ) -> Result<Held, EngineError> {
+        Held::join_on_host(parts, range).map(Held::Host)
+    }
 
     /// Memory that it holds.
     fn memory(&self) -> MemoryUse;

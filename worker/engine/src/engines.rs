@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
-use graft_model::{Batch, Model, ModelId, ModelInfo, StageRange};
+use graft_model::{Batch, Model, ModelId, ModelInfo, Precision, StageRange};
 
 use crate::cores::usable_cores;
 use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
+use crate::held::Held;
 use crate::onnxruntime::{Missing, OnnxRuntimeEngine};
 use crate::rten::RtenEngine;
 use crate::shape::PartitionShape;
@@ -329,6 +330,23 @@ impl Engine for Engines {
     ) -> Result<Batch, EngineError> {
         let (engine, partition) = self.place(partition, model)?;
         engine.run(partition, model, range, batch)
+    }
+
+    fn precision(&self, model: ModelId) -> Result<Precision, EngineError> {
+        let place = self.chosen(model)?.place;
+        let engine = self.list.get(place).ok_or(EngineError::NotLoaded(model))?;
+        engine.precision(model)
+    }
+
+    fn run_held(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Held,
+    ) -> Result<Held, EngineError> {
+        let (engine, partition) = self.place(partition, model)?;
+        engine.run_held(partition, model, range, batch)
     }
 
     fn memory(&self) -> MemoryUse {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use graft_engine::{Engine, EngineError, PartitionShape, RtenEngine, conformance, try_out, usable_cores};
 use graft_files::read_model;
-use graft_model::{Batch, Elements, Model, ModelId, ReadOptions, StageRange, Tensor, samples};
+use graft_model::{Batch, Elements, Model, ReadOptions, Tensor, samples};
 
 fn parse(name: &str, bytes: &[u8]) -> Model {
     Model::parse(Path::new(name), bytes, &ReadOptions::default()).expect("samples are well-formed")
@@ -29,92 +29,6 @@ fn the_cpu_engine_conforms_on_the_trained_model() {
     let engine = RtenEngine::new();
     let failures = conformance::check(&engine, &model, &PartitionShape::cores(&usable_cores())).unwrap();
     assert!(failures.is_empty(), "{failures:#?}");
-}
-
-/// What is wrong with an engine: the kit must find it.
-#[derive(PartialEq)]
-enum Fault {
-    /// Noise in every tail.
-    Noise,
-    /// A panic where an error is due.
-    Panic,
-}
-
-struct Faulty(RtenEngine, Fault);
-
-impl Engine for Faulty {
-    fn name(&self) -> &'static str {
-        "faulty"
-    }
-    fn load(&self, model: &Model) -> Result<(), EngineError> {
-        self.0.load(model)
-    }
-    fn unload(&self, model: ModelId) -> Result<(), EngineError> {
-        self.0.unload(model)
-    }
-    fn info(&self, model: ModelId) -> Result<std::sync::Arc<graft_model::ModelInfo>, EngineError> {
-        self.0.info(model)
-    }
-    fn open_partition(&self, shape: &PartitionShape) -> Result<graft_engine::PartitionId, EngineError> {
-        self.0.open_partition(shape)
-    }
-    fn close_partition(&self, partition: graft_engine::PartitionId) -> Result<(), EngineError> {
-        self.0.close_partition(partition)
-    }
-    fn run(
-        &self,
-        partition: graft_engine::PartitionId,
-        model: ModelId,
-        range: StageRange,
-        batch: Batch,
-    ) -> Result<Batch, EngineError> {
-        let out = self.0.run(partition, model, range, batch);
-        if self.1 == Fault::Panic {
-            return Ok(out.expect("a batch of the model's shape"));
-        }
-        let out = out?;
-        if range.from().0 == 0 {
-            return Ok(out);
-        }
-        let out = out.only().unwrap();
-        let noisy = out.floats().unwrap().iter().map(|v| v + 0.01).collect();
-        let noisy = Tensor::new(out.requests(), out.shape().to_vec(), Elements::F32(noisy))?;
-        Ok(noisy.into())
-    }
-    fn memory(&self) -> graft_engine::MemoryUse {
-        self.0.memory()
-    }
-    fn threads(&self, partition: graft_engine::PartitionId) -> Result<usize, EngineError> {
-        self.0.threads(partition)
-    }
-}
-
-#[test]
-fn the_kit_finds_an_engine_whose_tails_differ() {
-    let model = parse("mlp", &samples::mlp(3, 8));
-    let failures = conformance::check(
-        &Faulty(RtenEngine::new(), Fault::Noise),
-        &model,
-        &PartitionShape::cores(&usable_cores()[..1]),
-    )
-    .unwrap();
-    assert!(
-        failures
-            .iter()
-            .any(|f| f.demand == "head and tail equal the whole"),
-        "{failures:?}"
-    );
-}
-
-#[test]
-fn the_kit_finds_an_engine_that_panics() {
-    let model = parse("mlp", &samples::mlp(3, 8));
-    let engine = Faulty(RtenEngine::new(), Fault::Panic);
-    let failures = conformance::check(&engine, &model, &PartitionShape::cores(&usable_cores()[..1])).unwrap();
-    assert!(
-        failures.iter().any(|f| f.demand == "a panic is an error"),
-        "{failures:?}"
-    );
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
-use graft_engine::{EmulatedEngine, EngineError, MemoryUse, PartitionShape};
+use graft_engine::{EmulatedEngine, Engine, EngineError, MemoryUse, PartitionId, PartitionShape};
 use graft_model::{Batch, CutPoint, Model, ModelInfo, ReadOptions, StageRange, samples};
 use graft_plan::{Epoch, ModelProfile, Order, Profile, SegmentProfile, Share, Source};
 use graft_wire::TraceContext;
@@ -133,8 +133,11 @@ impl Around {
             id: "p0".to_owned(),
             spec: PartitionSpec::new(manner, [work], &profile).unwrap(),
             models: vec![info.id],
-            engine: Arc::clone(&engine) as Arc<dyn Engine>,
-            device_partition,
+            place: Place {
+                engine: Arc::clone(&engine) as Arc<dyn Engine>,
+                partition: device_partition,
+                device: 0,
+            },
             clock,
             corrections: Arc::new(CostCorrections::new(&[], "")),
             observed: Arc::default(),
@@ -180,7 +183,10 @@ impl Around {
             id: RequestId(self.sent),
             route: Arc::clone(&self.route),
             at: 0,
-            activation: Activation::Batch(Batch::pseudo_random(&self.route.hops[0].input, 1, 5)),
+            activation: Activation::Held(
+                0,
+                Held::Host(Batch::pseudo_random(&self.route.hops[0].input, 1, 5)),
+            ),
             began: now,
             final_deadline: deadline,
             due: Due::at(deadline),
