@@ -62,8 +62,13 @@ impl Files {
                     "{}: devices: is {count}; expected 1 to {MOST_DEVICES}, or a file",
                     self.scenario.display()
                 );
-                // Of several kinds, as many of the first.
-                counted(*count, &stage.hardware.profiles.kinds()[0])
+                let [only] = stage.hardware.profiles.kinds() else {
+                    anyhow::bail!(
+                        "{}: devices: is a number, and there are several kinds of devices; give --devices FILE",
+                        self.scenario.display()
+                    );
+                };
+                counted(*count, only)
             }
             (None, None) => anyhow::bail!(
                 "{}: devices: is not there; give a number or a file in the scenario, or --devices FILE",

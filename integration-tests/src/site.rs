@@ -75,6 +75,19 @@ impl Site {
         Self::with(&vec![own; workers])
     }
 
+    /// Makes certificates and configuration files for one worker with several devices, each emulated by a profile, with
+    /// time stretched: names and profiles.
+    pub fn with_devices(devices: &[(&str, &Path)], stretch: f64) -> Self {
+        let table = |(name, profile): &(&str, &Path)| {
+            let profile = profile.display();
+            format!(
+                "[[devices]]\nname = \"{name}\"\nengine = \"emulated\"\n[devices.emulated]\nprofiles = \"{profile}\"\n\
+                 stretch = {stretch:?}\n"
+            )
+        };
+        Self::with(&[devices.iter().map(table).collect()])
+    }
+
     /// `workers`: what each one's configuration says besides what all have.
     fn with(workers: &[String]) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");

@@ -65,7 +65,7 @@ const WHOLE_MS: f64 = 25.0;
 
 /// The work of a request from a cut point on, in milliseconds, as it was measured on this machine.
 fn work_from(told: &Value, point: u64) -> f64 {
-    let models = told["profile"]["models"].as_object().expect("models");
+    let models = told["profiles"][0]["models"].as_object().expect("models");
     let segments = models.values().next().expect("one model")["segments"]
         .as_array()
         .expect("segments");
@@ -197,6 +197,62 @@ fn emulated(workers: usize) -> (Site, Vec<Program>) {
     let programs = parts.map(|part| site.start(&part)).collect();
     until("the router is ready", PATIENCE, || site.is_ready(site.http));
     (site, programs)
+}
+
+/// A worker with two small devices of different kinds: the planner plans for both, and both compute.
+#[test]
+fn one_worker_serves_on_devices_of_two_kinds() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = std::fs::read(emulated_profile()).expect("a profile");
+    let profile: Value = serde_json::from_slice(&text).expect("JSON");
+    // Two multiprocessors each, so that one device is not enough.
+    let kind = |name: &str, times: f64| {
+        let mut profile = profile.clone();
+        (profile["device_kind"], profile["share_total"], profile["shares"]) =
+            (json!(name), json!(2), json!([2]));
+        for model in profile["models"].as_object_mut().expect("models").values_mut() {
+            for segment in model["segments"].as_array_mut().expect("segments") {
+                for row in segment["ms"].as_array_mut().expect("rows") {
+                    *row = json!([row[0].as_f64().expect("a number") * times]);
+                }
+            }
+        }
+        let file = folder.path().join(format!("{name}.json"));
+        std::fs::write(&file, profile.to_string()).expect("written");
+        file
+    };
+    let (slow, fast) = (kind("slow", 16.0), kind("fast", 8.0));
+    let site = Site::with_devices(&[("left", &slow), ("right", &fast)], STRETCH);
+    let _programs: Vec<Program> = ["worker", "planner", "router"]
+        .map(|part| site.start(part))
+        .into();
+    until("the router is ready", PATIENCE, || site.is_ready(site.http));
+    let report = site.load(&phones(80, 2.5, 1.0), STRETCH);
+    show("on two kinds of devices", &report);
+    let told = site.ask(site.planner_http, "/v1/plan");
+    let mut kinds: Vec<&str> = told["profiles"]
+        .as_array()
+        .expect("profiles")
+        .iter()
+        .filter_map(|p| p["device_kind"].as_str())
+        .collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["fast", "slow"], "{told}");
+    let decisions = site.ask(site.planner_http, "/v1/decisions");
+    let status = site.ask(site.planner_http, "/v1/status");
+    let devices = status["workers"][0]["devices"].as_array().expect("devices");
+    assert_eq!(devices.len(), 2, "{status}");
+    let used = |device: &str| {
+        let partitions = told["plan"]["partitions"].as_array().expect("partitions").iter();
+        partitions.filter(|p| p["device"] == device).count()
+    };
+    assert!(
+        used("worker-1/left") > 0 && used("worker-1/right") > 0,
+        "{told} {decisions}"
+    );
+    assert_eq!(count(&report, "lost"), 0, "{}", site.logs());
+    assert!(attainment(&report) >= 0.95, "{report}");
 }
 
 /// So many switches while phones ask: memory stays, and no request waits longer for them.

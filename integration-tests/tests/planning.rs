@@ -57,6 +57,44 @@ impl Data {
         self.folder.path().join(kind).join("small.json")
     }
 
+    /// A second kind of device, which takes half the time and lacks network b: its profile, and devices of both kinds.
+    fn second_kind(&self, prices: Option<[f64; 2]>) -> [String; 2] {
+        let read = |kind: &str| -> Value {
+            let text = std::fs::read(self.file(kind)).expect("a file");
+            serde_json::from_slice(&text).expect("JSON")
+        };
+        let mut profile = read("profiles");
+        profile["device_kind"] = json!("fast");
+        profile["models"].as_object_mut().expect("models").remove("b");
+        for segment in profile["models"]["a"]["segments"]
+            .as_array_mut()
+            .expect("segments")
+        {
+            let rows = segment["ms"].as_array_mut().expect("rows").iter_mut();
+            for ms in rows.flat_map(|row| row.as_array_mut().expect("a row")) {
+                *ms = json!(ms.as_f64().expect("a number") / 2.0);
+            }
+        }
+        let mut devices = read("devices");
+        let list = devices["devices"].as_array_mut().expect("devices");
+        for i in 0..4 {
+            list.push(
+                json!({"id": format!("f{i}"), "kind": "fast", "share_total": 8, "memory_bytes": 1 << 30}),
+            );
+        }
+        if let Some([slow, fast]) = prices {
+            for device in list.iter_mut() {
+                device["price"] = json!(if device["kind"] == "fast" { fast } else { slow });
+            }
+        }
+        let write = |name: &str, value: &Value| {
+            let file = self.folder.path().join(name);
+            std::fs::write(&file, value.to_string()).expect("written");
+            path(&file)
+        };
+        [write("fast.json", &profile), write("both.json", &devices)]
+    }
+
     /// Runs `graft plan` on the files; exit code, standard output, standard error.
     fn plan(&self, more: &[&str]) -> (Option<i32>, String, String) {
         let files =
@@ -84,6 +122,94 @@ impl Data {
 
 fn path(file: &Path) -> String {
     file.to_string_lossy().into_owned()
+}
+
+#[test]
+fn plans_over_two_kinds_of_devices_are_checked_and_certified() {
+    let data = Data::new();
+    // More than the smallest share of a device carries.
+    let mut workload = data.workload(14);
+    for fragment in workload["fragments"].as_array_mut().expect("fragments") {
+        fragment["rate_rps"] = json!(fragment["rate_rps"].as_f64().expect("a rate") * 40.0);
+    }
+    data.write("workloads", &workload);
+    let made = |prices: Option<[f64; 2]>| -> (Value, Value) {
+        let [fast, devices] = data.second_kind(prices);
+        let plan = path(&data.folder.path().join("both.plan.json"));
+        let workload = path(&data.file("workloads"));
+        let slow = path(&data.file("profiles"));
+        let files = [
+            "--workload",
+            &workload,
+            "--profiles",
+            &slow,
+            "--profiles",
+            &fast,
+            "--devices",
+            &devices,
+        ];
+        let made = graft([&["plan"][..], &files, &["--moves", "20", "--out", &plan]].concat());
+        assert!(made.status.success(), "{made:?}");
+        let check = graft(
+            [
+                &["plan", "check"][..],
+                &files,
+                &["--plan", &plan, "--simulate", "--json"],
+            ]
+            .concat(),
+        );
+        assert_eq!(check.status.code(), Some(0), "{check:?}");
+        // Without the profile of a kind that it uses a plan is not valid.
+        let alone = [
+            "--workload",
+            &workload,
+            "--profiles",
+            &slow,
+            "--devices",
+            &devices,
+        ];
+        let refused = graft([&["plan", "check"][..], &alone, &["--plan", &plan]].concat());
+        let on_fast = std::fs::read_to_string(&plan).expect("a plan").contains("\"f0\"");
+        assert_eq!(refused.status.code(), Some(i32::from(on_fast)), "{refused:?}");
+        let plan = std::fs::read(&plan).expect("a plan");
+        let [plan, check] = [&plan, &check.stdout].map(|text| serde_json::from_slice(text).expect("JSON"));
+        (plan, check)
+    };
+    let share = |plan: &Value, kind: &str| -> u64 {
+        let partitions = plan["partitions"].as_array().expect("partitions").iter();
+        let of_kind = partitions.filter(|p| p["device"].as_str().is_some_and(|d| d.starts_with(kind)));
+        of_kind.map(|p| p["share"].as_u64().expect("a share")).sum()
+    };
+    let (plan, check) = made(None);
+    assert_eq!(
+        (&check["valid"], &check["certified"]),
+        (&json!(true), &json!(true)),
+        "{check}"
+    );
+    assert_eq!(check["cost"], plan["total_share"]);
+    // Network a is cheaper on the fast kind, network b runs on the other alone.
+    assert!(share(&plan, "f") > 0 && share(&plan, "d") > 0, "{plan}");
+    let alone = path(&data.folder.path().join("alone.plan.json"));
+    let (code, text, errors) = data.plan(&["--moves", "20", "--out", &alone]);
+    assert_eq!(code, Some(0), "{text}{errors}");
+    let alone: Value = serde_json::from_slice(&std::fs::read(&alone).expect("a plan")).expect("JSON");
+    assert!(
+        plan["total_share"].as_u64() <= alone["total_share"].as_u64(),
+        "{plan}"
+    );
+
+    // A price that the speed is not worth.
+    let (plan, check) = made(Some([4.0, 80.0]));
+    assert_eq!(
+        (&check["certified"], share(&plan, "f")),
+        (&json!(true), 0),
+        "{plan}"
+    );
+    let cost = check["cost"].as_f64().expect("a cost");
+    assert!(
+        (cost - 4.0 / 8.0 * share(&plan, "d") as f64).abs() < 1e-6,
+        "{check}"
+    );
 }
 
 #[test]

@@ -235,8 +235,8 @@ impl Workers {
         };
         let mut partitions = vec![];
         for partition in &plan.partitions {
-            let worker = self.number(&partition.device).unwrap_or(0);
             let unknown = || PlanError::UnknownDevice(partition.id.clone(), partition.device.clone());
+            let worker = self.number(&partition.device).ok_or_else(unknown)?;
             let kind = self.workers[worker as usize].kind.as_str();
             let (corrections, profile) = kinds.get(kind).ok_or_else(unknown)?;
             partitions.push(Partition {

@@ -32,7 +32,7 @@ pub(crate) struct Chunk {
     pub inputs: Option<Vec<Activation>>,
     /// The batch's result is wanted: it is its last chunk.
     pub last: bool,
-    /// No request of the batch goes on to another stage on this device: the result is wanted on the host.
+    /// Some request of the batch does not go on to another stage on this device: the result is wanted on the host.
     pub leaves: bool,
 }
 
@@ -132,7 +132,7 @@ fn run(place: &Place, chunk: Chunk, aside: &mut HashMap<BatchId, Held>) -> Resul
                 range,
                 last: info.last().index(),
             })?;
-            gather(place, cut, inputs, range)?
+            gather(place, cut, inputs, (chunk.model, range))?
         }
     };
     let info = engine.info(chunk.model)?;
@@ -184,12 +184,17 @@ fn one_by_one(
             stand_in.clone()
         })));
     }
-    let rows = engine.join(partition, range, whole)?;
+    let rows = engine.join(partition, model, range, whole)?;
     Ok(Rows { rows, spoiled })
 }
 
 /// The rows of a batch together.
-fn gather(place: &Place, cut: &Cut, inputs: Vec<Activation>, range: StageRange) -> Result<Held, EngineError> {
+fn gather(
+    place: &Place,
+    cut: &Cut,
+    inputs: Vec<Activation>,
+    (model, range): (ModelId, StageRange),
+) -> Result<Held, EngineError> {
     let types = |input: &Activation| match input {
         Activation::Bytes(types, _) => Some(WireType::dtypes(types)),
         Activation::Held(..) => None,
@@ -220,7 +225,7 @@ fn gather(place: &Place, cut: &Cut, inputs: Vec<Activation>, range: StageRange) 
             }
         })
         .collect::<Result<_, EngineError>>()?;
-    place.engine.join(place.partition, range, rows)
+    place.engine.join(place.partition, model, range, rows)
 }
 
 #[cfg(test)]

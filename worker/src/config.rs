@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use graft_engine::{EngineKind, EngineOptions, usable_cores};
 use graft_files::{Catalog, ReadFile};
-use graft_plan::Profile;
+use graft_plan::{PRICES, Profile};
 use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;
@@ -233,9 +234,9 @@ fn wrong(key: &'static str, value: impl ToString, cause: &str) -> ConfigError {
 impl DeviceConfig {
     fn check(self, only: bool) -> anyhow::Result<DeviceSettings> {
         let usable = usable_cores();
-        let price = self.price.filter(|p| !(p.is_finite() && *p > 0.0));
-        if let Some(price) = price {
-            return Err(wrong("price", price, "expected a number above 0").into());
+        if let Some(price) = self.price.filter(|p| !PRICES.contains(p)) {
+            let cause = format!("expected {} to {}", PRICES.start(), PRICES.end());
+            return Err(wrong("price", price, &cause).into());
         }
         let engine = self.engine.unwrap_or_default();
         let emulates = engine == EngineName::Emulated;
@@ -248,8 +249,10 @@ impl DeviceConfig {
             None if emulates => vec![],
             None => default_cores(&usable),
         };
-        if (cores.is_empty() && !emulates) || cores.iter().any(|c| !usable.contains(c)) {
-            let cause = format!("expected some of the cores that this process may use: {usable:?}");
+        let twice = (0..cores.len()).any(|at| cores[..at].contains(&cores[at]));
+        if (cores.is_empty() && !emulates) || twice || cores.iter().any(|c| !usable.contains(c)) {
+            let cause =
+                format!("expected some of the cores that this process may use, each once: {usable:?}");
             return Err(wrong("cores", format!("{cores:?}"), &cause).into());
         }
         let engine = match (engine, &self.emulated) {
@@ -356,7 +359,8 @@ impl Config {
                 let cause = "expected 1 to 64 characters without a slash, that no other device has";
                 return Err(wrong("devices.name", name, cause).into());
             }
-            let device = table.check(false)?;
+            let described = format!("[[devices]] {name:?}");
+            let device = table.check(false).context(described)?;
             if let Some(core) = device.cores.iter().find(|core| !taken.insert(**core)) {
                 let cause =
                     "this core is another device's already: give `cores` to each device that computes here";

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use graft_engine::{EmulatedEngine, Engine, EngineError, EngineOptions, Engines, PartitionShape, cpu_kind};
+use graft_engine::{
+    EmulatedEngine, Engine, EngineError, EngineKind, EngineOptions, Engines, PartitionShape, cpu_kind,
+};
 use graft_files::Catalog;
 use graft_plan::Profile;
 use graft_wire::DeviceInfo;
@@ -55,6 +57,8 @@ pub(crate) struct Opening<'a> {
     /// Id in plans.
     pub id: String,
     pub settings: &'a DeviceSettings,
+    /// Devices that share this machine's memory, at least one.
+    pub sharers: u64,
     pub catalog: &'a Catalog,
     pub batches: &'a [u32],
     pub state: &'a Path,
@@ -134,13 +138,18 @@ impl Opening<'_> {
             }
         }
         engine.close_partition(partition)?;
+        let kind = kind_of(options);
+        let profile = join(profiles).context("no engine here runs any of the models")?;
         Ok(Device {
             id: self.id.clone(),
             price: self.settings.price,
-            profile: join(profiles).context("no engine here runs any of the models")?,
-            kind: cpu_kind(),
+            profile: Profile {
+                device_kind: kind.clone(),
+                ..profile
+            },
+            kind,
             whole,
-            memory_bytes: memory_bytes(),
+            memory_bytes: memory_bytes() / self.sharers.max(1),
             emulated: !engine.computes(),
             scratch: Some(scratch),
             engine: Arc::new(engine),
@@ -180,6 +189,15 @@ impl Opening<'_> {
             scratch: None,
             profile,
         })
+    }
+}
+
+/// Kind of the cores of this machine with an engine that was asked for: what it takes is not what another engine takes.
+fn kind_of(options: &EngineOptions) -> String {
+    match options.kind {
+        EngineKind::Fastest => cpu_kind(),
+        EngineKind::Rten => format!("{} with rten", cpu_kind()),
+        EngineKind::OnnxRuntime => format!("{} with onnxruntime", cpu_kind()),
     }
 }
 

@@ -31,6 +31,12 @@ use graft_worker::{Config, Worker};
 ///   stretch = 1.0                   everything takes so many times as long
 ///   memory_bytes = 80000000000      for weights
 ///
+///   price = 2.5                     of the device, in a unit that is the same for all workers; default: none, share counts
+///
+///   [[devices]]                     several devices, instead of cores, engine, onnxruntime, [emulated] and price:
+///   name = "left"                   unique on this worker; in plans it is called worker-1/left
+///   cores = [2, 3]                  and any of the keys that it has instead, [devices.emulated] among them
+///
 ///   [tls]                           as written by `graft ca issue --role worker`
 ///   certificate = "worker.pem"
 ///   key = "worker.key"

@@ -135,7 +135,7 @@ impl PartitionActor {
             range: run.range,
             inputs,
             last: run.last,
-            leaves: !self.goes_on_here(&run.requests),
+            leaves: !self.all_go_on_here(&run.requests),
         };
         if self.command(Command::Run(chunk)) {
             self.running = Some((run, self.parts.clock.now()));
@@ -144,12 +144,14 @@ impl PartitionActor {
         }
     }
 
-    /// Whether some request's next stage runs on this device.
-    fn goes_on_here(&self, requests: &[RequestId]) -> bool {
+    /// Whether every request's next stage runs on this device, and on no other.
+    fn all_go_on_here(&self, requests: &[RequestId]) -> bool {
         let device = self.parts.place.device;
-        let jobs = requests.iter().filter_map(|id| self.jobs.get(id));
-        let mut next = jobs.filter_map(|job| job.route.hops.get(job.at + 1));
-        next.any(|hop| hop.instances.iter().any(|i| i.device == device))
+        let mut jobs = requests.iter().filter_map(|id| self.jobs.get(id));
+        jobs.all(|job| {
+            let next = job.route.hops.get(job.at + 1);
+            next.is_some_and(|hop| hop.peers.is_empty() && hop.instances.iter().all(|i| i.device == device))
+        })
     }
 
     fn take_inputs(&mut self, run: &Run) -> Vec<Activation> {

@@ -20,7 +20,7 @@ use graft_wire::{Limits, WorkReply, WorkRequest, WorkerInfo, WorkerModel};
 use tokio::sync::oneshot;
 
 use crate::config::{DeviceSettings, Settings};
-use crate::device::{Device, Opening};
+use crate::device::{Device, EngineChoice, Opening};
 use crate::epochs::Epochs;
 use crate::handle::Handle;
 use crate::held::HeldBytes;
@@ -73,18 +73,31 @@ impl Worker {
 
         let (name, catalog) = (settings.name.clone(), settings.catalog.clone());
         let opening = move || -> anyhow::Result<Vec<Device>> {
-            let open = |device: &DeviceSettings| {
+            let compute = |d: &&DeviceSettings| matches!(d.engine, EngineChoice::Cpu(_));
+            let sharers = settings.devices.iter().filter(compute).count() as u64;
+            let (mut opened, mut failed) = (vec![], None);
+            for device in &settings.devices {
                 let id = device.id(&name);
                 let opening = Opening {
                     id: id.clone(),
                     settings: device,
+                    sharers,
                     catalog: &catalog,
                     batches: &settings.batches,
                     state: &settings.state,
                 };
-                opening.open().with_context(|| format!("device {id}"))
-            };
-            settings.devices.iter().map(open).collect()
+                match opening.open().with_context(|| format!("device {id}")) {
+                    Ok(device) => opened.push(device),
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "a device is left out");
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+            match failed {
+                Some(error) if opened.is_empty() => Err(error),
+                _ => Ok(opened),
+            }
         };
         let mut devices = tokio::task::spawn_blocking(opening).await??;
 

@@ -212,7 +212,7 @@ fn a_route_over_two_workers_gives_what_the_whole_network_gives() {
         let catalog = Catalog::read(&models()).expect("models");
         let info = &catalog.entries()[0].info;
         let correction = Correction {
-            kind: cpu_kind(),
+            kind: format!("{} with rten", cpu_kind()),
             model: info.id,
             batch: 1,
             times: 1.5,

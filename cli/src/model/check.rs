@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use graft_engine::Engine as _;
-use graft_engine::conformance::{CutCheck, ROUNDING, check_cuts, check_rows, is_equal};
+use graft_engine::conformance::{CutCheck, ROUNDING, check_cuts, check_rows};
 use graft_engine::{
     Against, Difference, Gives, OnnxRuntimeEngine, against, first_difference, usable_cores, warnings,
 };
@@ -134,7 +134,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     let worst = checks.iter().map(|c| c.found.relative()).fold(0.0, f64::max);
     let mixed = check_rows(engine, partition, model, batch)?;
     let precision = engine.precision(info.id)?;
-    let rows_hold = is_equal(mixed, precision);
+    let rows_hold = mixed.within(precision.between_ways());
     let agrees = held
         .as_ref()
         .is_none_or(|h| h.output.holds() && h.first.is_none());

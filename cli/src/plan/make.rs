@@ -13,7 +13,7 @@ use graft_planner_search::{Changes, GraftOptions, Problem, changes, explain, low
 
 use super::algorithm::Algorithm;
 use super::check::summary;
-use super::{Files, cost};
+use super::{Files, cost, rounded};
 use crate::Verdict;
 use crate::output::line;
 
@@ -129,7 +129,7 @@ fn describe(
     took: Duration,
     moves: u64,
 ) -> anyhow::Result<()> {
-    let bound = lower_bound(problem);
+    let bound = rounded(lower_bound(problem));
     let gap = if bound > 0.0 {
         (problem.hardware.fleet().cost(plan) / bound - 1.0) * 100.0
     } else {

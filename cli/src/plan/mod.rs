@@ -61,10 +61,15 @@ impl Files {
 /// A plan's cost: its total share, or what it takes of the devices' prices.
 fn cost(plan: &Plan, hardware: &Hardware) -> serde_json::Number {
     let priced = hardware.devices.devices.iter().any(|d| d.price.is_some());
-    let price = serde_json::Number::from_f64(hardware.fleet().cost(plan));
+    let price = serde_json::Number::from_f64(rounded(hardware.fleet().cost(plan)));
     price
         .filter(|_| priced)
         .unwrap_or_else(|| plan.total_share.into())
+}
+
+/// A cost to a millionth: what is beyond comes from adding up.
+fn rounded(cost: f64) -> f64 {
+    (cost * 1e6).round() / 1e6
 }
 
 /// What to do.

@@ -30,6 +30,7 @@ mod rules;
 mod splitmix;
 mod tensor;
 mod tensor_error;
+mod written;
 
 pub mod edit;
 

@@ -6,9 +6,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rten_onnx::onnx::{
-    DataLocation, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
-};
+use rten_onnx::onnx::{DataLocation, GraphProto, ModelProto, TensorProto, ValueInfoProto};
+use rten_onnx::protobuf::{EncodeMessage, ProtobufError, ValueWriter};
 use sha2::{Digest, Sha256};
 
 use crate::analyze::{StandardNode, analyze};
@@ -17,6 +16,7 @@ use crate::error::{ModelError, ModelErrorKind};
 use crate::info::{Listed, ModelInfo};
 use crate::options::ReadOptions;
 use crate::parts::{Originals, Parts, WeightsFile};
+use crate::written::{GraphBeside, Written};
 use crate::{careful, framing};
 
 /// Operator sets of the default domain that Graft reads.
@@ -108,26 +108,29 @@ impl Model {
 
     /// The graph for engines, as an ONNX file: symbolic batch, no dead nodes, every cut point an output.
     pub fn engine_graph(&self) -> Result<Vec<u8>, ModelError> {
-        self.written(&self.graph)
+        self.graph.write_buf().map_err(|e| self.cannot_write(&e))
     }
 
-    /// The graph for engines whose Relu and Clip lose NaN: with a second way through the layers on which NaN and
-    /// infinite numbers pass as the standard says. `true`: it has one; [`Model::careful_name`] names its tensors.
-    pub fn careful_graph(&self) -> Result<(Vec<u8>, bool), ModelError> {
-        let sets = self.graph.opset_import.iter();
-        let mut proto = ModelProto {
+    /// Writes the graph for engines whose Relu and Clip lose NaN, as an ONNX file: with a second way through the layers on
+    /// which NaN and infinite numbers pass as the standard says. `true`: it has one; [`Model::careful_name`] names its
+    /// tensors. Weights are written as they lie in memory, without a copy.
+    pub fn write_careful_graph(&self, out: impl io::Write) -> Result<bool, ModelError> {
+        let whole = self.graph.graph.as_ref();
+        let weights = whole.map_or(&[][..], |graph| &graph.initializer);
+        let mut graph = whole.map(without_weights).unwrap_or_default();
+        let added = careful::add(&mut graph);
+        let written = Written {
             ir_version: self.graph.ir_version,
-            opset_import: sets
-                .map(|set| OperatorSetIdProto {
-                    domain: set.domain.clone(),
-                    version: set.version,
-                })
-                .collect(),
-            graph: self.graph.graph.clone(),
-            ..ModelProto::default()
+            opset_import: &self.graph.opset_import,
+            graph: GraphBeside {
+                graph: &graph,
+                weights,
+            },
         };
-        let added = proto.graph.as_mut().is_some_and(careful::add);
-        Ok((self.written(&proto)?, added))
+        written
+            .encode(ValueWriter::new(out))
+            .map_err(|e| self.cannot_write(&e))?;
+        Ok(added)
     }
 
     /// The name of a tensor on the second way.
@@ -135,11 +138,20 @@ impl Model {
         careful::name_of(tensor)
     }
 
-    fn written(&self, proto: &ModelProto) -> Result<Vec<u8>, ModelError> {
-        proto.write_buf().map_err(|e| {
-            ModelError::new(ModelErrorKind::Malformed, format!("can't be written: {e}"), "")
-                .in_file(&self.info.file)
-        })
+    fn cannot_write(&self, error: &ProtobufError) -> ModelError {
+        let what = format!("can't be written: {error}");
+        ModelError::new(ModelErrorKind::Malformed, what, "").in_file(&self.info.file)
+    }
+}
+
+/// The graph but for its weights.
+fn without_weights(graph: &GraphProto) -> GraphProto {
+    GraphProto {
+        node: graph.node.clone(),
+        input: graph.input.clone(),
+        output: graph.output.clone(),
+        value_info: graph.value_info.clone(),
+        initializer: vec![],
     }
 }
 

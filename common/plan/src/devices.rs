@@ -1,6 +1,7 @@
 //! `devices.json`: the devices that there are.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,9 @@ pub struct Device {
     pub price: Option<f64>,
 }
 
+/// Prices that a device may have, in whatever unit.
+pub const PRICES: RangeInclusive<f64> = 1e-6..=1e6;
+
 impl Device {
     /// Cost of a unit of its share: its part of the price, or 1 where there is none.
     pub fn unit_cost(&self) -> f64 {
@@ -59,6 +63,13 @@ impl Checked for Devices {
             let price = || format!("devices[{i}].price");
             if let Some(price_of_it) = d.price {
                 positive(price, price_of_it, "the prices' unit")?;
+                if !PRICES.contains(&price_of_it) {
+                    let (least, most) = PRICES.into_inner();
+                    return wrong(
+                        price(),
+                        format!("is {price_of_it}; expected {least} to {most}, in a suitable unit"),
+                    );
+                }
             }
             // A unit of share costs the same on all devices of a kind, so that a plan's cost does not depend on places.
             let like = *kinds.entry(d.kind.as_str()).or_insert(d);

@@ -28,6 +28,7 @@ impl Hardware {
 #[derive(Debug, Clone)]
 pub struct Fleet<'a> {
     profiles: &'a Profiles,
+    devices: &'a Devices,
     by_id: HashMap<&'a str, (&'a Device, Option<&'a Profile>)>,
 }
 
@@ -42,6 +43,7 @@ impl<'a> Fleet<'a> {
         let of = |d: &'a Device| (d.id.as_str(), (d, kinds.get(d.kind.as_str()).copied()));
         Fleet {
             profiles,
+            devices,
             by_id: devices.devices.iter().map(of).collect(),
         }
     }
@@ -79,8 +81,8 @@ impl<'a> Fleet<'a> {
 
     /// Cost of a unit of share of devices of a kind, or 1 where devices have no prices.
     pub fn unit_cost_of_kind(&self, kind: &str) -> f64 {
-        let mut of_kind = self.by_id.values().filter(|(d, _)| d.kind == kind);
-        of_kind.next().map_or(1.0, |(d, _)| d.unit_cost())
+        let mut of_kind = self.devices.devices.iter().filter(|d| d.kind == kind);
+        of_kind.next().map_or(1.0, Device::unit_cost)
     }
 
     /// Cost of a plan: what its partitions take of the devices' prices, or the total share where devices have no prices.

@@ -23,7 +23,7 @@ mod workload;
 
 pub use check::{Broken, Rule};
 pub use cost::{Chunk, CostError};
-pub use devices::{Device, Devices};
+pub use devices::{Device, Devices, PRICES};
 pub use file::{FormatError, FormatFile};
 pub use fleet::{Fleet, Hardware};
 pub use plan::{Order, Partition, Plan, Route, Stage};

@@ -10,7 +10,7 @@ use crate::problem::Problem;
 const MULTIPLIERS: usize = 24;
 
 /// Largest sum of costs that is looked for among the sums of shares' costs; a larger bound is not rounded up to one.
-const MOST_SUMS: u64 = 10_000_000;
+const MOST_SUMS: u64 = 200_000;
 
 fn multiplier(i: usize, costs: &Costs<'_>) -> f64 {
     if i == 0 {
@@ -29,7 +29,7 @@ fn multiplier(i: usize, costs: &Costs<'_>) -> f64 {
 /// what listed shares can add up to; and the fragment that needs the largest share needs a partition of that size.
 pub fn lower_bound(problem: &Problem) -> f64 {
     let costs = Costs::new(&problem.hardware);
-    bound_of(&problem.workload, &costs) as f64 / costs.scale()
+    costs.at_least(bound_of(&problem.workload, &costs))
 }
 
 pub(crate) fn bound_of(workload: &Workload, costs: &Costs<'_>) -> u64 {

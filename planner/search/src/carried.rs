@@ -3,7 +3,7 @@
 use graft_certify::Crew;
 use graft_plan::{Epoch, Plan, Workload};
 
-use crate::graft::{GraftOptions, Progress, plan_all, plan_graft};
+use crate::graft::{GraftOptions, Progress, plan_all, plan_graft, plan_rationed};
 use crate::problem::Problem;
 
 /// A plan, and the load that it carries.
@@ -46,7 +46,7 @@ pub fn plan_what_fits(
         return best;
     }
     let all_of = |scaled: &Problem| {
-        let (plan, _) = plan_all(scaled, epoch, running, options, crew, 1.0, &mut |p| !p.sound);
+        let (plan, _) = plan_rationed(scaled, epoch, running, options, crew, &mut |p| !p.sound);
         let workload = scaled.workload.clone();
         (!plan.capacity_exhausted).then_some(Carried {
             plan,
@@ -101,7 +101,7 @@ pub fn plan_what_fits(
     }
     for step in carried..=STEPS {
         let part = scale(&mut scaled, step);
-        let (plan, _) = plan_all(&scaled, epoch, running, options, crew, 1.0, &mut |p| !p.sound);
+        let (plan, _) = plan_rationed(&scaled, epoch, running, options, crew, &mut |p| !p.sound);
         let fits = !plan.capacity_exhausted;
         if plan.infeasible.len() < best.plan.infeasible.len() {
             best = Carried {

@@ -23,6 +23,8 @@ pub(crate) struct Costs<'p> {
     scale: f64,
     /// Cost of the cheapest kind's unit of share.
     unit: f64,
+    /// Whether there are devices of each kind; of all, where there is none at all.
+    present: Vec<bool>,
 }
 
 /// A share of one kind of device.
@@ -58,6 +60,11 @@ const NEVER: RunTime = RunTime {
 /// Units of cost that the cheapest unit of share costs where devices have prices: the search counts in whole units.
 const CHEAPEST: f64 = 1000.0;
 
+/// Largest cost of a unit of share: what is dearer still, in the cheapest kind's prices, counts as much.
+const MOST_UNIT: f64 = 1e9;
+/// Part by which a cost in whole units may exceed the price: units of share are rounded to a thousandth.
+const ROUNDED_UP: f64 = 0.5 / CHEAPEST;
+
 impl<'p> Costs<'p> {
     pub fn new(hardware: &'p Hardware) -> Self {
         let Hardware { profiles, devices } = hardware;
@@ -65,13 +72,18 @@ impl<'p> Costs<'p> {
         let priced = devices.devices.iter().any(|d| d.price.is_some());
         let price = |profile: &Profile| {
             let mut of_kind = devices.devices.iter().filter(|d| d.kind == profile.device_kind);
-            of_kind.next().map_or(1.0, Device::unit_cost)
+            of_kind.next().map(Device::unit_cost)
         };
-        let units: Vec<f64> = kinds.iter().map(price).collect();
-        let scale = match units.iter().copied().fold(f64::INFINITY, f64::min) {
-            cheapest if priced => CHEAPEST / cheapest,
+        let prices: Vec<Option<f64>> = kinds.iter().map(price).collect();
+        let known = || prices.iter().flatten().copied();
+        let scale = match known().fold(f64::INFINITY, f64::min) {
+            cheapest if priced && cheapest.is_finite() => CHEAPEST / cheapest,
             _ => 1.0,
         };
+        // What there is not of costs as much as the dearest that there is.
+        let dearest = known().reduce(f64::max).unwrap_or(1.0);
+        let units: Vec<f64> = prices.iter().map(|price| price.unwrap_or(dearest)).collect();
+        let none = prices.iter().all(Option::is_none);
         let unit = if priced { CHEAPEST } else { 1.0 };
         let mut costs = Costs {
             profiles,
@@ -80,14 +92,15 @@ impl<'p> Costs<'p> {
             models: vec![],
             scale,
             unit,
+            present: prices.iter().map(|price| none || price.is_some()).collect(),
         };
         for ((k, profile), price) in kinds.iter().enumerate().zip(units) {
             let first = costs.slices.len();
-            let each = (price * scale).round() as u64;
+            let each = (price * scale).round().min(MOST_UNIT) as u64;
             costs.slices.extend(profile.shares.iter().map(|&share| Slice {
                 kind: KindAt::new(k),
                 share,
-                cost: u64::from(share.0) * each,
+                cost: u64::from(share.0).saturating_mul(each),
             }));
             costs.spans.push((first, costs.slices.len()));
         }
@@ -278,12 +291,23 @@ impl<'p> Costs<'p> {
     /// Cost of a whole device.
     pub fn cost_of_device(&self, kind: KindAt, share_total: Share) -> u64 {
         let least = self.least_of(kind);
-        self.cost(least) / u64::from(self.share(least).0) * u64::from(share_total.0)
+        (self.cost(least) / u64::from(self.share(least).0)).saturating_mul(u64::from(share_total.0))
     }
 
     /// Units of cost in one unit of price, or of share where devices have no prices.
     pub fn scale(&self) -> f64 {
         self.scale
+    }
+
+    /// A cost as a price, or share, that is certainly not above the true one.
+    pub fn at_least(&self, cost: u64) -> f64 {
+        let rounded_up = if self.scale == 1.0 { 0.0 } else { ROUNDED_UP };
+        cost as f64 / self.scale * (1.0 - rounded_up)
+    }
+
+    /// Whether there are devices of a kind; of all, where there is none at all.
+    pub fn is_present(&self, kind: KindAt) -> bool {
+        self.present[kind.get()]
     }
 
     /// Cost of the cheapest kind's unit of share.
@@ -313,9 +337,10 @@ impl<'p> Costs<'p> {
         (self.kind_of(less) == self.kind_of(share)).then_some(less)
     }
 
-    /// The cheapest share of all kinds.
+    /// Cost of the cheapest share of the kinds that there are.
     pub fn cheapest(&self) -> f64 {
-        self.shares().map(|s| self.size(s)).fold(f64::INFINITY, f64::min)
+        let there = self.shares().filter(|&s| self.is_present(self.kind_of(s)));
+        there.map(|s| self.size(s)).fold(f64::INFINITY, f64::min)
     }
 
     /// All kinds' shares, each kind's ascending.

@@ -175,7 +175,8 @@ impl Draft {
                     None => rooms.iter_mut().find(fits).map(|room| room.device),
                 };
                 let Some(room) = rooms.iter_mut().find(|r| Some(r.device) == found) else {
-                    return Err(self.least_worth(left_out, costs).unwrap_or(p));
+                    let of_kind = costs.kind_of(partition.share);
+                    return Err(self.least_worth(left_out, of_kind, costs).unwrap_or(p));
                 };
                 room.free -= share;
                 for (key, bytes) in &weights {
@@ -189,14 +190,14 @@ impl Draft {
         Ok(places)
     }
 
-    /// The partition that serves the least rate for its cost.
-    fn least_worth(&self, left_out: &[bool], costs: &Costs<'_>) -> Option<usize> {
+    /// The partition of a kind that serves the least rate for its cost.
+    fn least_worth(&self, left_out: &[bool], kind: KindAt, costs: &Costs<'_>) -> Option<usize> {
         let worth = |p: &PartitionDraft| {
             let rate: f64 = p.stages.iter().map(|&s| self.stages[s].rate_rps).sum();
             rate / (costs.size(p.share) * p.copies as f64)
         };
         (0..self.partitions.len())
-            .filter(|&p| !left_out[p])
+            .filter(|&p| !left_out[p] && costs.kind_of(self.partitions[p].share) == kind)
             .min_by(|&a, &b| worth(&self.partitions[a]).total_cmp(&worth(&self.partitions[b])))
     }
 

@@ -144,7 +144,7 @@ impl<'a> Ground<'a> {
     }
 
     /// Cost of what a merged fragment fills on a share, at least.
-    fn work_on(&self, unit: UnitAt, share: ShareAt) -> f64 {
+    pub fn work_on(&self, unit: UnitAt, share: ShareAt) -> f64 {
         let m = &self.merged[unit];
         m.on[self.costs.kind_of(share).get()].map_or(m.work, |on| on.work)
     }

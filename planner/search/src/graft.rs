@@ -102,21 +102,13 @@ pub fn plan_graft(
     crew: &dyn Crew,
     go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Plan {
-    let (mut best, needed) = plan_all(problem, epoch, running, options, crew, 1.0, go_on);
+    let (mut best, needed) = plan_rationed(problem, epoch, running, options, crew, go_on);
     let there: f64 = problem
         .usable()
         .map(|(_, d)| f64::from(d.share_total.0) * d.unit_cost())
         .sum();
     if !best.capacity_exhausted || there == 0.0 {
         return best;
-    }
-    // Of several kinds one may have too little room in one piece: it is then used less.
-    let several = problem.hardware.profiles.kinds().len() > 1;
-    for part in LESS_ROOM.into_iter().filter(|_| several) {
-        let (plan, _) = plan_all(problem, epoch, running, options, crew, part, &mut |p| !p.sound);
-        if !plan.capacity_exhausted {
-            return plan;
-        }
     }
     let mut order: Vec<FragmentAt> = FragmentAt::all(problem.workload.fragments.len()).collect();
     let fragments = &problem.workload.fragments;
@@ -135,7 +127,7 @@ pub fn plan_graft(
         });
         let mut fewer = problem.clone();
         fewer.workload.fragments = kept.iter().map(|&i| fragments[i].clone()).collect();
-        let (mut plan, _) = plan_all(&fewer, epoch, running, options, crew, 1.0, &mut |p| !p.sound);
+        let (mut plan, _) = plan_rationed(&fewer, epoch, running, options, crew, &mut |p| !p.sound);
         plan.infeasible
             .extend(out.iter().map(|&i| fragments[i].id.clone()));
         plan.infeasible.sort();
@@ -173,6 +165,29 @@ fn give_back_nothing_owed(plan: &mut Plan, problem: &Problem) {
         }
     }
     plan.routes.sort_by(|a, b| a.fragment.cmp(&b.fragment));
+}
+
+/// As [`plan_all`]; of several kinds of devices one may have too little room in one piece, and is then used less.
+pub(crate) fn plan_rationed(
+    problem: &Problem,
+    epoch: Epoch,
+    running: Option<&Plan>,
+    options: GraftOptions,
+    crew: &dyn Crew,
+    go_on: &mut dyn FnMut(Progress) -> bool,
+) -> (Plan, f64) {
+    let (plan, needed) = plan_all(problem, epoch, running, options, crew, 1.0, go_on);
+    let several = problem.hardware.profiles.kinds().len() > 1;
+    if !plan.capacity_exhausted || !several {
+        return (plan, needed);
+    }
+    for part in LESS_ROOM {
+        let (less, needed) = plan_all(problem, epoch, running, options, crew, part, &mut |p| !p.sound);
+        if !less.capacity_exhausted {
+            return (less, needed);
+        }
+    }
+    (plan, needed)
 }
 
 /// Plans for all fragments that can be served; what this costs, whether there is so much or not. `room`: part of what
@@ -243,7 +258,7 @@ pub(crate) fn plan_all(
             if !go_on(Progress {
                 moves: 0,
                 cost: told(search.cost(&cells)),
-                bound: told(bound),
+                bound: costs.at_least(bound),
                 sound: false,
             }) {
                 return give_out(cells, &hopeless);
@@ -268,7 +283,7 @@ pub(crate) fn plan_all(
     let progress = Progress {
         moves,
         cost: told(search.cost(&best)),
-        bound: told(bound),
+        bound: costs.at_least(bound),
         sound: true,
     };
     if everything && sorted.merged.len() <= EXACT_MOST && search.burden(&best) > bound && go_on(progress) {
@@ -283,7 +298,7 @@ pub(crate) fn plan_all(
     while go_on(Progress {
         moves,
         cost: told(search.cost(&best)),
-        bound: told(bound),
+        bound: costs.at_least(bound),
         sound: true,
     }) && search.burden(&best) > bound
     {

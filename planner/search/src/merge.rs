@@ -123,18 +123,22 @@ pub(crate) struct Sorted {
     pub merged: Vec<Merged>,
     /// Fragments that no share serves in time.
     pub infeasible: Vec<FragmentAt>,
+    /// Fragments that only a kind of device serves in time that there is not.
+    pub elsewhere: Vec<FragmentAt>,
     /// Fragments at the last cut point.
     pub nothing_owed: Vec<FragmentAt>,
 }
 
 impl Sorted {
-    /// Lists merged fragments that would be in time alone and uncut, but not so often as they must be.
+    /// Lists merged fragments that would be in time alone and uncut, but not so often as they must be, and fragments whose
+    /// kind of device there is not.
     pub fn leave_out(&self, plan: &mut Plan, hopeless: &[UnitAt], problem: &Problem) {
         let fragments = hopeless.iter().flat_map(|&u| &self.merged[u].fragments);
+        let all = fragments.chain(&self.elsewhere);
         plan.infeasible
-            .extend(fragments.map(|&i| problem.workload.fragments[i].id.clone()));
+            .extend(all.map(|&i| problem.workload.fragments[i].id.clone()));
         plan.infeasible.sort();
-        plan.capacity_exhausted |= !hopeless.is_empty();
+        plan.capacity_exhausted |= !hopeless.is_empty() || !self.elsewhere.is_empty();
     }
 }
 
@@ -160,9 +164,12 @@ pub(crate) fn merge(
             continue;
         }
         let on = |kind| costs.least_share(kind, model, fragment.partition_point, fragment.budget_ms);
-        let least: Vec<Option<ShareAt>> = costs.kinds().map(on).collect();
+        let there = |kind| on(kind).filter(|_| costs.is_present(kind));
+        let least: Vec<Option<ShareAt>> = costs.kinds().map(there).collect();
         if least.iter().any(Option::is_some) {
             owed.push((model, i, least, home(&fragment.id)));
+        } else if costs.kinds().any(|kind| on(kind).is_some()) {
+            sorted.elsewhere.push(i);
         } else {
             sorted.infeasible.push(i);
         }

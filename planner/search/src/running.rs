@@ -54,6 +54,7 @@ impl<'p> Running<'p> {
         }
         let mut running = Running::default();
         let mut cell_of: HashMap<&str, RunningAt> = HashMap::new();
+        let mut gone: HashSet<&str> = HashSet::new();
         for copies in alike.into_values() {
             let first = copies[0];
             let known = |p: &&Partition| problem.usable().any(|(_, d)| d.id == p.device);
@@ -61,8 +62,13 @@ impl<'p> Running<'p> {
                 let mut devices = problem.usable().filter(|(_, d)| d.id == p.device);
                 devices.next().and_then(|(_, d)| costs.kind(&d.kind))
             };
-            // Copies on devices that are gone say nothing of the kind.
-            let kind = copies.iter().find_map(|p| kind_of(p)).unwrap_or(KindAt::FIRST);
+            // Copies on devices that are gone say nothing of the kind: where there are several, a cell that lost all of
+            // its devices is forgotten.
+            let only = || (costs.kinds().len() == 1).then_some(KindAt::FIRST);
+            let Some(kind) = copies.iter().find_map(|p| kind_of(p)).or_else(only) else {
+                gone.extend(first.stages.iter().map(String::as_str));
+                continue;
+            };
             let same = |p: &&Partition| {
                 let alike =
                     p.share == first.share && p.order == first.order && p.quantum_ms == first.quantum_ms;
@@ -104,6 +110,9 @@ impl<'p> Running<'p> {
             let (Some(first), Some(last)) = (route.stages.first(), route.stages.last()) else {
                 continue;
             };
+            if gone.contains(first.as_str()) {
+                continue;
+            }
             let cell = *cell_of.get(first.as_str())?;
             if route
                 .stages

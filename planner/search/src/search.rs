@@ -6,7 +6,7 @@ use crate::cell::{Cell, lay};
 use crate::dice::Dice;
 use crate::draft::Draft;
 use crate::fill::{Empty, Ground, MOST_COPIES, Placed};
-use crate::index::{RunningAt, ShareAt, UnitAt};
+use crate::index::{KindAt, RunningAt, ShareAt, UnitAt};
 use crate::judge::Judge;
 use crate::running::Running;
 use crate::space::{FEW, Space};
@@ -237,11 +237,17 @@ impl<'a> Search<'a> {
             useful.retain(|&s| self.has_room(s, 1));
         }
         let cheaper = |a: &ShareAt, b: &ShareAt| costs.cost(*a).cmp(&costs.cost(*b));
-        let rest: f64 = left.iter().map(|&u| self.ground.merged[u].work).sum();
+        // What all that is left fills of each kind, as far as it can be there.
+        let on_kind = |kind: KindAt| -> f64 {
+            let there = left.iter().filter_map(|&u| self.ground.merged[u].on[kind.get()]);
+            there.map(|on| on.work).sum()
+        };
+        let rests: Vec<f64> = costs.kinds().map(on_kind).collect();
+        let rest = |share: ShareAt| rests[costs.kind_of(share).get()];
         let enough = useful
             .iter()
             .copied()
-            .filter(|&s| self.size(s) > rest)
+            .filter(|&s| self.size(s) > rest(s))
             .min_by(cheaper);
         let smallest = useful
             .iter()
@@ -267,7 +273,7 @@ impl<'a> Search<'a> {
             if way.copies > 1 && !self.has_room(way.share, way.copies) {
                 way.copies = 1;
             }
-            if self.size(way.share) * way.copies as f64 <= 3.0 * rest + smallest {
+            if self.size(way.share) * way.copies as f64 <= 3.0 * rest(way.share) + smallest {
                 ways.push(way);
             }
         }
@@ -319,7 +325,7 @@ impl<'a> Search<'a> {
             let below = best
                 .as_ref()
                 .map_or(f64::INFINITY, |b| b.cell.cost(self.ground.costs) as f64);
-            let fewest = (m.work / size).ceil().max(1.0) as usize;
+            let fewest = (self.ground.work_on(unit, share) / size).ceil().max(1.0) as usize;
             // The more copies there are already, the more are added at a time.
             let mut copies = fewest;
             while copies <= MOST_COPIES && size * (copies as f64) < below && may(share, copies) {

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use graft_model::ModelId;
-use graft_plan::{Device, Devices, FormatFile, Hardware, ModelProfile, Nanos, Profile, Profiles, Share};
+use graft_plan::{
+    Device, Devices, FormatFile, Hardware, ModelProfile, Nanos, PRICES, Profile, Profiles, Share,
+};
 use graft_planner_search::Lacks;
 use graft_wire::{DeviceInfo, RunsTook, WorkerEndpoint, WorkerInfo, WorkerReport};
 
 /// Members of each role at most; one more is refused.
 const MOST_MEMBERS: usize = 1024;
+/// Kinds of devices that are planned for, at most: those with the most devices.
+const MOST_KINDS: usize = 16;
 /// Devices of a worker at most.
 const MOST_DEVICES: usize = 64;
 /// Partitions and runs of a report that are looked at, at most.
@@ -57,8 +61,11 @@ pub enum Unheard {
         /// The profile's.
         profile: String,
     },
+    /// A device has no share.
+    #[error("device {0} has a share of 0; expected 1 or more")]
+    Share(String),
     /// A price makes no sense.
-    #[error("device {device} has a price of {price}; expected a number above 0")]
+    #[error("device {device} has a price of {price}; expected {} to {}", PRICES.start(), PRICES.end())]
     Price {
         /// The device.
         device: String,
@@ -98,23 +105,39 @@ pub(crate) struct Members {
     pub routers: BTreeSet<String>,
 }
 
-/// A model's figures at the first shares alone.
-fn narrowed(model: &ModelProfile, shares: usize) -> ModelProfile {
+/// A model's figures at some of a profile's shares.
+fn narrowed(model: &ModelProfile, profile: &Profile, shares: &[Share]) -> ModelProfile {
     let mut model = model.clone();
     for row in model.segments.iter_mut().flat_map(|s| &mut s.ms) {
-        row.truncate(shares);
+        let figures = profile.shares.iter().zip(&*row);
+        let kept = figures.filter(|(share, _)| shares.contains(share));
+        *row = kept.map(|(_, ms)| *ms).collect();
     }
     model
 }
 
-/// The profile of devices of one kind: the shares that all have measured, the models that any has.
+/// The profile of devices of one kind: the shares that all have measured, the models that any has. `None`: they have no
+/// share in common.
 fn joint(group: &[&DeviceInfo]) -> Option<Profile> {
     let smallest = group.iter().min_by_key(|d| d.profile.shares.len())?;
-    let mut profile = smallest.profile.clone();
-    for other in group.iter().map(|d| &d.profile) {
+    let mut shares = smallest.profile.shares.clone();
+    shares.retain(|share| group.iter().all(|d| d.profile.share_index(*share).is_some()));
+    if shares.is_empty() {
+        return None;
+    }
+    let mut profile = Profile {
+        shares,
+        models: BTreeMap::new(),
+        ..smallest.profile.clone()
+    };
+    for other in [*smallest]
+        .into_iter()
+        .chain(group.iter().copied())
+        .map(|d| &d.profile)
+    {
         for (id, model) in &other.models {
             if !profile.models.contains_key(id) {
-                let model = narrowed(model, profile.shares.len());
+                let model = narrowed(model, other, &profile.shares);
                 profile.models.insert(id.clone(), model);
             }
         }
@@ -161,7 +184,10 @@ impl Members {
                 device: device.id.clone(),
             });
         }
-        if let Some(price) = device.price.filter(|p| !(p.is_finite() && *p > 0.0)) {
+        if device.share_total == 0 {
+            return Err(Unheard::Share(device.id.clone()));
+        }
+        if let Some(price) = device.price.filter(|p| !PRICES.contains(p)) {
             return Err(Unheard::Price {
                 device: device.id.clone(),
                 price: price.to_string(),
@@ -250,16 +276,18 @@ impl Members {
         let mut profiles: Option<Profiles> = None;
         let mut devices = vec![];
         let mut lacks = Lacks::new();
-        for group in groups {
-            let profile = joint(&group)?;
+        for group in groups.into_iter().take(MOST_KINDS) {
+            let Some(profile) = joint(&group) else { continue };
             let known = profiles.iter().flat_map(|p| p.kinds().iter().cloned());
             let Ok(more) = Profiles::new(known.chain([profile.clone()]).collect()) else {
                 continue;
             };
             profiles = Some(more);
-            let unit = group[0]
-                .price
-                .map(|price| price / f64::from(group[0].share_total.max(1)));
+            // Where devices of one kind have different prices the dearest counts.
+            let units = group
+                .iter()
+                .filter_map(|d| Some(d.price? / f64::from(d.share_total)));
+            let unit = units.reduce(f64::max);
             for device in group {
                 devices.push(Device {
                     id: device.id.clone(),

@@ -157,7 +157,7 @@ const SAVINGS_AN_HOUR: usize = 12;
 const HOUR: Nanos = Nanos::from_millis(3_600_000);
 /// Difference of costs that are the same, in the natural logarithm.
 const SAME_COSTS: f64 = 0.1;
-/// Part of the running plan's share that a change must save.
+/// Part of the running plan's cost that a change must save.
 const WORTH: f64 = 0.1;
 
 /// What is planned for at one partition point: rate, and tightest budget in milliseconds.
@@ -344,11 +344,11 @@ impl Replanner {
         self.planned.as_ref().is_some_and(|p| p.limited)
     }
 
-    /// Whether a plan that was made for a cause is worth a change, by its share and the running plan's.
+    /// Whether a plan that was made for a cause is worth a change, by its cost and the running plan's.
     ///
     /// `limited`: the running plan carries only a part of what is asked for.
-    pub fn is_worth(cause: &Cause, share: u64, running: u64, limited: bool) -> bool {
-        !cause.saves() || limited || share as f64 <= running as f64 * (1.0 - WORTH)
+    pub fn is_worth(cause: &Cause, cost: f64, running: f64, limited: bool) -> bool {
+        !cause.saves() || limited || cost <= running * (1.0 - WORTH)
     }
 
     /// Whether to make another plan for what is `wanted` now, and why.
@@ -542,7 +542,9 @@ mod tests {
         assert_eq!(replanner.decide(at(9_000), &less), None);
         let cause = replanner.decide(at(10_000), &less).unwrap();
         assert!(cause.saves());
-        assert!(Replanner::is_worth(&cause, 8, 16, false) && !Replanner::is_worth(&cause, 15, 16, false));
+        assert!(
+            Replanner::is_worth(&cause, 8.0, 16.0, false) && !Replanner::is_worth(&cause, 15.0, 16.0, false)
+        );
         replanner.tried(at(10_000));
         replanner.kept(at(10_000));
         assert_eq!(replanner.decide(at(29_000), &less), None);

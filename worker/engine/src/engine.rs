@@ -318,10 +318,11 @@ pub trait Engine: Send + Sync {
             .map(Held::Host)
     }
 
-    /// The requests of several batches as one, in their order, for a range to be run on it on a partition.
+    /// The requests of several batches as one, in their order, for a range of a model to be run on it on a partition.
     fn join(
         &self,
         _partition: PartitionId,
+        _model: ModelId,
         range: StageRange,
         parts: Vec<Held>,
     ) -> Result<Held, EngineError> {

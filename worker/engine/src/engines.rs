@@ -349,6 +349,17 @@ impl Engine for Engines {
         engine.run_held(partition, model, range, batch)
     }
 
+    fn join(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        parts: Vec<Held>,
+    ) -> Result<Held, EngineError> {
+        let (engine, partition) = self.place(partition, model)?;
+        engine.join(partition, model, range, parts)
+    }
+
     fn memory(&self) -> MemoryUse {
         self.list
             .iter()

@@ -1,6 +1,7 @@
 //! The engine on rten: runs anywhere.
 
 use std::collections::HashMap;
+use std::io::{BufWriter, Write as _};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -63,6 +64,42 @@ impl RtenEngine {
     }
 }
 
+/// Weights beyond which a network goes to rten by way of a file, in bytes: rten reads such a file tensor by tensor, where a
+/// network in memory is there twice while it is read.
+const LARGE: u64 = 64 << 20;
+
+/// The network as rten holds it, and whether it has a second way for NaN and infinite numbers.
+fn read_by_rten(model: &Model) -> Result<(rten::Model, bool), Cause> {
+    let written = |e: graft_model::ModelError| Cause::from(Box::new(e));
+    let library = |e: rten::LoadError| Cause::Library(e.to_string());
+    let weights: u64 = model.info().segments.iter().map(|s| s.weights_bytes).sum();
+    if weights <= LARGE {
+        let mut bytes = vec![];
+        let careful = model.write_careful_graph(&mut bytes).map_err(written)?;
+        let loaded = guarded(|| ModelOptions::with_all_ops().load(bytes).map_err(library))?;
+        return Ok((loaded, careful));
+    }
+    let file = |error| Cause::File {
+        what: "a file for a network on its way to rten can't be made (is the disk full? TMPDIR says where)"
+            .to_owned(),
+        error,
+    };
+    let on_disk = tempfile::Builder::new()
+        .suffix(".onnx")
+        .tempfile()
+        .map_err(file)?;
+    let mut out = BufWriter::new(on_disk.as_file());
+    let careful = model.write_careful_graph(&mut out).map_err(written)?;
+    out.flush().map_err(file)?;
+    drop(out);
+    let read = || {
+        ModelOptions::with_all_ops()
+            .load_file(on_disk.path())
+            .map_err(library)
+    };
+    Ok((guarded(read)?, careful))
+}
+
 impl Engine for RtenEngine {
     fn name(&self) -> &'static str {
         "rten"
@@ -88,13 +125,7 @@ impl Engine for RtenEngine {
             Narrow::Within(guards) => guards.clone(),
             Narrow::TooNarrow(node) => return Err(too_narrow(&info, node)),
         };
-        let (bytes, careful) = model.careful_graph().map_err(|e| error(Box::new(e).into()))?;
-        let loaded = guarded(|| {
-            ModelOptions::with_all_ops()
-                .load(bytes)
-                .map_err(|e| Cause::Library(e.to_string()))
-        })
-        .map_err(error)?;
+        let (loaded, careful) = read_by_rten(model).map_err(error)?;
         let find = |name: String| {
             let node = loaded.find_node(&name);
             node.ok_or_else(|| error(Cause::NoTensor(name)))

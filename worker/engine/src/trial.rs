@@ -2,7 +2,7 @@
 
 use graft_model::{Batch, Model};
 
-use crate::conformance::{check_rows, is_equal};
+use crate::conformance::check_rows;
 use crate::engine::{Engine, EngineError, PartitionId, Refusal};
 
 /// Requests of the batch that is tried after a single request.
@@ -34,7 +34,8 @@ pub fn try_out(engine: &dyn Engine, partition: PartitionId, model: &Model) -> Re
     }
     if let Some(node) = info.opaque.first() {
         let mixed = check_rows(engine, partition, model, ROWS).map_err(refused)?;
-        if !is_equal(mixed, engine.precision(info.id).map_err(refused)?) {
+        let precision = engine.precision(info.id).map_err(refused)?;
+        if !mixed.within(precision.between_ways()) {
             if let Err(error) = engine.unload(info.id) {
                 tracing::warn!(%error, "a network that mixes requests stays loaded");
             }

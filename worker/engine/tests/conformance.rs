@@ -117,7 +117,13 @@ impl Engine for Faulty {
             _ => out,
         })
     }
-    fn join(&self, _: PartitionId, range: StageRange, mut parts: Vec<Held>) -> Result<Held, EngineError> {
+    fn join(
+        &self,
+        _: PartitionId,
+        _: ModelId,
+        range: StageRange,
+        mut parts: Vec<Held>,
+    ) -> Result<Held, EngineError> {
         if self.fault == Fault::Shuffled {
             parts.sort_by_key(|part| std::cmp::Reverse(part.requests()));
             parts.reverse();
@@ -268,7 +274,13 @@ impl Engine for Remote {
         let batch = self.here(batch);
         Ok(self.keep(self.inner.run(partition, model, range, batch)?))
     }
-    fn join(&self, _: PartitionId, range: StageRange, parts: Vec<Held>) -> Result<Held, EngineError> {
+    fn join(
+        &self,
+        _: PartitionId,
+        _: ModelId,
+        range: StageRange,
+        parts: Vec<Held>,
+    ) -> Result<Held, EngineError> {
         let parts: Vec<Batch> = parts.into_iter().map(|part| self.here(part)).collect();
         let cause = Cause::Shapes;
         let joined = Batch::join(&parts).ok_or(EngineError::Run { range, cause })?;

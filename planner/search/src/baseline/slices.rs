@@ -80,7 +80,6 @@ pub(super) fn alone(
     ground: &BaselineGround<'_, '_>,
 ) -> Option<Placed> {
     let merged = &ground.sorted.merged;
-    let work: f64 = units.iter().map(|&u| merged[u].work).sum();
     let mut best: Option<Placed> = None;
     let costs = ground.costs;
     // On each kind the shares on which each of them alone is in time.
@@ -99,6 +98,7 @@ pub(super) fn alone(
             continue;
         }
         let size = costs.size(share);
+        let work: f64 = units.iter().map(|&u| cells.work_on(u, share)).sum();
         let below = best
             .as_ref()
             .map_or(f64::INFINITY, |b| b.cell.cost(ground.costs) as f64);

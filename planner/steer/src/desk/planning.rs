@@ -13,8 +13,8 @@ use crate::members::Premises;
 use crate::replan::{Cause, Replanner};
 use crate::wanted::{Wanted, workload};
 
-use super::Desk;
 use super::rolling::Rolling;
+use super::{Desk, InUse};
 
 /// A plan that is being made.
 #[derive(Debug)]
@@ -133,7 +133,6 @@ impl Desk {
         let share = plan.total_share;
         let cause = making.cause.told(&|model| self.members.name_of(model));
         let running = self.current.as_ref().map(|current| &current.plan);
-        let before = running.map(|plan| plan.total_share);
         let decision = |outcome| Decision {
             epoch,
             at_unix_ms: self.unix_ms(now),
@@ -159,9 +158,13 @@ impl Desk {
             self.replanner.members_changed();
             return;
         }
-        let is_worth =
-            |before: u64| Replanner::is_worth(&making.cause, share, before, self.replanner.is_limited());
-        if let Some(before) = before.filter(|before| !is_worth(*before)) {
+        let cost = problem.hardware.fleet().cost(plan);
+        let is_worth = |running: &InUse| {
+            let before = running.hardware.fleet().cost(&running.plan);
+            Replanner::is_worth(&making.cause, cost, before, self.replanner.is_limited())
+        };
+        let kept = self.current.as_ref().filter(|running| !is_worth(running));
+        if let Some(before) = kept.map(|running| running.plan.total_share) {
             let decision = decision(Outcome::NotWorth);
             self.replanner.kept(now);
             self.note(Note::NotWorth {

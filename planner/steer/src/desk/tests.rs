@@ -420,3 +420,80 @@ fn strangers_and_nonsense_are_not_heard() {
         .heard(ms(1), Event::Joined(Join::Worker(Box::new(named))));
     assert_eq!(unheard, Err(Unheard::NoIdentity("resnet".to_owned())));
 }
+
+#[test]
+fn devices_of_two_kinds_are_planned_for_together() {
+    let mut around = Around::with(&["w"]);
+    let mut other = info("x");
+    let device = &mut other.devices[0];
+    (device.id, device.kind, device.price) = ("x/gpu".to_owned(), "gpu".to_owned(), Some(3.0));
+    device.share_total = 4;
+    device.profile = Profile {
+        device_kind: "gpu".to_owned(),
+        share_total: Share(4),
+        shares: vec![Share(2), Share(4)],
+        ..device.profile.times(|_, _| 0.5)
+    };
+    for row in device.profile.models.values_mut().flat_map(|m| &mut m.segments) {
+        row.ms.iter_mut().for_each(|ms| ms.push(ms[0] / 2.0));
+    }
+    around.hears(Event::Joined(Join::Worker(Box::new(other.clone()))));
+    around.prepared.insert("x".to_owned(), BTreeSet::new());
+    let premises = around.desk.members.premises(around.now).unwrap();
+    let kinds = premises
+        .hardware
+        .profiles
+        .kinds()
+        .iter()
+        .map(|p| p.device_kind.as_str());
+    assert_eq!(kinds.collect::<BTreeSet<_>>(), BTreeSet::from(["cpu", "gpu"]));
+    let ids = premises
+        .hardware
+        .devices
+        .devices
+        .iter()
+        .map(|d| (d.id.as_str(), d.price));
+    // One of the two devices has no price: both cost their share.
+    assert_eq!(ids.collect::<Vec<_>>(), [("w", None), ("x/gpu", None)]);
+    assert!(!premises.others);
+    let hosts = around.desk.members.hosts();
+    assert_eq!(hosts["x/gpu"].name, "x");
+
+    // Of one kind the shares that all have measured count, by their sizes and not by their places.
+    let mut third = other.clone();
+    (third.name, third.devices[0].id) = ("y".to_owned(), "y".to_owned());
+    let profile = &mut third.devices[0].profile;
+    profile.shares = vec![Share(4)];
+    for segment in profile.models.values_mut().flat_map(|m| &mut m.segments) {
+        segment.ms.iter_mut().for_each(|ms| *ms = ms.split_off(1));
+    }
+    around.hears(Event::Joined(Join::Worker(Box::new(third))));
+    let premises = around.desk.members.premises(around.now).unwrap();
+    let gpu = premises.hardware.profiles.of_kind("gpu").unwrap();
+    assert_eq!(gpu.shares, [Share(4)]);
+    assert_eq!(gpu.models[&MODEL.to_string()].segments[0].ms[0], [0.25]);
+}
+
+#[test]
+fn a_worker_with_devices_that_make_no_sense_is_not_heard() {
+    let mut around = Around::with(&["w"]);
+    let mut refused = |change: &dyn Fn(&mut WorkerInfo), why: &str| {
+        let mut info = info("x");
+        change(&mut info);
+        let joined = around
+            .desk
+            .heard(around.now, Event::Joined(Join::Worker(Box::new(info))));
+        let text = joined.unwrap_err().to_string();
+        assert!(text.contains(why), "{text}");
+    };
+    refused(&|x| x.devices.clear(), "has 0 devices");
+    refused(&|x| x.devices[0].id = "w".to_owned(), "has a device \"w\"");
+    refused(&|x| x.devices[0].id = "x2".to_owned(), "has a device \"x2\"");
+    refused(&|x| x.devices.push(x.devices[0].clone()), "has a device \"x\"");
+    refused(&|x| x.devices[0].share_total = 0, "a share of 0");
+    refused(&|x| x.devices[0].price = Some(f64::NAN), "a price of NaN");
+    refused(
+        &|x| x.devices[0].kind = "gpu".to_owned(),
+        "its profile is of \"cpu\"",
+    );
+}
