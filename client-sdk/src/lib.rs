@@ -12,8 +12,10 @@ mod emulation;
 mod errands;
 pub mod picture;
 mod session;
+mod sizes;
 
 pub use device::{Device, DeviceError, ModelHere};
 pub use emulation::Emulation;
 pub use graft_client_core::{Choice, LinkEstimate};
 pub use session::{Inference, LocalReason, Router, Session, SessionError, SessionOptions, Times};
+pub use sizes::Sizes;

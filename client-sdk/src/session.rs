@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_client_core::{Choice, Handing, Layers, LinkEstimate, Local, Pilot, PilotOptions, Start};
+use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, DType, ModelInfo, Sent, StageRange};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
 use graft_transport::{CallError, Connection, Endpoint};
@@ -299,6 +300,11 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The model, with its manifest.
+    pub fn entry(&self) -> &CatalogEntry {
+        &self.inner.model.entry
     }
 
     /// Runs the model on one request: a tensor, or a [`Batch`] of one with a tensor for each of the model's inputs.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_client::{
-    Device, Emulation, LocalReason, ModelHere, Router, Session, SessionError, SessionOptions,
+    Device, Emulation, LocalReason, ModelHere, Router, Session, SessionError, SessionOptions, Sizes,
 };
 use graft_files::CatalogEntry;
-use graft_model::{Batch, CutPoint, DType, Manifest, Model, ReadOptions, samples};
+use graft_model::{Batch, CutPoint, DType, Elements, Manifest, Model, ReadOptions, Tensor, samples};
 use graft_transport::{Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
 use graft_wire::{ClientReply, ClientRequest, Description, Limits};
 
@@ -68,6 +68,48 @@ async fn a_silent_router_makes_nobody_late() {
         assert_eq!(answer.local, Some(LocalReason::Unreachable));
         assert_eq!(answer.outputs, want);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_goes_to_the_smallest_size_that_takes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("m.onnx"), samples::line()).unwrap();
+    let manifest = "name = \"line\"\nfile = \"m.onnx\"\nlicense = \"MIT\"\n[input]\nsizes = [[1, 8, 16], [1, 8, 32]]\npad = 0.0\n";
+    let place = folder.path().join("model.toml");
+    std::fs::write(&place, manifest).unwrap();
+    let device = Arc::new(Device::cpu(None).unwrap());
+    let (router, _socket) = silent_router();
+    let mut sessions = vec![];
+    for (entry, model) in CatalogEntry::open_sizes(&place).unwrap() {
+        let here = Arc::new(device.load(entry, &model).unwrap());
+        sessions.push(Session::new(Arc::clone(&device), here, router.clone(), options(2000)).unwrap());
+    }
+    let infos = sessions
+        .iter()
+        .map(|s| Arc::clone(&s.entry().info))
+        .collect::<Vec<_>>();
+    let sizes = Sizes::new(sessions).unwrap();
+    let of_width = |width: usize| -> Batch {
+        let numbers = (0..8 * width).map(|i| (i as f32 * 0.37).sin()).collect();
+        Tensor::new(1, vec![1, 8, width], Elements::F32(numbers))
+            .unwrap()
+            .into()
+    };
+    for (width, size) in [(16, 0), (9, 0), (17, 1), (32, 1)] {
+        let given = of_width(width);
+        let filled = given
+            .padded_to(infos[size].inputs(), |_| Some(0.0))
+            .unwrap()
+            .unwrap();
+        let want = device.run_whole(&infos[size], filled).unwrap();
+        let answer = sizes.infer(given).await.unwrap();
+        assert_eq!(answer.outputs, want, "{width}");
+    }
+    let error = sizes.infer(of_width(33)).await.unwrap_err().to_string();
+    assert!(
+        error.contains("[1, 8, 16]") && error.contains("[1, 8, 32]"),
+        "{error}"
+    );
 }
 
 /// A router that answers probes and says what it needs, and never answers an inference.

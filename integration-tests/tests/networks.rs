@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use graft_engine::{Engine, PartitionShape, RtenEngine, usable_cores};
+use graft_files::CatalogEntry;
 use graft_integration_tests::{Program, free_tcp_port, free_udp_port, graft, http, until};
-use graft_model::{Batch, CutPoint, DType, Model, ModelInfo, ReadOptions, samples};
+use graft_model::{Batch, CutPoint, DType, Elements, Model, ModelInfo, ReadOptions, Tensor, samples};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -24,6 +26,9 @@ fn networks() -> Vec<(&'static str, Vec<u8>)> {
         ("crnn", samples::crnn()),
     ]
 }
+
+/// Manifest of a network that is served in two sizes.
+const LINE: &str = "name = \"line\"\nfile = \"network.onnx\"\nlicense = \"MIT\"\n[input]\nsizes = [[1, 8, 16], [1, 8, 32]]\npad = 0.25\n";
 
 /// A site in one process with these networks.
 struct Site {
@@ -44,6 +49,10 @@ impl Site {
             let manifest = format!("name = {name:?}\nfile = \"network.onnx\"\nlicense = \"MIT\"\n");
             std::fs::write(place.join("model.toml"), manifest).expect("a manifest");
         }
+        let place = file("models").join("line");
+        std::fs::create_dir_all(&place).expect("a folder for a network");
+        std::fs::write(place.join("network.onnx"), samples::line()).expect("a network");
+        std::fs::write(place.join("model.toml"), LINE).expect("a manifest");
         let (quic, address) = (free_udp_port(), free_tcp_port());
         let config = format!(
             "models = {:?}\nstate = {:?}\nlisten = \"{quic}\"\nhttp = \"{address}\"\nbatches = [1, 2]\n",
@@ -185,4 +194,78 @@ fn networks_of_many_shapes_are_served_from_phone_to_server() {
         }
         assert_near(name, &over_http(&site, name, info, &input), &want);
     }
+}
+
+/// The numbers of an answer, and the model that gave it. `Err`: the status and what it says.
+fn line_over_http(site: &Site, rows: usize, width: usize) -> Result<(String, Vec<f32>), (u16, String)> {
+    let numbers: Vec<f32> = (0..rows * 8 * width).map(|i| (i as f32 * 0.37).sin()).collect();
+    let input = json!({ "name": "line", "shape": [rows, 1, 8, width], "datatype": "FP32", "data": numbers });
+    let body = json!({ "inputs": [input], "parameters": { "budget_ms": 20000 } }).to_string();
+    let reply = http::post(site.http, "/v2/models/line/infer", &[], body.as_bytes()).expect("an answer");
+    let text = String::from_utf8_lossy(&reply.1).into_owned();
+    if reply.0 != 200 {
+        return Err((reply.0, text));
+    }
+    let reply: Value = serde_json::from_str(&text).expect("JSON");
+    let name = reply["model_name"].as_str().expect("a name").to_owned();
+    let data = reply["outputs"][0]["data"].as_array().expect("data").iter();
+    Ok((name, data.filter_map(Value::as_f64).map(|v| v as f32).collect()))
+}
+
+#[test]
+fn a_network_is_served_in_the_smallest_size_that_takes_a_request() {
+    let site = Site::new();
+    let metadata = http::get(site.http, "/v2/models/line").expect("an answer").1;
+    let metadata: Value = serde_json::from_str(&metadata).expect("JSON");
+    assert_eq!(
+        metadata["inputs"][0]["shape"],
+        json!([-1, 1, 8, -1]),
+        "{metadata}"
+    );
+    assert_eq!(
+        metadata["parameters"]["sizes"],
+        json!(["line@1x8x16", "line@1x8x32"])
+    );
+
+    let place = site.file("models").join("line").join("model.toml");
+    let sizes = CatalogEntry::open_sizes(&place).expect("sizes");
+    let engine = RtenEngine::new();
+    let partition = engine
+        .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
+        .expect("a partition");
+    for (rows, width, size) in [(1, 16, 0), (2, 11, 0), (3, 20, 1), (1, 32, 1)] {
+        let (name, got) = line_over_http(&site, rows, width).expect("it is served");
+        let (entry, model) = &sizes[size];
+        assert_eq!(name, entry.manifest.name);
+        engine.load(model).expect("it loads");
+        let numbers = (0..rows * 8 * width).map(|i| (i as f32 * 0.37).sin()).collect();
+        let given: Batch = Tensor::new(rows, vec![1, 8, width], Elements::F32(numbers))
+            .expect("a tensor")
+            .into();
+        let filled = given.padded_to(model.info().inputs(), |_| Some(0.25));
+        let filled = filled.expect("a tensor").expect("it fits");
+        let whole = model.info().whole().expect("layers");
+        let want = engine
+            .run(partition, model.info().id, whole, filled)
+            .expect("it runs");
+        let want: Vec<f32> = want.tensors()[0].numbers().map(|v| v as f32).collect();
+        assert_near(&format!("{rows} lines {width} wide"), &got, &want);
+    }
+    let (status, why) = line_over_http(&site, 1, 33).expect_err("no size takes it");
+    assert!(
+        status == 400 && why.contains("[1, 8, 16]") && why.contains("[1, 8, 32]"),
+        "{status} {why}"
+    );
+
+    // A phone hands over in the largest size, which is the model's where none is named.
+    let (input, bytes) = request(sizes[1].1.info());
+    std::fs::write(site.file("input"), bytes).expect("an input");
+    let (told, answer) = site.infer("line", CutPoint(2));
+    assert!(told["local"].is_null(), "{told}\n{}", site.log());
+    let whole = sizes[1].1.info().whole().expect("layers");
+    let want = engine
+        .run(partition, sizes[1].1.info().id, whole, input)
+        .expect("it runs");
+    let want: Vec<f32> = want.tensors()[0].numbers().map(|v| v as f32).collect();
+    assert_near("a phone's line", &floats(&answer), &want);
 }

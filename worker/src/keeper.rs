@@ -62,7 +62,7 @@ impl Handler<Prepare> for PlanKeeper {
 
     fn handle(&mut self, Prepare(work): Prepare, _: &mut Self::Context) -> Self::Result {
         let in_order = self.in_order(&work);
-        let list = in_order.and_then(|()| self.workshop.to_make_ready(&work));
+        let list = in_order.and_then(|()| self.workshop.what_it_runs(&work));
         let epoch = work.plan.epoch.0;
         if list.is_ok() {
             self.wanted.fetch_max(epoch, Ordering::Relaxed);

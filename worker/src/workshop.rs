@@ -78,7 +78,7 @@ pub(crate) fn make_ready(list: &[Readying], patience: Duration, overtaken: impl 
 
 impl Workshop {
     /// All chunks that a plan has run here, after a look at whether it can be run.
-    pub fn to_make_ready(&mut self, work: &WorkerPlan) -> Result<Vec<Readying>, PlanRefused> {
+    pub fn what_it_runs(&mut self, work: &WorkerPlan) -> Result<Vec<Readying>, PlanRefused> {
         let mut list = vec![];
         for station in &mut self.stations {
             let corrections = station.corrections(work);

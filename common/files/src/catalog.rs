@@ -28,9 +28,20 @@ pub struct CatalogEntry {
 }
 
 impl CatalogEntry {
-    /// Opens the model that a manifest describes.
+    /// Opens the model that a manifest describes; of several sizes the largest.
     pub fn open(manifest_path: &Path) -> Result<(Self, Model), ModelError> {
-        let manifest = read_manifest(manifest_path)?;
+        let (last, _) = sizes(manifest_path)?;
+        Self::of(last, manifest_path)
+    }
+
+    /// Opens the model that a manifest describes in all its sizes, ascending; most have one.
+    pub fn open_sizes(manifest_path: &Path) -> Result<Vec<(Self, Model)>, ModelError> {
+        let (last, others) = sizes(manifest_path)?;
+        let all = others.into_iter().chain([last]);
+        all.map(|manifest| Self::of(manifest, manifest_path)).collect()
+    }
+
+    fn of(manifest: Manifest, manifest_path: &Path) -> Result<(Self, Model), ModelError> {
         let folder = manifest_path.parent().unwrap_or(Path::new(".")).to_owned();
         let model = read_model(&folder.join(&manifest.file), &manifest.read_options())?;
         let labels = match &manifest.labels {
@@ -46,10 +57,35 @@ impl CatalogEntry {
         Ok((entry, model))
     }
 
+    /// Whether it takes an input of a shape: of its own, or of one that may be filled up to that.
+    pub fn takes(&self, input: &str, shape: &[usize]) -> bool {
+        let inputs = self.info.inputs();
+        let Some(spec) = inputs.position(input).map(|at| &inputs.tensors[at]) else {
+            return false;
+        };
+        let smaller = || {
+            let ranks = shape.len() == spec.shape.len();
+            ranks
+                && shape
+                    .iter()
+                    .zip(&spec.shape)
+                    .all(|(given, own)| (1..=*own).contains(given))
+        };
+        shape == spec.shape || (self.manifest.pad(input).is_some() && smaller())
+    }
+
     /// Reads the model's file again, for an engine.
     pub fn load(&self) -> Result<Model, ModelError> {
         read_model(&self.info.file, &self.manifest.read_options())
     }
+}
+
+/// The manifest of a model's largest size, and those of the others, ascending.
+fn sizes(manifest_path: &Path) -> Result<(Manifest, Vec<Manifest>), ModelError> {
+    let manifest = read_manifest(manifest_path)?;
+    let mut sizes = manifest.in_sizes();
+    let last = sizes.pop().unwrap_or(manifest);
+    Ok((last, sizes))
 }
 
 fn labels(file: &Path, model: &Model) -> Result<Vec<String>, ModelError> {
@@ -119,27 +155,30 @@ impl Catalog {
         let mut entries: Vec<CatalogEntry> = vec![];
         let mut left_out = vec![];
         for manifest in manifests {
-            let entry = match CatalogEntry::open(&manifest) {
-                Ok((entry, _)) => entry,
+            let opened = match CatalogEntry::open_sizes(&manifest) {
+                Ok(opened) => opened,
                 Err(error) => {
                     left_out.push(error);
                     continue;
                 }
             };
-            if let Some(twin) = entries
-                .iter()
-                .find(|e| e.manifest.name == entry.manifest.name || e.info.id == entry.info.id)
-            {
-                return Err(wrong(format!(
-                    "holds {} twice (in {} and {})",
-                    entry.manifest.name,
-                    twin.folder.display(),
-                    entry.folder.display()
-                )));
+            for (entry, _) in opened {
+                if let Some(twin) = entries
+                    .iter()
+                    .find(|e| e.manifest.name == entry.manifest.name || e.info.id == entry.info.id)
+                {
+                    return Err(wrong(format!(
+                        "holds {} twice (in {} and {})",
+                        entry.manifest.name,
+                        twin.folder.display(),
+                        entry.folder.display()
+                    )));
+                }
+                entries.push(entry);
             }
-            entries.push(entry);
         }
-        entries.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
+        let called = |e: &CatalogEntry| e.manifest.size_of.clone().unwrap_or(e.manifest.name.clone());
+        entries.sort_by_cached_key(|e| (called(e), e.info.inputs().elements()));
         match left_out.pop() {
             Some(error) if entries.is_empty() => return Err(error),
             other => left_out.extend(other),
@@ -162,11 +201,18 @@ impl Catalog {
         self.entries.iter().find(|e| e.info.id == *id)
     }
 
-    /// The model of a name, or of an identity written out.
+    /// The model of a name, or of an identity written out; of a model with several sizes the largest.
     pub fn find(&self, name: &str) -> Option<&CatalogEntry> {
         self.entries
             .iter()
             .find(|e| e.manifest.name == name)
+            .or_else(|| self.sizes(name).pop())
             .or_else(|| self.get(&name.parse().ok()?))
+    }
+
+    /// The sizes of a model, ascending; empty, if it has one size.
+    pub fn sizes(&self, name: &str) -> Vec<&CatalogEntry> {
+        let of = |e: &&CatalogEntry| e.manifest.size_of.as_deref() == Some(name);
+        self.entries.iter().filter(of).collect()
     }
 }

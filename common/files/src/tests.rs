@@ -25,6 +25,53 @@ fn a_model_that_can_t_be_served_does_not_keep_others_from_it() {
     assert!(Catalog::read(folder.path()).is_err());
 }
 
+#[test]
+fn a_model_with_several_sizes_is_a_model_for_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |input: &str| {
+        std::fs::write(folder.path().join("m.onnx"), samples::line()).unwrap();
+        let manifest = format!("name = \"line\"\nfile = \"m.onnx\"\nlicense = \"MIT\"\n[input]\n{input}");
+        std::fs::write(folder.path().join("model.toml"), manifest).unwrap();
+    };
+    write("sizes = [[1, 8, 16], [1, 8, 32]]\npad = 0.5\n");
+    let catalog = Catalog::read(folder.path()).unwrap();
+    let names = catalog.entries().iter().map(|e| e.manifest.name.as_str());
+    assert_eq!(names.collect::<Vec<_>>(), ["line@1x8x16", "line@1x8x32"]);
+    assert_eq!(catalog.find("line").unwrap().manifest.name, "line@1x8x32");
+    assert_ne!(catalog.entries()[0].info.id, catalog.entries()[1].info.id);
+    let takes = |shape: &[usize]| {
+        let mut sizes = catalog.sizes("line").into_iter();
+        sizes
+            .find(|e| e.takes("line", shape))
+            .map(|e| e.manifest.name.clone())
+    };
+    assert_eq!(takes(&[1, 8, 16]).as_deref(), Some("line@1x8x16"));
+    assert_eq!(takes(&[1, 5, 17]).as_deref(), Some("line@1x8x32"));
+    assert_eq!(
+        (takes(&[1, 8, 33]), takes(&[8, 16]), takes(&[1, 0, 3])),
+        (None, None, None)
+    );
+
+    // Without a number to fill up with, inputs have exactly one of the sizes.
+    write("sizes = [[1, 8, 16], [1, 8, 32]]\n");
+    let exact = Catalog::read(folder.path()).unwrap();
+    assert!(exact.entries()[1].takes("line", &[1, 8, 32]) && !exact.entries()[1].takes("line", &[1, 8, 31]));
+    for (wrong, why) in [
+        ("sizes = [[1, 8, 32], [1, 8, 16]]\n", "more elements"),
+        ("sizes = [[1, 8, 32]]\n", "2 to 16"),
+        ("sizes = [[1, 8, 16], [8, 32]]\n", "as many dimensions"),
+        (
+            "sizes = [[1, 8, 16], [1, 8, 32]]\nshape = [1, 8, 16]\n",
+            "a shape",
+        ),
+        ("pad = 0.0\n", "has no sizes"),
+    ] {
+        write(wrong);
+        let error = Catalog::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
     for at in 0..=out.len() - from.len() {

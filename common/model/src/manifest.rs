@@ -47,6 +47,9 @@ pub struct Manifest {
     /// A picture to try the model with.
     #[serde(default)]
     pub sample: Option<Sample>,
+    /// The model of which this is one of several sizes; `None`: it has one size, or the manifest is of all.
+    #[serde(skip)]
+    pub size_of: Option<String>,
 }
 
 /// `[inputs.NAME]` of a manifest.
@@ -56,6 +59,14 @@ pub struct OneInput {
     /// Shape for one request, without the batch, where the file leaves sizes open.
     #[serde(default)]
     pub shape: Option<Vec<usize>>,
+    /// Several such shapes, ascending: the model is served in as many sizes. All inputs that have sizes have as many, and
+    /// the n-th ones belong together.
+    #[serde(default)]
+    pub sizes: Vec<Vec<usize>>,
+    /// With what smaller inputs are filled up to the next size, at the ends of their dimensions. `None`: inputs have exactly
+    /// one of the sizes.
+    #[serde(default)]
+    pub pad: Option<f64>,
     /// Place of the batch among the input's dimensions, where it is not the first.
     #[serde(default)]
     pub batch_axis: Option<usize>,
@@ -91,6 +102,13 @@ pub struct InputSpec {
     /// Shape of one request, without the batch, where the file leaves sizes open.
     #[serde(default)]
     pub shape: Option<Vec<usize>>,
+    /// Several such shapes, ascending: the model is served in as many sizes.
+    #[serde(default)]
+    pub sizes: Vec<Vec<usize>>,
+    /// With what a smaller input is filled up to the next size, at the ends of its dimensions. `None`: an input has exactly
+    /// one of the sizes.
+    #[serde(default)]
+    pub pad: Option<f64>,
     /// How a picture becomes the input; absent for models that don't take pictures.
     #[serde(default)]
     pub image: Option<ImageInput>,
@@ -124,6 +142,9 @@ pub enum Resample {
     /// Catmull-Rom filter.
     Bicubic,
 }
+
+/// Sizes in which one model is served, at most: each is planned for and measured by itself.
+const MOST_SIZES: usize = 16;
 
 fn as_the_file_says() -> Vec<Precision> {
     vec![Precision::F32]
@@ -181,6 +202,7 @@ impl Manifest {
                 return Err(wrong(format!("input {name} has a value that is no number"), ""));
             }
         }
+        manifest.check_sizes().map_err(|what| wrong(what, ""))?;
         if let Some(image) = &manifest.input.image {
             let numbers = image.mean.iter().chain(&image.std);
             if image.crop == 0
@@ -215,7 +237,100 @@ impl Manifest {
             inputs: BTreeMap::new(),
             tensors: BTreeMap::new(),
             sample: None,
+            size_of: None,
         }
+    }
+
+    /// What is said of the sizes of each input; the one input of most models has no name here.
+    fn sized(&self) -> impl Iterator<Item = (&str, &[Vec<usize>], Option<f64>, bool)> {
+        let only = ("", &*self.input.sizes, self.input.pad, self.input.shape.is_some());
+        let named = self.inputs.iter();
+        let named = named.map(|(name, i)| {
+            (
+                name.as_str(),
+                &*i.sizes,
+                i.pad,
+                i.shape.is_some() || i.value.is_some(),
+            )
+        });
+        std::iter::once(only).chain(named)
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
+        let mut count = None;
+        for (name, sizes, pad, fixed) in self.sized() {
+            let input = if name.is_empty() {
+                "the input".to_owned()
+            } else {
+                format!("input {name}")
+            };
+            if pad.is_some_and(|pad| !pad.is_finite()) {
+                return Err(format!("{input} is filled up with what is no number"));
+            }
+            if sizes.is_empty() {
+                if pad.is_some() {
+                    return Err(format!("{input} is to be filled up, and has no sizes"));
+                }
+                continue;
+            }
+            if fixed || self.input.image.is_some() {
+                return Err(format!(
+                    "{input} has sizes, and a shape, a value or a picture that says what they are"
+                ));
+            }
+            let elements = |size: &[usize]| size.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+            let ascending = |pair: &[Vec<usize>]| {
+                pair[0].len() == pair[1].len() && elements(&pair[0]) < elements(&pair[1])
+            };
+            let sound =
+                sizes.iter().all(|s| elements(s).is_some_and(|n| n > 0)) && sizes.windows(2).all(ascending);
+            if !sound || !(2..=MOST_SIZES).contains(&sizes.len()) {
+                return Err(format!(
+                    "{input} has sizes {sizes:?}; expected 2 to {MOST_SIZES} shapes of as many dimensions, each with more elements than the one before"
+                ));
+            }
+            if *count.get_or_insert(sizes.len()) != sizes.len() {
+                return Err(
+                    "inputs have different numbers of sizes; the n-th ones belong together".to_owned(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A manifest for each size in which the model is served, ascending; this one alone, if it names no sizes. They are
+    /// called by the model's name, `@` and the first input's size, such as `reader@1x32x160`.
+    pub fn in_sizes(&self) -> Vec<Manifest> {
+        let Some(count) = self.sized().map(|(_, sizes, ..)| sizes.len()).find(|&n| n > 0) else {
+            return vec![self.clone()];
+        };
+        let one = |at: usize| {
+            let mut one = self.clone();
+            let mut label = None;
+            let mut fix = |shape: &mut Option<Vec<usize>>, sizes: &mut Vec<Vec<usize>>| {
+                if let Some(size) = std::mem::take(sizes).into_iter().nth(at) {
+                    label.get_or_insert_with(|| {
+                        size.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+                    });
+                    *shape = Some(size);
+                }
+            };
+            fix(&mut one.input.shape, &mut one.input.sizes);
+            for input in one.inputs.values_mut() {
+                fix(&mut input.shape, &mut input.sizes);
+            }
+            one.name = format!("{}@{}", self.name, label.unwrap_or_default());
+            one.size_of = Some(self.name.clone());
+            one
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// With what an input that is smaller than the model's is filled up. `None`: it may not be smaller.
+    pub fn pad(&self, input: &str) -> Option<f64> {
+        self.size_of.as_ref()?;
+        let named = self.inputs.get(input).and_then(|i| i.pad);
+        named.or(self.input.pad)
     }
 
     /// How the manifest wants its file read.

@@ -15,7 +15,7 @@ mod several;
 
 pub use known::Known;
 
-pub use several::{bert_with_mask, crnn, detector, quantized, unet};
+pub use several::{bert_with_mask, crnn, detector, line, quantized, unet};
 
 /// How an exporter wrote the batch dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,9 @@ pub(crate) struct Builder {
     numbers: SplitMix,
     opset: i64,
 }
+
+/// A dimension of an input whose size the file leaves open.
+pub(crate) const OPEN: i64 = -1;
 
 pub(crate) enum Attr<'a> {
     Int(&'a str, i64),
@@ -311,8 +314,8 @@ impl Builder {
                             dim_param: (batch == BatchAs::Symbolic).then(|| "batch".to_owned()),
                         })
                         .chain(dims.iter().map(|&d| Dimension {
-                            dim_value: Some(d),
-                            dim_param: None,
+                            dim_value: (d != OPEN).then_some(d),
+                            dim_param: (d == OPEN).then(|| "size".to_owned()),
                         }))
                         .collect(),
                     }),

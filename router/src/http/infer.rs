@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use graft_model::{Cut, CutPoint};
+use graft_files::CatalogEntry;
+use graft_model::{Cut, CutPoint, padded};
 use graft_plan::Nanos;
 use graft_wire::{AnswerHeader, InferHeader, Refused, Status, TraceContext, WireType};
 use serde::Deserialize;
@@ -189,7 +190,8 @@ async fn answer(
     shared: &Shared,
     came: Came,
 ) -> Result<HttpResponse, Refused> {
-    let entry = find(shared, model)?;
+    // A name that there is not is refused before the body is looked at.
+    find(shared, model)?;
     let header_length = request
         .headers()
         .get(HEADER_LENGTH)
@@ -211,6 +213,7 @@ async fn answer(
             None => Err(error),
         })
         .map_err(|e| bad(format!("the body is no inference request: {e}")))?;
+    let entry = sized(shared, model, &parsed)?;
     let call = understand(parsed, binary, entry, shared.default_budget, came.trace)?;
     let pending: Vec<_> = call
         .rows
@@ -262,10 +265,37 @@ async fn answer(
         .body(json))
 }
 
+/// The model of a path; of several sizes the smallest that takes a call's inputs.
+fn sized<'a>(shared: &'a Shared, model: &str, body: &Body) -> Result<&'a CatalogEntry, Refused> {
+    let catalog = &shared.front.catalog;
+    let sizes = catalog.sizes(model);
+    if sizes.is_empty() {
+        return find(shared, model);
+    }
+    if body.parameters.contains_key("partition_point") {
+        let names: Vec<&str> = sizes.iter().map(|e| e.manifest.name.as_str()).collect();
+        return Err(bad(format!(
+            "a partition_point belongs to one size of {model}: name {}",
+            names.join(", ")
+        )));
+    }
+    let takes = |entry: &&CatalogEntry| {
+        let mut inputs = body.inputs.iter();
+        inputs.all(|input| entry.takes(&input.name, input.shape.get(1..).unwrap_or_default()))
+    };
+    sizes.iter().copied().find(takes).ok_or_else(|| {
+        let known: Vec<String> = sizes.iter().map(|e| e.info.inputs().to_string()).collect();
+        bad(format!(
+            "no size of {model} takes these inputs; it has {}",
+            known.join("; ")
+        ))
+    })
+}
+
 fn understand(
     body: Body,
     binary: Bytes,
-    entry: &graft_files::CatalogEntry,
+    entry: &CatalogEntry,
     default_budget: Duration,
     trace: TraceContext,
 ) -> Result<Call, Refused> {
@@ -290,7 +320,8 @@ fn understand(
             entry.info.last()
         ))
     })?;
-    let given = given(&body.inputs, &binary, cut)?;
+    let fill = |input: &str| entry.manifest.pad(input).filter(|_| point == CutPoint(0));
+    let given = given(&body.inputs, &binary, cut, &fill)?;
     let rows = given[0].rows;
     let payload = |row: usize| match given.as_slice() {
         [one] => one.row(row),
@@ -332,8 +363,14 @@ impl Given {
     }
 }
 
-/// The tensors of a call in the order of the cut point. `binary`: what comes after the JSON, in the order of the call.
-fn given(inputs: &[Input], binary: &Bytes, cut: &Cut) -> Result<Vec<Given>, Refused> {
+/// The tensors of a call in the order of the cut point. `binary`: what comes after the JSON, in the order of the call;
+/// `fill`: with what a smaller input is filled up, if it may be.
+fn given(
+    inputs: &[Input],
+    binary: &Bytes,
+    cut: &Cut,
+    fill: &dyn Fn(&str) -> Option<f64>,
+) -> Result<Vec<Given>, Refused> {
     let names = || cut.names().collect::<Vec<_>>().join(", ");
     if let Some(unknown) = inputs.iter().find(|i| cut.position(&i.name).is_none()) {
         return Err(bad(format!(
@@ -357,7 +394,13 @@ fn given(inputs: &[Input], binary: &Bytes, cut: &Cut) -> Result<Vec<Given>, Refu
             continue;
         };
         let rows = input.shape.first().copied().unwrap_or(0);
-        if input.shape.get(1..) != Some(&spec.shape[..]) || rows == 0 || rows > MAX_BATCH {
+        let own = input.shape.get(1..).unwrap_or_default();
+        let fill = fill(&input.name);
+        let smaller = || {
+            own.len() == spec.shape.len() && own.iter().zip(&spec.shape).all(|(a, b)| (1..=*b).contains(a))
+        };
+        let fits = own == spec.shape || (fill.is_some() && smaller());
+        if !fits || rows == 0 || rows > MAX_BATCH {
             let shape: Vec<String> = spec.shape.iter().map(usize::to_string).collect();
             return Err(bad(format!(
                 "input {} of shape {:?}; expected [n, {}] with n from 1 to {MAX_BATCH}",
@@ -391,14 +434,20 @@ fn given(inputs: &[Input], binary: &Bytes, cut: &Cut) -> Result<Vec<Given>, Refu
             }
         };
         let width = spec.elements * dtype.dtype().bytes();
-        if bytes.len() != width * rows {
+        let expected = own.iter().product::<usize>() * dtype.dtype().bytes() * rows;
+        if bytes.len() != expected {
             return Err(bad(format!(
-                "{} bytes of data for input {}; expected {}",
+                "{} bytes of data for input {}; expected {expected}",
                 bytes.len(),
                 input.name,
-                width * rows
             )));
         }
+        let bytes = match fill.filter(|_| own != spec.shape) {
+            Some(fill) => padded(&bytes, rows, (own, &spec.shape), dtype.dtype(), fill)
+                .map(Bytes::from)
+                .ok_or_else(|| bad(format!("input {} can't be filled up", input.name)))?,
+            None => bytes,
+        };
         if found[at].is_some() {
             return Err(bad(format!("input {} is given twice", input.name)));
         }

@@ -18,7 +18,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use graft_files::CatalogEntry;
-use graft_model::TensorSpec;
+use graft_model::{Cut, ModelInfo, TensorSpec};
 use graft_telemetry::health::{HttpError, Readiness, routes};
 use graft_wire::{Refused, Status, TraceContext};
 use serde_json::json;
@@ -214,13 +214,29 @@ async fn model_metadata(request: actix_web::HttpRequest, shared: web::Data<Share
     };
     let tensors = |specs: &[TensorSpec]| -> Vec<_> { specs.iter().map(tensor).collect() };
     let info = &entry.info;
+    let name = model_of(&request);
+    let sizes: Vec<&CatalogEntry> = shared.front.catalog.sizes(&name);
+    // Dimensions in which sizes differ are open, as the batch is.
+    let open = |of: fn(&ModelInfo) -> &Cut| -> Vec<serde_json::Value> {
+        let mut all = tensors(&of(info).tensors);
+        for (at, tensor) in all.iter_mut().enumerate() {
+            for (d, &own) in of(info).tensors[at].shape.iter().enumerate() {
+                let differs = |e: &&CatalogEntry| of(&e.info).tensors[at].shape.get(d) != Some(&own);
+                if sizes.iter().any(differs) {
+                    tensor["shape"][d + 1] = json!(-1);
+                }
+            }
+        }
+        all
+    };
     HttpResponse::Ok().json(json!({
-        "name": entry.manifest.name,
+        "name": if sizes.is_empty() { &entry.manifest.name } else { &name },
         "versions": ["1"],
         "platform": "onnx",
-        "inputs": tensors(&info.inputs().tensors),
-        "outputs": tensors(&info.outputs().tensors),
+        "inputs": open(ModelInfo::inputs),
+        "outputs": open(ModelInfo::outputs),
         "parameters": {
+            "sizes": sizes.iter().map(|e| &e.manifest.name).collect::<Vec<_>>(),
             "identity": info.id.to_string(),
             "cut_points": info.cuts.len(),
             "license": entry.manifest.license,

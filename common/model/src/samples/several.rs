@@ -3,7 +3,7 @@
 use rten_onnx::onnx::{DataType, TensorProto};
 
 use super::Attr::{Int, Ints, Text};
-use super::{BatchAs, Builder};
+use super::{BatchAs, Builder, OPEN};
 
 impl Builder {
     /// Convolution, normalisation, and x times sigmoid of x.
@@ -237,6 +237,21 @@ pub fn crnn() -> Vec<u8> {
     let x = b.op_named("LogSoftmax", &[&x], &[Int("axis", 2)], Some("letters"));
     b.finish_with(
         &[("line", DataType::FLOAT, &[1, height, width])],
+        BatchAs::Symbolic,
+        &[&x],
+    )
+}
+
+/// A reader of text lines of any width: convolutions, then the mean of each column for each of 12 letters; opset 13, symbolic
+/// batch. A manifest has to say how wide lines are.
+pub fn line() -> Vec<u8> {
+    let mut b = Builder::new(13);
+    let x = b.swished("line", (1, 8), 3, 1);
+    let x = b.conv(&x, (8, 12), 3, 1, 1);
+    let x = b.op("ReduceMean", &[&x], &[Ints("axes", &[2]), Int("keepdims", 0)]);
+    let x = b.op_named("Softmax", &[&x], &[Int("axis", 1)], Some("letters"));
+    b.finish_with(
+        &[("line", DataType::FLOAT, &[1, 8, OPEN])],
         BatchAs::Symbolic,
         &[&x],
     )
