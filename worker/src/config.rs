@@ -13,7 +13,7 @@ use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
 use graft_transport::Identity;
 use serde::Deserialize;
 
-use crate::device::{Emulated, EngineChoice};
+use crate::device::{DeviceSettings, Emulated, EngineChoice};
 
 /// The configuration file. `graft-worker --help` describes the keys.
 #[derive(Debug, Clone, Deserialize)]
@@ -188,39 +188,6 @@ pub struct Settings {
     pub drain: Duration,
     /// Who it is.
     pub identity: Identity,
-}
-
-/// A device whose configuration was checked.
-#[derive(Debug, Clone)]
-pub struct DeviceSettings {
-    /// Its name; `None`: it is the worker's only one.
-    pub name: Option<String>,
-    /// Layers run there.
-    pub engine: EngineChoice,
-    /// Cores to run on, at least one; of an emulated device none.
-    pub cores: Vec<usize>,
-    /// Price of the device.
-    pub price: Option<f64>,
-}
-
-impl DeviceSettings {
-    /// The one device of a worker: cores of this machine.
-    pub fn only(engine: EngineChoice, cores: Vec<usize>) -> Self {
-        DeviceSettings {
-            name: None,
-            engine,
-            cores,
-            price: None,
-        }
-    }
-
-    /// Its id in plans.
-    pub(crate) fn id(&self, worker: &str) -> String {
-        match &self.name {
-            Some(name) => format!("{worker}/{name}"),
-            None => worker.to_owned(),
-        }
-    }
 }
 
 fn wrong(key: &'static str, value: impl ToString, cause: &str) -> ConfigError {

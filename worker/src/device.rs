@@ -11,7 +11,6 @@ use graft_files::Catalog;
 use graft_plan::Profile;
 use graft_wire::DeviceInfo;
 
-use crate::config::DeviceSettings;
 use crate::profiles::{Bench, join};
 use crate::scratch::Scratch;
 
@@ -33,6 +32,39 @@ pub struct Emulated {
     pub stretch: f64,
     /// For weights.
     pub memory_bytes: u64,
+}
+
+/// A device whose configuration was checked.
+#[derive(Debug, Clone)]
+pub struct DeviceSettings {
+    /// Its name; `None`: it is the worker's only one.
+    pub name: Option<String>,
+    /// Layers run there.
+    pub engine: EngineChoice,
+    /// Cores to run on, at least one; of an emulated device none.
+    pub cores: Vec<usize>,
+    /// Price of the device.
+    pub price: Option<f64>,
+}
+
+impl DeviceSettings {
+    /// The one device of a worker: cores of this machine.
+    pub fn only(engine: EngineChoice, cores: Vec<usize>) -> Self {
+        DeviceSettings {
+            name: None,
+            engine,
+            cores,
+            price: None,
+        }
+    }
+
+    /// Its id in plans.
+    pub(crate) fn id(&self, worker: &str) -> String {
+        match &self.name {
+            Some(name) => format!("{worker}/{name}"),
+            None => worker.to_owned(),
+        }
+    }
 }
 
 /// A device, and what is known of it.

@@ -28,7 +28,7 @@ mod station;
 mod worker;
 mod workshop;
 
-pub use config::{Config, DeviceSettings, EngineName, Settings};
-pub use device::{Emulated, EngineChoice};
+pub use config::{Config, EngineName, Settings};
+pub use device::{DeviceSettings, Emulated, EngineChoice};
 pub use handle::{Handle, WorkAnswer};
 pub use worker::Worker;

@@ -19,8 +19,8 @@ use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Link, P
 use graft_wire::{Limits, WorkReply, WorkRequest, WorkerInfo, WorkerModel};
 use tokio::sync::oneshot;
 
-use crate::config::{DeviceSettings, Settings};
-use crate::device::{Device, EngineChoice, Opening};
+use crate::config::Settings;
+use crate::device::{Device, DeviceSettings, EngineChoice, Opening};
 use crate::epochs::Epochs;
 use crate::handle::Handle;
 use crate::held::HeldBytes;

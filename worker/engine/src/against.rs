@@ -4,7 +4,8 @@ use graft_model::{
     Batch, CutPoint, DType, DataSet, Model, Precision, StageRange, Tensor, largest_difference,
 };
 
-use crate::engine::{Engine, EngineError, PartitionId};
+use crate::engine::Engine;
+use crate::error::{EngineError, PartitionId};
 use crate::onnxruntime::Reference;
 
 /// Largest difference of a 16-bit float that is allowed, as a part of the largest magnitude of the right output: the files

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use graft_model::{Batch, CutPoint, ModelInfo};
 
-use crate::engine::{EngineError, Panicked};
+use crate::error::{EngineError, Panicked};
 
 /// Calls a function in which an engine may panic, and turns a panic into an error: a model is somebody's file, and must
 /// not take the worker down.

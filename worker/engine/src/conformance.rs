@@ -7,7 +7,8 @@ use graft_model::{
 };
 
 use crate::checks::guarded;
-use crate::engine::{Engine, EngineError, Panicked, PartitionId};
+use crate::engine::Engine;
+use crate::error::{EngineError, Panicked, PartitionId};
 use crate::held::Held;
 use crate::shape::PartitionShape;
 

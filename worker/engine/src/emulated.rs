@@ -11,7 +11,8 @@ use graft_model::{Batch, Model, ModelId, ModelInfo, Precision, StageRange};
 use graft_plan::{CostError, Profile, Share};
 
 use crate::checks::check_input;
-use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId};
+use crate::engine::{Engine, MemoryUse};
+use crate::error::{Cause, EngineError, PartitionId};
 use crate::shape::PartitionShape;
 
 /// An engine that takes the time that a profile says.

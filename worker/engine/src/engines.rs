@@ -10,7 +10,8 @@ use std::time::Instant;
 use graft_model::{Batch, Model, ModelId, ModelInfo, Precision, StageRange};
 
 use crate::cores::usable_cores;
-use crate::engine::{Engine, EngineError, MemoryUse, PartitionId, Refusal};
+use crate::engine::{Engine, MemoryUse};
+use crate::error::{EngineError, PartitionId, Refusal};
 use crate::held::Held;
 use crate::onnxruntime::{Missing, OnnxRuntimeEngine};
 use crate::rten::RtenEngine;

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use graft_model::{Batch, StageRange};
 
-use crate::engine::{Cause, EngineError};
+use crate::error::{Cause, EngineError};
 
 /// A batch of requests at a cut point, where its engine keeps it.
 pub enum Held {

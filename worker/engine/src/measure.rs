@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use graft_model::{Batch, CutPoint, DType, Model, ModelInfo, StageRange};
 use graft_plan::{ModelProfile, Profile, SegmentProfile, Share, Source};
 
-use crate::engine::{Engine, EngineError, PartitionId};
+use crate::engine::Engine;
+use crate::error::{EngineError, PartitionId};
 use crate::shape::PartitionShape;
 
 /// Options of a measurement.

@@ -13,7 +13,8 @@ use rten_tensor::prelude::*;
 
 use crate::checks::{check_input, guarded};
 use crate::cores::{CoresError, pin_current_thread};
-use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId, Refusal};
+use crate::engine::{Engine, MemoryUse};
+use crate::error::{Cause, EngineError, PartitionId, Refusal};
 use crate::shape::PartitionShape;
 
 struct Loaded {

@@ -3,7 +3,8 @@
 use graft_model::{Batch, Model};
 
 use crate::conformance::check_rows;
-use crate::engine::{Engine, EngineError, PartitionId, Refusal};
+use crate::engine::Engine;
+use crate::error::{EngineError, PartitionId, Refusal};
 
 /// Requests of the batch that is tried after a single request.
 const BATCH: usize = 2;

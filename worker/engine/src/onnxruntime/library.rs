@@ -9,7 +9,7 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use crate::checks::guarded;
-use crate::engine::Panicked;
+use crate::error::Panicked;
 
 /// Environment variable that names the library's file.
 const FILE_VARIABLE: &str = "ORT_DYLIB_PATH";

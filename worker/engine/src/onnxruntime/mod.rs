@@ -24,7 +24,8 @@ use sessions::{Loaded, Ready};
 
 use crate::checks::{check_input, guarded};
 use crate::cores::{Confined, CoresError};
-use crate::engine::{Cause, Engine, EngineError, MemoryUse, PartitionId, Refusal};
+use crate::engine::{Engine, MemoryUse};
+use crate::error::{Cause, EngineError, PartitionId, Refusal};
 use crate::shape::PartitionShape;
 
 /// Name of the engine.

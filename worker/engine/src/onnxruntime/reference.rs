@@ -12,7 +12,7 @@ use ort::value::ValueType;
 use super::OnnxRuntimeEngine;
 use super::sessions::WEIGHTS_FOLDER;
 use super::values::{elements_of, filled, input_of, spec_of};
-use crate::engine::Cause;
+use crate::error::Cause;
 
 /// A model's file in one session with onnxruntime's own defaults.
 pub struct Reference {

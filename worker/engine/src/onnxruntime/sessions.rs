@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 use super::library::Library;
 use super::values::{elements_of, input_of};
-use crate::engine::Cause;
+use crate::error::Cause;
 
 /// Smallest weights that sessions share, in bytes.
 const SHARED_BYTES: usize = 1024;

@@ -11,7 +11,7 @@ use ort::value::ValueType;
 use super::OnnxRuntimeEngine;
 use super::sessions::WEIGHTS_FOLDER;
 use super::values::{dtype_of, filled, input_of, spec_of};
-use crate::engine::Cause;
+use crate::error::Cause;
 
 /// Sizes of the batches that are run to see which dimension is the batch.
 const BATCHES: [usize; 2] = [2, 3];

@@ -4,7 +4,7 @@ use graft_model::{DType, Elements, Tensor, TensorSpec};
 use half::f16;
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType};
 
-use crate::engine::Cause;
+use crate::error::Cause;
 
 /// A tensor of given elements, of which one stands for all; zeros where there are none.
 pub(super) fn filled(spec: &TensorSpec, values: Option<&Vec<f64>>) -> Result<Tensor, Cause> {
