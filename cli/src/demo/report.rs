@@ -202,7 +202,7 @@ impl<'a> Report<'a> {
             "plan_epochs": self.epochs,
             "largest_batch": self.largest_batch,
             "total_share": self.share(),
-            "total_share_alone": self.view.cost_alone,
+            "total_share_alone": self.view.cost_alone.round() as u64,
             "plan": self.view.plan,
             "failures": self.failures(),
         })

@@ -110,7 +110,9 @@ impl Resizing {
     }
 
     /// Whether an engine that multiplies by the inverse of a scale takes the same pixels as one that divides by it, as
-    /// the standard says, where each pixel of the output is one of the input's.
+    /// the standard says, where each pixel of the output is one of the input's. Before operator set 11 the standard did not
+    /// say which pixel is the nearest: it is the next lower one where a dimension grows, and the next higher one where it
+    /// shrinks, as ONNX Runtime has it, and such an engine always takes the lower one.
     pub fn inverse_does(&self, op: &Op<'_>, before: &[Dim]) -> bool {
         if op.text("mode").unwrap_or("nearest") != "nearest" {
             return true;
@@ -134,7 +136,8 @@ impl Resizing {
             } else {
                 1.0 / scale
             };
-            let pixel = |at: f32| {
+            let right = if old && scale < 1.0 { "ceil" } else { nearest };
+            let pixel = |nearest: &str, at: f32| {
                 let at = at.clamp(0.0, from.coef as f32 - 1.0);
                 match nearest {
                     "floor" => at.floor(),
@@ -146,8 +149,8 @@ impl Resizing {
             let same = |x: usize| {
                 let x = x as f32;
                 match coordinates {
-                    "asymmetric" => pixel(x / scale) == pixel(x * inverse),
-                    _ => pixel((x + 0.5) / scale - 0.5) == pixel(inverse * (x + 0.5) - 0.5),
+                    "asymmetric" => pixel(right, x / scale) == pixel(nearest, x * inverse),
+                    _ => pixel(right, (x + 0.5) / scale - 0.5) == pixel(nearest, inverse * (x + 0.5) - 0.5),
                 }
             };
             to.coef <= MOST_COMPARED && (0..to.coef).all(same)

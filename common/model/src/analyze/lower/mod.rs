@@ -56,14 +56,32 @@ impl Walk<'_> {
     }
 }
 
+/// Weights whose products with two unsigned bytes fit 16 bits together.
+const SEVEN_BITS: std::ops::RangeInclusive<f64> = -64.0..=63.0;
+
 impl Lowering<'_, '_> {
+    /// The node under a name that rten does not know, so that it refuses the network.
+    fn refused_by_rten(mut self, kind: &str) -> Result<(), ModelError> {
+        self.node.op_type = Some(kind.to_owned());
+        self.keep();
+        Ok(())
+    }
+
+    /// Whether weights of integers are constants of seven bits.
+    fn pairs_fit(&self) -> bool {
+        let weights = self.inputs.get(1).and_then(|f| f.as_ref()?.small.as_ref());
+        let fits = |n: &crate::fact::Num| !n.batch && SEVEN_BITS.contains(&n.coef);
+        self.dtype(1) == DType::I8 && weights.is_some_and(|w| w.nums.iter().all(fits))
+    }
+
     fn write(mut self) -> Result<(), ModelError> {
         let kind = self.node.op_type.clone().unwrap_or_default();
         match kind.as_str() {
             "Softmax" | "LogSoftmax" => self.softmax(),
-            "Conv" | "ConvInteger" | "ConvTranspose" | "MaxPool" | "AveragePool" | "LpPool" => {
-                self.windows(&kind)
-            }
+            // On processors without such instructions rten sums pairs of products in 16 bits, where they may not fit.
+            "ConvInteger" => self.refused_by_rten("ConvIntegerOfPairs"),
+            "MatMulInteger" if !self.pairs_fit() => self.refused_by_rten("MatMulIntegerOfPairs"),
+            "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" | "LpPool" => self.windows(&kind),
             "SpaceToDepth" => self.space_to_depth(),
             "Selu" | "Celu" | "Mish" | "ThresholdedRelu" | "Softplus" => self.activation(&kind),
             "Clip" => self.clip(),

@@ -9,7 +9,7 @@ use crate::rules::Windows;
 impl Lowering<'_, '_> {
     /// Convolutions and pools with kernel, strides, dilations and pads written out; nothing is automatic.
     pub(super) fn windows(mut self, kind: &str) -> Result<(), ModelError> {
-        let op = self.op(if kind == "ConvInteger" { "Conv" } else { kind });
+        let op = self.op(kind);
         let windows = Windows::of(&op)?;
         let pads = windows.explicit_pads(&self.dims(0)[2..]);
         self.drop_attributes(&["auto_pad", "kernel_shape", "strides", "dilations", "pads"]);
