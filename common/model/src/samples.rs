@@ -125,7 +125,7 @@ impl Builder {
         output
     }
 
-    fn tensor(&mut self, dims: &[i64], data: Vec<f32>) -> String {
+    pub(crate) fn tensor(&mut self, dims: &[i64], data: Vec<f32>) -> String {
         let name = format!("w{}", self.tensors.len());
         let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.tensors.push(TensorProto {

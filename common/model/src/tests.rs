@@ -489,3 +489,29 @@ proptest! {
         }
     }
 }
+
+/// Nearest pixels before operator set 11, by a scale of both sides.
+#[test]
+fn an_old_resize_that_shrinks_is_not_given_to_an_engine_that_takes_lower_pixels() {
+    use crate::samples::{Attr, BatchAs, Builder};
+    for (scale, kept) in [(2.0, true), (0.6, false)] {
+        let mut b = Builder::new(10);
+        let scales = b.tensor(&[4], vec![1.0, 1.0, scale, scale]);
+        let y = b.op("Resize", &["input", &scales], &[Attr::Text("mode", "nearest")]);
+        let y = b.op("Relu", &[&y], &[]);
+        let bytes = b.finish(
+            (rten_onnx::onnx::DataType::FLOAT, &[1, 6, 6]),
+            BatchAs::Symbolic,
+            &y,
+        );
+        let model = Model::parse(Path::new("old.onnx"), &bytes, &ReadOptions::default()).unwrap();
+        let mut written = vec![];
+        model.write_careful_graph(&mut written).unwrap();
+        let has = |name: &[u8]| written.windows(name.len()).any(|w| w == name);
+        assert_eq!(
+            (has(b"Upsample"), has(b"ResizeNearest")),
+            (kept, !kept),
+            "{scale}"
+        );
+    }
+}
