@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Compiles the kernels to the PTX that is embedded in programs: kernels.ptx.gz, with the hash of its sources inside.
+#   build.sh           compiles, prints registers and spills, and writes the file
+#   build.sh --check   compiles, and fails where the file differs or a kernel spills registers
+# Needs Python 3 with venv; the toolchain comes from PyPI into a folder of its own (GRAFT_CUDA_TOOLS, else .tools here).
+set -euo pipefail
+cd "$(dirname "$0")"
+tools=${GRAFT_CUDA_TOOLS:-$PWD/.tools}
+if [ ! -x "$tools/bin/python" ]; then
+    python3 -m venv "$tools"
+fi
+packages=$("$tools/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+if [ ! -x "$packages/nvidia/cu13/bin/nvcc" ]; then
+    "$tools/bin/pip" install --quiet --disable-pip-version-check \
+        'nvidia-cuda-nvcc==13.0.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-crt==13.0.*' \
+        'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*'
+fi
+PATH=$packages/nvidia/cu13/bin:$PATH exec "$tools/bin/python" build.py "$@"
