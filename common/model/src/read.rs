@@ -106,6 +106,11 @@ impl Model {
         nodes.filter_map(|node| node.name.as_deref())
     }
 
+    /// The graph for engines, as [`Model::engine_graph`] writes it.
+    pub fn graph(&self) -> Option<&GraphProto> {
+        self.graph.graph.as_ref()
+    }
+
     /// The graph for engines, as an ONNX file: symbolic batch, no dead nodes, every cut point an output.
     pub fn engine_graph(&self) -> Result<Vec<u8>, ModelError> {
         self.graph.write_buf().map_err(|e| self.cannot_write(&e))

@@ -4,9 +4,18 @@
 //! embedded. It knows tensors, layers and partitions; never requests, deadlines or plans.
 
 mod driver;
+mod engine;
+mod graph;
+mod held;
 mod kernels;
+mod lower;
 mod params;
+mod program;
+mod session;
 
 pub mod reference;
 
-pub use driver::{Gpu, NoDriver};
+pub use driver::{CudaFault, Gpu, NoDriver, softgpu_plan, use_library};
+pub use engine::CudaEngine;
+pub use kernels::names as kernel_names;
+pub use session::SetUpError;

@@ -211,6 +211,13 @@ impl Params {
         bytes
     }
 
+    /// Names another place instead of one.
+    pub fn replace(&mut self, old: Place, new: Place) {
+        for (_, at) in self.pointers.iter_mut().filter(|(_, at)| at.place == old) {
+            at.place = new;
+        }
+    }
+
     /// The places that it names.
     pub fn places(&self) -> impl Iterator<Item = Place> {
         self.pointers.iter().map(|(_, at)| at.place)

@@ -19,7 +19,7 @@ pub fn guarded<T, E: From<Panicked>>(f: impl FnOnce() -> Result<T, E>) -> Result
 }
 
 /// Checks that a batch is what a cut point takes.
-pub(crate) fn check_input(info: &ModelInfo, at: CutPoint, batch: &Batch) -> Result<(), EngineError> {
+pub fn check_input(info: &ModelInfo, at: CutPoint, batch: &Batch) -> Result<(), EngineError> {
     let cut = &info.cuts[at.index()];
     if batch.fits(cut) {
         return Ok(());

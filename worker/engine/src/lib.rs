@@ -22,7 +22,7 @@ mod trial;
 pub mod conformance;
 
 pub use against::{Against, Difference, against, first_difference, warnings};
-pub use checks::guarded;
+pub use checks::{check_input, guarded};
 pub use cores::{CoresError, cpu_kind, pin_current_thread, usable_cores};
 pub use emulated::EmulatedEngine;
 pub use engine::{Engine, MemoryUse};

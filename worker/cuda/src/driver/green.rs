@@ -183,6 +183,9 @@ impl Drop for Green {
                 used[place] = used[place].saturating_sub(1);
             }
         }
+        if self.primary.has_ended() {
+            return;
+        }
         // SAFETY: it was made once; its streams are gone, since they hold it.
         let code = unsafe { cuGreenCtxDestroy(self.green) };
         if code != 0 {

@@ -96,7 +96,7 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if self.primary.bind().is_err() {
+        if self.primary.has_ended() || self.primary.bind().is_err() {
             return;
         }
         // SAFETY: it was taken once, and nobody names it any more.
@@ -152,7 +152,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if self.primary.bind().is_ok() {
+        if !self.primary.has_ended() && self.primary.bind().is_ok() {
             // SAFETY: it was taken once.
             let code = unsafe { cust::sys::cuMemFreeHost(self.at.cast()) };
             if code as u32 != 0 {

@@ -1,7 +1,8 @@
 //! Finding the driver and its devices.
 
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cust::CudaFlags;
@@ -50,13 +51,21 @@ pub enum NoDriver {
     NoDevice(u32),
 }
 
+static OPENED: OnceLock<Result<i32, NoDriver>> = OnceLock::new();
+
 fn opened() -> Result<i32, NoDriver> {
-    static OPENED: OnceLock<Result<i32, NoDriver>> = OnceLock::new();
-    OPENED.get_or_init(open).clone()
+    let named = std::env::var_os("GRAFT_CUDA_LIBRARY");
+    let library = named.map_or_else(|| PathBuf::from(LIBRARY), PathBuf::from);
+    OPENED.get_or_init(|| open(library)).clone()
 }
 
-fn open() -> Result<i32, NoDriver> {
-    let library = std::env::var_os("GRAFT_CUDA_LIBRARY").map_or_else(|| PathBuf::from(LIBRARY), PathBuf::from);
+/// Opens a library in the place of the driver's, for this process. It has to be called before anything looks for devices; later, what
+/// was opened first stays.
+pub fn use_library(library: &Path) -> Result<(), NoDriver> {
+    OPENED.get_or_init(|| open(library.to_owned())).clone().map(|_| ())
+}
+
+fn open(library: PathBuf) -> Result<i32, NoDriver> {
     let shown = library.display().to_string();
     let path = CString::new(shown.clone()).map_err(|_| NoDriver::NotFound {
         library: shown.clone(),
@@ -140,6 +149,7 @@ impl Gpu {
         Ok(Arc::new(Primary {
             gpu: self.clone(),
             context,
+            ended: AtomicBool::new(false),
         }))
     }
 }
@@ -149,6 +159,8 @@ impl Gpu {
 pub struct Primary {
     gpu: Gpu,
     context: CUcontext,
+    /// Whether it was reset: nothing that was made before is there any more.
+    ended: AtomicBool,
 }
 
 // SAFETY: the driver's contexts may be used from any thread.
@@ -172,8 +184,15 @@ impl Primary {
         check("cuCtxSetCurrent", unsafe { cust::sys::cuCtxSetCurrent(self.context) } as u32)
     }
 
-    /// Ends all contexts of the device, with what spoiled them. All memory, streams and partitions are gone.
+    /// Whether what was made on it is still there.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Ends all contexts of the device, with what spoiled them. All memory, streams and partitions are gone; what stands for them gives
+    /// nothing back any more.
     pub fn reset(&self) -> Result<(), CudaFault> {
+        self.ended.store(true, Ordering::Release);
         // SAFETY: whoever resets has given up all that was made before.
         let code = unsafe { cust::sys::cuDevicePrimaryCtxReset_v2(self.ordinal()) };
         check("cuDevicePrimaryCtxReset", code as u32)
@@ -182,6 +201,9 @@ impl Primary {
 
 impl Drop for Primary {
     fn drop(&mut self) {
+        if self.has_ended() {
+            return;
+        }
         // SAFETY: it was retained once.
         let code = unsafe { cust::sys::cuDevicePrimaryCtxRelease_v2(self.ordinal()) };
         if code as u32 != 0 {

@@ -145,6 +145,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        if self.green.primary().has_ended() {
+            return;
+        }
         // SAFETY: it was made once.
         let code = unsafe { cust::sys::cuStreamDestroy_v2(self.raw) };
         if code as u32 != 0 {

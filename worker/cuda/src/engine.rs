@@ -1,0 +1,288 @@
+//! The engine on a GPU.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use graft_engine::{Cause, Engine, EngineError, Held, MemoryUse, PartitionId, PartitionShape, Refusal};
+use graft_model::{Batch, Model, ModelId, ModelInfo, Precision, StageRange};
+
+use crate::driver::{CudaFault, Gpu, softgpu_report};
+use crate::graph::{Graph, Unserved};
+use crate::held::HeldBatch;
+use crate::session::{Layers, RunError, Session, SetUpError, learned};
+
+/// An engine that runs layers on a GPU, in 16-bit floats with 32-bit sums. A partition is a set of its multiprocessors.
+pub struct CudaEngine {
+    gpu: Gpu,
+    session: RwLock<Arc<Session>>,
+    /// Held while the device is set up anew.
+    setting_up: Mutex<()>,
+    models: RwLock<HashMap<ModelId, Arc<Layers>>>,
+    /// Multiprocessors of each partition.
+    partitions: RwLock<HashMap<PartitionId, u32>>,
+    next: AtomicU32,
+}
+
+/// Why the engine does not take a network, as engines tell it.
+fn refused(info: &ModelInfo, unserved: &Unserved) -> EngineError {
+    EngineError::Refused {
+        engine: CudaEngine::NAME,
+        file: info.file.display().to_string(),
+        refusal: Box::new(Refusal {
+            node: unserved.node.clone(),
+            opset: info.opset,
+            why: unserved.why.clone(),
+            what_to_do: "Serve it on a CPU".to_owned(),
+        }),
+    }
+}
+
+impl CudaEngine {
+    /// Its name.
+    pub const NAME: &'static str = "cuda";
+
+    /// Sets a device up. `Err`: the driver does not let it be used, or can't divide it.
+    pub fn open(gpu: &Gpu) -> Result<Self, SetUpError> {
+        Ok(CudaEngine {
+            gpu: gpu.clone(),
+            session: RwLock::new(Arc::new(Session::begin(gpu)?)),
+            setting_up: Mutex::new(()),
+            models: RwLock::default(),
+            partitions: RwLock::default(),
+            next: AtomicU32::new(0),
+        })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Multiprocessors of the smallest partition, and of all together.
+    pub fn granularity(&self) -> (u32, u32) {
+        self.session().granularity()
+    }
+
+    /// What the software GPU's launches did and told since it was asked last, as JSON. `None`: it is a real one.
+    pub fn softgpu_report(&self) -> Option<String> {
+        softgpu_report(self.gpu.ordinal).ok()
+    }
+
+    fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.session.read().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Sets the device up anew, after a fault that spoiled what was on it.
+    fn set_up_anew(&self, spoiled: &Arc<Session>) {
+        let _one_at_a_time = self.setting_up.lock().unwrap_or_else(|e| e.into_inner());
+        if self.session().number() != spoiled.number() {
+            return;
+        }
+        let begun = spoiled.end().map_err(SetUpError::from).and_then(|()| Session::begin(&self.gpu));
+        match begun {
+            Ok(session) => {
+                tracing::warn!(device = self.gpu.ordinal, "a fault spoiled the device; it is set up anew");
+                *self.session.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(session);
+            }
+            Err(error) => tracing::error!(device = self.gpu.ordinal, %error, "the device can't be set up anew"),
+        }
+    }
+
+    fn layers(&self, id: ModelId) -> Result<Arc<Layers>, EngineError> {
+        let models = self.models.read().unwrap_or_else(|e| e.into_inner());
+        models.get(&id).cloned().ok_or(EngineError::NotLoaded(id))
+    }
+
+    fn share(&self, id: PartitionId) -> Result<u32, EngineError> {
+        let partitions = self.partitions.read().unwrap_or_else(|e| e.into_inner());
+        partitions.get(&id).copied().ok_or(EngineError::NoPartition(id))
+    }
+
+    /// The session, with a partition open on it.
+    fn with_partition(&self, id: PartitionId) -> Result<Arc<Session>, EngineError> {
+        let share = self.share(id)?;
+        let session = self.session();
+        if !session.has_partition(id) {
+            session.open_partition(id, share).map_err(|fault| fenced(share, &fault))?;
+        }
+        Ok(session)
+    }
+
+    fn run_here(
+        &self,
+        session: &Arc<Session>,
+        partition: PartitionId,
+        layers: &Layers,
+        range: StageRange,
+        batch: Held,
+    ) -> Result<Held, RunError> {
+        let requests = batch.requests();
+        let (memory, finite, from_host) = match batch {
+            Held::Host(batch) => (session.bring(&batch)?, batch.is_finite(), true),
+            Held::Device(held) => match held.as_any().downcast_ref::<HeldBatch>() {
+                Some(held) if held.session == session.number() => {
+                    let whole = held.first == 0 && held.tensors.first().is_some_and(|t| t.layout.dims[0] == held.count);
+                    let memory = if whole {
+                        held.tensors.iter().map(|t| Arc::clone(&t.memory)).collect()
+                    } else {
+                        session.gather(partition, &[held])?.into_iter().map(|t| t.memory).collect()
+                    };
+                    (memory, held.finite, false)
+                }
+                _ => return Err(Unserved::because("a batch that was on the device before it was set up anew").into()),
+            },
+        };
+        let (program, weights) = session.program(layers, range, requests, from_host)?;
+        let tensors = session.run(partition, &program, &weights, &memory)?;
+        Ok(Held::Device(Box::new(HeldBatch {
+            session: session.number(),
+            info: Arc::clone(&layers.info),
+            at: range.to(),
+            tensors: Arc::new(tensors),
+            first: 0,
+            count: requests,
+            finite,
+        })))
+    }
+}
+
+fn fenced(sms: u32, fault: &CudaFault) -> EngineError {
+    EngineError::Partition {
+        shape: PartitionShape::units(sms),
+        cause: Cause::Library(fault.to_string()),
+    }
+}
+
+impl Engine for CudaEngine {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn precisions(&self) -> &[Precision] {
+        &[Precision::F16]
+    }
+
+    fn load(&self, model: &Model) -> Result<(), EngineError> {
+        let info = Arc::clone(model.info());
+        if self.layers(info.id).is_ok() {
+            return Ok(());
+        }
+        let graph = Graph::of(model).map_err(|e| refused(&info, &e))?;
+        let layers = Layers { info, graph };
+        learned(&layers).map_err(|e| refused(&layers.info, &e))?;
+        let mut models = self.models.write().unwrap_or_else(|e| e.into_inner());
+        models.insert(layers.info.id, Arc::new(layers));
+        Ok(())
+    }
+
+    fn unload(&self, model: ModelId) -> Result<(), EngineError> {
+        let mut models = self.models.write().unwrap_or_else(|e| e.into_inner());
+        models.remove(&model).ok_or(EngineError::NotLoaded(model))?;
+        self.session().forget(model);
+        Ok(())
+    }
+
+    fn info(&self, model: ModelId) -> Result<Arc<ModelInfo>, EngineError> {
+        Ok(Arc::clone(&self.layers(model)?.info))
+    }
+
+    fn open_partition(&self, shape: &PartitionShape) -> Result<PartitionId, EngineError> {
+        let PartitionShape::Units { count, .. } = shape else {
+            return Err(EngineError::Partition {
+                shape: shape.clone(),
+                cause: Cause::OtherShape("multiprocessors of a GPU"),
+            });
+        };
+        if *count == 0 {
+            return Err(EngineError::Partition {
+                shape: shape.clone(),
+                cause: Cause::OtherShape("at least one multiprocessor of a GPU"),
+            });
+        }
+        let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let session = self.session();
+        session.open_partition(id, *count).map_err(|fault| fenced(*count, &fault))?;
+        let mut partitions = self.partitions.write().unwrap_or_else(|e| e.into_inner());
+        partitions.insert(id, *count);
+        Ok(id)
+    }
+
+    fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError> {
+        let mut partitions = self.partitions.write().unwrap_or_else(|e| e.into_inner());
+        partitions.remove(&partition).ok_or(EngineError::NoPartition(partition))?;
+        self.session().close_partition(partition);
+        Ok(())
+    }
+
+    fn run(&self, partition: PartitionId, model: ModelId, range: StageRange, batch: Batch) -> Result<Batch, EngineError> {
+        self.run_held(partition, model, range, Held::Host(batch))?.into_host()
+    }
+
+    fn run_held(&self, partition: PartitionId, model: ModelId, range: StageRange, batch: Held) -> Result<Held, EngineError> {
+        self.share(partition)?;
+        let layers = self.layers(model)?;
+        let info = &layers.info;
+        if info.cut(range.to()).is_none() {
+            return Err(EngineError::BeyondLastCut {
+                range,
+                last: info.last().index(),
+            });
+        }
+        if let Held::Host(batch) = &batch {
+            graft_engine::check_input(info, range.from(), batch)?;
+        }
+        let session = self.with_partition(partition)?;
+        self.run_here(&session, partition, &layers, range, batch).map_err(|error| {
+            if matches!(&error, RunError::Cuda(fault) if fault.is_spoiled()) {
+                self.set_up_anew(&session);
+            }
+            error.into_engine(range)
+        })
+    }
+
+    fn join(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        parts: Vec<Held>,
+    ) -> Result<Held, EngineError> {
+        let layers = self.layers(model)?;
+        let session = self.with_partition(partition)?;
+        let held: Option<Vec<&HeldBatch>> = parts
+            .iter()
+            .map(|part| match part {
+                Held::Device(batch) => batch.as_any().downcast_ref::<HeldBatch>(),
+                Held::Host(_) => None,
+            })
+            .map(|held| held.filter(|h| h.session == session.number() && h.at == range.from()))
+            .collect();
+        let Some(held) = held.filter(|h| !h.is_empty()) else {
+            return Held::join_on_host(parts, range).map(Held::Host);
+        };
+        let tensors = session.gather(partition, &held);
+        let tensors = tensors.map_err(|fault| RunError::Cuda(fault).into_engine(range))?;
+        Ok(Held::Device(Box::new(HeldBatch {
+            session: session.number(),
+            info: Arc::clone(&layers.info),
+            at: range.from(),
+            tensors: Arc::new(tensors),
+            first: 0,
+            count: held.iter().map(|h| h.count).sum(),
+            finite: held.iter().all(|h| h.finite),
+        })))
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let models = self.models.read().unwrap_or_else(|e| e.into_inner());
+        MemoryUse {
+            models: models.len(),
+            weights_bytes: models.values().map(|m| m.info.weights_bytes()).sum(),
+        }
+    }
+
+    fn threads(&self, partition: PartitionId) -> Result<usize, EngineError> {
+        self.share(partition).map(|_| 1)
+    }
+}

@@ -1,0 +1,101 @@
+//! Nodes that work with sizes: their results are known before anything runs.
+
+use super::{Lowered, Lowering, Value};
+use crate::graph::{HostTensor, Node, Numbers};
+use crate::params::Element;
+
+/// Elements of a tensor at most that is worked out here; a larger one is brought to the device.
+const MAX_ELEMENTS: usize = 4096;
+
+impl Lowering<'_> {
+    /// Works a node out, where all that it reads is known and it works with sizes. `false`: it is for the device.
+    pub(super) fn on_host(&mut self, node: &Node) -> Lowered<bool> {
+        if node.kind == "Shape" {
+            let dims = match self.given_value(node, 0)? {
+                Value::Device(view) => view.dims,
+                Value::Host(tensor) => tensor.dims,
+            };
+            let rank = dims.len() as i64;
+            let at = |n: i64| (if n < 0 { n + rank } else { n }).clamp(0, rank) as usize;
+            let from = at(node.int("start").unwrap_or(0));
+            let to = at(node.int("end").unwrap_or(rank));
+            let sizes = dims.get(from..to).unwrap_or_default();
+            let sizes = HostTensor::integers(sizes.iter().map(|&d| d as i64).collect());
+            self.values.insert(node.output().to_owned(), Value::Host(sizes));
+            return Ok(true);
+        }
+        let known: Option<Vec<HostTensor>> = (0..node.inputs.len()).map(|place| self.known(node, place)).collect();
+        let Some(known) = known.filter(|k| !k.is_empty() && k.iter().all(small)) else { return Ok(false) };
+        let Some(result) = work_out(node, &known) else { return Ok(false) };
+        self.values.insert(node.output().to_owned(), Value::Host(result));
+        Ok(true)
+    }
+}
+
+fn small(tensor: &HostTensor) -> bool {
+    tensor.dims.iter().product::<usize>() <= MAX_ELEMENTS
+}
+
+fn work_out(node: &Node, known: &[HostTensor]) -> Option<HostTensor> {
+    let first = &known[0];
+    let integers = known.iter().all(|t| !t.element.is_float());
+    match node.kind.as_str() {
+        "ConstantOfShape" => {
+            let dims: Vec<usize> = first.as_integers().into_iter().map(|n| n.max(0) as usize).collect();
+            let count = dims.iter().product::<usize>();
+            (count <= MAX_ELEMENTS).then(|| HostTensor {
+                dims,
+                element: Element::F32,
+                numbers: Numbers::Floats(vec![node.constant_value().unwrap_or(0.0); count].into()),
+            })
+        }
+        "Concat" if integers && known.iter().all(|t| t.dims.len() == 1) => {
+            Some(HostTensor::integers(known.iter().flat_map(HostTensor::as_integers).collect()))
+        }
+        "Unsqueeze" | "Squeeze" if integers => {
+            let all = first.as_integers();
+            let dims = if node.kind == "Squeeze" && all.len() == 1 { vec![] } else { vec![all.len()] };
+            Some(HostTensor {
+                dims,
+                element: first.element,
+                numbers: first.numbers.clone(),
+            })
+        }
+        "Gather" if integers && first.dims.len() == 1 => {
+            let all = first.as_integers();
+            let picked = known.get(1)?.as_integers().into_iter().map(|i| {
+                let at = if i < 0 { i + all.len() as i64 } else { i };
+                usize::try_from(at).ok().and_then(|at| all.get(at).copied())
+            });
+            Some(HostTensor {
+                dims: known.get(1)?.dims.clone(),
+                element: first.element,
+                numbers: Numbers::Integers(picked.collect::<Option<Vec<i64>>>()?.into()),
+            })
+        }
+        "Add" | "Sub" | "Mul" | "Div" if integers && known.len() == 2 => {
+            let (a, b) = (first.as_integers(), known[1].as_integers());
+            let count = a.len().max(b.len());
+            if [a.len(), b.len()].iter().any(|&n| n != count && n != 1) || count == 0 {
+                return None;
+            }
+            let each = |i: usize| {
+                let (x, y) = (a[i % a.len()], b[i % b.len()]);
+                match node.kind.as_str() {
+                    "Add" => x.checked_add(y),
+                    "Sub" => x.checked_sub(y),
+                    "Mul" => x.checked_mul(y),
+                    _ => x.checked_div(y),
+                }
+            };
+            let larger = if a.len() >= b.len() { first } else { &known[1] };
+            Some(HostTensor {
+                dims: larger.dims.clone(),
+                element: first.element,
+                numbers: Numbers::Integers((0..count).map(each).collect::<Option<Vec<i64>>>()?.into()),
+            })
+        }
+        "Cast" if integers && matches!(node.int("to"), Some(6 | 7)) => Some(first.clone()),
+        _ => None,
+    }
+}

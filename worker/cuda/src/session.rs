@@ -1,0 +1,415 @@
+//! All that is on a device from one setting up to the next: kernels, weights, partitions. A fault that spoils the device's contexts ends
+//! it, and the engine begins another.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use graft_engine::{Cause, EngineError, PartitionId};
+use graft_model::{ModelId, ModelInfo, StageRange};
+
+use crate::driver::{Atoms, CudaFault, DeviceMemory, Gpu, Primary, Stream};
+use crate::graph::{Graph, Unserved};
+use crate::held::{HeldBatch, HeldTensor};
+use crate::kernels::{Kernels, KernelsError};
+use crate::lower::{Stored, Weights, learn, lower};
+use crate::params::{Element, Place};
+use crate::program::{Layout, Program};
+
+/// Programs of a model at most: ranges by sizes of batches; at the bound all are forgotten, and made anew when they are run.
+const MAX_PROGRAMS: usize = 512;
+
+/// Why a device can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// Its kernels can't be loaded.
+    #[error(transparent)]
+    Kernels(#[from] KernelsError),
+    /// The driver refuses something.
+    #[error(transparent)]
+    Cuda(#[from] CudaFault),
+}
+
+/// What a run fails of.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The driver refuses something.
+    #[error(transparent)]
+    Cuda(#[from] CudaFault),
+    /// The network is not run here.
+    #[error(transparent)]
+    Unserved(#[from] Unserved),
+    /// An index without a row.
+    #[error("index {0} of a batch names no row")]
+    NoRow(u32),
+    /// A kernel that is not embedded.
+    #[error("there is no kernel {0}")]
+    NoKernel(&'static str),
+}
+
+impl RunError {
+    pub fn into_engine(self, range: StageRange) -> EngineError {
+        EngineError::Run {
+            range,
+            cause: Cause::Library(self.to_string()),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// A model on a device.
+#[derive(Default)]
+struct OnDevice {
+    weights: WeightList,
+    stored: Option<Stored>,
+    programs: HashMap<(StageRange, usize, bool), Arc<Program>>,
+}
+
+#[derive(Default)]
+struct WeightList {
+    places: HashMap<String, usize>,
+    memory: Vec<Arc<DeviceMemory>>,
+    /// Contents that are not on the device yet, by place.
+    waiting: Vec<(usize, Vec<u8>)>,
+}
+
+impl Weights for WeightList {
+    fn place(&mut self, name: &str, make: &mut dyn FnMut() -> Vec<u8>) -> usize {
+        if let Some(&place) = self.places.get(name) {
+            return place;
+        }
+        let place = self.places.len();
+        self.places.insert(name.to_owned(), place);
+        self.waiting.push((place, make()));
+        place
+    }
+}
+
+/// Weights that nobody keeps: for finding out what a model is like.
+#[derive(Default)]
+pub(crate) struct Counted(HashMap<String, usize>);
+
+impl Weights for Counted {
+    fn place(&mut self, name: &str, _: &mut dyn FnMut() -> Vec<u8>) -> usize {
+        let next = self.0.len();
+        *self.0.entry(name.to_owned()).or_insert(next)
+    }
+}
+
+impl WeightList {
+    fn bring(&mut self, primary: &Arc<Primary>) -> Result<(), CudaFault> {
+        self.waiting.sort_by_key(|(place, _)| *place);
+        for (place, content) in std::mem::take(&mut self.waiting) {
+            let memory = DeviceMemory::with(primary, &content);
+            match memory {
+                Ok(memory) => {
+                    debug_assert_eq!(self.memory.len(), place);
+                    self.memory.push(Arc::new(memory));
+                }
+                Err(fault) => {
+                    // What is not there is made anew the next time.
+                    let known = self.memory.len();
+                    self.places.retain(|_, place| *place < known);
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A partition's stream, and memory that only its launches use.
+struct Lane {
+    stream: Stream,
+    arena: Option<DeviceMemory>,
+    partial: Option<DeviceMemory>,
+    arrived: Option<DeviceMemory>,
+    fault: DeviceMemory,
+}
+
+/// A device's time between two settings up.
+pub struct Session {
+    number: u64,
+    primary: Arc<Primary>,
+    kernels: Kernels,
+    atoms: Arc<Atoms>,
+    models: Mutex<HashMap<ModelId, Arc<Mutex<OnDevice>>>>,
+    lanes: Mutex<HashMap<PartitionId, Arc<Mutex<Lane>>>>,
+}
+
+/// A model's layers, and what is known of it.
+pub struct Layers {
+    pub info: Arc<ModelInfo>,
+    pub graph: Graph,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl Session {
+    /// Sets a device up.
+    pub fn begin(gpu: &Gpu) -> Result<Self, SetUpError> {
+        let primary = gpu.open()?;
+        let atoms = Arc::new(Atoms::split(&primary)?);
+        Ok(Session {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            kernels: Kernels::load()?,
+            atoms,
+            primary,
+            models: Mutex::default(),
+            lanes: Mutex::default(),
+        })
+    }
+
+    /// Ends it: contexts, memory and partitions are gone.
+    pub fn end(&self) -> Result<(), CudaFault> {
+        self.primary.reset()
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Multiprocessors of the smallest partition, and of all together.
+    pub fn granularity(&self) -> (u32, u32) {
+        (self.atoms.each(), self.atoms.all())
+    }
+
+    /// Fences off a partition; gives the multiprocessors that were granted.
+    pub fn open_partition(&self, id: PartitionId, sms: u32) -> Result<u32, CudaFault> {
+        let green = Arc::new(self.atoms.partition(sms)?);
+        let granted = green.sms();
+        let fault = DeviceMemory::with(&self.primary, &[0; 4])?;
+        let lane = Lane {
+            stream: Stream::new(&green)?,
+            arena: None,
+            partial: None,
+            arrived: None,
+            fault,
+        };
+        lock(&self.lanes).insert(id, Arc::new(Mutex::new(lane)));
+        Ok(granted)
+    }
+
+    pub fn has_partition(&self, id: PartitionId) -> bool {
+        lock(&self.lanes).contains_key(&id)
+    }
+
+    pub fn close_partition(&self, id: PartitionId) {
+        lock(&self.lanes).remove(&id);
+    }
+
+    pub fn forget(&self, model: ModelId) {
+        lock(&self.models).remove(&model);
+    }
+
+    /// Bytes of weights on the device.
+    pub fn weights_bytes(&self) -> u64 {
+        let models: Vec<_> = lock(&self.models).values().cloned().collect();
+        let bytes = |model: &Arc<Mutex<OnDevice>>| -> u64 {
+            lock(model).weights.memory.iter().map(|m| m.len() as u64).sum()
+        };
+        models.iter().map(bytes).sum()
+    }
+
+    /// How a range's inputs lie, from the host or from the device.
+    fn inputs(layers: &Layers, stored: &Stored, range: StageRange, requests: usize, from_host: bool) -> Vec<Layout> {
+        let tensors = layers.info.cut(range.from()).map_or(&[][..], |c| &c.tensors);
+        let of = |tensor: &graft_model::TensorSpec| {
+            let mut dims = vec![requests];
+            dims.extend(&tensor.shape);
+            let element = element_of(tensor.dtype);
+            if from_host {
+                Layout::on_host(element, &dims)
+            } else {
+                Layout::handed_on(stored.get(&tensor.name).copied().unwrap_or(element), &dims)
+            }
+        };
+        tensors.iter().map(of).collect()
+    }
+
+    /// A range's program, with its weights on the device.
+    pub fn program(
+        &self,
+        layers: &Layers,
+        range: StageRange,
+        requests: usize,
+        from_host: bool,
+    ) -> Result<(Arc<Program>, Vec<Arc<DeviceMemory>>), RunError> {
+        let model = Arc::clone(lock(&self.models).entry(layers.info.id).or_default());
+        let mut model = lock(&model);
+        let model = &mut *model;
+        let key = (range, requests, from_host);
+        if let Some(program) = model.programs.get(&key) {
+            return Ok((Arc::clone(program), model.weights.memory.clone()));
+        }
+        let stored = match &mut model.stored {
+            Some(stored) => stored,
+            unknown => unknown.insert(learned(layers)?),
+        };
+        let inputs = Self::inputs(layers, stored, range, requests, from_host);
+        let program = Arc::new(lower(&layers.graph, stored, &mut model.weights, range, inputs, true)?);
+        model.weights.bring(&self.primary)?;
+        if model.programs.len() >= MAX_PROGRAMS {
+            model.programs.clear();
+        }
+        model.programs.insert(key, Arc::clone(&program));
+        Ok((program, model.weights.memory.clone()))
+    }
+
+    /// Memory for a batch's tensors.
+    pub fn room(&self, layouts: &[Layout]) -> Result<Vec<HeldTensor>, CudaFault> {
+        layouts
+            .iter()
+            .map(|layout| {
+                Ok(HeldTensor {
+                    memory: Arc::new(DeviceMemory::new(&self.primary, layout.bytes())?),
+                    layout: layout.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// Brings a batch's tensors from the host.
+    pub fn bring(&self, batch: &graft_model::Batch) -> Result<Vec<Arc<DeviceMemory>>, CudaFault> {
+        let bytes = batch.tensors().iter().map(|t| crate::held::to_bytes(t).1);
+        bytes.map(|b| DeviceMemory::with(&self.primary, &b).map(Arc::new)).collect()
+    }
+
+    /// Rows of several batches, one after the other.
+    pub fn gather(&self, id: PartitionId, parts: &[&HeldBatch]) -> Result<Vec<HeldTensor>, CudaFault> {
+        let Some(first) = parts.first() else { return Ok(vec![]) };
+        let requests = parts.iter().map(|p| p.count).sum();
+        let layouts: Vec<Layout> = first
+            .tensors
+            .iter()
+            .map(|t| {
+                let mut dims = t.layout.dims.clone();
+                dims[0] = requests;
+                Layout::handed_on(t.layout.element, &dims)
+            })
+            .collect();
+        let room = self.room(&layouts)?;
+        let lane = lock(&self.lanes).get(&id).cloned();
+        let Some(lane) = lane else { return Ok(room) };
+        let lane = lock(&lane);
+        for (place, to) in room.iter().enumerate() {
+            let mut at = 0;
+            for part in parts {
+                let row = part.row_bytes(place);
+                let from = part.tensors[place].memory.address() + (part.first * row) as u64;
+                put_copy(&lane.stream, to.memory.address() + at as u64, from, part.count * row)?;
+                at += part.count * row;
+            }
+        }
+        lane.stream.wait()?;
+        Ok(room)
+    }
+
+    /// Runs a program to its end.
+    pub fn run(
+        &self,
+        id: PartitionId,
+        program: &Program,
+        weights: &[Arc<DeviceMemory>],
+        inputs: &[Arc<DeviceMemory>],
+    ) -> Result<Vec<HeldTensor>, RunError> {
+        let lane = lock(&self.lanes).get(&id).cloned();
+        let Some(lane) = lane else { return Ok(vec![]) };
+        let mut lane = lock(&lane);
+        let lane = &mut *lane;
+        let sms = lane.stream.green().sms();
+        let outputs = self.room(&program.outputs)?;
+        grow(&self.primary, &mut lane.arena, program.arena_bytes, false)?;
+        grow(&self.primary, &mut lane.partial, program.partial_bytes(sms), false)?;
+        grow(&self.primary, &mut lane.arrived, program.counters() * 4, true)?;
+        if let Some(arena) = &lane.arena {
+            arena.forget(0, arena.len());
+        }
+        let of = |memory: &Option<DeviceMemory>| memory.as_ref().map_or(0, DeviceMemory::address);
+        let address = |place: Place| match place {
+            Place::Null => 0,
+            Place::Fixed(at) => at,
+            Place::Slot(slot) => of(&lane.arena) + program.slots[slot].0 as u64,
+            Place::Weight(place) => weights[place].address(),
+            Place::Input(place) => inputs[place].address(),
+            Place::Output(place) => outputs[place].memory.address(),
+            Place::Partial => of(&lane.partial),
+            Place::Arrived => of(&lane.arrived),
+            Place::Fault => lane.fault.address(),
+        };
+        for step in &program.steps {
+            let function = self.kernels.get(step.kernel).ok_or(RunError::NoKernel(step.kernel))?;
+            let params = step.params.filled(address);
+            launch(&lane.stream, function, step.blocks.on(sms), step.threads, &params)?;
+        }
+        lane.stream.wait()?;
+        if program.can_fault {
+            let told = lane.fault.read(0, 4)?;
+            let told = u32::from_le_bytes([told[0], told[1], told[2], told[3]]);
+            if told != 0 {
+                lane.fault.write(0, &[0; 4])?;
+                return Err(RunError::NoRow(told - 1));
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+#[allow(unsafe_code)]
+fn launch(
+    stream: &Stream,
+    function: crate::driver::Function,
+    blocks: u32,
+    threads: u32,
+    params: &[u8],
+) -> Result<(), CudaFault> {
+    // SAFETY: the structure is what the kernel's file declares; all memory that it names is held by the caller until the stream is
+    // waited for.
+    unsafe { stream.launch(function, blocks, threads, params) }
+}
+
+#[allow(unsafe_code)]
+fn put_copy(stream: &Stream, to: u64, from: u64, bytes: usize) -> Result<(), CudaFault> {
+    // SAFETY: both are rows of tensors that the caller holds until the stream is waited for.
+    unsafe { stream.copy(to, from, bytes) }
+}
+
+/// Makes memory larger where it is too small; `zero`: filled with 0.
+fn grow(primary: &Arc<Primary>, memory: &mut Option<DeviceMemory>, bytes: usize, zero: bool) -> Result<(), CudaFault> {
+    if bytes == 0 || memory.as_ref().is_some_and(|m| m.len() >= bytes) {
+        return Ok(());
+    }
+    // The old one goes first, so that there is room.
+    *memory = None;
+    *memory = Some(if zero {
+        DeviceMemory::with(primary, &vec![0; bytes])?
+    } else {
+        DeviceMemory::new(primary, bytes)?
+    });
+    Ok(())
+}
+
+/// The type in which a model's tensor lies on the device when it comes from the host.
+pub(crate) fn element_of(dtype: graft_model::DType) -> Element {
+    use graft_model::DType;
+    match dtype {
+        DType::F32 | DType::F64 => Element::F32,
+        DType::F16 => Element::F16,
+        DType::I32 => Element::I32,
+        DType::I64 => Element::I64,
+        DType::I8 => Element::I8,
+        DType::U8 => Element::U8,
+        DType::Bool => Element::Bool,
+    }
+}
+
+/// In which types a model's tensors are stored. `Err`: it is not run on this device.
+pub(crate) fn learned(layers: &Layers) -> Result<Stored, Unserved> {
+    let whole = layers.info.whole().ok_or_else(|| Unserved::because("a model without layers"))?;
+    let inputs = Session::inputs(layers, &Stored::new(), whole, 1, true);
+    learn(&layers.graph, &mut Counted::default(), whole, inputs)
+}
