@@ -275,7 +275,9 @@ struct Conv {
             if (shared.last) p.arrived[tile_index] = 0;
         }
         __syncthreads();
-        if (!shared.last) return false;
+        bool last = shared.last;
+        __syncthreads();  // all have looked, before the place is used for tiles again
+        if (!last) return false;
         __threadfence();
         tile.clear();
         uint64_t all = static_cast<uint64_t>(p.tiles) * p.steps.divisor;

@@ -61,12 +61,13 @@ pub enum FaultKind {
         address: u64,
     },
     /// Two threads of a block touch the same place between two barriers, and one of them writes.
-    #[error("a race at {address:#x} in shared memory: thread {other} {} it since the last barrier", if *other_wrote { "wrote" } else { "read" })]
+    #[error("a race at {address:#x} in shared memory: {} {} it since the last barrier",
+        other.map_or_else(|| "several threads".to_owned(), |t| format!("thread {t}")), if *other_wrote { "wrote" } else { "read" })]
     Race {
         /// The address.
         address: u64,
-        /// The other thread.
-        other: u32,
+        /// The other thread; `None`: several.
+        other: Option<u32>,
         /// Whether the other wrote.
         other_wrote: bool,
     },

@@ -94,7 +94,7 @@ impl Shared {
             if who.beside(granule.writer, granule.written) {
                 return Err(FaultKind::Race {
                     address,
-                    other: granule.writer,
+                    other: Some(granule.writer),
                     other_wrote: true,
                 });
             }
@@ -121,14 +121,14 @@ impl Shared {
             if granule.state == State::Written && who.beside(granule.writer, granule.written) {
                 return Err(FaultKind::Race {
                     address,
-                    other: granule.writer,
+                    other: Some(granule.writer),
                     other_wrote: true,
                 });
             }
             if who.beside(granule.reader, granule.read) {
                 return Err(FaultKind::Race {
                     address,
-                    other: granule.reader,
+                    other: Some(granule.reader).filter(|t| *t != SEVERAL),
                     other_wrote: false,
                 });
             }
