@@ -61,3 +61,24 @@ fn samples_equal_what_the_processor_computes() {
     }
     assert!(failed.is_empty(), "{failed:?}");
 }
+
+#[test]
+fn a_trained_network_answers_the_same() {
+    let cuda = softgpu();
+    let cpu = RtenEngine::new();
+    let cores = cpu.open_partition(&PartitionShape::cores(&[0])).unwrap();
+    let part = cuda.open_partition(&PartitionShape::units(4)).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/efficientnet-lite0/efficientnet-lite0.onnx");
+    let bytes = std::fs::read(&file).unwrap();
+    let model = Model::parse(&file, &bytes, &ReadOptions::default()).unwrap();
+    cuda.load(&model).unwrap();
+    cpu.load(&model).unwrap();
+    let info = model.info();
+    let input = Batch::pseudo_random(info.inputs(), 1, 7);
+    let whole = info.whole().unwrap();
+    let wanted = cpu.run(cores, info.id, whole, input.clone()).unwrap();
+    let start = std::time::Instant::now();
+    let got = cuda.run(part, info.id, whole, input).unwrap();
+    println!("{:.2e} {:?}", relative(&got, &wanted), start.elapsed());
+    assert!(relative(&got, &wanted) <= WITHIN);
+}

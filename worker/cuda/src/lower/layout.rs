@@ -62,6 +62,7 @@ impl Lowering<'_> {
             "Concat" => return self.concat(node),
             "Pad" => return self.pad(node),
             "Expand" => return self.expand(node),
+            "ConstantOfShape" => return self.constant(node),
             _ => {}
         }
         let x = self.device(node, 0)?;
@@ -254,6 +255,23 @@ impl Lowering<'_> {
             return self.unserved(format!("{:?} repeated to {wanted:?}", x.dims));
         };
         let view = super::map::expanded(&x, &dims);
+        self.set(node.output(), view);
+        Ok(())
+    }
+
+    /// One number, repeated.
+    fn constant(&mut self, node: &Node) -> Lowered<()> {
+        let Some(wanted) = self.known(node, 0) else {
+            return self.unserved("sizes that are worked out from the input");
+        };
+        let dims: Vec<usize> = wanted.as_integers().into_iter().map(|n| n.max(0) as usize).collect();
+        let value = HostTensor {
+            dims: vec![],
+            element: crate::params::Element::F32,
+            numbers: Numbers::Floats(vec![node.constant_value().unwrap_or(0.0)].into()),
+        };
+        let value = self.on_device(Value::Host(value), None);
+        let view = super::map::expanded(&value, &dims);
         self.set(node.output(), view);
         Ok(())
     }

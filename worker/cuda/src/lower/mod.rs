@@ -212,7 +212,7 @@ impl Lowering<'_> {
             "Gather" => self.gather(node),
             "Resize" => self.resize(node),
             "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice" | "Split" | "Expand" | "Identity"
-            | "Concat" | "Pad" => self.layout(node),
+            | "Concat" | "Pad" | "ConstantOfShape" => self.layout(node),
             _ => self.elementwise(node),
         }
     }
