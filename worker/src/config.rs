@@ -55,10 +55,13 @@ pub struct Config {
     /// The device that `engine = "emulated"` emulates.
     #[serde(default)]
     pub emulated: Option<EmulatedConfig>,
+    /// Number of the GPU that `engine = "cuda"` uses.
+    #[serde(default)]
+    pub gpu: Option<u32>,
     /// Price of the device.
     #[serde(default)]
     pub price: Option<f64>,
-    /// Several devices, instead of `cores`, `engine`, `onnxruntime`, `emulated` and `price`.
+    /// Several devices, instead of `cores`, `engine`, `onnxruntime`, `emulated`, `gpu` and `price`.
     #[serde(default)]
     pub devices: Vec<DeviceConfig>,
     /// Who it is.
@@ -83,6 +86,9 @@ pub struct DeviceConfig {
     /// The device that `engine = "emulated"` emulates.
     #[serde(default)]
     pub emulated: Option<EmulatedConfig>,
+    /// Number of the GPU that `engine = "cuda"` uses.
+    #[serde(default)]
+    pub gpu: Option<u32>,
     /// Price of the device.
     #[serde(default)]
     pub price: Option<f64>,
@@ -99,6 +105,8 @@ pub enum EngineName {
     Rten,
     /// The cores of this machine, by onnxruntime's library.
     OnnxRuntime,
+    /// A GPU of this machine; its cores, where there is none that can be used.
+    Cuda,
     /// A device that there is not: layers take the time that a profile says.
     Emulated,
 }
@@ -111,10 +119,10 @@ impl EngineName {
             EngineName::Cpu => EngineKind::Fastest,
             EngineName::Rten => EngineKind::Rten,
             EngineName::OnnxRuntime => EngineKind::OnnxRuntime,
-            EngineName::Emulated => {
+            EngineName::Cuda | EngineName::Emulated => {
                 return Err(ConfigError::Value {
                     key: "engine",
-                    value: "emulated".to_owned(),
+                    value: if self == EngineName::Cuda { "cuda" } else { "emulated" }.to_owned(),
                     cause: "expected \"cpu\", \"rten\" or \"onnxruntime\"".to_owned(),
                 });
             }
@@ -206,6 +214,9 @@ impl DeviceConfig {
             return Err(wrong("price", price, &cause).into());
         }
         let engine = self.engine.unwrap_or_default();
+        if self.gpu.is_some() && engine != EngineName::Cuda {
+            return Err(wrong("gpu", "", "is given, but `engine` is not \"cuda\"").into());
+        }
         let emulates = engine == EngineName::Emulated;
         let cores = match self.cores {
             Some(_) if emulates && !only => {
@@ -213,11 +224,12 @@ impl DeviceConfig {
                 return Err(wrong("cores", "", cause).into());
             }
             Some(cores) => cores,
-            None if emulates => vec![],
+            None if emulates || (engine == EngineName::Cuda && !only) => vec![],
             None => default_cores(&usable),
         };
         let twice = (0..cores.len()).any(|at| cores[..at].contains(&cores[at]));
-        if (cores.is_empty() && !emulates) || twice || cores.iter().any(|c| !usable.contains(c)) {
+        let elsewhere = emulates || engine == EngineName::Cuda;
+        if (cores.is_empty() && !elsewhere) || twice || cores.iter().any(|c| !usable.contains(c)) {
             let cause =
                 format!("expected some of the cores that this process may use, each once: {usable:?}");
             return Err(wrong("cores", format!("{cores:?}"), &cause).into());
@@ -227,10 +239,11 @@ impl DeviceConfig {
                 let cause = "is given, but nothing is computed with `engine` \"emulated\"";
                 return Err(wrong("onnxruntime", "", cause).into());
             }
+            (EngineName::Cuda, None) => EngineChoice::Cuda(self.gpu.unwrap_or(0)),
             (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime, None) => {
                 engine.on_cpu(self.onnxruntime)?
             }
-            (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime, Some(_)) => {
+            (EngineName::Cpu | EngineName::Rten | EngineName::OnnxRuntime | EngineName::Cuda, Some(_)) => {
                 let cause = "is given, but `engine` is not \"emulated\"";
                 return Err(wrong("emulated", "", cause).into());
             }
@@ -300,6 +313,7 @@ impl Config {
             cores: self.cores.take(),
             onnxruntime: self.onnxruntime.take(),
             emulated: self.emulated.take(),
+            gpu: self.gpu.take(),
             price: self.price.take(),
         };
         let tables = std::mem::take(&mut self.devices);
@@ -311,6 +325,7 @@ impl Config {
             ("cores", own.cores.is_some()),
             ("onnxruntime", own.onnxruntime.is_some()),
             ("emulated", own.emulated.is_some()),
+            ("gpu", own.gpu.is_some()),
             ("price", own.price.is_some()),
         ] {
             if given {

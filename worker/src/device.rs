@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use graft_cuda::{CudaEngine, Gpu};
 use graft_engine::{
-    EmulatedEngine, Engine, EngineError, EngineKind, EngineOptions, Engines, PartitionShape, cpu_kind,
+    EmulatedEngine, Engine, EngineError, EngineKind, EngineOptions, Engines, PartitionShape, Refusal, cpu_kind, try_out,
 };
 use graft_files::Catalog;
-use graft_plan::Profile;
+use graft_model::Model;
+use graft_plan::{Profile, Share};
 use graft_wire::DeviceInfo;
 
 use crate::profiles::{Bench, join};
@@ -19,6 +21,8 @@ use crate::scratch::Scratch;
 pub enum EngineChoice {
     /// The cores of this machine.
     Cpu(EngineOptions),
+    /// A GPU of this machine, by its number.
+    Cuda(u32),
     /// None: layers take the time that a profile says.
     Emulated(Box<Emulated>),
 }
@@ -41,7 +45,7 @@ pub struct DeviceSettings {
     pub name: Option<String>,
     /// Layers run there.
     pub engine: EngineChoice,
-    /// Cores to run on, at least one; of an emulated device none.
+    /// Cores to run on, at least one; of an emulated device none. Of a GPU, where nothing else can be used: those to run on instead.
     pub cores: Vec<usize>,
     /// Price of the device.
     pub price: Option<f64>,
@@ -116,6 +120,7 @@ impl Opening<'_> {
     pub fn open(self) -> anyhow::Result<Device> {
         match &self.settings.engine {
             EngineChoice::Cpu(options) => self.cpu(options),
+            EngineChoice::Cuda(ordinal) => self.gpu(*ordinal),
             EngineChoice::Emulated(emulated) => self.emulated(emulated),
         }
     }
@@ -132,43 +137,18 @@ impl Opening<'_> {
         let whole = PartitionShape::cores(&self.settings.cores);
         let bench = Bench {
             engine: &engine,
+            hardware: &cpu_kind(),
             device: &whole,
+            shares: (1..=whole.share()).map(Share).collect(),
             batches: self.batches,
             state: self.state,
         };
-        let mut profiles = vec![];
         let partition = engine.open_partition(&whole)?;
-        for entry in self.catalog.entries() {
-            let model = entry.load()?;
-            let name = &entry.manifest.name;
-            let allowed = &entry.manifest.precision;
-            if !allowed.iter().any(|p| engine.precisions().contains(p)) {
-                let error = EngineError::Precision {
-                    engine: engine.name(),
-                    wanted: allowed[0],
-                    has: engine.precisions().to_vec(),
-                };
-                tracing::warn!(model = %name, %error, "the model is not served on this device: add a precision to its manifest");
-                continue;
-            }
-            let choice = match engine.choose(partition, &model) {
-                Ok(choice) => choice,
-                Err(refusals) => {
-                    for (engine, refusal) in refusals {
-                        tracing::warn!(model = %name, engine, %refusal, "the model is not served: no engine here runs it");
-                    }
-                    continue;
-                }
-            };
-            tracing::info!(model = %name, engine = choice.engine, why = %choice, "layers run here");
-            match bench.profile(entry, &model, choice.engine) {
-                Ok(profile) => profiles.push(profile),
-                Err(error) => {
-                    tracing::warn!(model = %name, %error, "the model is not served: it could not be measured");
-                    engine.unload(entry.info.id)?;
-                }
-            }
-        }
+        let profiles = self.measured(&bench, |model| {
+            let choice = engine.choose(partition, model)?;
+            tracing::info!(engine = choice.engine, why = %choice, "layers run here");
+            Ok(choice.engine)
+        })?;
         engine.close_partition(partition)?;
         let kind = kind_of(options);
         let profile = join(profiles).context("no engine here runs any of the models")?;
@@ -186,6 +166,97 @@ impl Opening<'_> {
             scratch: Some(scratch),
             engine: Arc::new(engine),
         })
+    }
+
+    /// A GPU; the cores of this machine, where there is none that can be used.
+    fn gpu(&self, ordinal: u32) -> anyhow::Result<Device> {
+        let opened = Gpu::find(ordinal)
+            .map_err(anyhow::Error::from)
+            .and_then(|gpu| Ok(CudaEngine::open(&gpu)?));
+        let engine = match opened {
+            Ok(engine) => engine,
+            Err(error) if self.settings.cores.is_empty() => {
+                return Err(error.context("the GPU can't be used, and no `cores` are given to use instead"));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the GPU can't be used; layers run on the cores of this machine");
+                return self.cpu(&EngineOptions::default());
+            }
+        };
+        let gpu = engine.gpu().clone();
+        if gpu.is_softgpu() {
+            tracing::warn!("the device is a software GPU, for tests: its times are those of this machine's processor");
+        }
+        let (each, all) = engine.granularity();
+        let whole = PartitionShape::units(all);
+        let bench = Bench {
+            engine: &engine,
+            hardware: &gpu.name,
+            device: &whole,
+            shares: shares_of(each, all),
+            batches: self.batches,
+            state: self.state,
+        };
+        let partition = engine.open_partition(&whole)?;
+        let profiles = self.measured(&bench, |model| {
+            let refusal = |refusal| vec![(CudaEngine::NAME, refusal)];
+            try_out(&engine, partition, model).map_err(refusal)?;
+            tracing::info!(gpu = %gpu.name, "layers run here");
+            Ok(CudaEngine::NAME)
+        })?;
+        engine.close_partition(partition)?;
+        let profile = join(profiles).context("the GPU runs none of the models")?;
+        Ok(Device {
+            id: self.id.clone(),
+            price: self.settings.price,
+            kind: gpu.name.clone(),
+            profile,
+            whole,
+            memory_bytes: gpu.memory / 4 * 3,
+            emulated: !engine.computes(),
+            scratch: None,
+            engine: Arc::new(engine),
+        })
+    }
+
+    /// Profiles of the models that an engine runs; `choose` loads one, and names the engine that has it.
+    fn measured(
+        &self,
+        bench: &Bench<'_>,
+        choose: impl Fn(&Model) -> Result<&'static str, Vec<(&'static str, Refusal)>>,
+    ) -> anyhow::Result<Vec<Profile>> {
+        let mut profiles = vec![];
+        for entry in self.catalog.entries() {
+            let model = entry.load()?;
+            let name = &entry.manifest.name;
+            let allowed = &entry.manifest.precision;
+            if !allowed.iter().any(|p| bench.engine.precisions().contains(p)) {
+                let error = EngineError::Precision {
+                    engine: bench.engine.name(),
+                    wanted: allowed[0],
+                    has: bench.engine.precisions().to_vec(),
+                };
+                tracing::warn!(model = %name, %error, "the model is not served on this device: add a precision to its manifest");
+                continue;
+            }
+            let engine = match choose(&model) {
+                Ok(engine) => engine,
+                Err(refusals) => {
+                    for (engine, refusal) in refusals {
+                        tracing::warn!(model = %name, engine, %refusal, "the model is not served: no engine here runs it");
+                    }
+                    continue;
+                }
+            };
+            match bench.profile(entry, &model, engine) {
+                Ok(profile) => profiles.push(profile),
+                Err(error) => {
+                    tracing::warn!(model = %name, %error, "the model is not served: it could not be measured");
+                    bench.engine.unload(entry.info.id)?;
+                }
+            }
+        }
+        Ok(profiles)
     }
 
     fn emulated(&self, emulated: &Emulated) -> anyhow::Result<Device> {
@@ -222,6 +293,12 @@ impl Opening<'_> {
             profile,
         })
     }
+}
+
+/// Shares that are measured: the smallest, its doubles, and all.
+fn shares_of(each: u32, all: u32) -> Vec<Share> {
+    let doubles = std::iter::successors(Some(each.max(1)), |share| share.checked_mul(2));
+    doubles.take_while(|share| *share < all).chain([all]).map(Share).collect()
 }
 
 /// Kind of the cores of this machine with an engine that was asked for: what it takes is not what another engine takes.

@@ -23,9 +23,11 @@ use graft_worker::{Config, Worker};
 ///   drain_ms = 5000                 longest wait for running requests at the end
 ///
 ///   engine = "cpu"                  each model on the fastest engine of this machine; or one engine: "rten", "onnxruntime";
+///                                   or "cuda": a GPU, or the cores, with a warning, where there is none that can be used;
 ///                                   or "emulated": layers take the time that a profile says, and answers mean nothing
 ///   onnxruntime = "/opt/onnxruntime" its library, or the library's folder; default: ORT_DYLIB_PATH, else it is looked for
 ///
+///   gpu = 0                         number of the GPU, with engine = "cuda" alone
 ///   [emulated]                      with engine = "emulated" alone, for load tests
 ///   profiles = "h200.json"          what stages cost there, models by their names
 ///   stretch = 1.0                   everything takes so many times as long
@@ -33,7 +35,7 @@ use graft_worker::{Config, Worker};
 ///
 ///   price = 2.5                     of the device, in a unit that is the same for all workers; default: none, share counts
 ///
-///   [[devices]]                     several devices, instead of cores, engine, onnxruntime, [emulated] and price:
+///   [[devices]]                     several devices, instead of cores, engine, onnxruntime, gpu, [emulated] and price:
 ///   name = "left"                   unique on this worker; in plans it is called worker-1/left
 ///   cores = [2, 3]                  and any of the keys that it has instead, [devices.emulated] among them
 ///

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use graft_engine::{Engine, MeasureOptions, PartitionShape, cpu_kind, measure};
+use graft_engine::{Engine, MeasureOptions, PartitionShape, measure};
 use graft_files::{CatalogEntry, ReadFile};
 use graft_model::Model;
 use graft_plan::{FormatFile, Profile, Share};
@@ -21,7 +21,11 @@ pub(crate) const HOP_MS: f64 = 0.2;
 /// What a profile on this machine is made with; profiles of different makes are not mixed.
 pub(crate) struct Bench<'a> {
     pub engine: &'a dyn Engine,
+    /// Kind of the hardware.
+    pub hardware: &'a str,
     pub device: &'a PartitionShape,
+    /// Ascending.
+    pub shares: Vec<Share>,
     pub batches: &'a [u32],
     pub state: &'a Path,
 }
@@ -30,7 +34,7 @@ impl Bench<'_> {
     fn options(&self) -> MeasureOptions {
         MeasureOptions {
             batches: self.batches.to_vec(),
-            shares: (1..=self.device.share()).map(Share).collect(),
+            shares: self.shares.clone(),
             device: self.device.clone(),
             repeats: REPEATS,
             patience: PATIENCE,
@@ -38,11 +42,11 @@ impl Bench<'_> {
         }
     }
 
-    /// Kept by the model's identity, the CPU, the engine, cores and batches.
+    /// Kept by the model's identity, the hardware, the engine, all of the device and batches.
     fn file(&self, entry: &CatalogEntry, engine: &str) -> PathBuf {
         let make = format!(
             "{engine} {MEASURED_AS} {} {:?} {}",
-            cpu_kind(),
+            self.hardware,
             self.batches,
             self.device.share()
         );
@@ -71,7 +75,7 @@ impl Bench<'_> {
         let measured = measure(self.engine, model, &options, |p| {
             tracing::info!(model = %entry.manifest.name, done = p.done, of = p.all, "measuring");
         })?;
-        let profile = measured.into_profile(&name, &cpu_kind(), &options).verified()?;
+        let profile = measured.into_profile(&name, self.hardware, &options).verified()?;
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;
         }

@@ -19,8 +19,8 @@ pub struct CudaEngine {
     /// Held while the device is set up anew.
     setting_up: Mutex<()>,
     models: RwLock<HashMap<ModelId, Arc<Layers>>>,
-    /// Multiprocessors of each partition.
-    partitions: RwLock<HashMap<PartitionId, u32>>,
+    /// Of each partition: multiprocessors before it, and its own.
+    partitions: RwLock<HashMap<PartitionId, (u32, u32)>>,
     next: AtomicU32,
 }
 
@@ -94,7 +94,7 @@ impl CudaEngine {
         models.get(&id).cloned().ok_or(EngineError::NotLoaded(id))
     }
 
-    fn share(&self, id: PartitionId) -> Result<u32, EngineError> {
+    fn share(&self, id: PartitionId) -> Result<(u32, u32), EngineError> {
         let partitions = self.partitions.read().unwrap_or_else(|e| e.into_inner());
         partitions.get(&id).copied().ok_or(EngineError::NoPartition(id))
     }
@@ -147,9 +147,9 @@ impl CudaEngine {
     }
 }
 
-fn fenced(sms: u32, fault: &CudaFault) -> EngineError {
+fn fenced((first, count): (u32, u32), fault: &CudaFault) -> EngineError {
     EngineError::Partition {
-        shape: PartitionShape::units(sms),
+        shape: PartitionShape::Units { first, count },
         cause: Cause::Library(fault.to_string()),
     }
 }
@@ -188,7 +188,7 @@ impl Engine for CudaEngine {
     }
 
     fn open_partition(&self, shape: &PartitionShape) -> Result<PartitionId, EngineError> {
-        let PartitionShape::Units { count, .. } = shape else {
+        let PartitionShape::Units { first, count } = shape else {
             return Err(EngineError::Partition {
                 shape: shape.clone(),
                 cause: Cause::OtherShape("multiprocessors of a GPU"),
@@ -202,9 +202,10 @@ impl Engine for CudaEngine {
         }
         let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
         let session = self.session();
-        session.open_partition(id, *count).map_err(|fault| fenced(*count, &fault))?;
+        let share = (*first, *count);
+        session.open_partition(id, share).map_err(|fault| fenced(share, &fault))?;
         let mut partitions = self.partitions.write().unwrap_or_else(|e| e.into_inner());
-        partitions.insert(id, *count);
+        partitions.insert(id, share);
         Ok(id)
     }
 

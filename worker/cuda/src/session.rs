@@ -179,8 +179,8 @@ impl Session {
     }
 
     /// Fences off a partition; gives the multiprocessors that were granted.
-    pub fn open_partition(&self, id: PartitionId, sms: u32) -> Result<u32, CudaFault> {
-        let green = Arc::new(self.atoms.partition(sms)?);
+    pub fn open_partition(&self, id: PartitionId, (skipped, sms): (u32, u32)) -> Result<u32, CudaFault> {
+        let green = Arc::new(self.atoms.partition(skipped, sms)?);
         let granted = green.sms();
         let fault = DeviceMemory::with(&self.primary, &[0; 4])?;
         let lane = Lane {

@@ -1,7 +1,7 @@
 //! Partitions of a device: green contexts on sets of its multiprocessors.
 
 use std::ffi::{c_int, c_uint, c_void};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use cust::sys::{CUcontext, CUstream};
 
@@ -48,8 +48,6 @@ unsafe extern "C" {
 pub struct Atoms {
     primary: Arc<Primary>,
     resources: Vec<Resource>,
-    /// Partitions that an atom is in.
-    used: Mutex<Vec<u32>>,
 }
 
 fn empty() -> Resource {
@@ -84,7 +82,6 @@ impl Atoms {
         resources.truncate(count as usize);
         Ok(Atoms {
             primary: Arc::clone(primary),
-            used: Mutex::new(vec![0; resources.len()]),
             resources,
         })
     }
@@ -99,15 +96,14 @@ impl Atoms {
         self.resources.iter().map(|r| r.sms).sum()
     }
 
-    /// A partition of at least so many multiprocessors, from the atoms that the fewest partitions are in: those of two plans may overlap
+    /// The partition of so many multiprocessors after the first `skipped`, both rounded up to whole atoms. Those of two plans may overlap
     /// while one takes over from the other.
-    pub fn partition(self: &Arc<Self>, sms: u32) -> Result<Green, CudaFault> {
-        let wanted = sms.clamp(1, self.all().max(1)).div_ceil(self.each().max(1)) as usize;
-        let mut used = self.used.lock().unwrap_or_else(|e| e.into_inner());
-        let mut order: Vec<usize> = (0..self.resources.len()).collect();
-        order.sort_by_key(|&place| (used[place], place));
-        order.truncate(wanted);
-        let mut resources: Vec<Resource> = order.iter().map(|&place| self.resources[place]).collect();
+    pub fn partition(self: &Arc<Self>, skipped: u32, sms: u32) -> Result<Green, CudaFault> {
+        let each = self.each().max(1);
+        let count = (sms.div_ceil(each) as usize).clamp(1, self.resources.len().max(1));
+        let first = (skipped.div_ceil(each) as usize).min(self.resources.len().saturating_sub(count));
+        let order = first..(first + count).min(self.resources.len());
+        let mut resources = self.resources[order].to_vec();
         self.primary.bind()?;
         let mut descriptor = std::ptr::null_mut();
         // SAFETY: resources of one split; the descriptor lives as long as the process.
@@ -121,11 +117,7 @@ impl Atoms {
         // SAFETY: a green context that was just made.
         let code = unsafe { cuCtxFromGreenCtx(&mut context, green) };
         check("cuCtxFromGreenCtx", code)?;
-        for &place in &order {
-            used[place] += 1;
-        }
         Ok(Green {
-            atoms: Some((Arc::clone(self), order)),
             primary: Arc::clone(&self.primary),
             green,
             context,
@@ -137,7 +129,6 @@ impl Atoms {
 /// A partition.
 #[derive(Debug)]
 pub struct Green {
-    atoms: Option<(Arc<Atoms>, Vec<usize>)>,
     primary: Arc<Primary>,
     green: *mut c_void,
     context: CUcontext,
@@ -177,12 +168,6 @@ impl Green {
 
 impl Drop for Green {
     fn drop(&mut self) {
-        if let Some((atoms, places)) = self.atoms.take() {
-            let mut used = atoms.used.lock().unwrap_or_else(|e| e.into_inner());
-            for place in places {
-                used[place] = used[place].saturating_sub(1);
-            }
-        }
         if self.primary.has_ended() {
             return;
         }
