@@ -69,7 +69,7 @@ impl CudaEngine {
         softgpu_report(self.gpu.ordinal).ok()
     }
 
-    fn session(&self) -> Arc<Session> {
+    pub(crate) fn session(&self) -> Arc<Session> {
         Arc::clone(&self.session.read().unwrap_or_else(|e| e.into_inner()))
     }
 

@@ -139,6 +139,28 @@ impl Node {
         }
     }
 
+    /// A node that was made here; integers and lists of them as attributes.
+    pub fn made(kind: &str, inputs: &[&str], output: &str, ints: &[(&str, &[i64])]) -> Self {
+        let attribute = |list: &[i64]| Attribute {
+            int: list.first().copied().filter(|_| list.len() == 1),
+            ints: list.to_vec(),
+            ..Attribute::default()
+        };
+        Node {
+            kind: kind.to_owned(),
+            label: format!("{output} ({kind})"),
+            inputs: inputs.iter().map(|i| (*i).to_owned()).collect(),
+            outputs: vec![output.to_owned()],
+            attributes: ints.iter().map(|(name, list)| ((*name).to_owned(), attribute(list))).collect(),
+        }
+    }
+
+    /// The same with a text attribute.
+    pub fn with_text(mut self, name: &str, text: &str) -> Self {
+        self.attributes.entry(name.to_owned()).or_default().text = Some(text.to_owned());
+        self
+    }
+
     /// An integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
         self.attributes.get(name)?.int
@@ -199,6 +221,13 @@ impl Graph {
             constants.insert(name, constant);
         }
         let nodes: Vec<Node> = graph.node.iter().enumerate().map(|(i, n)| Node::new(n, i)).collect();
+        let cuts = model.info().cuts.iter();
+        let cuts = cuts.map(|c| c.names().map(str::to_owned).collect()).collect();
+        Ok(Self::made(nodes, constants, cuts))
+    }
+
+    /// Nodes in an order in which they can be run, constants, and the tensors of each cut point.
+    pub fn made(nodes: Vec<Node>, constants: HashMap<String, HostTensor>, cuts: Vec<Vec<String>>) -> Self {
         let mut consumers: HashMap<String, Vec<usize>> = HashMap::new();
         let mut producers = HashMap::new();
         for (place, node) in nodes.iter().enumerate() {
@@ -209,15 +238,13 @@ impl Graph {
                 producers.insert(name.clone(), place);
             }
         }
-        let cuts = model.info().cuts.iter();
-        let cuts = cuts.map(|c| c.names().map(str::to_owned).collect()).collect();
-        Ok(Graph {
+        Graph {
             nodes,
             constants,
             consumers,
             producers,
             cuts,
-        })
+        }
     }
 
     /// The nodes that read a tensor.

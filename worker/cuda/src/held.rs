@@ -105,7 +105,7 @@ impl DeviceBatch for HeldBatch {
 }
 
 /// Elements in the order of the host, the last dimension fastest. `None`: such types don't go together.
-fn to_elements(bytes: &[u8], element: Element, dims: &[usize], strides: &[i64], dtype: DType) -> Option<Elements> {
+pub fn to_elements(bytes: &[u8], element: Element, dims: &[usize], strides: &[i64], dtype: DType) -> Option<Elements> {
     let places = places(dims, strides);
     let width = element.bytes();
     let at = |place: usize| &bytes[place * width..(place + 1) * width];
@@ -129,7 +129,7 @@ fn to_elements(bytes: &[u8], element: Element, dims: &[usize], strides: &[i64], 
 }
 
 /// Places of elements, in the order of the host.
-fn places(dims: &[usize], strides: &[i64]) -> impl Iterator<Item = usize> {
+pub fn places(dims: &[usize], strides: &[i64]) -> impl Iterator<Item = usize> {
     let count: usize = dims.iter().product();
     let (dims, strides) = (dims.to_vec(), strides.to_vec());
     (0..count).map(move |index| {

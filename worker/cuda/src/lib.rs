@@ -13,6 +13,7 @@ mod params;
 mod program;
 mod session;
 
+pub mod check;
 pub mod reference;
 
 pub use driver::{CudaFault, Gpu, NoDriver, softgpu_plan, use_library};

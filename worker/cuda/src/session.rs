@@ -260,6 +260,19 @@ impl Session {
         Ok((program, model.weights.memory.clone()))
     }
 
+    /// A program of layers that belong to no model, with its weights on the device.
+    pub fn alone(&self, graph: &Graph, range: StageRange, inputs: Vec<Layout>) -> Result<(Program, Vec<Arc<DeviceMemory>>), RunError> {
+        let mut weights = WeightList::default();
+        let program = lower(graph, &mut Stored::new(), &mut weights, range, inputs, true)?;
+        weights.bring(&self.primary)?;
+        Ok((program, weights.memory))
+    }
+
+    /// Memory with a content.
+    pub fn with(&self, content: &[u8]) -> Result<Arc<DeviceMemory>, CudaFault> {
+        DeviceMemory::with(&self.primary, content).map(Arc::new)
+    }
+
     /// Memory for a batch's tensors.
     pub fn room(&self, layouts: &[Layout]) -> Result<Vec<HeldTensor>, CudaFault> {
         layouts

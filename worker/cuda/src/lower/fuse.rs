@@ -48,7 +48,7 @@ enum Stage {
 
 impl Lowering<'_> {
     /// The only node that reads a tensor, where the range does not give the tensor itself.
-    fn only_reader(&self, name: &str) -> Option<usize> {
+    pub(super) fn only_reader(&self, name: &str) -> Option<usize> {
         if self.given.contains(name) || !self.fuses {
             return None;
         }

@@ -24,11 +24,36 @@ impl Lowering<'_> {
             self.values.insert(node.output().to_owned(), Value::Host(sizes));
             return Ok(true);
         }
+        if let Some(result) = self.other_sizes(node) {
+            self.values.insert(node.output().to_owned(), Value::Host(result));
+            return Ok(true);
+        }
         let known: Option<Vec<HostTensor>> = (0..node.inputs.len()).map(|place| self.known(node, place)).collect();
         let Some(known) = known.filter(|k| !k.is_empty() && k.iter().all(small)) else { return Ok(false) };
         let Some(result) = work_out(node, &known) else { return Ok(false) };
         self.values.insert(node.output().to_owned(), Value::Host(result));
         Ok(true)
+    }
+}
+
+impl Lowering<'_> {
+    /// A constant with other sizes: its elements stay as they are.
+    fn other_sizes(&self, node: &Node) -> Option<HostTensor> {
+        let tensor = self.known(node, 0).filter(|_| node.kind == "Reshape")?;
+        let wanted = self.known(node, 1)?.as_integers();
+        let count = tensor.dims.iter().product::<usize>();
+        let mut dims = vec![];
+        for (d, &n) in wanted.iter().enumerate() {
+            dims.push(match n {
+                0 if node.int("allowzero").unwrap_or(0) == 0 => *tensor.dims.get(d)?,
+                -1 => 1,
+                n => usize::try_from(n).ok()?,
+            });
+        }
+        if let Some(open) = wanted.iter().position(|&n| n == -1) {
+            dims[open] = count.checked_div(dims.iter().product())?;
+        }
+        (dims.iter().product::<usize>() == count).then_some(HostTensor { dims, ..tensor })
     }
 }
 

@@ -59,6 +59,9 @@ impl Lowering<'_> {
             }
         }
         let y = self.device(node, 1)?;
+        if self.attention(node, &x, &y)? {
+            return Ok(());
+        }
         self.of_two(node, &x, &y)
     }
 

@@ -3,6 +3,7 @@
 //! A tensor is a view of memory: sizes and strides. Nodes that only look at it differently launch nothing. What follows a convolution
 //! or a product is done by its launch (`fuse`), within the range: a cut point that a range crosses costs nothing.
 
+mod attention;
 mod conv;
 mod fuse;
 mod host;
@@ -12,6 +13,8 @@ mod matrix;
 mod resize;
 mod rows;
 mod window;
+
+pub(crate) use resize::{Between, Rule, between};
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,38 +1,52 @@
 //! What kernels compute, in fp64 and as plainly as can be: they are held against these.
 
-/// The error function, by its series and its continued fraction; to about 1e-15.
-pub fn erf(x: f64) -> f64 {
-    let magnitude = x.abs();
-    if magnitude > 6.0 {
-        return x.signum();
-    }
-    if magnitude < 2.5 {
-        // 2 / sqrt(pi) * sum of (-1)^n x^(2n + 1) / (n! (2n + 1))
-        let (mut term, mut sum) = (x, x);
-        for n in 1..200 {
-            term *= -x * x / f64::from(n);
-            sum += term / f64::from(2 * n + 1);
-            if term.abs() < 1e-18 {
-                break;
-            }
-        }
-        return sum * 2.0 / std::f64::consts::PI.sqrt();
-    }
-    let mut fraction = 0.0;
-    for n in (1..200).rev() {
-        fraction = f64::from(n) / 2.0 / (magnitude + fraction);
-    }
-    let rest = (-magnitude * magnitude).exp() / ((magnitude + fraction) * std::f64::consts::PI.sqrt());
-    x.signum() * (1.0 - rest)
+mod function;
+mod layers;
+
+pub use function::erf;
+pub use layers::{Window, attention, conv, gather, group_norm, layer_norm, map, matmul, pool, reduce, resize, softmax};
+
+/// A tensor, the last dimension fastest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dense {
+    /// Its sizes.
+    pub dims: Vec<usize>,
+    /// Its elements.
+    pub values: Vec<f64>,
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_error_function_has_its_known_values() {
-        for (x, known) in [(0.0, 0.0), (0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (3.0, 0.999_977_909_503_001_4)] {
-            assert!((super::erf(x) - known).abs() < 1e-13, "{x}: {}", super::erf(x));
-            assert!((super::erf(-x) + known).abs() < 1e-13);
+impl Dense {
+    /// A tensor whose elements are told by their coordinates.
+    pub fn of(dims: &[usize], f: impl Fn(&[usize]) -> f64) -> Self {
+        let count = dims.iter().product();
+        let mut at = vec![0; dims.len()];
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            values.push(f(&at));
+            for d in (0..dims.len()).rev() {
+                at[d] += 1;
+                if at[d] < dims[d] {
+                    break;
+                }
+                at[d] = 0;
+            }
         }
+        Dense {
+            dims: dims.to_vec(),
+            values,
+        }
+    }
+
+    /// An element.
+    pub fn at(&self, at: &[usize]) -> f64 {
+        let place = at.iter().zip(&self.dims).fold(0, |place, (i, d)| place * d + i);
+        self.values[place]
+    }
+
+    /// An element of a tensor that is repeated along dimensions of one, and before its first.
+    pub fn repeated(&self, at: &[usize]) -> f64 {
+        let own = &at[at.len() - self.dims.len()..];
+        let own: Vec<usize> = own.iter().zip(&self.dims).map(|(&i, &d)| if d == 1 { 0 } else { i }).collect();
+        self.at(&own)
     }
 }
