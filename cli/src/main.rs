@@ -8,6 +8,7 @@ mod demo;
 mod engines;
 mod evaluate;
 mod explain;
+mod gpu;
 mod infer;
 mod load;
 mod model;
@@ -58,6 +59,10 @@ enum Command {
     Explain(explain::Arguments),
     /// Measure the planner against others, and draw what comes out
     Evaluate(evaluate::Arguments),
+    /// List this machine's devices, and what would be used
+    Devices(gpu::devices::Arguments),
+    /// Check a GPU: every kernel and whole networks against references on the processor
+    GpuCheck(gpu::check::Arguments),
     /// Make certificates for routers, planners and workers
     #[command(subcommand)]
     Ca(ca::Command),
@@ -84,6 +89,8 @@ fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
+        Command::Devices(arguments) => gpu::devices::run(&arguments),
+        Command::GpuCheck(arguments) => gpu::check::run(&arguments),
         Command::Ca(command) => ca::run(command),
     };
     match outcome {

@@ -1,8 +1,10 @@
 //! Whether kernels and networks compute on a device what they should.
 
 mod cases;
+mod faults;
 mod kernels;
 mod models;
 
+pub use faults::{FaultReport, faults};
 pub use kernels::{KernelReport, kernels};
 pub use models::{ModelReport, Networks, model};
