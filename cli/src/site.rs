@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use graft_cuda::Gpu;
 use graft_files::Catalog;
+use graft_model::Precision;
 use graft_planner::Planner;
 use graft_router::{Backend, BackendFailure, BackendReply, Router};
 use graft_transport::{Authority, Role};
@@ -23,8 +25,8 @@ pub(crate) struct SiteSettings {
     /// Address for clients (QUIC over UDP).
     pub listen: SocketAddr,
     pub http: SocketAddr,
-    pub cores: Vec<usize>,
-    pub engine: EngineChoice,
+    /// The worker's devices, at least one.
+    pub devices: Vec<DeviceSettings>,
     pub batches: Vec<u32>,
     pub authority: Authority,
     /// Names and addresses that clients use for the router.
@@ -36,6 +38,23 @@ pub(crate) struct SiteSettings {
     pub http_budget: Duration,
     /// Whether router and worker hand over in memory instead of over QUIC.
     pub in_memory: bool,
+}
+
+/// This machine's cores, and its first GPU beside them where one can be used for some of the models.
+pub(crate) fn with_gpu(catalog: &Catalog, cpu: EngineChoice, cores: Vec<usize>) -> Vec<DeviceSettings> {
+    let allowed = catalog.entries().iter().any(|e| e.manifest.precision.contains(&Precision::F16));
+    let gpu = Gpu::all().unwrap_or_default().into_iter().next().filter(|_| allowed);
+    let Some(gpu) = gpu else { return vec![DeviceSettings::only(cpu, cores)] };
+    let named = |name: &str, engine, cores| DeviceSettings {
+        name: Some(name.to_owned()),
+        engine,
+        cores,
+        price: None,
+    };
+    vec![
+        named("gpu", EngineChoice::Cuda(gpu.ordinal), vec![]),
+        named("cpu", cpu, cores),
+    ]
 }
 
 /// A running site.
@@ -74,7 +93,7 @@ impl Site {
             planner: planner.address(),
             http: None,
             state: settings.state.join("worker"),
-            devices: vec![DeviceSettings::only(settings.engine, settings.cores)],
+            devices: settings.devices,
             batches: settings.batches,
             queue_bytes: 1 << 30,
             drain,

@@ -7,13 +7,13 @@ use clap::Args;
 use graft_engine::usable_cores;
 use graft_service::{Shutdown, read_catalog, read_config, resolve, run_system};
 use graft_transport::Authority;
-use graft_worker::EngineName;
+use graft_worker::{DeviceSettings, EngineChoice, EngineName};
 use serde::Deserialize;
 
 use crate::Verdict;
 use crate::ca::write_new;
 use crate::output::line;
-use crate::site::{Site, SiteSettings};
+use crate::site::{Site, SiteSettings, with_gpu};
 
 /// Run router, planner and worker in one process, for a small site.
 ///
@@ -25,7 +25,9 @@ use crate::site::{Site, SiteSettings};
 ///   http = "0.0.0.0:8000"      Open Inference Protocol v2, /healthz, /readyz, /metrics
 ///   names = ["graft.example"]  host names and addresses that clients use
 ///   cores = [1]                cores to run layers on; default: all but the first
-///   engine = "cpu"             each model on the fastest engine here; or one engine: "rten", "onnxruntime"
+///   engine = "cpu"             each model on the fastest engine here; or one engine: "rten", "onnxruntime"; or "cuda":
+///                              a GPU; default: the cores, and a GPU beside them where one is there for models in f16
+///   gpu = 0                    number of the GPU, with engine = "cuda" alone
 ///   onnxruntime = "/opt/ort"   its library or the library's folder; default: ORT_DYLIB_PATH, else it is looked for
 ///   batches = [1, 2, 4, 8]     batches that are measured
 ///   headroom = 0.2             capacity exceeds the rate by this part
@@ -52,7 +54,9 @@ struct Config {
     #[serde(default)]
     cores: Option<Vec<usize>>,
     #[serde(default)]
-    engine: EngineName,
+    engine: Option<EngineName>,
+    #[serde(default)]
+    gpu: Option<u32>,
     #[serde(default)]
     onnxruntime: Option<PathBuf>,
     #[serde(default = "default_batches")]
@@ -116,15 +120,24 @@ impl Config {
             self.http_budget_ms > 0.0,
             "http_budget_ms = 0: expected a number above 0"
         );
+        anyhow::ensure!(
+            self.gpu.is_none() || self.engine == Some(EngineName::Cuda),
+            "gpu is given, but engine is not \"cuda\""
+        );
         std::fs::create_dir_all(&self.state)?;
+        let catalog = read_catalog(&self.models)?;
+        let devices = match self.engine {
+            None => with_gpu(&catalog, EngineName::Cpu.on_cpu(self.onnxruntime)?, cores),
+            Some(EngineName::Cuda) => vec![DeviceSettings::only(EngineChoice::Cuda(self.gpu.unwrap_or(0)), cores)],
+            Some(engine) => vec![DeviceSettings::only(engine.on_cpu(self.onnxruntime)?, cores)],
+        };
         Ok(SiteSettings {
-            catalog: read_catalog(&self.models)?,
+            catalog,
             listen: resolve("listen", &self.listen)?,
             http: resolve("http", &self.http)?,
             authority: authority(&self.state)?,
             state: self.state,
-            cores,
-            engine: self.engine.on_cpu(self.onnxruntime)?,
+            devices,
             batches: self.batches,
             names: self.names,
             headroom: self.headroom,

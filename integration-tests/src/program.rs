@@ -25,6 +25,8 @@ pub fn programs() -> &'static Path {
             "graft-planner",
             "-p",
             "graft-worker",
+            "-p",
+            "graft-softgpu",
         ]);
         if !cfg!(debug_assertions) {
             build.arg("--release");
@@ -65,6 +67,17 @@ impl Program {
 
     /// The same, with arguments before the configuration: `graft up`.
     pub fn start_with(name: &'static str, before: &[&str], config: &Path, log: &Path) -> Self {
+        Self::start_in(name, before, config, log, &[])
+    }
+
+    /// The same, with variables in its environment.
+    pub fn start_in(
+        name: &'static str,
+        before: &[&str],
+        config: &Path,
+        log: &Path,
+        environment: &[(&str, &OsStr)],
+    ) -> Self {
         let file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -72,6 +85,7 @@ impl Program {
             .expect("the log can be written");
         let child = Command::new(programs().join(name))
             .args(before)
+            .envs(environment.iter().copied())
             .arg("--config")
             .arg(config)
             .stdin(Stdio::null())

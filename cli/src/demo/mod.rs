@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use graft_client::{Device, ModelHere, Router, picture};
+use graft_cuda::Gpu;
 use graft_engine::usable_cores;
 use graft_files::{Catalog, CatalogEntry};
-use graft_model::Batch;
+use graft_model::{Batch, Precision};
 use graft_service::run_system;
 use graft_transport::{Authority, Endpoint, EndpointOptions, Role};
+use graft_worker::{DeviceSettings, EngineChoice};
 
 use crate::Verdict;
 use crate::engines::EngineArguments;
@@ -45,6 +47,9 @@ pub(crate) struct Arguments {
     seconds: u64,
     #[command(flatten)]
     engine: EngineArguments,
+    /// Where the server's layers run: cpu, or a GPU as cuda:N; default: cuda:0 where a GPU is there, else cpu
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// One JSON object on standard output instead of text
     #[arg(long)]
     json: bool,
@@ -106,6 +111,25 @@ fn models_folder(given: Option<PathBuf>) -> PathBuf {
     })
 }
 
+/// The server's device: as asked, else a GPU where one is there.
+fn devices(arguments: &Arguments, entry: &CatalogEntry, cores: Vec<usize>) -> anyhow::Result<Vec<DeviceSettings>> {
+    let ordinal = match arguments.device.as_deref() {
+        Some("cpu") => None,
+        Some(device) => {
+            let number = device.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+            let number = number.with_context(|| format!("--device {device}: expected cpu or cuda:N"))?;
+            Some(Gpu::find(number)?.ordinal)
+        }
+        None => {
+            let allowed = entry.manifest.precision.contains(&Precision::F16);
+            let first = Gpu::all().unwrap_or_default().into_iter().next();
+            first.filter(|gpu| allowed && !gpu.is_softgpu()).map(|gpu| gpu.ordinal)
+        }
+    };
+    let engine = ordinal.map_or_else(|| arguments.engine.choice(), EngineChoice::Cuda);
+    Ok(vec![DeviceSettings::only(engine, cores)])
+}
+
 async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
     let progress = Progress::start();
     let folder = models_folder(arguments.models.clone());
@@ -140,8 +164,7 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
         state: state.path().to_owned(),
         listen: any,
         http: any,
-        cores: worker_core,
-        engine: arguments.engine.choice(),
+        devices: devices(&arguments, &entry, worker_core)?,
         batches: vec![1, 2, 4],
         authority,
         names: vec![],

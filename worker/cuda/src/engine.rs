@@ -64,9 +64,15 @@ impl CudaEngine {
         self.session().granularity()
     }
 
-    /// What the software GPU's launches did and told since it was asked last, as JSON. `None`: it is a real one.
-    pub fn softgpu_report(&self) -> Option<String> {
-        softgpu_report(self.gpu.ordinal).ok()
+    /// What the software GPU found since it was asked last; nothing, where it is a real one.
+    pub fn softgpu_messages(&self) -> Vec<String> {
+        #[derive(serde::Deserialize)]
+        struct Told {
+            messages: Vec<String>,
+        }
+        let report = softgpu_report(self.gpu.ordinal).ok();
+        let told = report.and_then(|r| serde_json::from_str::<Told>(&r).ok());
+        told.map_or_else(Vec::new, |t| t.messages)
     }
 
     pub(crate) fn session(&self) -> Arc<Session> {

@@ -7,6 +7,7 @@ use graft_model::{Batch, CutPoint, Model, StageRange};
 use serde::Serialize;
 
 use crate::CudaEngine;
+use crate::held::HeldBatch;
 
 /// What a network's output may be apart from the reference, as a part of the reference's norm.
 const WITHIN: f64 = 1e-2;
@@ -84,15 +85,30 @@ fn compared(on: &Networks<'_>, model: &Model, input: &Batch, report: &mut ModelR
     look(&got, "whole".to_owned());
     let last = info.last().0;
     let step = usize::from(last.saturating_sub(1)).div_ceil(on.most_cuts.max(1)).max(1);
-    for at in (1..last).step_by(step) {
-        let ranges = StageRange::new(CutPoint(0), CutPoint(at)).zip(StageRange::new(CutPoint(at), CutPoint(last)));
-        let Some((head, tail)) = ranges else { continue };
-        let middle = gpu.run_held(part, info.id, head, Held::Host(input.clone()))?;
-        let end = gpu.run_held(part, info.id, tail, middle)?.into_host()?;
-        look(&end, format!("cut at {at}"));
+    // One forward, piece by piece, serves for all heads.
+    let mut before = CutPoint(0);
+    let mut crossing = Held::Host(input.clone());
+    for at in (1..last).step_by(step).map(CutPoint) {
+        let ranges = StageRange::new(before, at).zip(StageRange::new(at, CutPoint(last)));
+        let Some((piece, tail)) = ranges else { continue };
+        let middle = gpu.run_held(part, info.id, piece, crossing)?;
+        let end = gpu.run_held(part, info.id, tail, again(&middle)?)?.into_host()?;
+        look(&end, format!("cut at {}", at.0));
         report.cuts += 1;
+        (before, crossing) = (at, middle);
     }
     Ok(got)
+}
+
+/// The same batch once more, where it lies.
+fn again(batch: &Held) -> Result<Held, EngineError> {
+    Ok(match batch {
+        Held::Host(batch) => Held::Host(batch.clone()),
+        Held::Device(batch) => match batch.as_any().downcast_ref::<HeldBatch>() {
+            Some(own) => Held::Device(Box::new(own.clone())),
+            None => Held::Host(batch.to_host()?),
+        },
+    })
 }
 
 fn numbers(batch: &Batch) -> Vec<f64> {

@@ -5,7 +5,7 @@ use crate::graph::{HostTensor, Node, Numbers};
 use crate::params::Element;
 
 /// Elements of a tensor at most that is worked out here; a larger one is brought to the device.
-const MAX_ELEMENTS: usize = 4096;
+const MAX_ELEMENTS: usize = 1 << 22;
 
 impl Lowering<'_> {
     /// Works a node out, where all that it reads is known and it works with sizes. `false`: it is for the device.
@@ -118,6 +118,28 @@ fn work_out(node: &Node, known: &[HostTensor]) -> Option<HostTensor> {
                 dims: larger.dims.clone(),
                 element: first.element,
                 numbers: Numbers::Integers((0..count).map(each).collect::<Option<Vec<i64>>>()?.into()),
+            })
+        }
+        // Weights that are put together from constants.
+        "Add" | "Sub" | "Mul" | "Div" if known.len() == 2 && known.iter().all(|t| t.element.is_float()) => {
+            let (a, b) = (first.as_floats(), known[1].as_floats());
+            let larger = if a.len() >= b.len() { first } else { &known[1] };
+            if first.dims != known[1].dims && a.len().min(b.len()) != 1 {
+                return None;
+            }
+            let each = |i: usize| {
+                let (x, y) = (a[i % a.len()], b[i % b.len()]);
+                match node.kind.as_str() {
+                    "Add" => x + y,
+                    "Sub" => x - y,
+                    "Mul" => x * y,
+                    _ => x / y,
+                }
+            };
+            Some(HostTensor {
+                dims: larger.dims.clone(),
+                element: first.element,
+                numbers: Numbers::Floats((0..a.len().max(b.len())).map(each).collect::<Vec<f32>>().into()),
             })
         }
         "Cast" if integers && matches!(node.int("to"), Some(6 | 7)) => Some(first.clone()),

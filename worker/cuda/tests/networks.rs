@@ -1,0 +1,52 @@
+//! Sample networks on the software GPU: against an engine on the processor, and by what every engine must do.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use graft_cuda::check::{Networks, model};
+use graft_engine::{Engine, PartitionShape, RtenEngine, conformance};
+use graft_model::{Batch, Model, ReadOptions, samples};
+
+/// Networks with layers that only engines on the processor run, and the operators that are named.
+const REFUSED: [(&str, &str); 2] = [("quantized", "QuantizeLinear"), ("crnn", "LSTM")];
+
+fn parsed(name: &str, bytes: &[u8]) -> Model {
+    Model::parse(Path::new(name), bytes, &ReadOptions::default()).unwrap()
+}
+
+#[test]
+fn networks_equal_what_the_processor_computes_whole_and_at_every_cut_point() {
+    let cuda = common::softgpu();
+    let cpu = RtenEngine::new();
+    let on = Networks {
+        gpu: (&cuda, cuda.open_partition(&PartitionShape::units(4)).unwrap()),
+        reference: (&cpu, cpu.open_partition(&PartitionShape::cores(&[0])).unwrap()),
+        most_cuts: 64,
+    };
+    for (name, bytes) in samples::all() {
+        let network = parsed(name, &bytes);
+        if let Some((_, operator)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+            let error = cuda.load(&network).unwrap_err().to_string();
+            assert!(error.contains(operator), "{name}: {error}");
+            continue;
+        }
+        let input = Batch::pseudo_random(network.info().inputs(), 2, 7);
+        let (report, _) = model(&on, PathBuf::from(name), &network, &input);
+        assert!(report.ok, "{report:?}; {:?}", cuda.softgpu_messages());
+        assert_eq!(report.cuts, network.info().cuts.len() - 2);
+    }
+}
+
+#[test]
+fn the_engine_does_what_every_engine_must() {
+    let cuda = common::softgpu();
+    let (_, sms) = cuda.granularity();
+    for (name, bytes) in samples::all() {
+        if REFUSED.iter().any(|(refused, _)| *refused == name) {
+            continue;
+        }
+        let failures = conformance::check(&cuda, &parsed(name, &bytes), &PartitionShape::units(sms)).unwrap();
+        assert!(failures.is_empty(), "{name}: {failures:?}; {:?}", cuda.softgpu_messages());
+    }
+}
