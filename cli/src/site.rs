@@ -42,9 +42,18 @@ pub(crate) struct SiteSettings {
 
 /// This machine's cores, and its first GPU beside them where one can be used for some of the models.
 pub(crate) fn with_gpu(catalog: &Catalog, cpu: EngineChoice, cores: Vec<usize>) -> Vec<DeviceSettings> {
-    let allowed = catalog.entries().iter().any(|e| e.manifest.precision.contains(&Precision::F16));
-    let gpu = Gpu::all().unwrap_or_default().into_iter().next().filter(|_| allowed);
-    let Some(gpu) = gpu else { return vec![DeviceSettings::only(cpu, cores)] };
+    let allowed = catalog
+        .entries()
+        .iter()
+        .any(|e| e.manifest.precision.contains(&Precision::F16));
+    let gpu = Gpu::all()
+        .unwrap_or_default()
+        .into_iter()
+        .next()
+        .filter(|_| allowed);
+    let Some(gpu) = gpu else {
+        return vec![DeviceSettings::only(cpu, cores)];
+    };
     let named = |name: &str, engine, cores| DeviceSettings {
         name: Some(name.to_owned()),
         engine,

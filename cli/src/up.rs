@@ -128,7 +128,10 @@ impl Config {
         let catalog = read_catalog(&self.models)?;
         let devices = match self.engine {
             None => with_gpu(&catalog, EngineName::Cpu.on_cpu(self.onnxruntime)?, cores),
-            Some(EngineName::Cuda) => vec![DeviceSettings::only(EngineChoice::Cuda(self.gpu.unwrap_or(0)), cores)],
+            Some(EngineName::Cuda) => vec![DeviceSettings::only(
+                EngineChoice::Cuda(self.gpu.unwrap_or(0)),
+                cores,
+            )],
             Some(engine) => vec![DeviceSettings::only(engine.on_cpu(self.onnxruntime)?, cores)],
         };
         Ok(SiteSettings {

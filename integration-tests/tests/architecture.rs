@@ -10,7 +10,7 @@ fn root() -> PathBuf {
 /// Layers: a crate may import Graft's crates of lower layers only.
 const LAYERS: &[&[&str]] = &[
     &["graft-model", "graft-ort-ffi"],
-    &["graft-plan"],
+    &["graft-plan", "graft-softgpu"],
     &["graft-wire", "graft-files"],
     &[
         "graft-transport",
@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
         "graft-client-core",
         "graft-engine",
     ],
-    &["graft-service", "graft-certify"],
+    &["graft-service", "graft-certify", "graft-cuda"],
     &["graft-planner-search"],
     &["graft-planner-steer"],
     &[
@@ -47,7 +47,7 @@ const CORES: &[&str] = &[
     "graft-simulator",
 ];
 /// Crates that call C, and may hold unsafe code for it, each block with its reasons.
-const FOREIGN: &[&str] = &["graft-ort-ffi"];
+const FOREIGN: &[&str] = &["graft-ort-ffi", "graft-cuda", "graft-softgpu"];
 /// What a core may import besides Graft's own.
 const CORE_IMPORTS: &[&str] = &[
     "bincode",

@@ -61,7 +61,11 @@ impl Site {
         until("the site is ready", PATIENCE, || {
             http::get(address, "/readyz").is_some_and(|r| r.0 == 200)
         });
-        Site { folder, quic, _up: up }
+        Site {
+            folder,
+            quic,
+            _up: up,
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -109,27 +113,50 @@ fn apart(got: &[f64], wanted: &[f64]) -> f64 {
 }
 
 fn place_of_largest(all: &[f64]) -> Option<usize> {
-    all.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(place, _)| place)
+    all.iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .map(|(place, _)| place)
 }
 
 #[test]
 fn phones_get_the_same_answers_from_a_gpu_as_they_compute_themselves() {
     let library = library();
-    let site = Site::new(&[("GRAFT_CUDA_LIBRARY", library.as_os_str()), ("GRAFT_SOFTGPU", OsStr::new("sms=4"))]);
+    let site = Site::new(&[
+        ("GRAFT_CUDA_LIBRARY", library.as_os_str()),
+        ("GRAFT_SOFTGPU", OsStr::new("sms=4")),
+    ]);
     for (name, bytes) in networks() {
         let model = Model::parse(Path::new(name), &bytes, &ReadOptions::default()).expect("a network");
         let info = model.info();
         let input = Batch::pseudo_random(info.inputs(), 1, 9);
-        let sent = input.to_bytes(&info.inputs().types_sent(DType::F32)).expect("an input is bytes");
+        let sent = input
+            .to_bytes(&info.inputs().types_sent(DType::F32))
+            .expect("an input is bytes");
         std::fs::write(site.file("input"), sent).expect("an input");
         let (told, wanted) = site.infer(name, info.last());
         assert!(told["epoch"].is_null(), "{name} ran on the phone: {told}");
         for point in [CutPoint(0), CutPoint(info.last().0 / 2)] {
             let (told, got) = site.infer(name, point);
-            assert!(told["local"].is_null(), "{name} at {point}: {told}\n{}", site.log());
-            assert!(apart(&got, &wanted) <= WITHIN, "{name} at {point}: {} apart", apart(&got, &wanted));
-            assert!(got != wanted, "{name} at {point}: what is computed in 16 bits has rounding of its own");
-            assert_eq!(place_of_largest(&got), place_of_largest(&wanted), "{name} at {point}");
+            assert!(
+                told["local"].is_null(),
+                "{name} at {point}: {told}\n{}",
+                site.log()
+            );
+            assert!(
+                apart(&got, &wanted) <= WITHIN,
+                "{name} at {point}: {} apart",
+                apart(&got, &wanted)
+            );
+            assert!(
+                got != wanted,
+                "{name} at {point}: what is computed in 16 bits has rounding of its own"
+            );
+            assert_eq!(
+                place_of_largest(&got),
+                place_of_largest(&wanted),
+                "{name} at {point}"
+            );
         }
     }
     let log = site.log();
@@ -141,14 +168,20 @@ fn a_machine_without_a_driver_says_so_and_serves_on_its_cores() {
     let nowhere = OsStr::new("/nowhere/libcuda.so.1");
     let site = Site::new(&[("GRAFT_CUDA_LIBRARY", nowhere)]);
     let log = site.log();
-    assert!(log.contains("the GPU can't be used") && log.contains("/nowhere/libcuda.so.1"), "{log}");
+    assert!(
+        log.contains("the GPU can't be used") && log.contains("/nowhere/libcuda.so.1"),
+        "{log}"
+    );
     let output = Command::new(programs().join("graft"))
         .arg("devices")
         .env("GRAFT_CUDA_LIBRARY", nowhere)
         .output()
         .expect("graft runs");
     let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && told.contains("no GPU") && told.contains("used    cpu"), "{told}");
+    assert!(
+        output.status.success() && told.contains("no GPU") && told.contains("used    cpu"),
+        "{told}"
+    );
 }
 
 fn on_softgpu(arguments: &[&str], plan: &str) -> (Option<i32>, String) {
@@ -165,9 +198,15 @@ fn on_softgpu(arguments: &[&str], plan: &str) -> (Option<i32>, String) {
 #[test]
 fn an_old_driver_and_one_that_does_not_divide_its_device_are_named() {
     let (code, told) = on_softgpu(&["devices"], "driver=12040");
-    assert!(code == Some(0) && told.contains("CUDA 12.4; Graft needs 13.0"), "{told}");
+    assert!(
+        code == Some(0) && told.contains("CUDA 12.4; Graft needs 13.0"),
+        "{told}"
+    );
     let (code, told) = on_softgpu(&["devices"], "sms=132");
-    assert!(code == Some(0) && told.contains("partitions of 2 SMs, 132 in all"), "{told}");
+    assert!(
+        code == Some(0) && told.contains("partitions of 2 SMs, 132 in all"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -176,7 +215,17 @@ fn a_gpu_is_checked_by_one_command_which_tells_all_in_json() {
     let (file, outputs) = (folder.path().join("mlp.onnx"), folder.path().join("outputs"));
     std::fs::write(&file, samples::mlp(3, 40)).expect("a network");
     let text = |p: &Path| p.to_string_lossy().into_owned();
-    let arguments = ["gpu-check", "--softgpu", "--json", "--rounds", "6", "--model", &text(&file), "--outputs", &text(&outputs)];
+    let arguments = [
+        "gpu-check",
+        "--softgpu",
+        "--json",
+        "--rounds",
+        "6",
+        "--model",
+        &text(&file),
+        "--outputs",
+        &text(&outputs),
+    ];
     let output = Command::new(programs().join("graft"))
         .args(arguments)
         .env("GRAFT_CUDA_LIBRARY", library())
@@ -187,10 +236,16 @@ fn a_gpu_is_checked_by_one_command_which_tells_all_in_json() {
     let kernels = told["kernels"].as_array().expect("kernels");
     assert!(kernels.len() >= 12);
     for kernel in kernels {
-        assert!(kernel["cases"].as_u64() > Some(0) && kernel["worst"].as_f64() <= Some(2e-3), "{kernel}");
+        assert!(
+            kernel["cases"].as_u64() > Some(0) && kernel["worst"].as_f64() <= Some(2e-3),
+            "{kernel}"
+        );
     }
     let network = &told["models"][0];
-    assert!(network["top1_equal"] == true && network["worst"].as_f64() <= Some(1e-2), "{network}");
+    assert!(
+        network["top1_equal"] == true && network["worst"].as_f64() <= Some(1e-2),
+        "{network}"
+    );
     assert_eq!(told["faults"].as_array().map(Vec::len), Some(3), "{told:#}");
     for name in ["mlp.input.npy", "mlp.output.npy"] {
         assert!(outputs.join(name).is_file(), "{name} is there");

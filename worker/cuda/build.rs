@@ -16,13 +16,23 @@ fn main() {
         .cargo_metadata(false)
         .compile("graft_libcuda");
     // The linker finds the library by way of the script `link/lib64/libcuda.so`, for which `cust` asks.
-    println!("cargo:rustc-link-search=native={}", env::var("OUT_DIR").unwrap_or_default());
-    println!("cargo:rustc-env=GRAFT_KERNEL_SOURCES={}", hash_of_sources(&root.join("kernels")));
+    println!(
+        "cargo:rustc-link-search=native={}",
+        env::var("OUT_DIR").unwrap_or_default()
+    );
+    println!(
+        "cargo:rustc-env=GRAFT_KERNEL_SOURCES={}",
+        hash_of_sources(&root.join("kernels"))
+    );
 }
 
 /// SHA-256 over names and contents of all sources, in the order of their names; as `kernels/build.py` does it.
 fn hash_of_sources(folder: &Path) -> String {
-    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     let is_source = |path: &PathBuf| path.extension().is_some_and(|e| e == "cu" || e == "cuh");
     let mut files: Vec<PathBuf> = files.filter(is_source).collect();
     files.sort();

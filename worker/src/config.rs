@@ -122,7 +122,12 @@ impl EngineName {
             EngineName::Cuda | EngineName::Emulated => {
                 return Err(ConfigError::Value {
                     key: "engine",
-                    value: if self == EngineName::Cuda { "cuda" } else { "emulated" }.to_owned(),
+                    value: if self == EngineName::Cuda {
+                        "cuda"
+                    } else {
+                        "emulated"
+                    }
+                    .to_owned(),
                     cause: "expected \"cpu\", \"rten\" or \"onnxruntime\"".to_owned(),
                 });
             }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use graft_cuda::{CudaEngine, Gpu};
 use graft_engine::{
-    EmulatedEngine, Engine, EngineError, EngineKind, EngineOptions, Engines, PartitionShape, Refusal, cpu_kind, try_out,
+    EmulatedEngine, Engine, EngineError, EngineKind, EngineOptions, Engines, PartitionShape, Refusal,
+    cpu_kind, try_out,
 };
 use graft_files::Catalog;
 use graft_model::Model;
@@ -185,7 +186,9 @@ impl Opening<'_> {
         };
         let gpu = engine.gpu().clone();
         if gpu.is_softgpu() {
-            tracing::warn!("the device is a software GPU, for tests: its times are those of this machine's processor");
+            tracing::warn!(
+                "the device is a software GPU, for tests: its times are those of this machine's processor"
+            );
         }
         let (each, all) = engine.granularity();
         let whole = PartitionShape::units(all);
@@ -298,7 +301,11 @@ impl Opening<'_> {
 /// Shares that are measured: the smallest, its doubles, and all.
 fn shares_of(each: u32, all: u32) -> Vec<Share> {
     let doubles = std::iter::successors(Some(each.max(1)), |share| share.checked_mul(2));
-    doubles.take_while(|share| *share < all).chain([all]).map(Share).collect()
+    doubles
+        .take_while(|share| *share < all)
+        .chain([all])
+        .map(Share)
+        .collect()
 }
 
 /// Kind of the cores of this machine with an engine that was asked for: what it takes is not what another engine takes.

@@ -112,7 +112,11 @@ fn models_folder(given: Option<PathBuf>) -> PathBuf {
 }
 
 /// The server's device: as asked, else a GPU where one is there.
-fn devices(arguments: &Arguments, entry: &CatalogEntry, cores: Vec<usize>) -> anyhow::Result<Vec<DeviceSettings>> {
+fn devices(
+    arguments: &Arguments,
+    entry: &CatalogEntry,
+    cores: Vec<usize>,
+) -> anyhow::Result<Vec<DeviceSettings>> {
     let ordinal = match arguments.device.as_deref() {
         Some("cpu") => None,
         Some(device) => {
@@ -123,7 +127,9 @@ fn devices(arguments: &Arguments, entry: &CatalogEntry, cores: Vec<usize>) -> an
         None => {
             let allowed = entry.manifest.precision.contains(&Precision::F16);
             let first = Gpu::all().unwrap_or_default().into_iter().next();
-            first.filter(|gpu| allowed && !gpu.is_softgpu()).map(|gpu| gpu.ordinal)
+            first
+                .filter(|gpu| allowed && !gpu.is_softgpu())
+                .map(|gpu| gpu.ordinal)
         }
     };
     let engine = ordinal.map_or_else(|| arguments.engine.choice(), EngineChoice::Cuda);

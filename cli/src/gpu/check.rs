@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use graft_client::picture;
 use graft_cuda::check::{FaultReport, KernelReport, ModelReport, Networks, faults, kernels, model};
 use graft_cuda::{CudaEngine, Gpu};
 use graft_engine::{Engine, PartitionShape, RtenEngine, usable_cores};
-use graft_client::picture;
 use graft_files::CatalogEntry;
 use graft_model::{Batch, Model, ReadOptions, samples};
 use serde::Serialize;
@@ -94,7 +94,11 @@ fn given(files: &[PathBuf]) -> anyhow::Result<Vec<Network>> {
         let (entry, model) = crate::model::open(file)?;
         let sample = sample(&entry)?;
         let made_up = || Batch::pseudo_random(model.info().inputs(), 1, INPUT_SEED);
-        let stem = model.info().file.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let stem = model
+            .info()
+            .file
+            .file_stem()
+            .map(|s| s.to_string_lossy().into_owned());
         networks.push(Network {
             name: stem.unwrap_or_else(|| entry.manifest.name.clone()),
             file: file.clone(),
@@ -107,7 +111,9 @@ fn given(files: &[PathBuf]) -> anyhow::Result<Vec<Network>> {
 
 /// A network's sample picture, where it has one.
 fn sample(entry: &CatalogEntry) -> anyhow::Result<Option<Batch>> {
-    let (Some(sample), Some(spec)) = (&entry.manifest.sample, &entry.manifest.input.image) else { return Ok(None) };
+    let (Some(sample), Some(spec)) = (&entry.manifest.sample, &entry.manifest.input.image) else {
+        return Ok(None);
+    };
     let file = entry.folder.join(&sample.file);
     let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
     Ok(Some(picture::tensor(&picture::decode(&bytes)?, spec)?.into()))
@@ -171,7 +177,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     for network in &networks {
         say(&format!("{}: running", network.name), false);
         let (report, output) = model(&on, network.file.clone(), &network.model, &network.input);
-        say(&format!("{}: {} cut point(s), worst {:.1e}", network.name, report.cuts, report.worst), true);
+        say(
+            &format!(
+                "{}: {} cut point(s), worst {:.1e}",
+                network.name, report.cuts, report.worst
+            ),
+            true,
+        );
         if let Some(folder) = &arguments.outputs {
             npy::write(folder, &format!("{}.input", network.name), &network.input)?;
             if let Some(output) = &output {
@@ -184,7 +196,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     let ran = networks.iter().zip(&models).filter(|(_, report)| report.ok);
     let smallest = ran.min_by_key(|(n, _)| n.model.info().whole().map_or(0, |w| n.model.info().flops(w)));
     let faults = match smallest {
-        Some((network, _)) if arguments.softgpu => faults(&engine, partition, &network.model, &network.input)?,
+        Some((network, _)) if arguments.softgpu => {
+            faults(&engine, partition, &network.model, &network.input)?
+        }
         _ => vec![],
     };
     let ok = kernels.iter().all(|k| k.ok) && models.iter().all(|m| m.ok) && faults.iter().all(|f| f.ok);
@@ -213,23 +227,47 @@ fn mark(ok: bool) -> &'static str {
 
 fn text(report: &Report) -> anyhow::Result<()> {
     let kind = if report.softgpu { ", a software GPU" } else { "" };
-    line(format_args!("{} ({} SMs{kind})", report.device.name, report.device.sms))?;
+    line(format_args!(
+        "{} ({} SMs{kind})",
+        report.device.name, report.device.sms
+    ))?;
     line("kernels: max|out - ref| / max|ref|, to stay within 2e-3")?;
     for kernel in &report.kernels {
-        line(format_args!("  {} {:18} {:4} cases  {:.1e}", mark(kernel.ok), kernel.name, kernel.cases, kernel.worst))?;
+        line(format_args!(
+            "  {} {:18} {:4} cases  {:.1e}",
+            mark(kernel.ok),
+            kernel.name,
+            kernel.cases,
+            kernel.worst
+        ))?;
         for wrong in &kernel.wrong {
             line(format_args!("        {wrong}"))?;
         }
     }
     line("networks: |out - ref| / |ref|, to stay within 1e-2, whole and cut in two")?;
     for model in &report.models {
-        line(format_args!("  {} {}: {} cut point(s), {:.1e}", mark(model.ok), model.file, model.cuts, model.worst))?;
+        line(format_args!(
+            "  {} {}: {} cut point(s), {:.1e}",
+            mark(model.ok),
+            model.file,
+            model.cuts,
+            model.worst
+        ))?;
         for wrong in &model.wrong {
             line(format_args!("        {wrong}"))?;
         }
     }
     for fault in &report.faults {
-        line(format_args!("  {} planned: {}; told: {}", mark(fault.ok), fault.name, fault.told))?;
+        line(format_args!(
+            "  {} planned: {}; told: {}",
+            mark(fault.ok),
+            fault.name,
+            fault.told
+        ))?;
     }
-    line(if report.ok { "all is well" } else { "NOT all is well" })
+    line(if report.ok {
+        "all is well"
+    } else {
+        "NOT all is well"
+    })
 }

@@ -26,7 +26,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         let opened = CudaEngine::open(gpu).map(|engine| engine.granularity());
         list.push((gpu, opened));
     }
-    let first = list.iter().find(|(_, opened)| opened.is_ok()).map(|(gpu, _)| gpu.ordinal);
+    let first = list
+        .iter()
+        .find(|(_, opened)| opened.is_ok())
+        .map(|(gpu, _)| gpu.ordinal);
     let used = first.map_or_else(|| "cpu".to_owned(), |ordinal| format!("cuda:{ordinal}"));
     if arguments.json {
         let gpus_json: Vec<_> = list
@@ -69,7 +72,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
             "cuda:{}  {}{}, {} SMs, compute {}.{}, {:.1} GiB, CUDA {}.{}; {partitions}",
             gpu.ordinal,
             gpu.name,
-            if gpu.is_softgpu() { " (software, for tests)" } else { "" },
+            if gpu.is_softgpu() {
+                " (software, for tests)"
+            } else {
+                ""
+            },
             gpu.sms,
             gpu.capability / 10,
             gpu.capability % 10,

@@ -34,7 +34,10 @@ fn file(tensor: &Tensor) -> Vec<u8> {
     };
     let sizes = std::iter::once(tensor.requests()).chain(tensor.shape().iter().copied());
     let sizes: String = sizes.map(|d| format!("{d}, ")).collect();
-    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({}), }}", sizes.trim_end());
+    let mut header = format!(
+        "{{'descr': '{kind}', 'fortran_order': False, 'shape': ({}), }}",
+        sizes.trim_end()
+    );
     // Magic, version and length take 10 bytes; the header ends at a multiple of 64 with a line end.
     let padding = (10 + header.len() + 1).next_multiple_of(64) - (10 + header.len() + 1);
     header.push_str(&" ".repeat(padding));

@@ -4,7 +4,9 @@ use super::check::Report;
 
 /// Text for a page.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 /// A row with a bar: how much of what is allowed was used, on a scale of powers of ten.
@@ -24,22 +26,46 @@ pub(super) fn of(report: &Report) -> String {
     let kernels: String = report
         .kernels
         .iter()
-        .map(|k| row(&k.name, &format!("{} cases {}", k.cases, k.wrong.join("; ")), k.worst, 2e-3, k.ok))
+        .map(|k| {
+            row(
+                &k.name,
+                &format!("{} cases {}", k.cases, k.wrong.join("; ")),
+                k.worst,
+                2e-3,
+                k.ok,
+            )
+        })
         .collect();
     let models: String = report
         .models
         .iter()
-        .map(|m| row(&m.file, &format!("{} cut points {}", m.cuts, m.wrong.join("; ")), m.worst, 1e-2, m.ok))
+        .map(|m| {
+            row(
+                &m.file,
+                &format!("{} cut points {}", m.cuts, m.wrong.join("; ")),
+                m.worst,
+                1e-2,
+                m.ok,
+            )
+        })
         .collect();
     let faults: String = report
         .faults
         .iter()
         .map(|f| {
             let class = if f.ok { "ok" } else { "wrong" };
-            format!("<tr class={class}><td>{}<td colspan=3>{}</tr>", escaped(f.name), escaped(&f.told))
+            format!(
+                "<tr class={class}><td>{}<td colspan=3>{}</tr>",
+                escaped(f.name),
+                escaped(&f.told)
+            )
         })
         .collect();
-    let kind = if report.softgpu { " (a software GPU: nothing here is a real one's)" } else { "" };
+    let kind = if report.softgpu {
+        " (a software GPU: nothing here is a real one's)"
+    } else {
+        ""
+    };
     format!(
         "<!doctype html><meta charset=utf-8><title>graft gpu-check</title>
 <style>

@@ -85,13 +85,21 @@ impl CudaEngine {
         if self.session().number() != spoiled.number() {
             return;
         }
-        let begun = spoiled.end().map_err(SetUpError::from).and_then(|()| Session::begin(&self.gpu));
+        let begun = spoiled
+            .end()
+            .map_err(SetUpError::from)
+            .and_then(|()| Session::begin(&self.gpu));
         match begun {
             Ok(session) => {
-                tracing::warn!(device = self.gpu.ordinal, "a fault spoiled the device; it is set up anew");
+                tracing::warn!(
+                    device = self.gpu.ordinal,
+                    "a fault spoiled the device; it is set up anew"
+                );
                 *self.session.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(session);
             }
-            Err(error) => tracing::error!(device = self.gpu.ordinal, %error, "the device can't be set up anew"),
+            Err(error) => {
+                tracing::error!(device = self.gpu.ordinal, %error, "the device can't be set up anew")
+            }
         }
     }
 
@@ -110,7 +118,9 @@ impl CudaEngine {
         let share = self.share(id)?;
         let session = self.session();
         if !session.has_partition(id) {
-            session.open_partition(id, share).map_err(|fault| fenced(share, &fault))?;
+            session
+                .open_partition(id, share)
+                .map_err(|fault| fenced(share, &fault))?;
         }
         Ok(session)
     }
@@ -128,15 +138,28 @@ impl CudaEngine {
             Held::Host(batch) => (session.bring(&batch)?, batch.is_finite(), true),
             Held::Device(held) => match held.as_any().downcast_ref::<HeldBatch>() {
                 Some(held) if held.session == session.number() => {
-                    let whole = held.first == 0 && held.tensors.first().is_some_and(|t| t.layout.dims[0] == held.count);
+                    let whole = held.first == 0
+                        && held
+                            .tensors
+                            .first()
+                            .is_some_and(|t| t.layout.dims[0] == held.count);
                     let memory = if whole {
                         held.tensors.iter().map(|t| Arc::clone(&t.memory)).collect()
                     } else {
-                        session.gather(partition, &[held])?.into_iter().map(|t| t.memory).collect()
+                        session
+                            .gather(partition, &[held])?
+                            .into_iter()
+                            .map(|t| t.memory)
+                            .collect()
                     };
                     (memory, held.finite, false)
                 }
-                _ => return Err(Unserved::because("a batch that was on the device before it was set up anew").into()),
+                _ => {
+                    return Err(Unserved::because(
+                        "a batch that was on the device before it was set up anew",
+                    )
+                    .into());
+                }
             },
         };
         let (program, weights) = session.program(layers, range, requests, from_host)?;
@@ -209,7 +232,9 @@ impl Engine for CudaEngine {
         let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
         let session = self.session();
         let share = (*first, *count);
-        session.open_partition(id, share).map_err(|fault| fenced(share, &fault))?;
+        session
+            .open_partition(id, share)
+            .map_err(|fault| fenced(share, &fault))?;
         let mut partitions = self.partitions.write().unwrap_or_else(|e| e.into_inner());
         partitions.insert(id, share);
         Ok(id)
@@ -217,16 +242,31 @@ impl Engine for CudaEngine {
 
     fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError> {
         let mut partitions = self.partitions.write().unwrap_or_else(|e| e.into_inner());
-        partitions.remove(&partition).ok_or(EngineError::NoPartition(partition))?;
+        partitions
+            .remove(&partition)
+            .ok_or(EngineError::NoPartition(partition))?;
         self.session().close_partition(partition);
         Ok(())
     }
 
-    fn run(&self, partition: PartitionId, model: ModelId, range: StageRange, batch: Batch) -> Result<Batch, EngineError> {
-        self.run_held(partition, model, range, Held::Host(batch))?.into_host()
+    fn run(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Batch,
+    ) -> Result<Batch, EngineError> {
+        self.run_held(partition, model, range, Held::Host(batch))?
+            .into_host()
     }
 
-    fn run_held(&self, partition: PartitionId, model: ModelId, range: StageRange, batch: Held) -> Result<Held, EngineError> {
+    fn run_held(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Held,
+    ) -> Result<Held, EngineError> {
         self.share(partition)?;
         let layers = self.layers(model)?;
         let info = &layers.info;
@@ -240,12 +280,13 @@ impl Engine for CudaEngine {
             graft_engine::check_input(info, range.from(), batch)?;
         }
         let session = self.with_partition(partition)?;
-        self.run_here(&session, partition, &layers, range, batch).map_err(|error| {
-            if matches!(&error, RunError::Cuda(fault) if fault.is_spoiled()) {
-                self.set_up_anew(&session);
-            }
-            error.into_engine(range)
-        })
+        self.run_here(&session, partition, &layers, range, batch)
+            .map_err(|error| {
+                if matches!(&error, RunError::Cuda(fault) if fault.is_spoiled()) {
+                    self.set_up_anew(&session);
+                }
+                error.into_engine(range)
+            })
     }
 
     fn join(

@@ -127,7 +127,10 @@ impl Node {
         let name = node.name.as_deref().filter(|n| !n.is_empty());
         let domain = node.domain.as_deref().filter(|d| !matches!(*d, "" | "ai.onnx"));
         Node {
-            label: format!("{} ({kind})", name.map_or_else(|| format!("#{index}"), str::to_owned)),
+            label: format!(
+                "{} ({kind})",
+                name.map_or_else(|| format!("#{index}"), str::to_owned)
+            ),
             kind: domain.map_or(kind.clone(), |d| format!("{d}.{kind}")),
             inputs: node.input.clone(),
             outputs: node.output.clone(),
@@ -151,7 +154,10 @@ impl Node {
             label: format!("{output} ({kind})"),
             inputs: inputs.iter().map(|i| (*i).to_owned()).collect(),
             outputs: vec![output.to_owned()],
-            attributes: ints.iter().map(|(name, list)| ((*name).to_owned(), attribute(list))).collect(),
+            attributes: ints
+                .iter()
+                .map(|(name, list)| ((*name).to_owned(), attribute(list)))
+                .collect(),
         }
     }
 
@@ -188,7 +194,10 @@ impl Node {
 
     /// An input's name. `None`: it is not given.
     pub fn input(&self, place: usize) -> Option<&str> {
-        self.inputs.get(place).map(String::as_str).filter(|n| !n.is_empty())
+        self.inputs
+            .get(place)
+            .map(String::as_str)
+            .filter(|n| !n.is_empty())
     }
 
     /// Its first output's name.
@@ -213,14 +222,23 @@ pub struct Graph {
 impl Graph {
     /// Reads a model. `Err`: it holds constants of types that are not known here.
     pub fn of(model: &Model) -> Result<Self, Unserved> {
-        let graph = model.graph().ok_or_else(|| Unserved::because("a file without a graph"))?;
+        let graph = model
+            .graph()
+            .ok_or_else(|| Unserved::because("a file without a graph"))?;
         let mut constants = HashMap::new();
         for tensor in &graph.initializer {
             let name = tensor.name.clone().unwrap_or_default();
-            let constant = constant(tensor).ok_or_else(|| Unserved::because(format!("constant {name} is of a type that it does not know")))?;
+            let constant = constant(tensor).ok_or_else(|| {
+                Unserved::because(format!("constant {name} is of a type that it does not know"))
+            })?;
             constants.insert(name, constant);
         }
-        let nodes: Vec<Node> = graph.node.iter().enumerate().map(|(i, n)| Node::new(n, i)).collect();
+        let nodes: Vec<Node> = graph
+            .node
+            .iter()
+            .enumerate()
+            .map(|(i, n)| Node::new(n, i))
+            .collect();
         let cuts = model.info().cuts.iter();
         let cuts = cuts.map(|c| c.names().map(str::to_owned).collect()).collect();
         Ok(Self::made(nodes, constants, cuts))
@@ -262,9 +280,15 @@ impl Graph {
         let (from, to) = self.ends(range);
         let given: HashSet<&str> = from.iter().map(String::as_str).collect();
         let mut needed = BTreeSet::new();
-        let mut open: Vec<&str> = to.iter().map(String::as_str).filter(|n| !given.contains(n)).collect();
+        let mut open: Vec<&str> = to
+            .iter()
+            .map(String::as_str)
+            .filter(|n| !given.contains(n))
+            .collect();
         while let Some(name) = open.pop() {
-            let Some(&place) = self.producers.get(name) else { continue };
+            let Some(&place) = self.producers.get(name) else {
+                continue;
+            };
             if needed.insert(place) {
                 let inputs = self.nodes[place].inputs.iter().map(String::as_str);
                 open.extend(inputs.filter(|n| !given.contains(n)));
@@ -276,7 +300,11 @@ impl Graph {
 
 /// A constant of a file.
 fn constant(tensor: &TensorProto) -> Option<HostTensor> {
-    let dims = tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<Vec<_>>>()?;
+    let dims = tensor
+        .dims
+        .iter()
+        .map(|&d| usize::try_from(d).ok())
+        .collect::<Option<Vec<_>>>()?;
     let count: usize = dims.iter().product();
     let raw = tensor.raw_data.as_ref().map(|raw| raw.borrow().clone());
     fn all<const N: usize, T>(raw: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
@@ -297,7 +325,13 @@ fn constant(tensor: &TensorProto) -> Option<HostTensor> {
         }
         10 => {
             let halves = raw.map_or_else(
-                || tensor.int32_data.iter().map(|&n| half::f16::from_bits(n as u16).to_f32()).collect(),
+                || {
+                    tensor
+                        .int32_data
+                        .iter()
+                        .map(|&n| half::f16::from_bits(n as u16).to_f32())
+                        .collect()
+                },
                 |raw| all(&raw, |b| half::f16::from_le_bytes(b).to_f32()),
             );
             (Element::F16, Numbers::Floats(Arc::new(halves)))
@@ -314,7 +348,10 @@ fn constant(tensor: &TensorProto) -> Option<HostTensor> {
             (Element::I64, Numbers::Integers(Arc::new(integers)))
         }
         2 => (Element::U8, Numbers::Integers(Arc::new(bytes(i64::from)))),
-        3 => (Element::I8, Numbers::Integers(Arc::new(bytes(|b| i64::from(b as i8))))),
+        3 => (
+            Element::I8,
+            Numbers::Integers(Arc::new(bytes(|b| i64::from(b as i8)))),
+        ),
         9 => (Element::Bool, Numbers::Integers(Arc::new(bytes(i64::from)))),
         _ => return None,
     };

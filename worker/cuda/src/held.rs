@@ -76,7 +76,10 @@ impl DeviceBatch for HeldBatch {
     }
 
     fn to_host(&self) -> Result<Batch, EngineError> {
-        let cut = self.info.cut(self.at).ok_or_else(|| self.failed("a cut point that is not there"))?;
+        let cut = self
+            .info
+            .cut(self.at)
+            .ok_or_else(|| self.failed("a cut point that is not there"))?;
         let mut tensors = vec![];
         for (place, (held, spec)) in self.tensors.iter().zip(&cut.tensors).enumerate() {
             let row = self.row_bytes(place);
@@ -84,8 +87,19 @@ impl DeviceBatch for HeldBatch {
             let bytes = bytes.map_err(|e| self.failed(e))?;
             let mut dims = held.layout.dims.clone();
             dims[0] = self.count;
-            let elements = to_elements(&bytes, held.layout.element, &dims, &held.layout.strides, spec.dtype);
-            let elements = elements.ok_or_else(|| self.failed(format!("tensor {} is kept as {:?}", spec.name, held.layout.element)))?;
+            let elements = to_elements(
+                &bytes,
+                held.layout.element,
+                &dims,
+                &held.layout.strides,
+                spec.dtype,
+            );
+            let elements = elements.ok_or_else(|| {
+                self.failed(format!(
+                    "tensor {} is kept as {:?}",
+                    spec.name, held.layout.element
+                ))
+            })?;
             if let (Elements::F32(all), true) = (&elements, self.finite) {
                 if all.iter().any(|x| !x.is_finite()) {
                     return Err(self.failed(format!(
@@ -105,7 +119,13 @@ impl DeviceBatch for HeldBatch {
 }
 
 /// Elements in the order of the host, the last dimension fastest. `None`: such types don't go together.
-pub fn to_elements(bytes: &[u8], element: Element, dims: &[usize], strides: &[i64], dtype: DType) -> Option<Elements> {
+pub fn to_elements(
+    bytes: &[u8],
+    element: Element,
+    dims: &[usize],
+    strides: &[i64],
+    dtype: DType,
+) -> Option<Elements> {
     let places = places(dims, strides);
     let width = element.bytes();
     let at = |place: usize| &bytes[place * width..(place + 1) * width];
@@ -113,16 +133,24 @@ pub fn to_elements(bytes: &[u8], element: Element, dims: &[usize], strides: &[i6
         [b[0], b[1], b[2], b[3]]
     }
     Some(match (element, dtype) {
-        (Element::F16, DType::F32) => {
-            Elements::F32(places.map(|p| f16::from_le_bytes([at(p)[0], at(p)[1]]).to_f32()).collect())
+        (Element::F16, DType::F32) => Elements::F32(
+            places
+                .map(|p| f16::from_le_bytes([at(p)[0], at(p)[1]]).to_f32())
+                .collect(),
+        ),
+        (Element::F32, DType::F32) => {
+            Elements::F32(places.map(|p| f32::from_le_bytes(four(at(p)))).collect())
         }
-        (Element::F32, DType::F32) => Elements::F32(places.map(|p| f32::from_le_bytes(four(at(p)))).collect()),
-        (Element::I32, DType::I32) => Elements::I32(places.map(|p| i32::from_le_bytes(four(at(p)))).collect()),
+        (Element::I32, DType::I32) => {
+            Elements::I32(places.map(|p| i32::from_le_bytes(four(at(p)))).collect())
+        }
         (Element::I64, DType::I64) => {
             let eight = |b: &[u8]| i64::from_le_bytes(std::array::from_fn(|i| b[i]));
             Elements::I64(places.map(|p| eight(at(p))).collect())
         }
-        (Element::U8 | Element::Bool, DType::U8 | DType::Bool) => Elements::U8(places.map(|p| at(p)[0]).collect()),
+        (Element::U8 | Element::Bool, DType::U8 | DType::Bool) => {
+            Elements::U8(places.map(|p| at(p)[0]).collect())
+        }
         (Element::I8, DType::I8) => Elements::I8(places.map(|p| at(p)[0] as i8).collect()),
         _ => return None,
     })

@@ -70,14 +70,20 @@ pub enum KernelsError {
 /// The text of all modules, by name.
 pub fn modules() -> Result<HashMap<String, String>, KernelsError> {
     let mut text = String::new();
-    GzDecoder::new(PTX).read_to_string(&mut text).map_err(KernelsError::Damaged)?;
+    GzDecoder::new(PTX)
+        .read_to_string(&mut text)
+        .map_err(KernelsError::Damaged)?;
     let mut parts = text.split("// module ");
-    let hash = parts.next().and_then(|head| head.trim().strip_prefix("// graft kernels "));
+    let hash = parts
+        .next()
+        .and_then(|head| head.trim().strip_prefix("// graft kernels "));
     if hash != Some(SOURCES) {
         return Err(KernelsError::Stale);
     }
     let named = parts.filter_map(|part| part.split_once('\n'));
-    Ok(named.map(|(name, ptx)| (name.to_owned(), ptx.to_owned())).collect())
+    Ok(named
+        .map(|(name, ptx)| (name.to_owned(), ptx.to_owned()))
+        .collect())
 }
 
 /// The kernels, loaded.
@@ -123,9 +129,16 @@ mod tests {
         for (module, kernels) in NAMES {
             let text = &modules[module];
             for kernel in kernels {
-                assert!(text.contains(&format!(".entry {kernel}(")), "{kernel} is not in {module}");
+                assert!(
+                    text.contains(&format!(".entry {kernel}(")),
+                    "{kernel} is not in {module}"
+                );
             }
-            assert_eq!(text.matches(".entry ").count(), kernels.len(), "{module} has kernels that are not listed");
+            assert_eq!(
+                text.matches(".entry ").count(),
+                kernels.len(),
+                "{module} has kernels that are not listed"
+            );
         }
         assert_eq!(modules.len(), NAMES.len());
     }

@@ -138,14 +138,16 @@ impl Params {
     /// A 32-bit number.
     pub fn u32(self, n: usize) -> Self {
         let mut out = self.align(4);
-        out.bytes.extend(u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
+        out.bytes
+            .extend(u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
         out
     }
 
     /// A 32-bit number with a sign.
     pub fn i32(self, n: i64) -> Self {
         let mut out = self.align(4);
-        out.bytes.extend(i32::try_from(n).unwrap_or(i32::MAX).to_le_bytes());
+        out.bytes
+            .extend(i32::try_from(n).unwrap_or(i32::MAX).to_le_bytes());
         out
     }
 
@@ -262,11 +264,25 @@ mod tests {
     fn a_divisor_divides_like_division() {
         for d in [1usize, 2, 3, 5, 7, 31, 112, 1000, 65_535, 1 << 20, (1 << 31) - 1] {
             let bytes = Params::default().divisor(d).filled(|_| 0);
-            let word = |i: usize| u32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]]);
+            let word = |i: usize| {
+                u32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]])
+            };
             let (multiplier, shift) = (u64::from(word(1)), word(2));
-            let edges = [0u64, 1, d as u64 - 1, d as u64, d as u64 + 1, 12_345_678, (1 << 31) - 1];
+            let edges = [
+                0u64,
+                1,
+                d as u64 - 1,
+                d as u64,
+                d as u64 + 1,
+                12_345_678,
+                (1 << 31) - 1,
+            ];
             for n in edges {
-                let quotient = if multiplier == 0 { n } else { n * multiplier >> 32 >> shift };
+                let quotient = if multiplier == 0 {
+                    n
+                } else {
+                    n * multiplier >> 32 >> shift
+                };
                 assert_eq!(quotient, n / d as u64, "{n} / {d}");
             }
         }
@@ -274,7 +290,10 @@ mod tests {
 
     #[test]
     fn a_view_is_padded_to_its_pointer() {
-        let params = Params::default().u32(1).view(At::NULL, Element::F32, &[4, 1]).u32(7);
+        let params = Params::default()
+            .u32(1)
+            .view(At::NULL, Element::F32, &[4, 1])
+            .u32(7);
         let bytes = params.filled(|_| 0);
         assert_eq!(bytes.len(), 8 + 40 + 8);
         assert_eq!(bytes[16], 1);

@@ -112,7 +112,10 @@ pub struct Program {
 impl Program {
     /// Bytes of partial sums on so many multiprocessors.
     pub fn partial_bytes(&self, sms: u32) -> usize {
-        let each = self.steps.iter().map(|s| s.partial_bytes * s.blocks.on(sms) as usize);
+        let each = self
+            .steps
+            .iter()
+            .map(|s| s.partial_bytes * s.blocks.on(sms) as usize);
         each.max().unwrap_or(0)
     }
 

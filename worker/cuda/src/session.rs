@@ -216,7 +216,13 @@ impl Session {
     }
 
     /// How a range's inputs lie, from the host or from the device.
-    fn inputs(layers: &Layers, stored: &Stored, range: StageRange, requests: usize, from_host: bool) -> Vec<Layout> {
+    fn inputs(
+        layers: &Layers,
+        stored: &Stored,
+        range: StageRange,
+        requests: usize,
+        from_host: bool,
+    ) -> Vec<Layout> {
         let tensors = layers.info.cut(range.from()).map_or(&[][..], |c| &c.tensors);
         let of = |tensor: &graft_model::TensorSpec| {
             let mut dims = vec![requests];
@@ -251,7 +257,14 @@ impl Session {
             unknown => unknown.insert(learned(layers)?),
         };
         let inputs = Self::inputs(layers, stored, range, requests, from_host);
-        let program = Arc::new(lower(&layers.graph, stored, &mut model.weights, range, inputs, true)?);
+        let program = Arc::new(lower(
+            &layers.graph,
+            stored,
+            &mut model.weights,
+            range,
+            inputs,
+            true,
+        )?);
         model.weights.bring(&self.primary)?;
         if model.programs.len() >= MAX_PROGRAMS {
             model.programs.clear();
@@ -261,7 +274,12 @@ impl Session {
     }
 
     /// A program of layers that belong to no model, with its weights on the device.
-    pub fn alone(&self, graph: &Graph, range: StageRange, inputs: Vec<Layout>) -> Result<(Program, Vec<Arc<DeviceMemory>>), RunError> {
+    pub fn alone(
+        &self,
+        graph: &Graph,
+        range: StageRange,
+        inputs: Vec<Layout>,
+    ) -> Result<(Program, Vec<Arc<DeviceMemory>>), RunError> {
         let mut weights = WeightList::default();
         let program = lower(graph, &mut Stored::new(), &mut weights, range, inputs, true)?;
         weights.bring(&self.primary)?;
@@ -289,12 +307,16 @@ impl Session {
     /// Brings a batch's tensors from the host.
     pub fn bring(&self, batch: &graft_model::Batch) -> Result<Vec<Arc<DeviceMemory>>, CudaFault> {
         let bytes = batch.tensors().iter().map(|t| crate::held::to_bytes(t).1);
-        bytes.map(|b| DeviceMemory::with(&self.primary, &b).map(Arc::new)).collect()
+        bytes
+            .map(|b| DeviceMemory::with(&self.primary, &b).map(Arc::new))
+            .collect()
     }
 
     /// Rows of several batches, one after the other.
     pub fn gather(&self, id: PartitionId, parts: &[&HeldBatch]) -> Result<Vec<HeldTensor>, CudaFault> {
-        let Some(first) = parts.first() else { return Ok(vec![]) };
+        let Some(first) = parts.first() else {
+            return Ok(vec![]);
+        };
         let requests = parts.iter().map(|p| p.count).sum();
         let layouts: Vec<Layout> = first
             .tensors
@@ -314,7 +336,12 @@ impl Session {
             for part in parts {
                 let row = part.row_bytes(place);
                 let from = part.tensors[place].memory.address() + (part.first * row) as u64;
-                put_copy(&lane.stream, to.memory.address() + at as u64, from, part.count * row)?;
+                put_copy(
+                    &lane.stream,
+                    to.memory.address() + at as u64,
+                    from,
+                    part.count * row,
+                )?;
                 at += part.count * row;
             }
         }
@@ -337,7 +364,12 @@ impl Session {
         let sms = lane.stream.green().sms();
         let outputs = self.room(&program.outputs)?;
         grow(&self.primary, &mut lane.arena, program.arena_bytes, false)?;
-        grow(&self.primary, &mut lane.partial, program.partial_bytes(sms), false)?;
+        grow(
+            &self.primary,
+            &mut lane.partial,
+            program.partial_bytes(sms),
+            false,
+        )?;
         grow(&self.primary, &mut lane.arrived, program.counters() * 4, true)?;
         if let Some(arena) = &lane.arena {
             arena.forget(0, arena.len());
@@ -355,7 +387,10 @@ impl Session {
             Place::Fault => lane.fault.address(),
         };
         for step in &program.steps {
-            let function = self.kernels.get(step.kernel).ok_or(RunError::NoKernel(step.kernel))?;
+            let function = self
+                .kernels
+                .get(step.kernel)
+                .ok_or(RunError::NoKernel(step.kernel))?;
             let params = step.params.filled(address);
             launch(&lane.stream, function, step.blocks.on(sms), step.threads, &params)?;
         }
@@ -392,7 +427,12 @@ fn put_copy(stream: &Stream, to: u64, from: u64, bytes: usize) -> Result<(), Cud
 }
 
 /// Makes memory larger where it is too small; `zero`: filled with 0.
-fn grow(primary: &Arc<Primary>, memory: &mut Option<DeviceMemory>, bytes: usize, zero: bool) -> Result<(), CudaFault> {
+fn grow(
+    primary: &Arc<Primary>,
+    memory: &mut Option<DeviceMemory>,
+    bytes: usize,
+    zero: bool,
+) -> Result<(), CudaFault> {
     if bytes == 0 || memory.as_ref().is_some_and(|m| m.len() >= bytes) {
         return Ok(());
     }
@@ -422,7 +462,10 @@ pub(crate) fn element_of(dtype: graft_model::DType) -> Element {
 
 /// In which types a model's tensors are stored. `Err`: it is not run on this device.
 pub(crate) fn learned(layers: &Layers) -> Result<Stored, Unserved> {
-    let whole = layers.info.whole().ok_or_else(|| Unserved::because("a model without layers"))?;
+    let whole = layers
+        .info
+        .whole()
+        .ok_or_else(|| Unserved::because("a model without layers"))?;
     let inputs = Session::inputs(layers, &Stored::new(), whole, 1, true);
     learn(&layers.graph, &mut Counted::default(), whole, inputs)
 }

@@ -47,6 +47,10 @@ fn the_engine_does_what_every_engine_must() {
             continue;
         }
         let failures = conformance::check(&cuda, &parsed(name, &bytes), &PartitionShape::units(sms)).unwrap();
-        assert!(failures.is_empty(), "{name}: {failures:?}; {:?}", cuda.softgpu_messages());
+        assert!(
+            failures.is_empty(),
+            "{name}: {failures:?}; {:?}",
+            cuda.softgpu_messages()
+        );
     }
 }

@@ -26,11 +26,27 @@ fn integers() {
         ("add.s32 %r13, %r10, %r11;", (u32::MAX, 2, 0), 1),
         ("sub.s32 %r13, %r10, %r11;", (1, 2, 0), u32::MAX),
         ("mul.lo.s32 %r13, %r10, %r11;", (A, 3, 0), A.wrapping_mul(3)),
-        ("mul.hi.u32 %r13, %r10, %r11;", (A, A, 0), (u64::from(A) * u64::from(A) >> 32) as u32),
-        ("mul.hi.s32 %r13, %r10, %r11;", (A, 3, 0), (i64::from(A as i32) * 3 >> 32) as u32),
+        (
+            "mul.hi.u32 %r13, %r10, %r11;",
+            (A, A, 0),
+            (u64::from(A) * u64::from(A) >> 32) as u32,
+        ),
+        (
+            "mul.hi.s32 %r13, %r10, %r11;",
+            (A, 3, 0),
+            (i64::from(A as i32) * 3 >> 32) as u32,
+        ),
         ("mad.lo.s32 %r13, %r10, %r11, %r12;", (5, 6, 7), 37),
-        ("div.s32 %r13, %r10, %r11;", ((-7i32) as u32, 2, 0), (-3i32) as u32),
-        ("rem.s32 %r13, %r10, %r11;", ((-7i32) as u32, 2, 0), (-1i32) as u32),
+        (
+            "div.s32 %r13, %r10, %r11;",
+            ((-7i32) as u32, 2, 0),
+            (-3i32) as u32,
+        ),
+        (
+            "rem.s32 %r13, %r10, %r11;",
+            ((-7i32) as u32, 2, 0),
+            (-1i32) as u32,
+        ),
         ("shl.b32 %r13, %r10, %r11;", (1, 31, 0), 1 << 31),
         // Shifts beyond the width give 0, or signs.
         ("shl.b32 %r13, %r10, %r11;", (1, 32, 0), 0),
@@ -38,17 +54,53 @@ fn integers() {
         ("shr.s32 %r13, %r10, %r11;", (A, 40, 0), u32::MAX),
         ("min.s32 %r13, %r10, %r11;", (A, 1, 0), A),
         ("min.u32 %r13, %r10, %r11;", (A, 1, 0), 1),
-        ("bfi.b32 %r13, %r10, %r11, 8, 4;", (0xf, 0xffff_0000, 0), 0xffff_0f00),
-        ("lop3.b32 %r13, %r10, %r11, %r12, 0x96;", (0xff00, 0xf0f0, 0xcccc), 0xff00 ^ 0xf0f0 ^ 0xcccc),
-        ("prmt.b32 %r13, %r10, %r11, 0x7531;", (0x3322_1100, 0x7766_5544, 0), 0x7755_3311),
-        ("setp.lt.s32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;", (A, 0, 0), 1),
-        ("setp.lt.u32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;", (A, 0, 0), 2),
-        ("cvt.s64.s32 %rd8, %r10; shr.u64 %rd8, %rd8, 32; cvt.u32.u64 %r13, %rd8;", (A, 0, 0), u32::MAX),
-        ("mov.b64 %rd8, {%r10, %r11}; mov.b64 {%r14, %r13}, %rd8;", (1, 2, 0), 2),
-        ("mov.b32 {%h1, %h2}, %r10; mov.b32 %r13, {%h2, %h1};", (A, 0, 0), A.rotate_left(16)),
+        (
+            "bfi.b32 %r13, %r10, %r11, 8, 4;",
+            (0xf, 0xffff_0000, 0),
+            0xffff_0f00,
+        ),
+        (
+            "lop3.b32 %r13, %r10, %r11, %r12, 0x96;",
+            (0xff00, 0xf0f0, 0xcccc),
+            0xff00 ^ 0xf0f0 ^ 0xcccc,
+        ),
+        (
+            "prmt.b32 %r13, %r10, %r11, 0x7531;",
+            (0x3322_1100, 0x7766_5544, 0),
+            0x7755_3311,
+        ),
+        (
+            "setp.lt.s32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;",
+            (A, 0, 0),
+            1,
+        ),
+        (
+            "setp.lt.u32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;",
+            (A, 0, 0),
+            2,
+        ),
+        (
+            "cvt.s64.s32 %rd8, %r10; shr.u64 %rd8, %rd8, 32; cvt.u32.u64 %r13, %rd8;",
+            (A, 0, 0),
+            u32::MAX,
+        ),
+        (
+            "mov.b64 %rd8, {%r10, %r11}; mov.b64 {%r14, %r13}, %rd8;",
+            (1, 2, 0),
+            2,
+        ),
+        (
+            "mov.b32 {%h1, %h2}, %r10; mov.b32 %r13, {%h2, %h1};",
+            (A, 0, 0),
+            A.rotate_left(16),
+        ),
     ];
     for (instruction, operands, expected) in table {
-        assert_eq!(of(instruction, &[operands]), [expected], "{instruction} of {operands:x?}");
+        assert_eq!(
+            of(instruction, &[operands]),
+            [expected],
+            "{instruction} of {operands:x?}"
+        );
     }
 }
 
@@ -57,7 +109,11 @@ fn floats() {
     let f = f32::to_bits;
     let table: [(&str, (f32, f32, f32), u32); 17] = [
         ("add.f32 %r13, %r10, %r11;", (1.0, 2.0f32.powi(-24), 0.0), f(1.0)),
-        ("fma.rn.f32 %r13, %r10, %r11, %r12;", (1.0 + 2.0f32.powi(-12), 1.0 + 2.0f32.powi(-12), -1.0), f((2.0f64.powi(-11) + 2.0f64.powi(-24)) as f32)),
+        (
+            "fma.rn.f32 %r13, %r10, %r11, %r12;",
+            (1.0 + 2.0f32.powi(-12), 1.0 + 2.0f32.powi(-12), -1.0),
+            f((2.0f64.powi(-11) + 2.0f64.powi(-24)) as f32),
+        ),
         ("min.f32 %r13, %r10, %r11;", (f32::NAN, 1.0, 0.0), f(1.0)),
         ("max.f32 %r13, %r10, %r11;", (f32::NAN, 1.0, 0.0), f(1.0)),
         ("copysign.f32 %r13, %r10, %r11;", (-1.0, 3.0, 0.0), f(-3.0)),
@@ -68,17 +124,46 @@ fn floats() {
         // Beyond the range: the nearest number that there is; NaN: 0.
         ("cvt.rzi.s32.f32 %r13, %r10;", (1e20, 0.0, 0.0), i32::MAX as u32),
         ("cvt.rzi.s32.f32 %r13, %r10;", (f32::NAN, 0.0, 0.0), 0),
-        ("setp.lt.f32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;", (f32::NAN, 0.0, 0.0), 2),
-        ("setp.ltu.f32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;", (f32::NAN, 0.0, 0.0), 1),
-        ("setp.ne.f32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;", (f32::NAN, 0.0, 0.0), 2),
-        ("setp.neu.f32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;", (f32::NAN, 0.0, 0.0), 1),
-        ("add.rz.f32 %r13, %r10, %r11;", (1.0, 2.0f32.powi(-24) * 1.5, 0.0), f(1.0)),
+        (
+            "setp.lt.f32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;",
+            (f32::NAN, 0.0, 0.0),
+            2,
+        ),
+        (
+            "setp.ltu.f32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;",
+            (f32::NAN, 0.0, 0.0),
+            1,
+        ),
+        (
+            "setp.ne.f32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;",
+            (f32::NAN, 0.0, 0.0),
+            2,
+        ),
+        (
+            "setp.neu.f32 %p1, %r10, %r11; selp.b32 %r13, 1, 2, %p1;",
+            (f32::NAN, 0.0, 0.0),
+            1,
+        ),
+        (
+            "add.rz.f32 %r13, %r10, %r11;",
+            (1.0, 2.0f32.powi(-24) * 1.5, 0.0),
+            f(1.0),
+        ),
         // Between -1 and the next number above it.
-        ("fma.rm.f32 %r13, %r10, %r11, %r12;", (1.0, 2.0f32.powi(-30), -1.0), f(-1.0)),
+        (
+            "fma.rm.f32 %r13, %r10, %r11, %r12;",
+            (1.0, 2.0f32.powi(-30), -1.0),
+            f(-1.0),
+        ),
     ];
     for (instruction, (a, b, c), expected) in table {
         let got = of(instruction, &[(f(a), f(b), f(c))])[0];
-        assert_eq!(got, expected, "{instruction} of {a}, {b}, {c}: {}", f32::from_bits(got));
+        assert_eq!(
+            got,
+            expected,
+            "{instruction} of {a}, {b}, {c}: {}",
+            f32::from_bits(got)
+        );
     }
 }
 
@@ -86,11 +171,26 @@ fn floats() {
 fn approximations_are_within_what_the_manual_promises() {
     for i in 0..64u32 {
         let x = (i as f32 - 31.5) / 4.0;
-        let got = |instruction: &str, x: f32| f64::from(f32::from_bits(of(instruction, &[(x.to_bits(), 0, 0)])[0]));
-        let near = |got: f64, exact: f64, relative: f64| assert!((got - exact).abs() <= relative * exact.abs(), "{got} for {exact}");
-        near(got("ex2.approx.f32 %r13, %r10;", x), f64::from(x).exp2(), 2f64.powi(-22));
-        near(got("rcp.rn.f32 %r13, %r10;", x), 1.0 / f64::from(x), 2f64.powi(-23));
-        near(got("rsqrt.approx.f32 %r13, %r10;", x.abs()), 1.0 / f64::from(x.abs()).sqrt(), 2f64.powi(-22));
+        let got =
+            |instruction: &str, x: f32| f64::from(f32::from_bits(of(instruction, &[(x.to_bits(), 0, 0)])[0]));
+        let near = |got: f64, exact: f64, relative: f64| {
+            assert!((got - exact).abs() <= relative * exact.abs(), "{got} for {exact}")
+        };
+        near(
+            got("ex2.approx.f32 %r13, %r10;", x),
+            f64::from(x).exp2(),
+            2f64.powi(-22),
+        );
+        near(
+            got("rcp.rn.f32 %r13, %r10;", x),
+            1.0 / f64::from(x),
+            2f64.powi(-23),
+        );
+        near(
+            got("rsqrt.approx.f32 %r13, %r10;", x.abs()),
+            1.0 / f64::from(x.abs()).sqrt(),
+            2f64.powi(-22),
+        );
     }
 }
 
@@ -98,30 +198,64 @@ fn approximations_are_within_what_the_manual_promises() {
 fn halves_are_converted_as_the_standard_of_floats_says() {
     for first in (0..=u16::MAX).step_by(64) {
         let all: Vec<(u32, u32, u32)> = (0..64).map(|i| (u32::from(first + i), 0, 0)).collect();
-        let got = of("mov.b32 {%h1, %h2}, %r10; cvt.f32.f16 %f1, %h1; mov.b32 %r13, %f1;", &all);
+        let got = of(
+            "mov.b32 {%h1, %h2}, %r10; cvt.f32.f16 %f1, %h1; mov.b32 %r13, %f1;",
+            &all,
+        );
         for ((bits, _, _), got) in all.iter().zip(got) {
             let exact = f16::from_bits(*bits as u16).to_f32();
             let got = f32::from_bits(got);
-            assert!(got == exact && got.is_sign_negative() == exact.is_sign_negative() || got.is_nan() && exact.is_nan(), "{bits:x}: {got}");
+            assert!(
+                got == exact && got.is_sign_negative() == exact.is_sign_negative()
+                    || got.is_nan() && exact.is_nan(),
+                "{bits:x}: {got}"
+            );
         }
     }
-    let rounded: Vec<(u32, u32, u32)> = [1.0f32, 1.0 + 2.0f32.powi(-11), 1.0 + 3.0 * 2.0f32.powi(-11), 65520.0, 65519.9, 6e-8, 2.9e-8, -0.0]
-        .map(|x| (x.to_bits(), 0, 0))
-        .to_vec();
-    let got = of("mov.b32 %f1, %r10; cvt.rn.f16.f32 %h1, %f1; mov.b32 %r13, {%h1, %h1}; and.b32 %r13, %r13, 65535;", &rounded);
+    let rounded: Vec<(u32, u32, u32)> = [
+        1.0f32,
+        1.0 + 2.0f32.powi(-11),
+        1.0 + 3.0 * 2.0f32.powi(-11),
+        65520.0,
+        65519.9,
+        6e-8,
+        2.9e-8,
+        -0.0,
+    ]
+    .map(|x| (x.to_bits(), 0, 0))
+    .to_vec();
+    let got = of(
+        "mov.b32 %f1, %r10; cvt.rn.f16.f32 %h1, %f1; mov.b32 %r13, {%h1, %h1}; and.b32 %r13, %r13, 65535;",
+        &rounded,
+    );
     // Ties to even; beyond the largest: infinity; subnormal numbers and zeros keep their sign.
     assert_eq!(got, [0x3c00, 0x3c00, 0x3c02, 0x7c00, 0x7bff, 1, 0, 0x8000]);
 }
 
 #[test]
 fn lanes_exchange_as_shuffles_say() {
-    let run = |instruction: &str| of(instruction, &std::array::from_fn::<_, 32, _>(|i| (i as u32 + 100, 0, 0)));
+    let run = |instruction: &str| {
+        of(
+            instruction,
+            &std::array::from_fn::<_, 32, _>(|i| (i as u32 + 100, 0, 0)),
+        )
+    };
     let butterfly = run("shfl.sync.bfly.b32 %r13|%p1, %r10, 5, 31, -1;");
     assert_eq!(butterfly, (0..32u32).map(|i| (i ^ 5) + 100).collect::<Vec<_>>());
     let down = run("shfl.sync.down.b32 %r13|%p1, %r10, 4, 31, -1;");
-    assert_eq!(down, (0..32u32).map(|i| if i + 4 < 32 { i + 104 } else { i + 100 }).collect::<Vec<_>>());
+    assert_eq!(
+        down,
+        (0..32u32)
+            .map(|i| if i + 4 < 32 { i + 104 } else { i + 100 })
+            .collect::<Vec<_>>()
+    );
     let up = run("shfl.sync.up.b32 %r13|%p1, %r10, 4, 0, -1;");
-    assert_eq!(up, (0..32u32).map(|i| if i >= 4 { i + 96 } else { i + 100 }).collect::<Vec<_>>());
+    assert_eq!(
+        up,
+        (0..32u32)
+            .map(|i| if i >= 4 { i + 96 } else { i + 100 })
+            .collect::<Vec<_>>()
+    );
     let index = run("shfl.sync.idx.b32 %r13|%p1, %r10, 7, 31, -1;");
     assert_eq!(index, [107; 32]);
 }
@@ -130,8 +264,12 @@ fn lanes_exchange_as_shuffles_say() {
 #[test]
 fn a_product_of_matrices_is_the_sum_of_its_products() {
     let number = |i: usize| f16::from_f32(((i * 37) % 64) as f32 / 16.0 - 2.0);
-    let a: Vec<Vec<f16>> = (0..16).map(|m| (0..16).map(|k| number(m * 16 + k)).collect()).collect();
-    let b: Vec<Vec<f16>> = (0..16).map(|k| (0..8).map(|n| number(1000 + k * 8 + n)).collect()).collect();
+    let a: Vec<Vec<f16>> = (0..16)
+        .map(|m| (0..16).map(|k| number(m * 16 + k)).collect())
+        .collect();
+    let b: Vec<Vec<f16>> = (0..16)
+        .map(|k| (0..8).map(|n| number(1000 + k * 8 + n)).collect())
+        .collect();
     let pair = |x: f16, y: f16| u32::from(x.to_bits()) | u32::from(y.to_bits()) << 16;
     let mut input = vec![];
     for lane in 0..32 {
@@ -157,7 +295,10 @@ fn a_product_of_matrices_is_the_sum_of_its_products() {
         for lane in 0..32 {
             let (m, n) = (lane / 4 + row, lane % 4 * 2 + col);
             let exact: f64 = 1.0 + (0..16).map(|k| a[m][k].to_f64() * b[k][n].to_f64()).sum::<f64>();
-            assert!((f64::from(f32::from_bits(out[lane])) - exact).abs() < 1e-4, "row {m}, column {n}");
+            assert!(
+                (f64::from(f32::from_bits(out[lane])) - exact).abs() < 1e-4,
+                "row {m}, column {n}"
+            );
         }
     }
 }
@@ -165,15 +306,23 @@ fn a_product_of_matrices_is_the_sum_of_its_products() {
 #[test]
 fn banks_and_sectors_are_counted_as_a_profiler_does() {
     let store = |stride: u32| {
-        let body = format!("mov.u32 %r2, tile; mad.lo.s32 %r3, %r1, {stride}, %r2; st.shared.u32 [%r3], %r1;");
-        launch(&kernel(8192, &body), &[0], 1, 32, 1).unwrap().1.shared_conflicts
+        let body =
+            format!("mov.u32 %r2, tile; mad.lo.s32 %r3, %r1, {stride}, %r2; st.shared.u32 [%r3], %r1;");
+        launch(&kernel(8192, &body), &[0], 1, 32, 1)
+            .unwrap()
+            .1
+            .shared_conflicts
     };
     assert_eq!(store(4), 0, "neighbouring words lie in different banks");
     assert_eq!(store(8), 1, "every second word: two lanes a bank");
     assert_eq!(store(128), 31, "one bank for all");
     let load = |stride: u32| {
-        let body = format!("mul.wide.u32 %rd6, %r1, {stride}; add.s64 %rd7, %rd1, %rd6; ld.global.u32 %r2, [%rd7];");
-        launch(&kernel(0, &body), &[0; 1024], 1, 32, 1).unwrap().1.global_sectors
+        let body =
+            format!("mul.wide.u32 %rd6, %r1, {stride}; add.s64 %rd7, %rd1, %rd6; ld.global.u32 %r2, [%rd7];");
+        launch(&kernel(0, &body), &[0; 1024], 1, 32, 1)
+            .unwrap()
+            .1
+            .global_sectors
     };
     assert_eq!(load(4), 4, "128 bytes are four sectors");
     assert_eq!(load(32), 32, "one for each lane");

@@ -20,9 +20,16 @@ pub struct FaultReport {
 
 /// Plans faults one after the other, and runs a model that the engine has. `Err`: it is no software GPU. The last fault loses the device:
 /// nothing runs on it any more.
-pub fn faults(engine: &CudaEngine, partition: PartitionId, model: &Model, input: &Batch) -> Result<Vec<FaultReport>, CudaFault> {
+pub fn faults(
+    engine: &CudaEngine,
+    partition: PartitionId,
+    model: &Model,
+    input: &Batch,
+) -> Result<Vec<FaultReport>, CudaFault> {
     let info = model.info();
-    let Some(whole) = info.whole() else { return Ok(vec![]) };
+    let Some(whole) = info.whole() else {
+        return Ok(vec![]);
+    };
     let run = || engine.run(partition, info.id, whole, input.clone());
     let before = run();
     // Name, plan, words that the reason has, whether the device goes on.

@@ -57,7 +57,10 @@ pub fn kernels(
     let families = families();
     let all = families.len() * rounds;
     let (_, sms) = engine.granularity();
-    for (done, (place, round)) in (0..rounds).flat_map(|r| (0..families.len()).map(move |f| (f, r))).enumerate() {
+    for (done, (place, round)) in (0..rounds)
+        .flat_map(|r| (0..families.len()).map(move |f| (f, r)))
+        .enumerate()
+    {
         let case = families[place](&mut random, round);
         // Partitions of all sizes: what a kernel computes must not depend on how its work is divided.
         let share = 1 + random.below(sms as usize) as u32;
@@ -69,15 +72,21 @@ pub fn kernels(
             Err(error) => (vec![case.kernel.unwrap_or("")], Err(error.to_string())),
         };
         for kernel in kernels {
-            let Some(report) = reports.get_mut(kernel) else { continue };
+            let Some(report) = reports.get_mut(kernel) else {
+                continue;
+            };
             report.cases += 1;
             let wrong = match &outcome {
                 Ok(apart) if *apart <= WITHIN => None,
                 Ok(apart) => Some(format!("{}: {apart:.2e}", case.label)),
                 Err(error) => Some(format!("{}: {error}", case.label)),
             };
-            report.worst = report.worst.max(outcome.as_ref().copied().unwrap_or(f64::INFINITY));
-            report.wrong.extend(wrong.filter(|_| report.wrong.len() < MAX_WRONG));
+            report.worst = report
+                .worst
+                .max(outcome.as_ref().copied().unwrap_or(f64::INFINITY));
+            report
+                .wrong
+                .extend(wrong.filter(|_| report.wrong.len() < MAX_WRONG));
         }
         progress(done + 1, all);
     }
@@ -112,8 +121,18 @@ fn run(
     let mut most = 1e-6f64;
     for output in &outputs {
         let bytes = output.memory.read(0, output.layout.bytes())?;
-        let dtype = if output.layout.element.is_float() { DType::F32 } else { DType::I64 };
-        let elements = to_elements(&bytes, output.layout.element, &output.layout.dims, &output.layout.strides, dtype);
+        let dtype = if output.layout.element.is_float() {
+            DType::F32
+        } else {
+            DType::I64
+        };
+        let elements = to_elements(
+            &bytes,
+            output.layout.element,
+            &output.layout.dims,
+            &output.layout.strides,
+            dtype,
+        );
         let got: Vec<f64> = match elements {
             Some(Elements::F32(all)) => all.into_iter().map(f64::from).collect(),
             Some(Elements::I64(all)) => all.into_iter().map(|n| n as f64).collect(),
@@ -122,7 +141,11 @@ fn run(
         let fits = got.len() == case.expected.values.len();
         for (got, wanted) in got.iter().zip(&case.expected.values) {
             let difference = (got - wanted).abs();
-            apart = if difference.is_nan() { f64::INFINITY } else { apart.max(difference) };
+            apart = if difference.is_nan() {
+                f64::INFINITY
+            } else {
+                apart.max(difference)
+            };
             most = most.max(wanted.abs());
         }
         if !fits {

@@ -64,12 +64,19 @@ pub fn model(on: &Networks<'_>, file: PathBuf, model: &Model, input: &Batch) -> 
     (report, output)
 }
 
-fn compared(on: &Networks<'_>, model: &Model, input: &Batch, report: &mut ModelReport) -> Result<Batch, EngineError> {
+fn compared(
+    on: &Networks<'_>,
+    model: &Model,
+    input: &Batch,
+    report: &mut ModelReport,
+) -> Result<Batch, EngineError> {
     let ((gpu, part), (reference, cores)) = (on.gpu, on.reference);
     gpu.load(model)?;
     reference.load(model)?;
     let info = model.info();
-    let Some(whole) = info.whole() else { return Ok(input.clone()) };
+    let Some(whole) = info.whole() else {
+        return Ok(input.clone());
+    };
     let wanted = reference.run(cores, info.id, whole, input.clone())?;
     let got = gpu.run(part, info.id, whole, input.clone())?;
     let mut look = |got: &Batch, what: String| {
@@ -84,7 +91,9 @@ fn compared(on: &Networks<'_>, model: &Model, input: &Batch, report: &mut ModelR
     };
     look(&got, "whole".to_owned());
     let last = info.last().0;
-    let step = usize::from(last.saturating_sub(1)).div_ceil(on.most_cuts.max(1)).max(1);
+    let step = usize::from(last.saturating_sub(1))
+        .div_ceil(on.most_cuts.max(1))
+        .max(1);
     // One forward, piece by piece, serves for all heads.
     let mut before = CutPoint(0);
     let mut crossing = Held::Host(input.clone());
@@ -112,7 +121,11 @@ fn again(batch: &Held) -> Result<Held, EngineError> {
 }
 
 fn numbers(batch: &Batch) -> Vec<f64> {
-    batch.tensors().iter().flat_map(|t| t.numbers().collect::<Vec<_>>()).collect()
+    batch
+        .tensors()
+        .iter()
+        .flat_map(|t| t.numbers().collect::<Vec<_>>())
+        .collect()
 }
 
 /// ‖got - wanted‖ / ‖wanted‖
@@ -128,7 +141,9 @@ fn relative(got: &Batch, wanted: &Batch) -> f64 {
 
 /// The place of the largest element of each row of the first tensor.
 fn top1(batch: &Batch) -> Vec<Option<usize>> {
-    let Some(tensor) = batch.tensors().first() else { return vec![] };
+    let Some(tensor) = batch.tensors().first() else {
+        return vec![];
+    };
     let all: Vec<f64> = tensor.numbers().collect();
     let each = all.len() / tensor.requests().max(1);
     all.chunks(each.max(1))

@@ -36,11 +36,25 @@ unsafe extern "C" {
         flags: c_uint,
         least: c_uint,
     ) -> c_uint;
-    fn cuDevResourceGenerateDesc(descriptor: *mut *mut c_void, resources: *mut Resource, count: c_uint) -> c_uint;
-    fn cuGreenCtxCreate(green: *mut *mut c_void, descriptor: *mut c_void, device: c_int, flags: c_uint) -> c_uint;
+    fn cuDevResourceGenerateDesc(
+        descriptor: *mut *mut c_void,
+        resources: *mut Resource,
+        count: c_uint,
+    ) -> c_uint;
+    fn cuGreenCtxCreate(
+        green: *mut *mut c_void,
+        descriptor: *mut c_void,
+        device: c_int,
+        flags: c_uint,
+    ) -> c_uint;
     fn cuGreenCtxDestroy(green: *mut c_void) -> c_uint;
     fn cuCtxFromGreenCtx(context: *mut CUcontext, green: *mut c_void) -> c_uint;
-    fn cuGreenCtxStreamCreate(stream: *mut CUstream, green: *mut c_void, flags: c_uint, priority: c_int) -> c_uint;
+    fn cuGreenCtxStreamCreate(
+        stream: *mut CUstream,
+        green: *mut c_void,
+        flags: c_uint,
+        priority: c_int,
+    ) -> c_uint;
 }
 
 /// The parts into which a device was split, once: partitions are sets of them. Resources of two splits would overlap.
@@ -107,11 +121,14 @@ impl Atoms {
         self.primary.bind()?;
         let mut descriptor = std::ptr::null_mut();
         // SAFETY: resources of one split; the descriptor lives as long as the process.
-        let code = unsafe { cuDevResourceGenerateDesc(&mut descriptor, resources.as_mut_ptr(), resources.len() as c_uint) };
+        let code = unsafe {
+            cuDevResourceGenerateDesc(&mut descriptor, resources.as_mut_ptr(), resources.len() as c_uint)
+        };
         check("cuDevResourceGenerateDesc", code)?;
         let mut green = std::ptr::null_mut();
         // SAFETY: a descriptor of this device.
-        let code = unsafe { cuGreenCtxCreate(&mut green, descriptor, self.primary.ordinal(), DEFAULT_STREAM) };
+        let code =
+            unsafe { cuGreenCtxCreate(&mut green, descriptor, self.primary.ordinal(), DEFAULT_STREAM) };
         check("cuGreenCtxCreate", code)?;
         let mut context = std::ptr::null_mut();
         // SAFETY: a green context that was just made.
@@ -154,7 +171,10 @@ impl Green {
     /// Makes it this thread's context.
     pub(super) fn bind(&self) -> Result<(), CudaFault> {
         // SAFETY: a context that is held.
-        check("cuCtxSetCurrent", unsafe { cust::sys::cuCtxSetCurrent(self.context) } as u32)
+        check(
+            "cuCtxSetCurrent",
+            unsafe { cust::sys::cuCtxSetCurrent(self.context) } as u32,
+        )
     }
 
     pub(super) fn new_stream(&self) -> Result<CUstream, CudaFault> {

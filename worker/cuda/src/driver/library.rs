@@ -45,7 +45,8 @@ impl Library {
         let mut library = std::ptr::null_mut();
         let none = std::ptr::null_mut();
         // SAFETY: a text that ends with 0, and no options.
-        let code = unsafe { cuLibraryLoadData(&mut library, text.as_ptr().cast(), none, none, 0, none, none, 0) };
+        let code =
+            unsafe { cuLibraryLoadData(&mut library, text.as_ptr().cast(), none, none, 0, none, none, 0) };
         check("cuLibraryLoadData", code)?;
         Ok(Library(library))
     }

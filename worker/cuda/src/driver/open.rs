@@ -62,7 +62,10 @@ fn opened() -> Result<i32, NoDriver> {
 /// Opens a library in the place of the driver's, for this process. It has to be called before anything looks for devices; later, what
 /// was opened first stays.
 pub fn use_library(library: &Path) -> Result<(), NoDriver> {
-    OPENED.get_or_init(|| open(library.to_owned())).clone().map(|_| ())
+    OPENED
+        .get_or_init(|| open(library.to_owned()))
+        .clone()
+        .map(|_| ())
 }
 
 fn open(library: PathBuf) -> Result<i32, NoDriver> {
@@ -75,7 +78,8 @@ fn open(library: PathBuf) -> Result<i32, NoDriver> {
     // SAFETY: a text that ends with 0, and a place for a text of that length.
     let found = unsafe { graft_cuda_open(path.as_ptr(), why.as_mut_ptr().cast(), why.len()) };
     if found == 0 {
-        let why = CStr::from_bytes_until_nul(&why).map_or_else(|_| String::new(), |t| t.to_string_lossy().into_owned());
+        let why = CStr::from_bytes_until_nul(&why)
+            .map_or_else(|_| String::new(), |t| t.to_string_lossy().into_owned());
         return Err(NoDriver::NotFound { library: shown, why });
     }
     cust::init(CudaFlags::empty()).map_err(|e| NoDriver::NotStarted(of_cust("cuInit", e)))?;
@@ -115,7 +119,12 @@ impl Gpu {
         (0..count)
             .map(|ordinal| {
                 let device = Device::get_device(ordinal).map_err(failed)?;
-                let attribute = |which| device.get_attribute(which).map(|n| n.max(0) as u32).map_err(failed);
+                let attribute = |which| {
+                    device
+                        .get_attribute(which)
+                        .map(|n| n.max(0) as u32)
+                        .map_err(failed)
+                };
                 let major = attribute(DeviceAttribute::ComputeCapabilityMajor)?;
                 Ok(Gpu {
                     ordinal,
@@ -132,7 +141,8 @@ impl Gpu {
     /// A device by its number.
     pub fn find(ordinal: u32) -> Result<Gpu, NoDriver> {
         let mut all = Self::all()?.into_iter();
-        all.find(|gpu| gpu.ordinal == ordinal).ok_or(NoDriver::NoDevice(ordinal))
+        all.find(|gpu| gpu.ordinal == ordinal)
+            .ok_or(NoDriver::NoDevice(ordinal))
     }
 
     /// Whether it is the software GPU, whose times are modelled.
@@ -181,7 +191,10 @@ impl Primary {
     /// Makes its context this thread's, for calls that need one.
     pub(super) fn bind(&self) -> Result<(), CudaFault> {
         // SAFETY: a context that is held.
-        check("cuCtxSetCurrent", unsafe { cust::sys::cuCtxSetCurrent(self.context) } as u32)
+        check(
+            "cuCtxSetCurrent",
+            unsafe { cust::sys::cuCtxSetCurrent(self.context) } as u32,
+        )
     }
 
     /// Whether what was made on it is still there.
@@ -216,7 +229,10 @@ impl Drop for Primary {
 pub fn softgpu_plan(ordinal: u32, plan: &str) -> Result<(), CudaFault> {
     let text = CString::new(plan).unwrap_or_default();
     // SAFETY: a text that ends with 0.
-    check("graftSoftgpuPlan", unsafe { graftSoftgpuPlan(ordinal as c_int, text.as_ptr()) } as u32)
+    check(
+        "graftSoftgpuPlan",
+        unsafe { graftSoftgpuPlan(ordinal as c_int, text.as_ptr()) } as u32,
+    )
 }
 
 /// What the software GPU's launches did and told since it was asked last, as JSON. `Err`: it is none.

@@ -40,7 +40,13 @@ impl Stream {
     ///
     /// # Safety
     /// The structure is the kernel's, and the memory that it names is there until the launch is done.
-    pub unsafe fn launch(&self, function: Function, blocks: u32, threads: u32, params: &[u8]) -> Result<(), CudaFault> {
+    pub unsafe fn launch(
+        &self,
+        function: Function,
+        blocks: u32,
+        threads: u32,
+        params: &[u8],
+    ) -> Result<(), CudaFault> {
         self.green.bind()?;
         let mut pointers = [params.as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the caller's promise; the driver copies the parameters before it returns.
@@ -66,12 +72,22 @@ impl Stream {
     ///
     /// # Safety
     /// Both are there, and are not written, until the copy is done.
-    pub unsafe fn upload(&self, to: &DeviceMemory, offset: usize, from: &Pinned, bytes: usize) -> Result<(), CudaFault> {
-        assert!(bytes <= from.as_slice().len() && offset + bytes <= to.len(), "a copy outside of its memory");
+    pub unsafe fn upload(
+        &self,
+        to: &DeviceMemory,
+        offset: usize,
+        from: &Pinned,
+        bytes: usize,
+    ) -> Result<(), CudaFault> {
+        assert!(
+            bytes <= from.as_slice().len() && offset + bytes <= to.len(),
+            "a copy outside of its memory"
+        );
         self.green.bind()?;
         let to = to.address() + offset as u64;
         // SAFETY: the ranges were looked at; they stay, by the caller's promise.
-        let code = unsafe { cust::sys::cuMemcpyHtoDAsync_v2(to, from.as_slice().as_ptr().cast(), bytes, self.raw) };
+        let code =
+            unsafe { cust::sys::cuMemcpyHtoDAsync_v2(to, from.as_slice().as_ptr().cast(), bytes, self.raw) };
         check("cuMemcpyHtoDAsync", code as u32)
     }
 
@@ -79,12 +95,23 @@ impl Stream {
     ///
     /// # Safety
     /// Both are there, and the host does not look, until the copy is done.
-    pub unsafe fn download(&self, to: &mut Pinned, from: &DeviceMemory, offset: usize, bytes: usize) -> Result<(), CudaFault> {
-        assert!(bytes <= to.as_slice().len() && offset + bytes <= from.len(), "a copy outside of its memory");
+    pub unsafe fn download(
+        &self,
+        to: &mut Pinned,
+        from: &DeviceMemory,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<(), CudaFault> {
+        assert!(
+            bytes <= to.as_slice().len() && offset + bytes <= from.len(),
+            "a copy outside of its memory"
+        );
         self.green.bind()?;
         let place = to.as_mut_slice().as_mut_ptr();
         // SAFETY: the ranges were looked at; they stay, by the caller's promise.
-        let code = unsafe { cust::sys::cuMemcpyDtoHAsync_v2(place.cast(), from.address() + offset as u64, bytes, self.raw) };
+        let code = unsafe {
+            cust::sys::cuMemcpyDtoHAsync_v2(place.cast(), from.address() + offset as u64, bytes, self.raw)
+        };
         check("cuMemcpyDtoHAsync", code as u32)
     }
 
@@ -213,7 +240,11 @@ impl Event {
         // SAFETY: both are held, and a place for a number.
         let code = unsafe {
             let code = cust::sys::cuEventSynchronize(self.raw) as u32;
-            if code != 0 { code } else { cust::sys::cuEventElapsedTime(&mut ms, start.raw, self.raw) as u32 }
+            if code != 0 {
+                code
+            } else {
+                cust::sys::cuEventElapsedTime(&mut ms, start.raw, self.raw) as u32
+            }
         };
         check("cuEventElapsedTime", code)?;
         Ok(ms)

@@ -27,16 +27,24 @@ impl Lowering<'_> {
             return Ok(false);
         }
         let scores = [q.dims[0], q.dims[1], q.dims[2], k.dims[3]];
-        let Some(between) = self.between(node.output(), &scores) else { return Ok(false) };
+        let Some(between) = self.between(node.output(), &scores) else {
+            return Ok(false);
+        };
         let second = &self.graph.nodes[between.second];
-        let Some(v) = second.input(1).and_then(|name| self.on_device_already(name)) else { return Ok(false) };
+        let Some(v) = second.input(1).and_then(|name| self.on_device_already(name)) else {
+            return Ok(false);
+        };
         let fits = lies(&v) && v.strides[3] == 1 && v.dims == [q.dims[0], q.dims[1], k.dims[3], q.dims[3]];
         if !fits || [q, k, &v].iter().any(|view| view.strides.iter().any(|&s| s < 0)) {
             return Ok(false);
         }
         let depth = q.dims[3];
         // Where results go: heads side by side, as what follows mostly wants them.
-        let out = self.fresh(Element::F16, &[q.dims[0], q.dims[1], q.dims[2], depth], &[0, 2, 1, 3])?;
+        let out = self.fresh(
+            Element::F16,
+            &[q.dims[0], q.dims[1], q.dims[2], depth],
+            &[0, 2, 1, 3],
+        )?;
         let strides = |v: &View, row: usize| [v.strides[0], v.strides[1], v.strides[row]];
         let all = [strides(q, 2), strides(k, 3), strides(&v, 2)];
         let aligned = depth % 8 == 0
@@ -111,7 +119,9 @@ impl Lowering<'_> {
                 }
                 "Add" if found.mask.is_none() && !softened => {
                     let other = node.input(usize::from(first))?;
-                    let Value::Device(mask) = self.value(other).ok()? else { return None };
+                    let Value::Device(mask) = self.value(other).ok()? else {
+                        return None;
+                    };
                     let fits = mask.element.is_float() && super::map::broadcast(&[&mask.dims, dims])? == dims;
                     let mask = super::map::expanded(&mask, dims);
                     found.mask = Some(mask).filter(|_| fits);

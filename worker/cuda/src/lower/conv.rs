@@ -89,7 +89,9 @@ impl Window {
             (Some([left, right]), 1) => [0, *left, 0, *right],
             _ => return None,
         };
-        if !matches!(node.text("auto_pad"), None | Some("NOTSET" | "VALID")) || node.int("ceil_mode").unwrap_or(0) != 0 {
+        if !matches!(node.text("auto_pad"), None | Some("NOTSET" | "VALID"))
+            || node.int("ceil_mode").unwrap_or(0) != 0
+        {
             return None;
         }
         Some(Window {
@@ -107,7 +109,9 @@ impl Window {
         let along = |size: usize, window: usize, axis: usize| {
             let padded = size as i64 + self.pad[axis] + self.pad_after[axis];
             let reach = ((window - 1) * self.dilation[axis] + 1) as i64;
-            usize::try_from((padded - reach).div_euclid(self.stride[axis] as i64) + 1).ok().filter(|_| padded >= reach)
+            usize::try_from((padded - reach).div_euclid(self.stride[axis] as i64) + 1)
+                .ok()
+                .filter(|_| padded >= reach)
         };
         Some([along(height, self.rows, 0)?, along(width, self.cols, 1)?])
     }
@@ -129,7 +133,11 @@ impl Pixels {
     /// Of a view `[images, channels, (height,) width]` whose channels lie side by side.
     pub fn of(view: &View) -> Self {
         let rank = view.dims.len();
-        let (height, row) = if rank == 4 { (view.dims[2], view.strides[2]) } else { (1, 0) };
+        let (height, row) = if rank == 4 {
+            (view.dims[2], view.strides[2])
+        } else {
+            (1, 0)
+        };
         Pixels {
             at: view.at,
             images: view.dims[0],
@@ -180,7 +188,9 @@ impl Lowering<'_> {
             return self.unserved("a convolution over other than one or two dimensions");
         }
         let x = self.as_pixels(&x)?;
-        let groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(1).max(1);
+        let groups = usize::try_from(node.int("group").unwrap_or(1))
+            .unwrap_or(1)
+            .max(1);
         let (outputs, channels) = (weights.dims[0] / groups, weights.dims[1]);
         let window = Window::of(node, &weights.dims[2..]);
         let input = Pixels::of(&x);
@@ -189,7 +199,11 @@ impl Lowering<'_> {
             return self.unserved("pads that it does not know");
         };
         let mut dims = vec![input.images, outputs * groups];
-        dims.extend(if rank == 4 { vec![height, width] } else { vec![width] });
+        dims.extend(if rank == 4 {
+            vec![height, width]
+        } else {
+            vec![width]
+        });
         let out = self.fresh_pixels(&dims)?;
         let tail = self.tail(node, &out, outputs * groups, 1)?;
         let bias = self.known(node, 2).map(|t| t.as_floats());
@@ -214,7 +228,11 @@ impl Lowering<'_> {
                 halves((0..outputs * groups * padded).map(|i| {
                     let (o, k) = (i / padded, i % padded);
                     let (place, c) = (k / channels, k % channels);
-                    if k < depth { source[(o * channels + c) * area + place] * scale[o] } else { 0.0 }
+                    if k < depth {
+                        source[(o * channels + c) * area + place] * scale[o]
+                    } else {
+                        0.0
+                    }
                 }))
             })
         };
@@ -247,7 +265,13 @@ impl Lowering<'_> {
     pub(super) fn push_sum(&mut self, sum: &Sum<'_>) -> Lowered<()> {
         let depth = sum.channels * sum.window.rows * sum.window.cols;
         let strides = [sum.input.image, sum.input.row, sum.input.pixel].map(|s| s as usize);
-        let mut parts = vec![sum.channels, strides[0], strides[1], strides[2], sum.input.at.offset as usize / 2];
+        let mut parts = vec![
+            sum.channels,
+            strides[0],
+            strides[1],
+            strides[2],
+            sum.input.at.offset as usize / 2,
+        ];
         if sum.input.images == 1 {
             parts[1] = 0;
         }
@@ -337,7 +361,13 @@ impl Lowering<'_> {
     fn push_depthwise(&mut self, sum: &Sum<'_>) -> Lowered<()> {
         let outputs = sum.outputs * sum.groups;
         let strides = [sum.input.image, sum.input.row, sum.input.pixel].map(|s| s as usize);
-        let aligned = vector(&[outputs, strides[0], strides[1], strides[2], sum.input.at.offset as usize / 2]) == 8;
+        let aligned = vector(&[
+            outputs,
+            strides[0],
+            strides[1],
+            strides[2],
+            sum.input.at.offset as usize / 2,
+        ]) == 8;
         let vector = if aligned && sum.outputs == 1 { 8 } else { 1 };
         let pixels = sum.input.images * sum.height * sum.width;
         let work = pixels * (outputs / vector);
@@ -370,7 +400,11 @@ impl Lowering<'_> {
             .u32(sum.window.dilation[1])
             .i32(sum.window.pad[0])
             .i32(sum.window.pad[1]);
-        let kernel = if vector == 8 { "depthwise_v8" } else { "depthwise_v1" };
+        let kernel = if vector == 8 {
+            "depthwise_v8"
+        } else {
+            "depthwise_v1"
+        };
         self.push(kernel, 256, super::map::striding(work), params);
         Ok(())
     }
@@ -378,7 +412,10 @@ impl Lowering<'_> {
 
 /// The scale of each output's weights, and the bias of each, with what follows taken in.
 pub(super) fn with_tail(tail: &Tail, bias: Option<Vec<f32>>, outputs: usize) -> (Vec<f32>, Option<Vec<f32>>) {
-    let scale = tail.scale.as_ref().map_or_else(|| vec![1.0; outputs], |(scale, _)| scale.clone());
+    let scale = tail
+        .scale
+        .as_ref()
+        .map_or_else(|| vec![1.0; outputs], |(scale, _)| scale.clone());
     if bias.is_none() && tail.scale.is_none() && tail.bias.is_none() {
         return (scale, None);
     }

@@ -60,40 +60,49 @@ impl Lowering<'_> {
 
     /// Takes what follows a node's sums, as far as its launch can do it. `result`: where its elements will lie; `channels`: sizes along
     /// the dimension that the bias belongs to.
-    pub(super) fn tail(&mut self, node: &Node, result: &View, channels: usize, channel_dim: usize) -> Lowered<Tail> {
+    pub(super) fn tail(
+        &mut self,
+        node: &Node,
+        result: &View,
+        channels: usize,
+        channel_dim: usize,
+    ) -> Lowered<Tail> {
         let mut tail = Tail::of(node.output());
         let mut stage = Stage::Sum;
         while stage < Stage::Finished {
             if self.take_silu(&mut tail, &mut stage) {
                 continue;
             }
-            let Some(place) = self.only_reader(&tail.name) else { break };
+            let Some(place) = self.only_reader(&tail.name) else {
+                break;
+            };
             let next = &self.graph.nodes[place];
             let taken = match next.kind.as_str() {
-                "BatchNormalization" if stage == Stage::Sum && channel_dim == 1 => match self.scale_and_offset(next) {
-                    Some(both) if next.input(0) == Some(&tail.name) && both.0.len() == channels => {
-                        tail.scale = Some(both);
-                        stage = Stage::Scaled;
-                        true
-                    }
-                    _ => false,
-                },
-                "Add" => self.take_add(next, &mut tail, &mut stage, result, channels, channel_dim),
-                "Relu" | "Clip" | "Sigmoid" | "Tanh" | "HardSwish" | "HardSigmoid" | "LeakyRelu" | "Elu" | "Gelu" => {
-                    match self.activation_of(next) {
-                        Ok(activation) if stage < Stage::Activated => {
-                            tail.act1 = activation;
-                            stage = Stage::Activated;
-                            true
-                        }
-                        Ok(activation) if stage == Stage::Added => {
-                            tail.act2 = activation;
-                            stage = Stage::Finished;
+                "BatchNormalization" if stage == Stage::Sum && channel_dim == 1 => {
+                    match self.scale_and_offset(next) {
+                        Some(both) if next.input(0) == Some(&tail.name) && both.0.len() == channels => {
+                            tail.scale = Some(both);
+                            stage = Stage::Scaled;
                             true
                         }
                         _ => false,
                     }
                 }
+                "Add" => self.take_add(next, &mut tail, &mut stage, result, channels, channel_dim),
+                "Relu" | "Clip" | "Sigmoid" | "Tanh" | "HardSwish" | "HardSigmoid" | "LeakyRelu" | "Elu"
+                | "Gelu" => match self.activation_of(next) {
+                    Ok(activation) if stage < Stage::Activated => {
+                        tail.act1 = activation;
+                        stage = Stage::Activated;
+                        true
+                    }
+                    Ok(activation) if stage == Stage::Added => {
+                        tail.act2 = activation;
+                        stage = Stage::Finished;
+                        true
+                    }
+                    _ => false,
+                },
                 _ => false,
             };
             if !taken {
@@ -110,7 +119,9 @@ impl Lowering<'_> {
         if *stage >= Stage::Activated || !self.fuses || self.given.contains(&tail.name) {
             return false;
         }
-        let &[first, second] = self.graph.consumers(&tail.name) else { return false };
+        let &[first, second] = self.graph.consumers(&tail.name) else {
+            return false;
+        };
         let (sigmoid, product) = (&self.graph.nodes[first], &self.graph.nodes[second]);
         let reads = |name: &str| product.inputs.iter().any(|i| i == name);
         let known = sigmoid.kind == "Sigmoid"
@@ -119,7 +130,9 @@ impl Lowering<'_> {
             && reads(sigmoid.output())
             && self.graph.consumers(sigmoid.output()) == [second]
             && !self.given.contains(sigmoid.output())
-            && [first, second].iter().all(|p| self.inside.contains(p) && !self.done.contains(p));
+            && [first, second]
+                .iter()
+                .all(|p| self.inside.contains(p) && !self.done.contains(p));
         if known {
             tail.act1 = Activation::Silu;
             tail.name = product.output().to_owned();
@@ -138,15 +151,20 @@ impl Lowering<'_> {
         channels: usize,
         channel_dim: usize,
     ) -> bool {
-        let Some(other) = add.inputs.iter().find(|i| **i != tail.name) else { return false };
+        let Some(other) = add.inputs.iter().find(|i| **i != tail.name) else {
+            return false;
+        };
         let place = add.inputs.iter().position(|i| i == other).unwrap_or(0);
         if let Some(constant) = self.known(add, place) {
             // A bias: one number for each channel.
             let rank = result.dims.len();
             let aligned = constant.dims.len() <= rank
-                && constant.dims.iter().rev().enumerate().all(|(i, &d)| {
-                    d == if rank - 1 - i == channel_dim { channels } else { 1 }
-                })
+                && constant
+                    .dims
+                    .iter()
+                    .rev()
+                    .enumerate()
+                    .all(|(i, &d)| d == if rank - 1 - i == channel_dim { channels } else { 1 })
                 && constant.dims.iter().product::<usize>() == channels;
             if *stage > Stage::Scaled || !aligned || tail.bias.is_some() {
                 return false;
@@ -155,7 +173,9 @@ impl Lowering<'_> {
             *stage = Stage::Scaled;
             return true;
         }
-        let Some(view) = self.on_device_already(other).filter(|_| *stage < Stage::Added) else { return false };
+        let Some(view) = self.on_device_already(other).filter(|_| *stage < Stage::Added) else {
+            return false;
+        };
         if view.dims != result.dims || view.element != Element::F16 || !same_places(&view, result) {
             return false;
         }

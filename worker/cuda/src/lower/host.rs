@@ -28,9 +28,15 @@ impl Lowering<'_> {
             self.values.insert(node.output().to_owned(), Value::Host(result));
             return Ok(true);
         }
-        let known: Option<Vec<HostTensor>> = (0..node.inputs.len()).map(|place| self.known(node, place)).collect();
-        let Some(known) = known.filter(|k| !k.is_empty() && k.iter().all(small)) else { return Ok(false) };
-        let Some(result) = work_out(node, &known) else { return Ok(false) };
+        let known: Option<Vec<HostTensor>> = (0..node.inputs.len())
+            .map(|place| self.known(node, place))
+            .collect();
+        let Some(known) = known.filter(|k| !k.is_empty() && k.iter().all(small)) else {
+            return Ok(false);
+        };
+        let Some(result) = work_out(node, &known) else {
+            return Ok(false);
+        };
         self.values.insert(node.output().to_owned(), Value::Host(result));
         Ok(true)
     }
@@ -66,7 +72,11 @@ fn work_out(node: &Node, known: &[HostTensor]) -> Option<HostTensor> {
     let integers = known.iter().all(|t| !t.element.is_float());
     match node.kind.as_str() {
         "ConstantOfShape" => {
-            let dims: Vec<usize> = first.as_integers().into_iter().map(|n| n.max(0) as usize).collect();
+            let dims: Vec<usize> = first
+                .as_integers()
+                .into_iter()
+                .map(|n| n.max(0) as usize)
+                .collect();
             let count = dims.iter().product::<usize>();
             (count <= MAX_ELEMENTS).then(|| HostTensor {
                 dims,
@@ -74,12 +84,16 @@ fn work_out(node: &Node, known: &[HostTensor]) -> Option<HostTensor> {
                 numbers: Numbers::Floats(vec![node.constant_value().unwrap_or(0.0); count].into()),
             })
         }
-        "Concat" if integers && known.iter().all(|t| t.dims.len() == 1) => {
-            Some(HostTensor::integers(known.iter().flat_map(HostTensor::as_integers).collect()))
-        }
+        "Concat" if integers && known.iter().all(|t| t.dims.len() == 1) => Some(HostTensor::integers(
+            known.iter().flat_map(HostTensor::as_integers).collect(),
+        )),
         "Unsqueeze" | "Squeeze" if integers => {
             let all = first.as_integers();
-            let dims = if node.kind == "Squeeze" && all.len() == 1 { vec![] } else { vec![all.len()] };
+            let dims = if node.kind == "Squeeze" && all.len() == 1 {
+                vec![]
+            } else {
+                vec![all.len()]
+            };
             Some(HostTensor {
                 dims,
                 element: first.element,

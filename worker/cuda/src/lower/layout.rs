@@ -38,7 +38,9 @@ pub(super) fn reshaped(view: &View, dims: &[usize]) -> Option<View> {
                 at += 1;
             }
         }
-        let joined = old[first..at].windows(2).all(|two| two[0].1 == two[1].1 * two[1].0 as i64);
+        let joined = old[first..at]
+            .windows(2)
+            .all(|two| two[0].1 == two[1].1 * two[1].0 as i64);
         if !joined {
             return None;
         }
@@ -144,11 +146,17 @@ impl Lowering<'_> {
             "Split" => {
                 let axis = of(node.int("axis").unwrap_or(0), rank);
                 let count = node.outputs.len();
-                let sizes: Vec<usize> = match self.known(node, 1).map(|s| s.as_integers()).or(node.ints("split").map(<[i64]>::to_vec)) {
+                let sizes: Vec<usize> = match self
+                    .known(node, 1)
+                    .map(|s| s.as_integers())
+                    .or(node.ints("split").map(<[i64]>::to_vec))
+                {
                     Some(sizes) => sizes.into_iter().map(|n| n as usize).collect(),
                     None => {
                         let each = x.dims[axis].div_ceil(count);
-                        (0..count).map(|i| each.min(x.dims[axis] - (i * each).min(x.dims[axis]))).collect()
+                        (0..count)
+                            .map(|i| each.min(x.dims[axis] - (i * each).min(x.dims[axis])))
+                            .collect()
                     }
                 };
                 let mut at = 0;
@@ -185,9 +193,17 @@ impl Lowering<'_> {
         let list = |place: usize, name: &str| {
             let given = node.input(place).is_some();
             let known = self.known(node, place).map(|t| t.as_integers());
-            (given && known.is_none(), known.or(node.ints(name).map(<[i64]>::to_vec)))
+            (
+                given && known.is_none(),
+                known.or(node.ints(name).map(<[i64]>::to_vec)),
+            )
         };
-        let all = [list(1, "starts"), list(2, "ends"), list(3, "axes"), list(4, "steps")];
+        let all = [
+            list(1, "starts"),
+            list(2, "ends"),
+            list(3, "axes"),
+            list(4, "steps"),
+        ];
         if all.iter().any(|(unknown, _)| *unknown) {
             return self.unserved("places that are worked out from the input");
         }
@@ -197,13 +213,20 @@ impl Lowering<'_> {
         let axes = axes.unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
         for (((start, end), axis), step) in starts.into_iter().zip(ends).zip(axes).zip(steps) {
-            let axis = (if axis < 0 { axis + x.dims.len() as i64 } else { axis }) as usize;
+            let axis = (if axis < 0 {
+                axis + x.dims.len() as i64
+            } else {
+                axis
+            }) as usize;
             let size = x.dims[axis] as i64;
             let (from, count) = if step > 0 {
                 let (from, to) = (limited(start, size, 0, size), limited(end, size, 0, size));
                 (from, (to - from + step - 1).div_euclid(step).max(0))
             } else {
-                let (from, to) = (limited(start, size, 0, size - 1), limited(end, size, -1, size - 1));
+                let (from, to) = (
+                    limited(start, size, 0, size - 1),
+                    limited(end, size, -1, size - 1),
+                );
                 (from, (from - to - step - 1).div_euclid(-step).max(0))
             };
             let stride = x.strides[axis];
@@ -226,7 +249,11 @@ impl Lowering<'_> {
         dims[axis] = parts.iter().map(|p| p.dims[axis]).sum();
         let element = if parts[0].element.is_float() {
             let halves = parts.iter().any(|p| p.element == crate::params::Element::F16);
-            let element = if halves { crate::params::Element::F16 } else { self.stored_as(node, &parts, &dims) };
+            let element = if halves {
+                crate::params::Element::F16
+            } else {
+                self.stored_as(node, &parts, &dims)
+            };
             *self.stored.entry(node.output().to_owned()).or_insert(element)
         } else {
             parts[0].element
@@ -250,7 +277,11 @@ impl Lowering<'_> {
             return self.unserved("sizes that are worked out from the input");
         };
         let x = self.device(node, 0)?;
-        let wanted: Vec<usize> = wanted.as_integers().into_iter().map(|n| n.max(0) as usize).collect();
+        let wanted: Vec<usize> = wanted
+            .as_integers()
+            .into_iter()
+            .map(|n| n.max(0) as usize)
+            .collect();
         let Some(dims) = super::map::broadcast(&[&x.dims, &wanted]) else {
             return self.unserved(format!("{:?} repeated to {wanted:?}", x.dims));
         };
@@ -264,7 +295,11 @@ impl Lowering<'_> {
         let Some(wanted) = self.known(node, 0) else {
             return self.unserved("sizes that are worked out from the input");
         };
-        let dims: Vec<usize> = wanted.as_integers().into_iter().map(|n| n.max(0) as usize).collect();
+        let dims: Vec<usize> = wanted
+            .as_integers()
+            .into_iter()
+            .map(|n| n.max(0) as usize)
+            .collect();
         let value = HostTensor {
             dims: vec![],
             element: crate::params::Element::F32,
@@ -277,7 +312,10 @@ impl Lowering<'_> {
     }
 
     fn pad(&mut self, node: &Node) -> Lowered<()> {
-        let pads = self.known(node, 1).map(|t| t.as_integers()).or(node.ints("pads").map(<[i64]>::to_vec));
+        let pads = self
+            .known(node, 1)
+            .map(|t| t.as_integers())
+            .or(node.ints("pads").map(<[i64]>::to_vec));
         let plain = matches!(node.text("mode"), None | Some("constant")) && node.input(3).is_none();
         let Some(pads) = pads.filter(|p| plain && p.iter().all(|&n| n >= 0)) else {
             return self.unserved("pads that are no constants, or cut off");
@@ -294,7 +332,9 @@ impl Lowering<'_> {
         if pads.len() != rank * 2 {
             return self.unserved("pads of other dimensions");
         }
-        let dims: Vec<usize> = (0..rank).map(|d| x.dims[d] + (pads[d] + pads[rank + d]) as usize).collect();
+        let dims: Vec<usize> = (0..rank)
+            .map(|d| x.dims[d] + (pads[d] + pads[rank + d]) as usize)
+            .collect();
         let to = self.fresh(x.element, &dims, &order_of(&x))?;
         let filling = HostTensor {
             dims: vec![1; rank],

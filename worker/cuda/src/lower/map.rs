@@ -104,7 +104,13 @@ pub(super) fn expanded(view: &View, dims: &[usize]) -> View {
 /// The dimensions of a view by their strides, the one that runs fastest last; of those that are repeated, as they are numbered.
 pub(super) fn order_of(view: &View) -> Vec<usize> {
     let mut order: Vec<usize> = (0..view.dims.len()).collect();
-    order.sort_by_key(|&d| std::cmp::Reverse(if view.dims[d] == 1 { 0 } else { view.strides[d].abs() }));
+    order.sort_by_key(|&d| {
+        std::cmp::Reverse(if view.dims[d] == 1 {
+            0
+        } else {
+            view.strides[d].abs()
+        })
+    });
     // Dimensions of one element fit anywhere; they keep their place beside their neighbours.
     let (ones, mut others): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|&d| view.dims[d] == 1);
     for d in ones {
@@ -157,8 +163,12 @@ impl Lowering<'_> {
             return Ok(());
         }
         let operands: Vec<View> = operands.iter().map(|v| expanded(v, &to.dims)).collect();
-        let flat_kind = matches!(mapping.operation, Operation::Copy | Operation::Activate) && operands.len() == 1
-            || matches!(mapping.operation, Operation::Add | Operation::Sub | Operation::Mul) && operands.len() == 2;
+        let flat_kind = matches!(mapping.operation, Operation::Copy | Operation::Activate)
+            && operands.len() == 1
+            || matches!(
+                mapping.operation,
+                Operation::Add | Operation::Sub | Operation::Mul
+            ) && operands.len() == 2;
         let order = order_of(to);
         let all: Vec<&View> = std::iter::once(to).chain(&operands).collect();
         let (sizes, strides) = merged(&to.dims, &order, &all);
@@ -246,13 +256,18 @@ impl Lowering<'_> {
             "Cast" => Operation::Copy,
             "Mod" if node.int("fmod").unwrap_or(0) == 0 => Operation::Mod,
             "BatchNormalization" => return self.batch_norm(node),
-            "Relu" | "Clip" | "Sigmoid" | "Tanh" | "HardSwish" | "HardSigmoid" | "LeakyRelu" | "Elu" | "Gelu" => {
+            "Relu" | "Clip" | "Sigmoid" | "Tanh" | "HardSwish" | "HardSigmoid" | "LeakyRelu" | "Elu"
+            | "Gelu" => {
                 activation = self.activation_of(node)?;
                 Operation::Activate
             }
             kind => return self.unserved(format!("{kind} is not run on this device")),
         };
-        let used = if operation == Operation::Activate { 1 } else { node.inputs.len() };
+        let used = if operation == Operation::Activate {
+            1
+        } else {
+            node.inputs.len()
+        };
         let mut operands = vec![];
         for place in 0..used {
             operands.push(self.device(node, place)?);
@@ -262,9 +277,12 @@ impl Lowering<'_> {
             return self.unserved("operands of sizes that don't fit together");
         };
         let element = match operation {
-            Operation::Equal | Operation::Less | Operation::LessOrEqual | Operation::And | Operation::Or | Operation::Not => {
-                Element::Bool
-            }
+            Operation::Equal
+            | Operation::Less
+            | Operation::LessOrEqual
+            | Operation::And
+            | Operation::Or
+            | Operation::Not => Element::Bool,
             Operation::Copy => self.cast_to(node, &operands, &dims)?,
             Operation::Select => match operands[1].element.is_float() {
                 true => self.stored_as(node, &operands[1..], &dims),
@@ -335,7 +353,8 @@ impl Lowering<'_> {
         for c in 0..gain.len() {
             let scale = f64::from(*gain.get(c)?) / (f64::from(*variance.get(c)?) + epsilon).sqrt();
             both.0.push(scale as f32);
-            both.1.push((f64::from(*offset.get(c)?) - f64::from(*mean.get(c)?) * scale) as f32);
+            both.1
+                .push((f64::from(*offset.get(c)?) - f64::from(*mean.get(c)?) * scale) as f32);
         }
         Some(both)
     }
@@ -352,7 +371,9 @@ impl Lowering<'_> {
         }
         let label = self.label.clone();
         let mut constant = |what: &str, values: &[f32]| {
-            let at = self.weight(&format!("{label} {what}"), || super::floats(values.iter().copied()));
+            let at = self.weight(&format!("{label} {what}"), || {
+                super::floats(values.iter().copied())
+            });
             let order: Vec<usize> = (0..dims.len()).collect();
             View {
                 at,

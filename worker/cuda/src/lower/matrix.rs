@@ -66,13 +66,20 @@ impl Lowering<'_> {
     }
 
     /// `[..., depth]` by weights.
-    fn by_weights(&mut self, node: &Node, x: &View, matrix: &Matrix<'_>, bias: Option<Vec<f32>>) -> Lowered<()> {
+    fn by_weights(
+        &mut self,
+        node: &Node,
+        x: &View,
+        matrix: &Matrix<'_>,
+        bias: Option<Vec<f32>>,
+    ) -> Lowered<()> {
         let rank = x.dims.len();
         let depth = x.dims[rank - 1];
         let outputs = matrix.source.dims[usize::from(!matrix.turned)];
         let rows: usize = x.dims[..rank - 1].iter().product();
         let x = self.as_halves(x)?;
-        let flat = reshaped(&x, &[rows, depth]).filter(|f| f.strides[0] >= 0 && (f.strides[1] == 1 || depth == 1));
+        let flat =
+            reshaped(&x, &[rows, depth]).filter(|f| f.strides[0] >= 0 && (f.strides[1] == 1 || depth == 1));
         let flat = match flat {
             Some(flat) => flat,
             None => {

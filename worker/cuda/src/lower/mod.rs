@@ -206,16 +206,15 @@ impl Lowering<'_> {
             "MatMul" => self.matmul(node),
             "MaxPool" | "AveragePool" => self.pool(node),
             "GlobalAveragePool" | "GlobalMaxPool" => self.global_pool(node),
-            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL2" | "ReduceL1" | "ReduceSumSquare" => {
-                self.reduce(node)
-            }
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL2" | "ReduceL1"
+            | "ReduceSumSquare" => self.reduce(node),
             "Softmax" | "LogSoftmax" => self.softmax(node),
             "LayerNormalization" => self.layer_norm(node),
             "InstanceNormalization" | "GroupNormalization" => self.group_norm(node),
             "Gather" => self.gather(node),
             "Resize" => self.resize(node),
-            "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice" | "Split" | "Expand" | "Identity"
-            | "Concat" | "Pad" | "ConstantOfShape" => self.layout(node),
+            "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice" | "Split" | "Expand"
+            | "Identity" | "Concat" | "Pad" | "ConstantOfShape" => self.layout(node),
             _ => self.elementwise(node),
         }
     }
@@ -270,7 +269,10 @@ impl Lowering<'_> {
                 };
                 let mut make = || match &tensor.numbers {
                     Numbers::Floats(all) => all.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(),
-                    Numbers::Integers(all) => all.iter().flat_map(|n| n.to_le_bytes()[..bytes].to_vec()).collect(),
+                    Numbers::Integers(all) => all
+                        .iter()
+                        .flat_map(|n| n.to_le_bytes()[..bytes].to_vec())
+                        .collect(),
                 };
                 let place = Place::Weight(self.weights.place(&key, &mut make));
                 let order: Vec<usize> = (0..tensor.dims.len()).collect();
@@ -348,13 +350,16 @@ impl Lowering<'_> {
             return element;
         }
         let consumers = self.graph.consumers(name).to_vec();
-        let kinds = |wanted: &dyn Fn(&str) -> bool| consumers.iter().all(|&c| wanted(&self.graph.nodes[c].kind));
+        let kinds =
+            |wanted: &dyn Fn(&str) -> bool| consumers.iter().all(|&c| wanted(&self.graph.nodes[c].kind));
         let feeds = self.feeds_matrix(name, 0);
         let count: usize = dims.iter().product();
         let halves = |v: &View| v.element == Element::F16 && v.count() == count;
         let element = if feeds {
             Element::F16
-        } else if (!consumers.is_empty() && kinds(&|k| k.ends_with("Softmax"))) || WIDE.contains(&node.kind.as_str()) {
+        } else if (!consumers.is_empty() && kinds(&|k| k.ends_with("Softmax")))
+            || WIDE.contains(&node.kind.as_str())
+        {
             Element::F32
         } else if operands.iter().any(halves) {
             Element::F16
@@ -383,7 +388,8 @@ impl Lowering<'_> {
         self.graph.consumers(name).iter().any(|&c| {
             let node = &self.graph.nodes[c];
             let looks = VIEWS.contains(&node.kind.as_str()) && depth < DEPTH;
-            MATRIX.contains(&node.kind.as_str()) || looks && node.outputs.iter().any(|o| self.feeds_matrix(o, depth + 1))
+            MATRIX.contains(&node.kind.as_str())
+                || looks && node.outputs.iter().any(|o| self.feeds_matrix(o, depth + 1))
         })
     }
 
@@ -436,11 +442,12 @@ fn same_places(a: &View, b: &View) -> bool {
 
 /// A constant's values in another order, as bytes of halves.
 fn halves(values: impl Iterator<Item = f32>) -> Vec<u8> {
-    values.flat_map(|x| half::f16::from_f32(x).to_le_bytes()).collect()
+    values
+        .flat_map(|x| half::f16::from_f32(x).to_le_bytes())
+        .collect()
 }
 
 /// Bytes of floats.
 fn floats(values: impl Iterator<Item = f32>) -> Vec<u8> {
     values.flat_map(f32::to_le_bytes).collect()
 }
-

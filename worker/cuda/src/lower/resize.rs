@@ -76,7 +76,10 @@ impl Lowering<'_> {
         if x.dims.len() != 4 || node.int("antialias").unwrap_or(0) != 0 || node.ints("axes").is_some() {
             return self.unserved("a resize of other than images");
         }
-        let list = |place| self.known(node, place).filter(|t| t.dims.iter().product::<usize>() == 4);
+        let list = |place| {
+            self.known(node, place)
+                .filter(|t| t.dims.iter().product::<usize>() == 4)
+        };
         let (scales, sizes) = (list(2).map(|t| t.as_floats()), list(3).map(|t| t.as_integers()));
         let mut dims = x.dims.clone();
         let mut scale = [1.0f64; 4];
@@ -99,7 +102,9 @@ impl Lowering<'_> {
             Some(mode) => return self.unserved(format!("interpolation by {mode}")),
         };
         let rule = Rule {
-            coordinates: node.text("coordinate_transformation_mode").unwrap_or("half_pixel"),
+            coordinates: node
+                .text("coordinate_transformation_mode")
+                .unwrap_or("half_pixel"),
             nearest,
         };
         let rows = between(rule, x.dims[2], dims[2], scale[2]);
@@ -115,7 +120,12 @@ impl Lowering<'_> {
         let label = self.label.clone();
         let bytes = |all: &[Between]| -> Vec<u8> {
             let each = |b: &Between| {
-                [(b.low as u32).to_le_bytes(), (b.high as u32).to_le_bytes(), b.weight.to_le_bytes()].concat()
+                [
+                    (b.low as u32).to_le_bytes(),
+                    (b.high as u32).to_le_bytes(),
+                    b.weight.to_le_bytes(),
+                ]
+                .concat()
             };
             all.iter().flat_map(each).collect()
         };

@@ -44,7 +44,11 @@ impl Lowering<'_> {
         }
         let logarithm = node.kind == "LogSoftmax";
         let element = self.stored_as(node, std::slice::from_ref(&x), &x.dims);
-        let out = self.fresh(if logarithm { Element::F32 } else { element }, &x.dims, &order_of(&x))?;
+        let out = self.fresh(
+            if logarithm { Element::F32 } else { element },
+            &x.dims,
+            &order_of(&x),
+        )?;
         let Some((sizes, length, strides)) = Self::as_rows(&x.dims, &[axis], &[&x, &out]) else {
             return self.unserved("a layout of too many dimensions");
         };
@@ -131,7 +135,11 @@ impl Lowering<'_> {
         let x = self.as_pixels(&x)?;
         let rank = x.dims.len();
         let channels = x.dims.get(1).copied().unwrap_or(0);
-        let constant = |place| self.known(node, place).map(|t| t.as_floats()).filter(|v| v.len() == channels);
+        let constant = |place| {
+            self.known(node, place)
+                .map(|t| t.as_floats())
+                .filter(|v| v.len() == channels)
+        };
         let (Some(gain), Some(offset)) = (constant(1), constant(2)) else {
             return self.unserved("a gain or an offset that is not one number a channel");
         };
@@ -204,7 +212,11 @@ impl Lowering<'_> {
             let (o, os) = merged(&data.dims, &outer, &[data]);
             let (i, is) = merged(&data.dims, &inner, &[data]);
             (o.len() <= 1 && i.len() <= 1).then(|| {
-                [os[0].first().copied().unwrap_or(0), data.strides[axis], is[0].first().copied().unwrap_or(1)]
+                [
+                    os[0].first().copied().unwrap_or(0),
+                    data.strides[axis],
+                    is[0].first().copied().unwrap_or(1),
+                ]
             })
         };
         if fits(&data).is_none() {
@@ -249,7 +261,11 @@ impl Lowering<'_> {
         let params = Params::default()
             .view(data.at, data.element, &first(&strides))
             .view(index.at, index.element, &first(&[index_stride]))
-            .view(out.at, element, &first(&[(indices * inner_size) as i64, inner_size as i64, 1]))
+            .view(
+                out.at,
+                element,
+                &first(&[(indices * inner_size) as i64, inner_size as i64, 1]),
+            )
             .at(fault)
             .u32(out.count())
             .divisor(inner_size)

@@ -31,7 +31,9 @@ impl Lowering<'_> {
         }
         let x = self.device(node, 0)?;
         let rank = x.dims.len();
-        let sizes = node.ints("kernel_shape").map(|k| k.iter().map(|&n| n.max(0) as usize).collect::<Vec<_>>());
+        let sizes = node
+            .ints("kernel_shape")
+            .map(|k| k.iter().map(|&n| n.max(0) as usize).collect::<Vec<_>>());
         let window = sizes.filter(|s| s.len() + 2 == rank && matches!(rank, 3 | 4));
         let Some(window) = window.and_then(|s| Window::of(node, &s)) else {
             return self.unserved("a window that it does not know");
@@ -43,10 +45,20 @@ impl Lowering<'_> {
         };
         let channels = x.dims[1];
         let mut dims = vec![input.images, channels];
-        dims.extend(if rank == 4 { vec![height, width] } else { vec![width] });
+        dims.extend(if rank == 4 {
+            vec![height, width]
+        } else {
+            vec![width]
+        });
         let out = self.fresh_pixels(&dims)?;
         let strides = [input.image, input.row, input.pixel].map(|s| s as usize);
-        let parts = [channels, strides[0], strides[1], strides[2], input.at.offset as usize / 2];
+        let parts = [
+            channels,
+            strides[0],
+            strides[1],
+            strides[2],
+            input.at.offset as usize / 2,
+        ];
         let vector = if parts.iter().all(|n| n % 8 == 0) { 8 } else { 1 };
         let work = input.images * height * width * (channels / vector);
         let mean = node.kind == "AveragePool";
@@ -100,7 +112,10 @@ impl Lowering<'_> {
             _ if node.int("noop_with_empty_axes").unwrap_or(0) == 1 => vec![],
             _ => (0..rank).collect(),
         };
-        let axes: Vec<usize> = axes.into_iter().map(|a| if a < 0 { a + rank } else { a } as usize).collect();
+        let axes: Vec<usize> = axes
+            .into_iter()
+            .map(|a| if a < 0 { a + rank } else { a } as usize)
+            .collect();
         let keeps = node.int("keepdims").unwrap_or(1) == 1;
         self.sum_over(node, &x, &axes, keeps)
     }
@@ -111,8 +126,14 @@ impl Lowering<'_> {
         };
         let kept: Vec<usize> = (0..x.dims.len()).filter(|d| !axes.contains(d)).collect();
         let summed: Vec<usize> = (0..x.dims.len()).filter(|d| axes.contains(d)).collect();
-        let full: Vec<usize> = (0..x.dims.len()).map(|d| if axes.contains(&d) { 1 } else { x.dims[d] }).collect();
-        let dims: Vec<usize> = if keeps { full.clone() } else { kept.iter().map(|&d| x.dims[d]).collect() };
+        let full: Vec<usize> = (0..x.dims.len())
+            .map(|d| if axes.contains(&d) { 1 } else { x.dims[d] })
+            .collect();
+        let dims: Vec<usize> = if keeps {
+            full.clone()
+        } else {
+            kept.iter().map(|&d| x.dims[d]).collect()
+        };
         let element = match node.kind.as_str() {
             "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMax" | "ReduceMin" => x.element,
             _ => self.stored_as(node, std::slice::from_ref(x), &dims),
@@ -145,7 +166,11 @@ impl Lowering<'_> {
         let params = params.i32s(&summed_strides[0]).u32(results).u32(length).u32(kind);
         // Lanes take neighbours: of the results, or of what is summed.
         let rows = summed_strides[0].last() == Some(&1) && length >= 32;
-        let (kernel, each_block) = if rows { ("reduce_rows", THREADS / 32) } else { ("reduce_columns", THREADS) };
+        let (kernel, each_block) = if rows {
+            ("reduce_rows", THREADS / 32)
+        } else {
+            ("reduce_columns", THREADS)
+        };
         let blocks = Blocks {
             useful: u32::try_from(results.div_ceil(each_block)).unwrap_or(u32::MAX),
             each: 8,

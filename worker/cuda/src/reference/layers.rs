@@ -42,9 +42,13 @@ pub fn conv(x: &Dense, weights: &Dense, bias: Option<&Dense>, window: &Window, g
         let mut sum = bias.map_or(0.0, |b| b.values[at[1]]);
         for i in 0..each {
             for r in 0..window.size[0] {
-                let Some(y) = window.inside(0, at[2], r, h) else { continue };
+                let Some(y) = window.inside(0, at[2], r, h) else {
+                    continue;
+                };
                 for s in 0..window.size[1] {
-                    let Some(x_at) = window.inside(1, at[3], s, w) else { continue };
+                    let Some(x_at) = window.inside(1, at[3], s, w) else {
+                        continue;
+                    };
                     sum += x.at(&[at[0], group * each + i, y, x_at]) * weights.at(&[at[1], i, r, s]);
                 }
             }
@@ -69,7 +73,8 @@ pub fn pool(x: &Dense, window: &Window, mean: bool, counts: bool) -> Dense {
                     count += 1;
                 } else if counts {
                     let padded = |axis: usize, out: usize, place: usize, size: usize| {
-                        out * window.stride[axis] + place * window.dilation[axis] < size + window.pad[axis] + window.pad[axis + 2]
+                        out * window.stride[axis] + place * window.dilation[axis]
+                            < size + window.pad[axis] + window.pad[axis + 2]
                     };
                     count += usize::from(padded(0, at[2], r, h) && padded(1, at[3], s, w));
                 }
@@ -113,7 +118,10 @@ pub fn layer_norm(x: &Dense, gain: &Dense, offset: &Dense, epsilon: f64) -> Dens
     rows(x, |row| {
         let (mean, variance) = moments(row);
         let scale = 1.0 / (variance + epsilon).sqrt();
-        row.iter().enumerate().map(|(i, v)| (v - mean) * scale * gain.values[i] + offset.values[i]).collect()
+        row.iter()
+            .enumerate()
+            .map(|(i, v)| (v - mean) * scale * gain.values[i] + offset.values[i])
+            .collect()
     })
 }
 
@@ -140,7 +148,10 @@ pub fn group_norm(x: &Dense, gain: &Dense, offset: &Dense, groups: usize, epsilo
 fn moments(values: &[f64]) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
-    (mean, values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count)
+    (
+        mean,
+        values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count,
+    )
 }
 
 fn rows(x: &Dense, f: impl Fn(&[f64]) -> Vec<f64>) -> Dense {
@@ -153,7 +164,9 @@ fn rows(x: &Dense, f: impl Fn(&[f64]) -> Vec<f64>) -> Dense {
 
 /// What `f` makes of the elements along some axes, which stay with one element.
 pub fn reduce(x: &Dense, axes: &[usize], f: impl Fn(&mut dyn Iterator<Item = f64>) -> f64) -> Dense {
-    let dims: Vec<usize> = (0..x.dims.len()).map(|d| if axes.contains(&d) { 1 } else { x.dims[d] }).collect();
+    let dims: Vec<usize> = (0..x.dims.len())
+        .map(|d| if axes.contains(&d) { 1 } else { x.dims[d] })
+        .collect();
     Dense::of(&dims, |at| {
         let summed: Vec<usize> = axes.iter().map(|&a| x.dims[a]).collect();
         let inside = Dense::of(&summed, |inner| {
@@ -169,12 +182,16 @@ pub fn reduce(x: &Dense, axes: &[usize], f: impl Fn(&mut dyn Iterator<Item = f64
 
 /// What `f` makes of each element of operands that are repeated to `dims`.
 pub fn map(dims: &[usize], operands: &[&Dense], f: impl Fn(&[f64]) -> f64) -> Dense {
-    Dense::of(dims, |at| f(&operands.iter().map(|o| o.repeated(at)).collect::<Vec<_>>()))
+    Dense::of(dims, |at| {
+        f(&operands.iter().map(|o| o.repeated(at)).collect::<Vec<_>>())
+    })
 }
 
 /// Rows of `[o, rows, e]` by number.
 pub fn gather(x: &Dense, rows: &[usize]) -> Dense {
-    Dense::of(&[x.dims[0], rows.len(), x.dims[2]], |at| x.at(&[at[0], rows[at[1]], at[2]]))
+    Dense::of(&[x.dims[0], rows.len(), x.dims[2]], |at| {
+        x.at(&[at[0], rows[at[1]], at[2]])
+    })
 }
 
 /// Images `[n, c, h, w]` at fractional places: for each output row and column, two inputs and the weight of the second.

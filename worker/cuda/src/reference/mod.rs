@@ -4,7 +4,9 @@ mod function;
 mod layers;
 
 pub use function::erf;
-pub use layers::{Window, attention, conv, gather, group_norm, layer_norm, map, matmul, pool, reduce, resize, softmax};
+pub use layers::{
+    Window, attention, conv, gather, group_norm, layer_norm, map, matmul, pool, reduce, resize, softmax,
+};
 
 /// A tensor, the last dimension fastest.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +48,11 @@ impl Dense {
     /// An element of a tensor that is repeated along dimensions of one, and before its first.
     pub fn repeated(&self, at: &[usize]) -> f64 {
         let own = &at[at.len() - self.dims.len()..];
-        let own: Vec<usize> = own.iter().zip(&self.dims).map(|(&i, &d)| if d == 1 { 0 } else { i }).collect();
+        let own: Vec<usize> = own
+            .iter()
+            .zip(&self.dims)
+            .map(|(&i, &d)| if d == 1 { 0 } else { i })
+            .collect();
         self.at(&own)
     }
 }

@@ -38,14 +38,18 @@ pub(super) fn named(code: i32) -> Option<(&'static std::ffi::CStr, &'static std:
         Code::NOT_INITIALIZED => (c"CUDA_ERROR_NOT_INITIALIZED", c"initialization error"),
         Code::INVALID_DEVICE => (c"CUDA_ERROR_INVALID_DEVICE", c"invalid device ordinal"),
         Code::INVALID_CONTEXT => (c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"),
-        Code::ECC_UNCORRECTABLE => (c"CUDA_ERROR_ECC_UNCORRECTABLE", c"uncorrectable ECC error encountered"),
+        Code::ECC_UNCORRECTABLE => (
+            c"CUDA_ERROR_ECC_UNCORRECTABLE",
+            c"uncorrectable ECC error encountered",
+        ),
         Code::INVALID_PTX => (c"CUDA_ERROR_INVALID_PTX", c"a PTX JIT compilation failed"),
         Code::INVALID_HANDLE => (c"CUDA_ERROR_INVALID_HANDLE", c"invalid resource handle"),
         Code::NOT_FOUND => (c"CUDA_ERROR_NOT_FOUND", c"named symbol not found"),
         Code::NOT_READY => (c"CUDA_ERROR_NOT_READY", c"device not ready"),
-        Code::LAUNCH_OUT_OF_RESOURCES => {
-            (c"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", c"too many resources requested for launch")
-        }
+        Code::LAUNCH_OUT_OF_RESOURCES => (
+            c"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES",
+            c"too many resources requested for launch",
+        ),
         Code::LAUNCH_FAILED => (c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
         Code::NOT_SUPPORTED => (c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
         Code::STREAM_CAPTURE_UNSUPPORTED => (
@@ -61,7 +65,9 @@ impl From<MemoryError> for Code {
     fn from(error: MemoryError) -> Self {
         match error {
             MemoryError::Full { .. } => Code::OUT_OF_MEMORY,
-            MemoryError::Unknown(_) | MemoryError::Outside(..) | MemoryError::Unwritten(_) => Code::INVALID_VALUE,
+            MemoryError::Unknown(_) | MemoryError::Outside(..) | MemoryError::Unwritten(_) => {
+                Code::INVALID_VALUE
+            }
         }
     }
 }
@@ -188,7 +194,9 @@ impl Device {
                 modelled_us,
             });
         }
-        Ok(Duration::from_nanos((modelled_us * 1e3) as u64 + inside.plan.slow_ns))
+        Ok(Duration::from_nanos(
+            (modelled_us * 1e3) as u64 + inside.plan.slow_ns,
+        ))
     }
 
     /// Tells something to whoever asks later.

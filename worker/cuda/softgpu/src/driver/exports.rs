@@ -167,7 +167,10 @@ fn load(image: &[u8], to: *mut Handle) -> Given {
 /// A module's kernel by its name.
 fn function_of(to: *mut Handle, module: Handle, name: &[u8]) -> Given {
     let mut objects = Driver::get()?.objects();
-    let module = objects.modules.get(&(module as usize)).ok_or(Code::INVALID_HANDLE)?;
+    let module = objects
+        .modules
+        .get(&(module as usize))
+        .ok_or(Code::INVALID_HANDLE)?;
     let kernel = module.kernels.iter().find(|k| k.name.as_bytes() == name);
     let kernel = Arc::clone(kernel.ok_or(Code::NOT_FOUND)?);
     let number = objects.handle();

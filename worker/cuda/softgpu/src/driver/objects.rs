@@ -67,7 +67,9 @@ impl Driver {
             Code::INVALID_VALUE
         })?;
         Ok(DRIVER.get_or_init(|| Driver {
-            devices: (0..plan.devices).map(|_| Arc::new(Device::new(plan.clone()))).collect(),
+            devices: (0..plan.devices)
+                .map(|_| Arc::new(Device::new(plan.clone())))
+                .collect(),
             plan,
             objects: Mutex::new(Objects::default()),
         }))
@@ -84,7 +86,9 @@ impl Driver {
 
     pub fn device(&self, ordinal: i32) -> Result<&Arc<Device>, Code> {
         let place = usize::try_from(ordinal).ok();
-        place.and_then(|p| self.devices.get(p)).ok_or(Code::INVALID_DEVICE)
+        place
+            .and_then(|p| self.devices.get(p))
+            .ok_or(Code::INVALID_DEVICE)
     }
 
     /// The primary context of a device, made where it is not yet.
@@ -104,17 +108,30 @@ impl Driver {
 
     pub fn context(&self, handle: usize) -> Result<Context, Code> {
         let objects = self.objects();
-        objects.contexts.get(&handle).cloned().ok_or(Code::INVALID_CONTEXT)
+        objects
+            .contexts
+            .get(&handle)
+            .cloned()
+            .ok_or(Code::INVALID_CONTEXT)
     }
 
     pub fn event(&self, handle: usize) -> Result<Arc<Event>, Code> {
-        self.objects().events.get(&handle).cloned().ok_or(Code::INVALID_HANDLE)
+        self.objects()
+            .events
+            .get(&handle)
+            .cloned()
+            .ok_or(Code::INVALID_HANDLE)
     }
 
     /// A stream by its handle; 0: the context's own.
     pub fn stream(&self, handle: usize, context: usize) -> Result<Arc<Stream>, Code> {
         if handle != 0 {
-            return self.objects().streams.get(&handle).cloned().ok_or(Code::INVALID_HANDLE);
+            return self
+                .objects()
+                .streams
+                .get(&handle)
+                .cloned()
+                .ok_or(Code::INVALID_HANDLE);
         }
         let known = self.objects().default_streams.get(&context).copied();
         let handle = match known {
@@ -125,7 +142,11 @@ impl Driver {
                 handle
             }
         };
-        self.objects().streams.get(&handle).cloned().ok_or(Code::INVALID_HANDLE)
+        self.objects()
+            .streams
+            .get(&handle)
+            .cloned()
+            .ok_or(Code::INVALID_HANDLE)
     }
 
     pub fn new_stream(&self, context: usize) -> Result<usize, Code> {

@@ -47,7 +47,9 @@ impl Default for Plan {
 
 /// Why a plan is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("GRAFT_SOFTGPU: {0:?} is not understood; known are devices, sms, capability, memory, driver, seed, green, full_after, fail_after, lose_after, slow_ns, each with = and a number")]
+#[error(
+    "GRAFT_SOFTGPU: {0:?} is not understood; known are devices, sms, capability, memory, driver, seed, green, full_after, fail_after, lose_after, slow_ns, each with = and a number"
+)]
 pub struct PlanError(String);
 
 impl Plan {

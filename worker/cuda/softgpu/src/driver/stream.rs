@@ -16,10 +16,26 @@ pub(super) struct HostPlace(pub usize);
 #[derive(Debug, Clone)]
 pub(super) enum Task {
     Launch(Arc<Launch>),
-    ToDevice { to: u64, from: HostPlace, bytes: usize },
-    ToHost { to: HostPlace, from: u64, bytes: usize },
-    Within { to: u64, from: u64, bytes: usize },
-    Fill { to: u64, pattern: Vec<u8>, count: usize },
+    ToDevice {
+        to: u64,
+        from: HostPlace,
+        bytes: usize,
+    },
+    ToHost {
+        to: HostPlace,
+        from: u64,
+        bytes: usize,
+    },
+    Within {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
+    Fill {
+        to: u64,
+        pattern: Vec<u8>,
+        count: usize,
+    },
     /// An event happens, for the so-manieth time.
     Happens(Arc<Event>, u64),
     /// The stream waits for one.

@@ -104,9 +104,21 @@ pub(super) fn bin64(f: Bin64, a: &L64, b: &L64) -> L64 {
         Bin64::MulLo => map(u64::wrapping_mul),
         Bin64::MulHiU => map(|x, y| (u128::from(x) * u128::from(y) >> 64) as u64),
         Bin64::DivU => map(|x, y| x.checked_div(y).unwrap_or(u64::MAX)),
-        Bin64::DivS => map(|x, y| if y == 0 { u64::MAX } else { (x as i64).wrapping_div(y as i64) as u64 }),
+        Bin64::DivS => map(|x, y| {
+            if y == 0 {
+                u64::MAX
+            } else {
+                (x as i64).wrapping_div(y as i64) as u64
+            }
+        }),
         Bin64::RemU => map(|x, y| x.checked_rem(y).unwrap_or(x)),
-        Bin64::RemS => map(|x, y| if y == 0 { x } else { (x as i64).wrapping_rem(y as i64) as u64 }),
+        Bin64::RemS => map(|x, y| {
+            if y == 0 {
+                x
+            } else {
+                (x as i64).wrapping_rem(y as i64) as u64
+            }
+        }),
         Bin64::MinU => map(u64::min),
         Bin64::MinS => map(|x, y| (x as i64).min(y as i64) as u64),
         Bin64::MaxU => map(u64::max),

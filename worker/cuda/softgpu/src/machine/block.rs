@@ -43,7 +43,13 @@ pub(super) fn run_block(around: &mut Around<'_>, random: &mut SplitMix) -> Resul
             }
             if around.counts.instructions - before > MAX_INSTRUCTIONS {
                 let warp = &warps[0];
-                return Err(fault(around, kernel, warp.at(), 0, FaultKind::TooLong(MAX_INSTRUCTIONS)));
+                return Err(fault(
+                    around,
+                    kernel,
+                    warp.at(),
+                    0,
+                    FaultKind::TooLong(MAX_INSTRUCTIONS),
+                ));
             }
         }
         if warps.iter().all(|w| w.state == State::Ended) {

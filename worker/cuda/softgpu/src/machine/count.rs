@@ -57,7 +57,9 @@ pub(super) struct Lanes<'a> {
 
 impl Lanes<'_> {
     fn active(&self) -> impl Iterator<Item = u64> {
-        (0..32).filter(|lane| self.mask >> lane & 1 == 1).map(|lane| self.addresses[lane])
+        (0..32)
+            .filter(|lane| self.mask >> lane & 1 == 1)
+            .map(|lane| self.addresses[lane])
     }
 }
 

@@ -133,7 +133,11 @@ impl fmt::Display for Fault {
             None => write!(f, ", instruction {}", self.instruction)?,
         }
         let [x, y, z] = self.block;
-        write!(f, ", block ({x}, {y}, {z}), thread {}: {}", self.thread, self.kind)
+        write!(
+            f,
+            ", block ({x}, {y}, {z}), thread {}: {}",
+            self.thread, self.kind
+        )
     }
 }
 

@@ -200,7 +200,10 @@ impl Memory {
                 offset,
             });
         }
-        let place = self.allocations.partition_point(|a| a.base <= address).checked_sub(1)?;
+        let place = self
+            .allocations
+            .partition_point(|a| a.base <= address)
+            .checked_sub(1)?;
         let offset = inside(&self.allocations[place])?;
         *hint = place;
         Some(Found {

@@ -70,11 +70,19 @@ impl Shared {
     fn touch(&self, address: u64, bytes: usize) -> Result<std::ops::Range<usize>, FaultKind> {
         let space = Where::Shared;
         if address % bytes as u64 != 0 {
-            return Err(FaultKind::Misaligned { space, address, bytes });
+            return Err(FaultKind::Misaligned {
+                space,
+                address,
+                bytes,
+            });
         }
         match address.checked_add(bytes as u64) {
             Some(end) if end <= self.bytes.len() as u64 => Ok(address as usize..end as usize),
-            _ => Err(FaultKind::OutOfBounds { space, address, bytes }),
+            _ => Err(FaultKind::OutOfBounds {
+                space,
+                address,
+                bytes,
+            }),
         }
     }
 
@@ -110,7 +118,12 @@ impl Shared {
         Ok(())
     }
 
-    fn check_write(&self, address: u64, range: &std::ops::Range<usize>, who: Toucher) -> Result<(), FaultKind> {
+    fn check_write(
+        &self,
+        address: u64,
+        range: &std::ops::Range<usize>,
+        who: Toucher,
+    ) -> Result<(), FaultKind> {
         for granule in &self.granules[range.start / GRANULE..range.end.div_ceil(GRANULE)] {
             if granule.state == State::UnderWay {
                 return Err(FaultKind::UnderWay { address });

@@ -342,14 +342,36 @@ pub enum Op {
     Store(Access),
     Atomic(AtomicKind, Option<R32>, Space, Address, S32, Option<S32>),
     /// Bytes to shared memory, of which the first so many come from global memory and the rest is 0.
-    CopyAsync { to: Address, from: Address, bytes: u8, taken: Option<S32> },
+    CopyAsync {
+        to: Address,
+        from: Address,
+        bytes: u8,
+        taken: Option<S32>,
+    },
     CommitCopies,
     /// Until at most so many groups are under way.
     WaitCopies(u32),
-    LoadMatrices { to: Vec<R32>, from: Address, transposed: bool },
+    LoadMatrices {
+        to: Vec<R32>,
+        from: Address,
+        transposed: bool,
+    },
     /// m16n8k16 of halves, sums in fp32.
-    MultiplyAdd { to: [R32; 4], a: [S32; 4], b: [S32; 2], c: [S32; 4] },
-    Shuffle { how: Shuffle, to: R32, valid: Option<Pred>, from: S32, lane: S32, clamp: S32, members: S32 },
+    MultiplyAdd {
+        to: [R32; 4],
+        a: [S32; 4],
+        b: [S32; 2],
+        c: [S32; 4],
+    },
+    Shuffle {
+        how: Shuffle,
+        to: R32,
+        valid: Option<Pred>,
+        from: S32,
+        lane: S32,
+        clamp: S32,
+        members: S32,
+    },
     Barrier,
     WarpBarrier(S32),
     Fence,

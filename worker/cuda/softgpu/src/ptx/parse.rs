@@ -41,9 +41,18 @@ pub fn parse(text: &str) -> Result<Module, PtxError> {
                 }
                 at += 1;
             }
-            Kind::Text(text) if [".version", ".target", ".address_size"].iter().any(|d| text.starts_with(d)) => {}
+            Kind::Text(text)
+                if [".version", ".target", ".address_size"]
+                    .iter()
+                    .any(|d| text.starts_with(d)) => {}
             Kind::Text("") => {}
-            other => return Err(wrong(statement, "not a kernel, and nothing that belongs to one", &show(other))),
+            other => {
+                return Err(wrong(
+                    statement,
+                    "not a kernel, and nothing that belongs to one",
+                    &show(other),
+                ));
+            }
         }
     }
     // Files are named at the end of the text.
@@ -187,7 +196,9 @@ impl Reader {
     fn directive(&mut self, statement: &Statement<'_>, text: &str) -> Result<(), PtxError> {
         let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         match word {
-            ".reg" => self.register(rest).ok_or_else(|| wrong(statement, "registers", text)),
+            ".reg" => self
+                .register(rest)
+                .ok_or_else(|| wrong(statement, "registers", text)),
             ".maxntid" => {
                 let sizes = rest.split(',').map(|n| n.trim().parse::<u32>().unwrap_or(1));
                 self.most_threads = Some(sizes.product());

@@ -99,7 +99,11 @@ fn first(text: &str) -> (Kind<'_>, usize) {
     // A header ends where its body opens; an instruction's braces hold operands.
     if matches!(word, ".visible" | ".entry" | ".func" | ".extern" | ".weak") || word == ".section" {
         let end = text.find(['{', ';']).unwrap_or(text.len());
-        let used = if text[end..].starts_with(';') { end + 1 } else { end };
+        let used = if text[end..].starts_with(';') {
+            end + 1
+        } else {
+            end
+        };
         return (Kind::Text(text[..end].trim()), used);
     }
     let end = text.find(';').unwrap_or(text.len());
@@ -112,7 +116,8 @@ mod tests {
 
     #[test]
     fn statements_keep_their_lines_and_lose_their_comments() {
-        let text = without_comments("// one\n.version 9.0\nL1: /* two\n lines */ mov.b32 {%a, %b}, %r; { ret; }");
+        let text =
+            without_comments("// one\n.version 9.0\nL1: /* two\n lines */ mov.b32 {%a, %b}, %r; { ret; }");
         let all = statements(&text);
         let kinds: Vec<_> = all.iter().map(|s| (s.line, s.kind.clone())).collect();
         assert_eq!(

@@ -36,7 +36,13 @@ pub fn kernel(shared: usize, body: &str) -> String {
 }
 
 /// Runs the kernel of a text; gives what it wrote, of four bytes for each of 64 threads at most.
-pub fn launch(text: &str, input: &[u32], blocks: u32, threads: u32, seed: u64) -> Result<(Vec<u32>, Counts), Box<Fault>> {
+pub fn launch(
+    text: &str,
+    input: &[u32],
+    blocks: u32,
+    threads: u32,
+    seed: u64,
+) -> Result<(Vec<u32>, Counts), Box<Fault>> {
     let module = parse(text).unwrap_or_else(|e| panic!("{e}"));
     let mut memory = Memory::new(1 << 20);
     let bytes: Vec<u8> = input.iter().flat_map(|n| n.to_le_bytes()).collect();
@@ -55,6 +61,8 @@ pub fn launch(text: &str, input: &[u32], blocks: u32, threads: u32, seed: u64) -
     let counts = run(&launch, &mut memory, seed)?;
     let mut out = vec![0; size];
     memory.read(to, &mut out).unwrap();
-    let words = out.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
+    let words = out
+        .chunks_exact(4)
+        .map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
     Ok((words.collect(), counts))
 }

@@ -3,6 +3,8 @@
 //! After: NVIDIA, "Parallel Thread Execution ISA", version 9.0. What is not known is an error that names the instruction: it is never
 //! left out.
 
+mod memory;
+
 use std::collections::HashMap;
 
 use super::instruction::*;
@@ -197,7 +199,10 @@ impl<'d> Decoder<'d> {
         let inside = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
         let inside = inside.ok_or_else(|| format!("{text} is no address"))?.trim();
         let (name, offset) = match inside.split_once('+') {
-            Some((name, offset)) => (name.trim(), number(offset.trim()).ok_or("an offset that is no number")? as i64),
+            Some((name, offset)) => (
+                name.trim(),
+                number(offset.trim()).ok_or("an offset that is no number")? as i64,
+            ),
             None => (inside, 0),
         };
         if let Some(place) = number(name) {
@@ -222,12 +227,16 @@ impl<'d> Decoder<'d> {
     fn op(&self) -> Decoded<Op> {
         match self.parts[0] {
             "mov" => self.mov(),
-            "add" | "sub" | "mul" | "div" | "rem" | "min" | "max" | "and" | "or" | "xor" | "copysign" => self.binary(),
+            "add" | "sub" | "mul" | "div" | "rem" | "min" | "max" | "and" | "or" | "xor" | "copysign" => {
+                self.binary()
+            }
             "mul24" => self.unknown(),
             "mad" => self.mad(),
             "fma" => self.fma(),
             "shl" | "shr" => self.shift(),
-            "neg" | "abs" | "not" | "ex2" | "lg2" | "rcp" | "rsqrt" | "sqrt" | "tanh" | "sin" | "cos" => self.unary(),
+            "neg" | "abs" | "not" | "ex2" | "lg2" | "rcp" | "rsqrt" | "sqrt" | "tanh" | "sin" | "cos" => {
+                self.unary()
+            }
             "bfi" => self.bfi(),
             "lop3" => self.lop3(),
             "prmt" if self.kind() == "b32" && self.parts.len() == 2 => {
@@ -237,9 +246,19 @@ impl<'d> Decoder<'d> {
             "cvta" => Ok(Op::Un64(Un64::Move, self.r64(0)?, self.s64(1)?)),
             "setp" => self.setp(),
             "selp" => match self.kind() {
-                "b64" | "u64" | "s64" => Ok(Op::Select64(self.r64(0)?, self.s64(1)?, self.s64(2)?, self.pred(3)?)),
+                "b64" | "u64" | "s64" => Ok(Op::Select64(
+                    self.r64(0)?,
+                    self.s64(1)?,
+                    self.s64(2)?,
+                    self.pred(3)?,
+                )),
                 "f64" => self.unknown(),
-                _ => Ok(Op::Select32(self.r32(0)?, self.s32(1)?, self.s32(2)?, self.pred(3)?)),
+                _ => Ok(Op::Select32(
+                    self.r32(0)?,
+                    self.s32(1)?,
+                    self.s32(2)?,
+                    self.pred(3)?,
+                )),
             },
             "ld" => self.access(true).map(Op::Load),
             "st" => self.access(false).map(Op::Store),
@@ -253,7 +272,9 @@ impl<'d> Decoder<'d> {
             "bra" => {
                 let name = self.operand(0)?;
                 let label = self.labels.get(name);
-                label.map(|&at| Op::Branch(at)).ok_or_else(|| format!("there is no label {name}"))
+                label
+                    .map(|&at| Op::Branch(at))
+                    .ok_or_else(|| format!("there is no label {name}"))
             }
             "ret" | "exit" => Ok(Op::Return),
             "trap" => Ok(Op::Trap),
@@ -273,14 +294,22 @@ impl<'d> Decoder<'d> {
             "b64" | "u64" | "s64" if self.is_list(0) => {
                 let to = self.list(0)?;
                 match to.as_slice() {
-                    [low, high] => Ok(Op::Unpack64(self.register32(low)?, self.register32(high)?, self.s64(1)?)),
+                    [low, high] => Ok(Op::Unpack64(
+                        self.register32(low)?,
+                        self.register32(high)?,
+                        self.s64(1)?,
+                    )),
                     _ => self.unknown(),
                 }
             }
             "b64" | "u64" | "s64" if self.is_list(1) => {
                 let from = self.list(1)?;
                 match from.as_slice() {
-                    [low, high] => Ok(Op::Pack64(self.r64(0)?, self.source32(low)?, self.source32(high)?)),
+                    [low, high] => Ok(Op::Pack64(
+                        self.r64(0)?,
+                        self.source32(low)?,
+                        self.source32(high)?,
+                    )),
                     _ => self.unknown(),
                 }
             }
@@ -288,14 +317,22 @@ impl<'d> Decoder<'d> {
             "b32" | "u32" if self.is_list(0) => {
                 let to = self.list(0)?;
                 match to.as_slice() {
-                    [low, high] => Ok(Op::Unpack32(self.register32(low)?, self.register32(high)?, self.s32(1)?)),
+                    [low, high] => Ok(Op::Unpack32(
+                        self.register32(low)?,
+                        self.register32(high)?,
+                        self.s32(1)?,
+                    )),
                     _ => self.unknown(),
                 }
             }
             "b32" | "u32" if self.is_list(1) => {
                 let from = self.list(1)?;
                 match from.as_slice() {
-                    [low, high] => Ok(Op::Pack32(self.r32(0)?, self.source32(low)?, self.source32(high)?)),
+                    [low, high] => Ok(Op::Pack32(
+                        self.r32(0)?,
+                        self.source32(low)?,
+                        self.source32(high)?,
+                    )),
                     _ => self.unknown(),
                 }
             }
@@ -322,7 +359,12 @@ impl<'d> Decoder<'d> {
         }
         if name == "mul" && modes == ["wide"] {
             return match kind {
-                "u32" | "s32" => Ok(Op::MulWide(kind == "s32", self.r64(0)?, self.s32(1)?, self.s32(2)?)),
+                "u32" | "s32" => Ok(Op::MulWide(
+                    kind == "s32",
+                    self.r64(0)?,
+                    self.s32(1)?,
+                    self.s32(2)?,
+                )),
                 _ => self.unknown(),
             };
         }
@@ -456,8 +498,20 @@ impl<'d> Decoder<'d> {
 
     fn bfi(&self) -> Decoded<Op> {
         match self.kind() {
-            "b32" => Ok(Op::Bfi32(self.r32(0)?, self.s32(1)?, self.s32(2)?, self.s32(3)?, self.s32(4)?)),
-            "b64" => Ok(Op::Bfi64(self.r64(0)?, self.s64(1)?, self.s64(2)?, self.s32(3)?, self.s32(4)?)),
+            "b32" => Ok(Op::Bfi32(
+                self.r32(0)?,
+                self.s32(1)?,
+                self.s32(2)?,
+                self.s32(3)?,
+                self.s32(4)?,
+            )),
+            "b64" => Ok(Op::Bfi64(
+                self.r64(0)?,
+                self.s64(1)?,
+                self.s64(2)?,
+                self.s32(3)?,
+                self.s32(4)?,
+            )),
             _ => self.unknown(),
         }
     }
@@ -465,9 +519,13 @@ impl<'d> Decoder<'d> {
     fn lop3(&self) -> Decoded<Op> {
         let table = number(self.operand(4)?).and_then(|n| u8::try_from(n).ok());
         match (self.parts.as_slice(), table) {
-            (["lop3", "b32"], Some(table)) => {
-                Ok(Op::Lop3(self.r32(0)?, self.s32(1)?, self.s32(2)?, self.s32(3)?, table))
-            }
+            (["lop3", "b32"], Some(table)) => Ok(Op::Lop3(
+                self.r32(0)?,
+                self.s32(1)?,
+                self.s32(2)?,
+                self.s32(3)?,
+                table,
+            )),
             _ => self.unknown(),
         }
     }
@@ -476,7 +534,12 @@ impl<'d> Decoder<'d> {
         let mut modes = self.parts[1..].iter().copied().filter(|p| *p != "ftz");
         let mut modes: Vec<&str> = modes.by_ref().collect();
         if modes == ["rn", "f16x2", "f32"] {
-            return Ok(Op::Bin32(Bin32::HalvesF, self.r32(0)?, self.s32(1)?, self.s32(2)?));
+            return Ok(Op::Bin32(
+                Bin32::HalvesF,
+                self.r32(0)?,
+                self.s32(1)?,
+                self.s32(2)?,
+            ));
         }
         let from = modes.pop().unwrap_or("");
         let to = modes.pop().unwrap_or("");
@@ -546,8 +609,24 @@ impl<'d> Decoder<'d> {
         }
         // `ne` of floats does not hold for NaN.
         let how = match self.kind() {
-            "b64" | "u64" => return Ok(Op::Set64(compare, false, self.pred(0)?, self.s64(1)?, self.s64(2)?)),
-            "s64" => return Ok(Op::Set64(compare, true, self.pred(0)?, self.s64(1)?, self.s64(2)?)),
+            "b64" | "u64" => {
+                return Ok(Op::Set64(
+                    compare,
+                    false,
+                    self.pred(0)?,
+                    self.s64(1)?,
+                    self.s64(2)?,
+                ));
+            }
+            "s64" => {
+                return Ok(Op::Set64(
+                    compare,
+                    true,
+                    self.pred(0)?,
+                    self.s64(1)?,
+                    self.s64(2)?,
+                ));
+            }
             "b16" | "u16" => CompareAs::U16,
             "s16" => CompareAs::S16,
             "b32" | "u32" => CompareAs::U32,
@@ -556,182 +635,5 @@ impl<'d> Decoder<'d> {
             _ => return self.unknown(),
         };
         Ok(Op::Set32(compare, how, self.pred(0)?, self.s32(1)?, self.s32(2)?))
-    }
-
-    fn space(&self) -> Decoded<Space> {
-        let spaces = self.parts[1..].iter().filter_map(|part| match part.split("::").next() {
-            Some("global") => Some(Space::Global),
-            Some("shared") => Some(Space::Shared),
-            Some("param") => Some(Space::Param),
-            Some("local" | "const") => None,
-            _ => None,
-        });
-        if self.has("local") || self.has("const") {
-            return self.unknown();
-        }
-        Ok(spaces.into_iter().next().unwrap_or(Space::Generic))
-    }
-
-    fn access(&self, load: bool) -> Decoded<Access> {
-        let (bytes, signed) = match self.kind() {
-            "b8" | "u8" => (1, false),
-            "s8" => (1, true),
-            "b16" | "u16" | "f16" => (2, false),
-            "s16" => (2, true),
-            "b32" | "u32" | "f32" => (4, false),
-            "s32" => (4, true),
-            "b64" | "u64" | "s64" | "f64" => (8, false),
-            _ => return self.unknown(),
-        };
-        let (address, list) = if load { (1, 0) } else { (0, 1) };
-        let wanted = if self.has("v2") {
-            2
-        } else if self.has("v4") {
-            4
-        } else {
-            1
-        };
-        let mut registers = vec![];
-        let mut numbers = vec![];
-        for text in self.list(list)? {
-            match number(text).filter(|_| !load) {
-                Some(n) => {
-                    registers.push(Reg::R32(R32(0)));
-                    numbers.push(Some(n));
-                }
-                None => match self.value(text)? {
-                    Value::Register(r) => {
-                        registers.push(r);
-                        numbers.push(None);
-                    }
-                    _ => return Err(format!("{text} is no register")),
-                },
-            }
-        }
-        if registers.len() != wanted {
-            return Err(format!("{} registers for {wanted} elements", registers.len()));
-        }
-        Ok(Access {
-            space: self.space()?,
-            bytes,
-            signed,
-            address: self.address(address)?,
-            registers,
-            numbers,
-        })
-    }
-
-    fn atomic(&self) -> Decoded<Op> {
-        let returns = self.parts[0] == "atom";
-        let kind = match (self.parts.iter().rev().nth(1).copied().unwrap_or(""), self.kind()) {
-            ("add", "u32" | "s32") => AtomicKind::AddU32,
-            ("add", "f32") => AtomicKind::AddF32,
-            ("max", "u32") => AtomicKind::MaxU32,
-            ("min", "u32") => AtomicKind::MinU32,
-            ("exch", "b32") => AtomicKind::Exchange,
-            ("cas", "b32") => AtomicKind::CompareExchange,
-            _ => return self.unknown(),
-        };
-        let first = usize::from(returns);
-        let result = returns.then(|| self.r32(0)).transpose()?;
-        let second = (kind == AtomicKind::CompareExchange)
-            .then(|| self.s32(first + 2))
-            .transpose()?;
-        Ok(Op::Atomic(kind, result, self.space()?, self.address(first)?, self.s32(first + 1)?, second))
-    }
-
-    fn copy_async(&self) -> Decoded<Op> {
-        if self.has("commit_group") {
-            return Ok(Op::CommitCopies);
-        }
-        if self.has("wait_all") {
-            return Ok(Op::WaitCopies(0));
-        }
-        if self.has("wait_group") {
-            let pending = number(self.operand(0)?).ok_or("a number of groups is missing")?;
-            return Ok(Op::WaitCopies(pending as u32));
-        }
-        let known = matches!(self.parts.as_slice(), ["cp", "async", "ca" | "cg", "shared", "global"]);
-        let bytes = number(self.operand(2)?).filter(|n| matches!(n, 4 | 8 | 16));
-        match (known, bytes) {
-            (true, Some(bytes)) => Ok(Op::CopyAsync {
-                to: self.address(0)?,
-                from: self.address(1)?,
-                bytes: bytes as u8,
-                taken: (self.operands.len() > 3).then(|| self.s32(3)).transpose()?,
-            }),
-            _ => self.unknown(),
-        }
-    }
-
-    fn load_matrices(&self) -> Decoded<Op> {
-        let to = self.list(0)?;
-        let count = match self.parts.get(4).copied() {
-            Some("x1") => 1,
-            Some("x2") => 2,
-            Some("x4") => 4,
-            _ => return self.unknown(),
-        };
-        let known = self.has("sync") && self.has("m8n8") && self.has("shared") && self.kind() == "b16";
-        if !known || to.len() != count {
-            return self.unknown();
-        }
-        Ok(Op::LoadMatrices {
-            to: to.into_iter().map(|r| self.register32(r)).collect::<Decoded<_>>()?,
-            from: self.address(1)?,
-            transposed: self.has("trans"),
-        })
-    }
-
-    fn multiply_add(&self) -> Decoded<Op> {
-        let known = ["mma", "sync", "aligned", "m16n8k16", "row", "col", "f32", "f16", "f16", "f32"];
-        if self.parts != known {
-            return self.unknown();
-        }
-        fn all<T, const N: usize>(list: Vec<T>) -> Decoded<[T; N]> {
-            let got = list.len();
-            list.try_into().map_err(|_| format!("{got} registers in the place of {N}"))
-        }
-        let sources = |index| -> Decoded<Vec<S32>> { self.list(index)?.into_iter().map(|t| self.source32(t)).collect() };
-        let to: Decoded<Vec<R32>> = self.list(0)?.into_iter().map(|t| self.register32(t)).collect();
-        Ok(Op::MultiplyAdd {
-            to: all(to?)?,
-            a: all(sources(1)?)?,
-            b: all(sources(2)?)?,
-            c: all(sources(3)?)?,
-        })
-    }
-
-    fn shuffle(&self) -> Decoded<Op> {
-        let how = match self.parts.as_slice() {
-            ["shfl", "sync", "up", "b32"] => Shuffle::Up,
-            ["shfl", "sync", "down", "b32"] => Shuffle::Down,
-            ["shfl", "sync", "bfly", "b32"] => Shuffle::Butterfly,
-            ["shfl", "sync", "idx", "b32"] => Shuffle::Index,
-            _ => return self.unknown(),
-        };
-        let (to, valid) = match self.operand(0)?.split_once('|') {
-            Some((to, valid)) => (to, Some(self.predicate(valid)?)),
-            None => (self.operand(0)?, None),
-        };
-        Ok(Op::Shuffle {
-            how,
-            to: self.register32(to)?,
-            valid,
-            from: self.s32(1)?,
-            lane: self.s32(2)?,
-            clamp: self.s32(3)?,
-            members: self.s32(4)?,
-        })
-    }
-
-    fn barrier(&self) -> Decoded<Op> {
-        if self.has("warp") {
-            return Ok(Op::WarpBarrier(self.s32(0)?));
-        }
-        match (self.has("sync"), self.operands.as_slice()) {
-            (true, ["0"]) => Ok(Op::Barrier),
-            _ => self.unknown(),
-        }
     }
 }

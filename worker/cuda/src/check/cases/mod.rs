@@ -1,11 +1,14 @@
 //! Layers of random shapes with random elements, and what they should give.
 
+mod conv;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use graft_model::SplitMix;
 use half::f16;
 
+use self::conv::{conv, conv_large, conv_odd, depthwise, fitting, lists, window};
 use crate::graph::{Graph, HostTensor, Node, Numbers};
 use crate::lower::{Between, Rule, between};
 use crate::params::{Activation, Element};
@@ -33,8 +36,24 @@ type Family = fn(&mut SplitMix, usize) -> Case;
 /// All families: together they run every kernel.
 pub(super) fn families() -> Vec<Family> {
     vec![
-        conv, conv_large, conv_odd, depthwise, pool, matmul, by_weights, attention, attention_odd, softmax, layer_norm,
-        group_norm, reduce, gather, resize, elementwise, flat, broadcast,
+        conv,
+        conv_large,
+        conv_odd,
+        depthwise,
+        pool,
+        matmul,
+        by_weights,
+        attention,
+        attention_odd,
+        softmax,
+        layer_norm,
+        group_norm,
+        reduce,
+        gather,
+        resize,
+        elementwise,
+        flat,
+        broadcast,
     ]
 }
 
@@ -96,7 +115,8 @@ impl Making {
     }
 
     fn integers(&mut self, name: &str, numbers: &[i64]) {
-        self.constants.insert(name.to_owned(), HostTensor::integers(numbers.to_vec()));
+        self.constants
+            .insert(name.to_owned(), HostTensor::integers(numbers.to_vec()));
     }
 
     fn node(&mut self, kind: &str, inputs: &[&str], output: &str, ints: &[(&str, &[i64])]) {
@@ -128,155 +148,6 @@ const ACTIVATIONS: [(&str, Activation); 7] = [
     ("Elu", Activation::Elu(1.0)),
 ];
 
-/// What a convolution's case is like.
-struct ConvShape {
-    n: usize,
-    channels: usize,
-    outputs: usize,
-    groups: usize,
-    height: usize,
-    width: usize,
-    window: Window,
-}
-
-fn window(random: &mut SplitMix, largest: usize) -> Window {
-    let size = [1 + random.below(largest), 1 + random.below(largest)];
-    Window {
-        size,
-        stride: [1 + random.below(3), 1 + random.below(2)],
-        dilation: [1 + random.below(2), 1 + random.below(2)],
-        pad: std::array::from_fn(|_| random.below(largest)),
-    }
-}
-
-fn lists(window: &Window) -> [Vec<i64>; 4] {
-    let list = |all: &[usize]| all.iter().map(|&n| n as i64).collect();
-    [list(&window.size), list(&window.stride), list(&window.dilation), list(&window.pad)]
-}
-
-fn conv_case(random: &mut SplitMix, shape: &ConvShape, kernel: &'static str) -> Case {
-    let ConvShape {
-        n,
-        channels,
-        outputs,
-        groups,
-        height,
-        width,
-        window,
-    } = shape;
-    let x = tensor(random, &[*n, *channels, *height, *width]);
-    let weights = tensor(random, &[*outputs, channels / groups, window.size[0], window.size[1]]);
-    let bias = tensor(random, &[*outputs]);
-    let mut making = Making::new();
-    making.input("x", Element::F16, &x);
-    making.constant("w", &weights);
-    making.constant("b", &bias);
-    let [size, strides, dilations, pads] = lists(window);
-    let attributes: [(&str, &[i64]); 5] = [
-        ("kernel_shape", &size),
-        ("strides", &strides),
-        ("dilations", &dilations),
-        ("pads", &pads),
-        ("group", &[*groups as i64]),
-    ];
-    let inputs: &[&str] = if random.below(2) == 0 { &["x", "w", "b"] } else { &["x", "w"] };
-    making.node("Conv", inputs, "conv", &attributes);
-    let mut expected = exact::conv(&x, &weights, Some(&bias).filter(|_| inputs.len() == 3), window, *groups);
-    let mut last = "conv";
-    if random.below(2) == 0 {
-        let (kind, activation) = pick(random, &ACTIVATIONS);
-        making.node(kind, &[last], "activated", &[]);
-        expected.values.iter_mut().for_each(|v| *v = activation.of(*v));
-        last = "activated";
-    }
-    if random.below(2) == 0 {
-        let more = tensor(random, &expected.dims);
-        making.input("more", Element::F16, &more);
-        making.node("Add", &[last, "more"], "added", &[]);
-        expected.values.iter_mut().zip(&more.values).for_each(|(v, m)| *v += m);
-        if random.below(2) == 0 {
-            making.node("Relu", &["added"], "last", &[]);
-            expected.values.iter_mut().for_each(|v| *v = v.max(0.0));
-        }
-    }
-    let label = format!(
-        "conv {n}x{channels}x{height}x{width} to {outputs}, {groups} group(s), window {:?}, stride {:?}, dilation {:?}, pads {:?}",
-        window.size, window.stride, window.dilation, window.pad
-    );
-    making.done(label, expected, kernel)
-}
-
-fn fitting(window: &Window, axis: usize, random: &mut SplitMix, most: usize) -> usize {
-    (window.size[axis] - 1) * window.dilation[axis] + 1 + random.below(most)
-}
-
-/// Channels of a multiple of 8, and of 4 and 2.
-fn conv(random: &mut SplitMix, round: usize) -> Case {
-    let window = window(random, 3);
-    let groups = pick(random, &[1, 1, 2]);
-    let each = [8, 16, 40, 4, 12, 2, 6][round % 7];
-    let shape = ConvShape {
-        n: 1 + random.below(3),
-        channels: each * groups,
-        outputs: groups * pick(random, &[8, 24, 70]),
-        groups,
-        height: fitting(&window, 0, random, 10),
-        width: fitting(&window, 1, random, 10),
-        window,
-    };
-    conv_case(random, &shape, "conv_64x64_v8")
-}
-
-/// Enough pixels for large tiles.
-fn conv_large(random: &mut SplitMix, round: usize) -> Case {
-    let window = Window {
-        size: [1, 1],
-        stride: [1, 1],
-        dilation: [1, 1],
-        pad: [0; 4],
-    };
-    let shape = ConvShape {
-        n: 1,
-        channels: pick(random, &[8, 40]),
-        outputs: [40, 136][round % 2],
-        groups: 1,
-        height: 45,
-        width: 46 + random.below(5),
-        window,
-    };
-    conv_case(random, &shape, ["conv_128x64_v8", "conv_128x128_v8"][round % 2])
-}
-
-/// Any numbers of channels.
-fn conv_odd(random: &mut SplitMix, _: usize) -> Case {
-    let window = window(random, 5);
-    let shape = ConvShape {
-        n: 1 + random.below(2),
-        channels: pick(random, &[1, 3, 5, 7, 33]),
-        outputs: pick(random, &[1, 3, 9, 17, 65]),
-        groups: 1,
-        height: fitting(&window, 0, random, 12),
-        width: fitting(&window, 1, random, 12),
-        window,
-    };
-    conv_case(random, &shape, "conv_64x64_v1")
-}
-
-fn depthwise(random: &mut SplitMix, round: usize) -> Case {
-    let window = window(random, 5);
-    let channels = [8, 32, 5, 12][round % 4];
-    let shape = ConvShape {
-        n: 1 + random.below(2),
-        channels,
-        outputs: channels * pick(random, &[1, 1, 2]),
-        groups: channels,
-        height: fitting(&window, 0, random, 10),
-        width: fitting(&window, 1, random, 10),
-        window,
-    };
-    conv_case(random, &shape, "depthwise_v8")
-}
-
 fn pool(random: &mut SplitMix, round: usize) -> Case {
     let mut window = window(random, 3);
     // The standard wants pads smaller than the window.
@@ -295,28 +166,51 @@ fn pool(random: &mut SplitMix, round: usize) -> Case {
     making.input("x", Element::F16, &x);
     let [size, strides, dilations, pads] = lists(&window);
     let counted = [i64::from(counts)];
-    let mut attributes: Vec<(&str, &[i64])> = vec![("kernel_shape", &size), ("strides", &strides), ("dilations", &dilations), ("pads", &pads)];
+    let mut attributes: Vec<(&str, &[i64])> = vec![
+        ("kernel_shape", &size),
+        ("strides", &strides),
+        ("dilations", &dilations),
+        ("pads", &pads),
+    ];
     if mean {
         attributes.push(("count_include_pad", &counted));
     }
-    making.node(if mean { "AveragePool" } else { "MaxPool" }, &["x"], "out", &attributes);
+    making.node(
+        if mean { "AveragePool" } else { "MaxPool" },
+        &["x"],
+        "out",
+        &attributes,
+    );
     let label = format!("pool {:?}, mean {mean}, {window:?}", x.dims);
     making.done(label, exact::pool(&x, &window, mean, counts), "pool_v8")
 }
 
 fn matmul(random: &mut SplitMix, _: usize) -> Case {
-    let (b, m, k, n) = (1 + random.below(3), 1 + random.below(80), 1 + random.below(70), 1 + random.below(80));
+    let (b, m, k, n) = (
+        1 + random.below(3),
+        1 + random.below(80),
+        1 + random.below(70),
+        1 + random.below(80),
+    );
     let x = tensor(random, &[b, m, k]);
     let y = tensor(random, &[b, k, n]);
     let mut making = Making::new();
     making.input("x", Element::F16, &x);
     making.input("y", Element::F16, &y);
     making.node("MatMul", &["x", "y"], "out", &[]);
-    making.done(format!("matmul {b} of {m}x{k} by {k}x{n}"), exact::matmul(&x, &y), "matmul_64x64")
+    making.done(
+        format!("matmul {b} of {m}x{k} by {k}x{n}"),
+        exact::matmul(&x, &y),
+        "matmul_64x64",
+    )
 }
 
 fn by_weights(random: &mut SplitMix, round: usize) -> Case {
-    let (rows, k, n) = (1 + random.below(90), [64, 33, 12, 130][round % 4], 1 + random.below(150));
+    let (rows, k, n) = (
+        1 + random.below(90),
+        [64, 33, 12, 130][round % 4],
+        1 + random.below(150),
+    );
     let x = tensor(random, &[2, rows, k]);
     let weights = tensor(random, &[k, n]);
     let bias = tensor(random, &[n]);
@@ -330,7 +224,11 @@ fn by_weights(random: &mut SplitMix, round: usize) -> Case {
     making.node(kind, &["added"], "out", &[]);
     let product = exact::matmul(&x, &weights);
     let expected = exact::map(&product.dims, &[&product, &bias], |v| activation.of(v[0] + v[1]));
-    making.done(format!("2x{rows}x{k} by weights to {n}, {kind}"), expected, "conv_64x64_v8")
+    making.done(
+        format!("2x{rows}x{k} by weights to {n}, {kind}"),
+        expected,
+        "conv_64x64_v8",
+    )
 }
 
 fn attention_case(random: &mut SplitMix, depth: usize, kernel: &'static str) -> Case {
@@ -343,25 +241,41 @@ fn attention_case(random: &mut SplitMix, depth: usize, kernel: &'static str) -> 
     let mut making = Making::new();
     // As they come out of products: heads side by side.
     for (name, tensor) in [("q", &q), ("k", &k), ("v", &v)] {
-        let turned = Dense::of(&[b, tensor.dims[2], h, depth], |at| tensor.at(&[at[0], at[2], at[1], at[3]]));
+        let turned = Dense::of(&[b, tensor.dims[2], h, depth], |at| {
+            tensor.at(&[at[0], at[2], at[1], at[3]])
+        });
         let flat = Dense {
             dims: vec![b, tensor.dims[2], h * depth],
             values: turned.values,
         };
         making.input(&format!("{name} flat"), Element::F16, &flat);
-        let (flat, split, sizes) = (format!("{name} flat"), format!("{name} split"), format!("{name} sizes"));
+        let (flat, split, sizes) = (
+            format!("{name} flat"),
+            format!("{name} split"),
+            format!("{name} sizes"),
+        );
         making.integers(&sizes, &[0, 0, h as i64, depth as i64]);
         making.node("Reshape", &[&flat, &sizes], &split, &[]);
         let perm: &[i64] = if name == "k" { &[0, 2, 3, 1] } else { &[0, 2, 1, 3] };
         making.node("Transpose", &[&split], name, &[("perm", perm)]);
     }
-    making.constant("scale", &Dense { dims: vec![], values: vec![scale] });
+    making.constant(
+        "scale",
+        &Dense {
+            dims: vec![],
+            values: vec![scale],
+        },
+    );
     making.node("MatMul", &["q", "k"], "scores", &[]);
     making.node("Mul", &["scores", "scale"], "scaled", &[]);
     let mask = (random.below(2) == 0).then(|| {
         let kept = Dense::of(&[b, 1, 1, keys], |_| 0.0);
         Dense {
-            values: kept.values.iter().map(|_| if random.below(4) == 0 { -1e9 } else { 0.0 }).collect(),
+            values: kept
+                .values
+                .iter()
+                .map(|_| if random.below(4) == 0 { -1e9 } else { 0.0 })
+                .collect(),
             ..kept
         }
     });
@@ -374,7 +288,10 @@ fn attention_case(random: &mut SplitMix, depth: usize, kernel: &'static str) -> 
     making.node("Softmax", &[last], "weights", &[("axis", &[-1])]);
     making.node("MatMul", &["weights", "v"], "out", &[]);
     let expected = exact::attention(&q, &k, &v, mask.as_ref(), f64::from(scale as f32));
-    let label = format!("attention {b}x{h}, {queries} by {keys} of {depth}, mask {}", mask.is_some());
+    let label = format!(
+        "attention {b}x{h}, {queries} by {keys} of {depth}, mask {}",
+        mask.is_some()
+    );
     making.done(label, expected, kernel)
 }
 
@@ -397,7 +314,9 @@ fn attention_odd(random: &mut SplitMix, round: usize) -> Case {
 }
 
 fn softmax(random: &mut SplitMix, _: usize) -> Case {
-    let x = tensor_of(random, |random| vec![1 + random.below(4), 1 + random.below(20), 1 + random.below(300)]);
+    let x = tensor_of(random, |random| {
+        vec![1 + random.below(4), 1 + random.below(20), 1 + random.below(300)]
+    });
     let mut making = Making::new();
     making.input("x", Element::F16, &x);
     making.node("Softmax", &["x"], "out", &[("axis", &[-1])]);
@@ -406,13 +325,20 @@ fn softmax(random: &mut SplitMix, _: usize) -> Case {
 
 fn layer_norm(random: &mut SplitMix, _: usize) -> Case {
     let length = 2 + random.below(300);
-    let x = tensor_of(random, |random| vec![1 + random.below(3), 1 + random.below(20), length]);
+    let x = tensor_of(random, |random| {
+        vec![1 + random.below(3), 1 + random.below(20), length]
+    });
     let (gain, offset) = (tensor(random, &[length]), tensor(random, &[length]));
     let mut making = Making::new();
     making.input("x", Element::F16, &x);
     making.constant("gain", &gain);
     making.constant("offset", &offset);
-    making.node("LayerNormalization", &["x", "gain", "offset"], "out", &[("axis", &[-1])]);
+    making.node(
+        "LayerNormalization",
+        &["x", "gain", "offset"],
+        "out",
+        &[("axis", &[-1])],
+    );
     let expected = exact::layer_norm(&x, &gain, &offset, f64::from(1e-5f32));
     making.done(format!("layer norm {:?}", x.dims), expected, "layer_norm")
 }
@@ -420,7 +346,9 @@ fn layer_norm(random: &mut SplitMix, _: usize) -> Case {
 fn group_norm(random: &mut SplitMix, _: usize) -> Case {
     let (groups, each) = (1 + random.below(4), 1 + random.below(5));
     let channels = groups * each;
-    let x = tensor_of(random, |random| vec![2, channels, 2 + random.below(8), 2 + random.below(8)]);
+    let x = tensor_of(random, |random| {
+        vec![2, channels, 2 + random.below(8), 2 + random.below(8)]
+    });
     let (gain, offset) = (tensor(random, &[channels]), tensor(random, &[channels]));
     let mut making = Making::new();
     making.input("x", Element::F16, &x);
@@ -429,7 +357,11 @@ fn group_norm(random: &mut SplitMix, _: usize) -> Case {
     let attributes: [(&str, &[i64]); 1] = [("num_groups", &[groups as i64])];
     making.node("GroupNormalization", &["x", "gain", "offset"], "out", &attributes);
     let expected = exact::group_norm(&x, &gain, &offset, groups, f64::from(1e-5f32));
-    making.done(format!("group norm {:?} in {groups}", x.dims), expected, "group_norm")
+    making.done(
+        format!("group norm {:?} in {groups}", x.dims),
+        expected,
+        "group_norm",
+    )
 }
 
 fn reduce(random: &mut SplitMix, round: usize) -> Case {
@@ -450,14 +382,27 @@ fn reduce(random: &mut SplitMix, round: usize) -> Case {
     let (kind, f) = pick(random, &kinds);
     let mut making = Making::new();
     making.input("x", Element::F16, &x);
-    making.node(kind, &["x"], "out", &[("axes", &[axis as i64]), ("keepdims", &[1])]);
+    making.node(
+        kind,
+        &["x"],
+        "out",
+        &[("axes", &[axis as i64]), ("keepdims", &[1])],
+    );
     let expected = exact::reduce(&x, &[axis], f);
-    making.done(format!("{kind} {dims:?} along {axis}"), expected, ["reduce_rows", "reduce_columns"][round % 2])
+    making.done(
+        format!("{kind} {dims:?} along {axis}"),
+        expected,
+        ["reduce_rows", "reduce_columns"][round % 2],
+    )
 }
 
 fn gather(random: &mut SplitMix, _: usize) -> Case {
-    let x = tensor_of(random, |random| vec![1, 2 + random.below(30), 1 + random.below(40)]);
-    let rows: Vec<usize> = (0..1 + random.below(20)).map(|_| random.below(x.dims[1])).collect();
+    let x = tensor_of(random, |random| {
+        vec![1, 2 + random.below(30), 1 + random.below(40)]
+    });
+    let rows: Vec<usize> = (0..1 + random.below(20))
+        .map(|_| random.below(x.dims[1]))
+        .collect();
     let mut making = Making::new();
     making.input("x", Element::F16, &x);
     let index = Dense {
@@ -467,14 +412,28 @@ fn gather(random: &mut SplitMix, _: usize) -> Case {
     making.input("index", Element::I64, &index);
     making.node("Gather", &["x", "index"], "out", &[("axis", &[1])]);
     let expected = exact::gather(&x, &rows);
-    making.done(format!("gather {} of {:?}", rows.len(), x.dims), expected, "gather")
+    making.done(
+        format!("gather {} of {:?}", rows.len(), x.dims),
+        expected,
+        "gather",
+    )
 }
 
 fn resize(random: &mut SplitMix, _: usize) -> Case {
-    let x = tensor_of(random, |random| vec![1 + random.below(2), 1 + random.below(12), 2 + random.below(6), 2 + random.below(6)]);
+    let x = tensor_of(random, |random| {
+        vec![
+            1 + random.below(2),
+            1 + random.below(12),
+            2 + random.below(6),
+            2 + random.below(6),
+        ]
+    });
     let to = [1 + random.below(14), 1 + random.below(14)];
     let linear = random.below(2) == 0;
-    let coordinates = pick(random, &["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]);
+    let coordinates = pick(
+        random,
+        &["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"],
+    );
     let rule = Rule {
         coordinates,
         nearest: Some("floor").filter(|_| !linear),
@@ -483,18 +442,27 @@ fn resize(random: &mut SplitMix, _: usize) -> Case {
         let from = x.dims[axis + 2];
         let scale = to[axis] as f64 / from as f64;
         let all: Vec<Between> = between(rule, from, to[axis], scale).unwrap_or_default();
-        all.into_iter().map(|b| (b.low, b.high, f64::from(b.weight))).collect()
+        all.into_iter()
+            .map(|b| (b.low, b.high, f64::from(b.weight)))
+            .collect()
     };
     let expected = exact::resize(&x, &lies(0), &lies(1));
     let mut making = Making::new();
     making.input("x", Element::F16, &x);
-    making.integers("sizes", &[x.dims[0] as i64, x.dims[1] as i64, to[0] as i64, to[1] as i64]);
+    making.integers(
+        "sizes",
+        &[x.dims[0] as i64, x.dims[1] as i64, to[0] as i64, to[1] as i64],
+    );
     let node = Node::made("Resize", &["x", "", "", "sizes"], "out", &[])
         .with_text("coordinate_transformation_mode", coordinates)
         .with_text("mode", if linear { "linear" } else { "nearest" })
         .with_text("nearest_mode", "floor");
     making.nodes.push(node);
-    making.done(format!("resize {:?} to {to:?}, {coordinates}, linear {linear}", x.dims), expected, "resize")
+    making.done(
+        format!("resize {:?} to {to:?}, {coordinates}, linear {linear}", x.dims),
+        expected,
+        "resize",
+    )
 }
 
 /// Functions of one element.
@@ -512,7 +480,9 @@ fn elementwise(random: &mut SplitMix, _: usize) -> Case {
         ("Sqrt", |x| x.abs().sqrt()),
     ];
     let (kind, f) = pick(random, &kinds);
-    let mut x = tensor_of(random, |random| vec![2, 1 + random.below(30), 1 + random.below(30)]);
+    let mut x = tensor_of(random, |random| {
+        vec![2, 1 + random.below(30), 1 + random.below(30)]
+    });
     if kind == "Sqrt" {
         x.values.iter_mut().for_each(|v| *v = v.abs());
     }
@@ -531,7 +501,11 @@ fn flat(random: &mut SplitMix, _: usize) -> Case {
     making.input("x", Element::F16, &x);
     making.input("y", Element::F16, &y);
     type Function = fn(f64, f64) -> f64;
-    let kinds: [(&str, Function); 3] = [("Add", |a, b| a + b), ("Sub", |a, b| a - b), ("Mul", |a, b| a * b)];
+    let kinds: [(&str, Function); 3] = [
+        ("Add", |a, b| a + b),
+        ("Sub", |a, b| a - b),
+        ("Mul", |a, b| a * b),
+    ];
     let (kind, f) = pick(random, &kinds);
     making.node(kind, &["x", "y"], "out", &[]);
     let expected = exact::map(&dims, &[&x, &y], |v| f(v[0], v[1]));
@@ -540,7 +514,12 @@ fn flat(random: &mut SplitMix, _: usize) -> Case {
 
 /// Operands that are repeated, and layouts that don't match.
 fn broadcast(random: &mut SplitMix, _: usize) -> Case {
-    let dims = [1 + random.below(3), 1 + random.below(7), 1 + random.below(9), 1 + random.below(9)];
+    let dims = [
+        1 + random.below(3),
+        1 + random.below(7),
+        1 + random.below(9),
+        1 + random.below(9),
+    ];
     let x = tensor(random, &dims);
     let mut other = dims;
     for size in &mut other {
@@ -553,7 +532,12 @@ fn broadcast(random: &mut SplitMix, _: usize) -> Case {
     making.input("x", Element::F16, &x);
     making.input("y", Element::F32, &y);
     type Function = fn(f64, f64) -> f64;
-    let kinds: [(&str, Function); 4] = [("Add", |a, b| a + b), ("Mul", |a, b| a * b), ("Max", f64::max), ("Min", f64::min)];
+    let kinds: [(&str, Function); 4] = [
+        ("Add", |a, b| a + b),
+        ("Mul", |a, b| a * b),
+        ("Max", f64::max),
+        ("Min", f64::min),
+    ];
     let (kind, f) = pick(random, &kinds);
     making.node(kind, &["x", "y"], "out", &[]);
     let expected = exact::map(&dims, &[&x, &y], |v| f(v[0], v[1]));
