@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use graft_client::picture;
-use graft_cuda::check::{FaultReport, KernelReport, ModelReport, Networks, faults, kernels, model};
+use graft_cuda::check::{
+    FaultReport, KernelReport, Latency, ModelReport, Networks, faults, kernels, latency, model,
+};
 use graft_cuda::{CudaEngine, Gpu};
 use graft_engine::{Engine, PartitionShape, RtenEngine, usable_cores};
 use graft_files::CatalogEntry;
@@ -42,6 +44,9 @@ pub(crate) struct Arguments {
     /// Cut points of a network at most that are tried; others are left out evenly
     #[arg(long, value_name = "N", default_value_t = 64)]
     cuts: usize,
+    /// Time the networks' launches on partitions of all sizes, too; on the software GPU figures are modelled
+    #[arg(long)]
+    latency: bool,
     /// One JSON object on standard output instead of text
     #[arg(long)]
     json: bool,
@@ -60,6 +65,8 @@ pub(super) struct Report {
     pub softgpu: bool,
     pub kernels: Vec<KernelReport>,
     pub models: Vec<ModelReport>,
+    /// Of networks that are as they should be.
+    pub latency: Vec<Latency>,
     pub faults: Vec<FaultReport>,
     pub ok: bool,
 }
@@ -173,7 +180,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         reference: (&reference, cores),
         most_cuts: arguments.cuts,
     };
-    let mut models = vec![];
+    let (mut models, mut figures) = (vec![], vec![]);
+    // A software GPU's figures are worked out from what it counts: one batch tells enough.
+    let batches: &[usize] = if arguments.softgpu {
+        &[1]
+    } else {
+        &[1, 2, 4, 8, 16, 32]
+    };
     for network in &networks {
         say(&format!("{}: running", network.name), false);
         let (report, output) = model(&on, network.file.clone(), &network.model, &network.input);
@@ -189,6 +202,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
             if let Some(output) = &output {
                 npy::write(folder, &format!("{}.output", network.name), output)?;
             }
+        }
+        if report.ok && arguments.latency {
+            say(&format!("{}: timing", network.name), false);
+            figures.extend(latency(&engine, &report.file, &network.model, batches)?);
         }
         models.push(report);
     }
@@ -207,6 +224,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         softgpu: arguments.softgpu,
         kernels,
         models,
+        latency: figures,
         faults,
         ok,
     };
@@ -256,6 +274,13 @@ fn text(report: &Report) -> anyhow::Result<()> {
         for wrong in &model.wrong {
             line(format_args!("        {wrong}"))?;
         }
+    }
+    for figure in &report.latency {
+        let kind = if figure.modelled { "modelled" } else { "measured" };
+        line(format_args!(
+            "  {}: batch {:2} on {:3} SMs: {:.3} ms, {kind}",
+            figure.file, figure.batch, figure.sms, figure.ms
+        ))?;
     }
     for fault in &report.faults {
         line(format_args!(

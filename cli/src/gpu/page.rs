@@ -49,6 +49,20 @@ pub(super) fn of(report: &Report) -> String {
             )
         })
         .collect();
+    let latency: String = report
+        .latency
+        .iter()
+        .map(|l| {
+            let kind = if l.modelled { "modelled" } else { "measured" };
+            format!(
+                "<tr><td>{}<td>batch {} on {} SMs<td class=n>{:.3} ms, {kind}</tr>",
+                escaped(&l.file),
+                l.batch,
+                l.sms,
+                l.ms
+            )
+        })
+        .collect();
     let faults: String = report
         .faults
         .iter()
@@ -83,6 +97,7 @@ td:first-child {{ white-space: nowrap }}
 <p>{} SMs, compute {}.{}, CUDA {}.{}{kind}. Bars: how much of what is allowed was used; each quarter is a power of ten.
 <h2>Kernels, max|out − ref| / max|ref| within 2e-3</h2><table>{kernels}</table>
 <h2>Networks, ‖out − ref‖ / ‖ref‖ within 1e-2</h2><table>{models}</table>
+<h2>Launches of networks</h2><table>{latency}</table>
 <h2>Planned faults</h2><table>{faults}</table>
 ",
         escaped(&report.device.name),

@@ -10,6 +10,7 @@ use graft_model::{Batch, Model, ModelId, ModelInfo, Precision, StageRange};
 use crate::driver::{CudaFault, Gpu, softgpu_report};
 use crate::graph::{Graph, Unserved};
 use crate::held::HeldBatch;
+use crate::lane::Given;
 use crate::session::{Layers, RunError, Session, SetUpError, learned};
 
 /// An engine that runs layers on a GPU, in 16-bit floats with 32-bit sums. A partition is a set of its multiprocessors.
@@ -62,6 +63,11 @@ impl CudaEngine {
     /// Multiprocessors of the smallest partition, and of all together.
     pub fn granularity(&self) -> (u32, u32) {
         self.session().granularity()
+    }
+
+    /// Milliseconds that the launches of a partition's last run took on the device; on the software GPU they are modelled.
+    pub fn last_ms(&self, partition: PartitionId) -> Result<f32, CudaFault> {
+        self.session().last_ms(partition)
     }
 
     /// What the software GPU found since it was asked last; nothing, where it is a real one.
@@ -134,36 +140,36 @@ impl CudaEngine {
         batch: Held,
     ) -> Result<Held, RunError> {
         let requests = batch.requests();
-        let (memory, finite, from_host) = match batch {
-            Held::Host(batch) => (session.bring(&batch)?, batch.is_finite(), true),
-            Held::Device(held) => match held.as_any().downcast_ref::<HeldBatch>() {
-                Some(held) if held.session == session.number() => {
-                    let whole = held.first == 0
-                        && held
-                            .tensors
-                            .first()
-                            .is_some_and(|t| t.layout.dims[0] == held.count);
-                    let memory = if whole {
-                        held.tensors.iter().map(|t| Arc::clone(&t.memory)).collect()
-                    } else {
-                        session
-                            .gather(partition, &[held])?
-                            .into_iter()
-                            .map(|t| t.memory)
-                            .collect()
-                    };
-                    (memory, held.finite, false)
-                }
-                _ => {
+        let gathered;
+        let (given, finite) = match &batch {
+            Held::Host(batch) => (Given::Host(batch), batch.is_finite()),
+            Held::Device(held) => {
+                let held = held.as_any().downcast_ref::<HeldBatch>();
+                let Some(held) = held.filter(|h| h.session == session.number()) else {
                     return Err(Unserved::because(
                         "a batch that was on the device before it was set up anew",
                     )
                     .into());
-                }
-            },
+                };
+                let whole = held.first == 0
+                    && held
+                        .tensors
+                        .first()
+                        .is_some_and(|t| t.layout.dims[0] == held.count);
+                let tensors = if whole {
+                    held.tensors.as_slice()
+                } else {
+                    gathered = session.gather(partition, &[held])?;
+                    &gathered
+                };
+                let places = tensors.iter().map(|t| (t.memory.address(), t.layout.bytes()));
+                (Given::Device(places.collect()), held.finite)
+            }
         };
+        let from_host = matches!(given, Given::Host(_));
         let (program, weights) = session.program(layers, range, requests, from_host)?;
-        let tensors = session.run(partition, &program, &weights, &memory)?;
+        let name = (layers.info.id, range, requests, from_host);
+        let tensors = session.run(partition, Some(name), &program, &weights, &given)?;
         Ok(Held::Device(Box::new(HeldBatch {
             session: session.number(),
             info: Arc::clone(&layers.info),
@@ -249,6 +255,21 @@ impl Engine for CudaEngine {
         Ok(())
     }
 
+    fn prepare(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        ranges: &[StageRange],
+    ) -> Result<(), EngineError> {
+        let layers = self.layers(model)?;
+        let session = self.with_partition(partition)?;
+        for &range in ranges {
+            let made = session.program(&layers, range, 1, true);
+            made.map_err(|error| error.into_engine(range))?;
+        }
+        Ok(())
+    }
+
     fn run(
         &self,
         partition: PartitionId,
@@ -282,7 +303,7 @@ impl Engine for CudaEngine {
         let session = self.with_partition(partition)?;
         self.run_here(&session, partition, &layers, range, batch)
             .map_err(|error| {
-                if matches!(&error, RunError::Cuda(fault) if fault.is_spoiled()) {
+                if error.fault().is_some_and(CudaFault::is_spoiled) {
                     self.set_up_anew(&session);
                 }
                 error.into_engine(range)

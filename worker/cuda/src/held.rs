@@ -7,15 +7,15 @@ use graft_engine::{Cause, DeviceBatch, EngineError};
 use graft_model::{Batch, CutPoint, DType, Elements, ModelInfo, StageRange, Tensor};
 use half::f16;
 
-use crate::driver::DeviceMemory;
 use crate::params::Element;
+use crate::pool::Pooled;
 use crate::program::Layout;
 
 /// A tensor of a batch on the device.
 #[derive(Debug)]
 pub struct HeldTensor {
     /// Its memory.
-    pub memory: Arc<DeviceMemory>,
+    pub memory: Arc<Pooled>,
     /// How all rows that were computed together lie in it.
     pub layout: Layout,
 }
@@ -100,13 +100,13 @@ impl DeviceBatch for HeldBatch {
                     spec.name, held.layout.element
                 ))
             })?;
-            if let (Elements::F32(all), true) = (&elements, self.finite) {
-                if all.iter().any(|x| !x.is_finite()) {
-                    return Err(self.failed(format!(
+            if let (Elements::F32(all), true) = (&elements, self.finite)
+                && all.iter().any(|x| !x.is_finite())
+            {
+                return Err(self.failed(format!(
                         "tensor {} leaves the range of 16-bit floats, in which this device computes: allow f32 alone in the manifest's precision",
                         spec.name
                     )));
-                }
             }
             tensors.push(Tensor::new(self.count, spec.shape.clone(), elements)?);
         }

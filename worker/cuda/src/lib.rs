@@ -8,8 +8,10 @@ mod engine;
 mod graph;
 mod held;
 mod kernels;
+mod lane;
 mod lower;
 mod params;
+mod pool;
 mod program;
 mod session;
 

@@ -19,8 +19,6 @@ pub enum Place {
     Arrived,
     /// Where kernels tell of inputs that they can't serve.
     Fault,
-    /// An address.
-    Fixed(u64),
 }
 
 /// A place, and bytes beyond its beginning.
@@ -281,7 +279,7 @@ mod tests {
                 let quotient = if multiplier == 0 {
                     n
                 } else {
-                    n * multiplier >> 32 >> shift
+                    (n * multiplier) >> 32 >> shift
                 };
                 assert_eq!(quotient, n / d as u64, "{n} / {d}");
             }

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use graft_engine::{Cause, EngineError, PartitionId};
 use graft_model::{ModelId, ModelInfo, StageRange};
 
-use crate::driver::{Atoms, CudaFault, DeviceMemory, Gpu, Primary, Stream};
+use crate::driver::{Atoms, CudaFault, DeviceMemory, Gpu, Primary};
 use crate::graph::{Graph, Unserved};
 use crate::held::{HeldBatch, HeldTensor};
 use crate::kernels::{Kernels, KernelsError};
+use crate::lane::{Given, Lane, Name};
 use crate::lower::{Stored, Weights, learn, lower};
-use crate::params::{Element, Place};
+use crate::params::Element;
+use crate::pool::Pool;
 use crate::program::{Layout, Program};
 
 /// Programs of a model at most: ranges by sizes of batches; at the bound all are forgotten, and made anew when they are run.
@@ -42,12 +44,28 @@ pub enum RunError {
     /// An index without a row.
     #[error("index {0} of a batch names no row")]
     NoRow(u32),
+    /// The driver refuses a launch.
+    #[error("node {node}: {fault}")]
+    Launch {
+        /// The node that it is for.
+        node: String,
+        /// Why.
+        fault: CudaFault,
+    },
     /// A kernel that is not embedded.
     #[error("there is no kernel {0}")]
     NoKernel(&'static str),
 }
 
 impl RunError {
+    /// What the driver refused, where it did.
+    pub fn fault(&self) -> Option<&CudaFault> {
+        match self {
+            RunError::Cuda(fault) | RunError::Launch { fault, .. } => Some(fault),
+            RunError::Unserved(_) | RunError::NoRow(_) | RunError::NoKernel(_) => None,
+        }
+    }
+
     pub fn into_engine(self, range: StageRange) -> EngineError {
         EngineError::Run {
             range,
@@ -121,21 +139,13 @@ impl WeightList {
     }
 }
 
-/// A partition's stream, and memory that only its launches use.
-struct Lane {
-    stream: Stream,
-    arena: Option<DeviceMemory>,
-    partial: Option<DeviceMemory>,
-    arrived: Option<DeviceMemory>,
-    fault: DeviceMemory,
-}
-
 /// A device's time between two settings up.
 pub struct Session {
     number: u64,
     primary: Arc<Primary>,
     kernels: Kernels,
     atoms: Arc<Atoms>,
+    pool: Arc<Pool>,
     models: Mutex<HashMap<ModelId, Arc<Mutex<OnDevice>>>>,
     lanes: Mutex<HashMap<PartitionId, Arc<Mutex<Lane>>>>,
 }
@@ -158,6 +168,7 @@ impl Session {
             kernels: Kernels::load()?,
             atoms,
             primary,
+            pool: Arc::default(),
             models: Mutex::default(),
             lanes: Mutex::default(),
         })
@@ -182,14 +193,7 @@ impl Session {
     pub fn open_partition(&self, id: PartitionId, (skipped, sms): (u32, u32)) -> Result<u32, CudaFault> {
         let green = Arc::new(self.atoms.partition(skipped, sms)?);
         let granted = green.sms();
-        let fault = DeviceMemory::with(&self.primary, &[0; 4])?;
-        let lane = Lane {
-            stream: Stream::new(&green)?,
-            arena: None,
-            partial: None,
-            arrived: None,
-            fault,
-        };
+        let lane = Lane::new(&green)?;
         lock(&self.lanes).insert(id, Arc::new(Mutex::new(lane)));
         Ok(granted)
     }
@@ -202,17 +206,13 @@ impl Session {
         lock(&self.lanes).remove(&id);
     }
 
+    /// Forgets a model: its weights, and all launches that name them.
     pub fn forget(&self, model: ModelId) {
+        let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
+        for lane in lanes {
+            lock(&lane).forget(model);
+        }
         lock(&self.models).remove(&model);
-    }
-
-    /// Bytes of weights on the device.
-    pub fn weights_bytes(&self) -> u64 {
-        let models: Vec<_> = lock(&self.models).values().cloned().collect();
-        let bytes = |model: &Arc<Mutex<OnDevice>>| -> u64 {
-            lock(model).weights.memory.iter().map(|m| m.len() as u64).sum()
-        };
-        models.iter().map(bytes).sum()
     }
 
     /// How a range's inputs lie, from the host or from the device.
@@ -291,25 +291,15 @@ impl Session {
         DeviceMemory::with(&self.primary, content).map(Arc::new)
     }
 
-    /// Memory for a batch's tensors.
+    /// Memory for a batch's tensors, used before where there is some.
     pub fn room(&self, layouts: &[Layout]) -> Result<Vec<HeldTensor>, CudaFault> {
-        layouts
-            .iter()
-            .map(|layout| {
-                Ok(HeldTensor {
-                    memory: Arc::new(DeviceMemory::new(&self.primary, layout.bytes())?),
-                    layout: layout.clone(),
-                })
+        let take = |layout: &Layout| {
+            Ok(HeldTensor {
+                memory: Arc::new(self.pool.take(&self.primary, layout.bytes())?),
+                layout: layout.clone(),
             })
-            .collect()
-    }
-
-    /// Brings a batch's tensors from the host.
-    pub fn bring(&self, batch: &graft_model::Batch) -> Result<Vec<Arc<DeviceMemory>>, CudaFault> {
-        let bytes = batch.tensors().iter().map(|t| crate::held::to_bytes(t).1);
-        bytes
-            .map(|b| DeviceMemory::with(&self.primary, &b).map(Arc::new))
-            .collect()
+        };
+        layouts.iter().map(take).collect()
     }
 
     /// Rows of several batches, one after the other.
@@ -336,114 +326,43 @@ impl Session {
             for part in parts {
                 let row = part.row_bytes(place);
                 let from = part.tensors[place].memory.address() + (part.first * row) as u64;
-                put_copy(
-                    &lane.stream,
-                    to.memory.address() + at as u64,
-                    from,
-                    part.count * row,
-                )?;
+                lane.copy(to.memory.address() + at as u64, from, part.count * row)?;
                 at += part.count * row;
             }
         }
-        lane.stream.wait()?;
+        lane.wait()?;
         Ok(room)
     }
 
-    /// Runs a program to its end.
+    /// Runs a program to its end, on inputs from the host or from the device; where it has a name, its launches are kept as a graph.
     pub fn run(
         &self,
         id: PartitionId,
+        name: Option<Name>,
         program: &Program,
         weights: &[Arc<DeviceMemory>],
-        inputs: &[Arc<DeviceMemory>],
+        given: &Given<'_>,
     ) -> Result<Vec<HeldTensor>, RunError> {
         let lane = lock(&self.lanes).get(&id).cloned();
         let Some(lane) = lane else { return Ok(vec![]) };
-        let mut lane = lock(&lane);
-        let lane = &mut *lane;
-        let sms = lane.stream.green().sms();
         let outputs = self.room(&program.outputs)?;
-        grow(&self.primary, &mut lane.arena, program.arena_bytes, false)?;
-        grow(
+        lock(&lane).run(
             &self.primary,
-            &mut lane.partial,
-            program.partial_bytes(sms),
-            false,
+            &self.kernels,
+            name,
+            program,
+            weights,
+            given,
+            &outputs,
         )?;
-        grow(&self.primary, &mut lane.arrived, program.counters() * 4, true)?;
-        if let Some(arena) = &lane.arena {
-            arena.forget(0, arena.len());
-        }
-        let of = |memory: &Option<DeviceMemory>| memory.as_ref().map_or(0, DeviceMemory::address);
-        let address = |place: Place| match place {
-            Place::Null => 0,
-            Place::Fixed(at) => at,
-            Place::Slot(slot) => of(&lane.arena) + program.slots[slot].0 as u64,
-            Place::Weight(place) => weights[place].address(),
-            Place::Input(place) => inputs[place].address(),
-            Place::Output(place) => outputs[place].memory.address(),
-            Place::Partial => of(&lane.partial),
-            Place::Arrived => of(&lane.arrived),
-            Place::Fault => lane.fault.address(),
-        };
-        for step in &program.steps {
-            let function = self
-                .kernels
-                .get(step.kernel)
-                .ok_or(RunError::NoKernel(step.kernel))?;
-            let params = step.params.filled(address);
-            launch(&lane.stream, function, step.blocks.on(sms), step.threads, &params)?;
-        }
-        lane.stream.wait()?;
-        if program.can_fault {
-            let told = lane.fault.read(0, 4)?;
-            let told = u32::from_le_bytes([told[0], told[1], told[2], told[3]]);
-            if told != 0 {
-                lane.fault.write(0, &[0; 4])?;
-                return Err(RunError::NoRow(told - 1));
-            }
-        }
         Ok(outputs)
     }
-}
 
-#[allow(unsafe_code)]
-fn launch(
-    stream: &Stream,
-    function: crate::driver::Function,
-    blocks: u32,
-    threads: u32,
-    params: &[u8],
-) -> Result<(), CudaFault> {
-    // SAFETY: the structure is what the kernel's file declares; all memory that it names is held by the caller until the stream is
-    // waited for.
-    unsafe { stream.launch(function, blocks, threads, params) }
-}
-
-#[allow(unsafe_code)]
-fn put_copy(stream: &Stream, to: u64, from: u64, bytes: usize) -> Result<(), CudaFault> {
-    // SAFETY: both are rows of tensors that the caller holds until the stream is waited for.
-    unsafe { stream.copy(to, from, bytes) }
-}
-
-/// Makes memory larger where it is too small; `zero`: filled with 0.
-fn grow(
-    primary: &Arc<Primary>,
-    memory: &mut Option<DeviceMemory>,
-    bytes: usize,
-    zero: bool,
-) -> Result<(), CudaFault> {
-    if bytes == 0 || memory.as_ref().is_some_and(|m| m.len() >= bytes) {
-        return Ok(());
+    /// Milliseconds that a program's launches took when it was run last on a partition; on the software GPU they are modelled.
+    pub fn last_ms(&self, id: PartitionId) -> Result<f32, CudaFault> {
+        let lane = lock(&self.lanes).get(&id).cloned();
+        lane.map_or(Ok(0.0), |lane| lock(&lane).last_ms())
     }
-    // The old one goes first, so that there is room.
-    *memory = None;
-    *memory = Some(if zero {
-        DeviceMemory::with(primary, &vec![0; bytes])?
-    } else {
-        DeviceMemory::new(primary, bytes)?
-    });
-    Ok(())
 }
 
 /// The type in which a model's tensor lies on the device when it comes from the host.

@@ -29,12 +29,12 @@ fn integers() {
         (
             "mul.hi.u32 %r13, %r10, %r11;",
             (A, A, 0),
-            (u64::from(A) * u64::from(A) >> 32) as u32,
+            ((u64::from(A) * u64::from(A)) >> 32) as u32,
         ),
         (
             "mul.hi.s32 %r13, %r10, %r11;",
             (A, 3, 0),
-            (i64::from(A as i32) * 3 >> 32) as u32,
+            ((i64::from(A as i32) * 3) >> 32) as u32,
         ),
         ("mad.lo.s32 %r13, %r10, %r11, %r12;", (5, 6, 7), 37),
         (
@@ -292,11 +292,11 @@ fn a_product_of_matrices_is_the_sum_of_its_products() {
             register + 1
         );
         let (out, _) = launch(&kernel(0, &body), &input, 1, 32, 1).unwrap();
-        for lane in 0..32 {
+        for (lane, &got) in out[..32].iter().enumerate() {
             let (m, n) = (lane / 4 + row, lane % 4 * 2 + col);
             let exact: f64 = 1.0 + (0..16).map(|k| a[m][k].to_f64() * b[k][n].to_f64()).sum::<f64>();
             assert!(
-                (f64::from(f32::from_bits(out[lane])) - exact).abs() < 1e-4,
+                (f64::from(f32::from_bits(got)) - exact).abs() < 1e-4,
                 "row {m}, column {n}"
             );
         }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::cases::{Case, families};
 use crate::CudaEngine;
 use crate::held::{places, to_elements};
+use crate::lane::Given;
 use crate::params::Element;
 use crate::program::Layout;
 use crate::session::RunError;
@@ -113,7 +114,17 @@ fn run(
         layouts.push(layout);
     }
     let (program, weights) = session.alone(&case.graph, range, layouts)?;
-    let outputs = session.run(partition, &program, &weights, &inputs)?;
+    let given = inputs
+        .iter()
+        .zip(&program.inputs)
+        .map(|(memory, layout)| (memory.address(), layout.bytes()));
+    let outputs = session.run(
+        partition,
+        None,
+        &program,
+        &weights,
+        &Given::Device(given.collect()),
+    )?;
     let mut kernels: Vec<&'static str> = program.steps.iter().map(|s| s.kernel).collect();
     kernels.sort_unstable();
     kernels.dedup();

@@ -3,8 +3,10 @@
 mod cases;
 mod faults;
 mod kernels;
+mod latency;
 mod models;
 
 pub use faults::{FaultReport, faults};
 pub use kernels::{KernelReport, kernels};
+pub use latency::{Latency, latency};
 pub use models::{ModelReport, Networks, model};

@@ -44,14 +44,9 @@ impl DeviceMemory {
         self.at
     }
 
-    /// Its bytes.
-    pub fn len(&self) -> usize {
+    /// Its bytes; at least one.
+    pub fn size(&self) -> usize {
         self.bytes
-    }
-
-    /// Never: there is at least a byte.
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
     }
 
     fn range(&self, offset: usize, bytes: usize) -> u64 {

@@ -68,51 +68,24 @@ impl Stream {
         check("cuLaunchKernel", code as u32)
     }
 
-    /// Copies to the device, beside the host.
+    /// Copies to the device, beside the host, from `offset` of the host's memory on.
     ///
     /// # Safety
-    /// Both are there, and are not written, until the copy is done.
+    /// Both are there, and neither is written, until the copy is done.
     pub unsafe fn upload(
         &self,
         to: &DeviceMemory,
-        offset: usize,
         from: &Pinned,
+        offset: usize,
         bytes: usize,
     ) -> Result<(), CudaFault> {
-        assert!(
-            bytes <= from.as_slice().len() && offset + bytes <= to.len(),
-            "a copy outside of its memory"
-        );
+        let source = &from.as_slice()[offset..offset + bytes];
+        assert!(bytes <= to.size(), "a copy beyond its memory");
         self.green.bind()?;
-        let to = to.address() + offset as u64;
         // SAFETY: the ranges were looked at; they stay, by the caller's promise.
         let code =
-            unsafe { cust::sys::cuMemcpyHtoDAsync_v2(to, from.as_slice().as_ptr().cast(), bytes, self.raw) };
+            unsafe { cust::sys::cuMemcpyHtoDAsync_v2(to.address(), source.as_ptr().cast(), bytes, self.raw) };
         check("cuMemcpyHtoDAsync", code as u32)
-    }
-
-    /// Copies to the host, beside it.
-    ///
-    /// # Safety
-    /// Both are there, and the host does not look, until the copy is done.
-    pub unsafe fn download(
-        &self,
-        to: &mut Pinned,
-        from: &DeviceMemory,
-        offset: usize,
-        bytes: usize,
-    ) -> Result<(), CudaFault> {
-        assert!(
-            bytes <= to.as_slice().len() && offset + bytes <= from.len(),
-            "a copy outside of its memory"
-        );
-        self.green.bind()?;
-        let place = to.as_mut_slice().as_mut_ptr();
-        // SAFETY: the ranges were looked at; they stay, by the caller's promise.
-        let code = unsafe {
-            cust::sys::cuMemcpyDtoHAsync_v2(place.cast(), from.address() + offset as u64, bytes, self.raw)
-        };
-        check("cuMemcpyDtoHAsync", code as u32)
     }
 
     /// Copies within the device.

@@ -47,7 +47,7 @@ impl Lowering<'_> {
         )?;
         let strides = |v: &View, row: usize| [v.strides[0], v.strides[1], v.strides[row]];
         let all = [strides(q, 2), strides(k, 3), strides(&v, 2)];
-        let aligned = depth % 8 == 0
+        let aligned = depth.is_multiple_of(8)
             && all.iter().flatten().all(|s| s % 8 == 0)
             && [q, k, &v].iter().all(|v| v.at.offset % 16 == 0);
         let kernel = match (depth, aligned) {

@@ -153,7 +153,7 @@ pub(super) fn merged(dims: &[usize], order: &[usize], views: &[&View]) -> (Vec<u
 impl Lowering<'_> {
     /// Copies a view to another of the same sizes.
     pub(super) fn copy(&mut self, from: &View, to: &View) -> Lowered<()> {
-        self.map_into(Operation::Copy.into(), &[from.clone()], to)
+        self.map_into(Operation::Copy.into(), std::slice::from_ref(from), to)
     }
 
     /// Does something to each element of operands that are repeated to the sizes of the result.
@@ -175,7 +175,7 @@ impl Lowering<'_> {
         let halves = all.iter().all(|v| v.element == Element::F16);
         let side_by_side = strides.iter().all(|s| s.as_slice() == [1]);
         let aligned = all.iter().all(|v| v.at.offset % 16 == 0);
-        if flat_kind && halves && side_by_side && aligned && count % 8 == 0 {
+        if flat_kind && halves && side_by_side && aligned && count.is_multiple_of(8) {
             let params = Params::default()
                 .at(operands[0].at)
                 .at(operands.get(1).map_or(crate::params::At::NULL, |v| v.at))
@@ -196,11 +196,11 @@ impl Lowering<'_> {
                 Operation::Equal | Operation::Less | Operation::LessOrEqual
             ) && operands.iter().all(|v| !v.element.is_float());
         let mut params = Params::default();
-        for place in 0..4 {
-            params = match all.get(place) {
-                Some(view) => params.view(view.at, view.element, &strides[place]),
-                None => params.no_view(),
-            };
+        for (view, strides) in all.iter().zip(&strides) {
+            params = params.view(view.at, view.element, strides);
+        }
+        for _ in all.len()..4 {
+            params = params.no_view();
         }
         let params = params
             .u32(mapping.operation as usize)

@@ -48,15 +48,15 @@ impl Lowering<'_> {
 
     pub(super) fn matmul(&mut self, node: &Node) -> Lowered<()> {
         let x = self.device(node, 0)?;
-        if let Some(weights) = self.known(node, 1).filter(|w| w.dims.len() == 2) {
-            if x.dims.len() >= 2 {
-                let matrix = Matrix {
-                    source: &weights,
-                    turned: false,
-                    scale: 1.0,
-                };
-                return self.by_weights(node, &x, &matrix, None);
-            }
+        if let Some(weights) = self.known(node, 1).filter(|w| w.dims.len() == 2)
+            && x.dims.len() >= 2
+        {
+            let matrix = Matrix {
+                source: &weights,
+                turned: false,
+                scale: 1.0,
+            };
+            return self.by_weights(node, &x, &matrix, None);
         }
         let y = self.device(node, 1)?;
         if self.attention(node, &x, &y)? {

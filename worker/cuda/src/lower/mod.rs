@@ -421,10 +421,10 @@ impl Lowering<'_> {
             }
             let values = self.values.values_mut();
             for value in values {
-                if let Value::Device(other) = value {
-                    if other.at.place == view.at.place {
-                        other.at.place = Place::Output(place);
-                    }
+                if let Value::Device(other) = value
+                    && other.at.place == view.at.place
+                {
+                    other.at.place = Place::Output(place);
                 }
             }
         } else {

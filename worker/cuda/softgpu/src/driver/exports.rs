@@ -74,8 +74,8 @@ macro_rules! driver {
             #[doc = concat!("`", stringify!($name), "`, as in cuda.h.")]
             #[unsafe(no_mangle)]
             pub unsafe extern "C" fn $name($($arg: $kind),*) -> c_int {
-                // SAFETY: the pointers are the caller's promise.
                 as_code(|| -> Given {
+                    // SAFETY: the pointers are the caller's promise.
                     #[allow(unused_unsafe)]
                     unsafe { $body }
                 })

@@ -67,8 +67,8 @@ pub(super) fn bin32(f: Bin32, a: &L32, b: &L32) -> L32 {
         Bin32::Add => map2(a, b, u32::wrapping_add),
         Bin32::Sub => map2(a, b, u32::wrapping_sub),
         Bin32::MulLo => map2(a, b, u32::wrapping_mul),
-        Bin32::MulHiU => map2(a, b, |x, y| (u64::from(x) * u64::from(y) >> 32) as u32),
-        Bin32::MulHiS => signed(|x, y| (i64::from(x) * i64::from(y) >> 32) as i32),
+        Bin32::MulHiU => map2(a, b, |x, y| ((u64::from(x) * u64::from(y)) >> 32) as u32),
+        Bin32::MulHiS => signed(|x, y| ((i64::from(x) * i64::from(y)) >> 32) as i32),
         Bin32::DivU => map2(a, b, |x, y| x.checked_div(y).unwrap_or(u32::MAX)),
         Bin32::DivS => signed(|x, y| if y == 0 { -1 } else { x.wrapping_div(y) }),
         Bin32::RemU => map2(a, b, |x, y| x.checked_rem(y).unwrap_or(x)),
@@ -102,7 +102,7 @@ pub(super) fn bin64(f: Bin64, a: &L64, b: &L64) -> L64 {
         Bin64::Add => map(u64::wrapping_add),
         Bin64::Sub => map(u64::wrapping_sub),
         Bin64::MulLo => map(u64::wrapping_mul),
-        Bin64::MulHiU => map(|x, y| (u128::from(x) * u128::from(y) >> 64) as u64),
+        Bin64::MulHiU => map(|x, y| ((u128::from(x) * u128::from(y)) >> 64) as u64),
         Bin64::DivU => map(|x, y| x.checked_div(y).unwrap_or(u64::MAX)),
         Bin64::DivS => map(|x, y| {
             if y == 0 {

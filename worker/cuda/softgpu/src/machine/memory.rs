@@ -214,7 +214,7 @@ impl Memory {
 
     /// Looks up what a thread touches.
     pub(super) fn touch(&self, address: u64, bytes: usize, hint: &mut usize) -> Result<Found, FaultKind> {
-        if address % bytes as u64 != 0 {
+        if !address.is_multiple_of(bytes as u64) {
             return Err(FaultKind::Misaligned {
                 space: Where::Global,
                 address,

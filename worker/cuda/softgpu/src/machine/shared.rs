@@ -69,7 +69,7 @@ impl Shared {
 
     fn touch(&self, address: u64, bytes: usize) -> Result<std::ops::Range<usize>, FaultKind> {
         let space = Where::Shared;
-        if address % bytes as u64 != 0 {
+        if !address.is_multiple_of(bytes as u64) {
             return Err(FaultKind::Misaligned {
                 space,
                 address,

@@ -42,8 +42,8 @@ pub(super) fn without_comments(text: &str) -> String {
             from.find('\n').unwrap_or(from.len())
         } else if from.starts_with("/*") {
             from.find("*/").map_or(from.len(), |e| e + 2)
-        } else if from.starts_with('"') {
-            from[1..].find('"').map_or(from.len(), |e| e + 2)
+        } else if let Some(quoted) = from.strip_prefix('"') {
+            quoted.find('"').map_or(from.len(), |e| e + 2)
         } else {
             1
         };

@@ -12,7 +12,7 @@ use self::conv::{conv, conv_large, conv_odd, depthwise, fitting, lists, window};
 use crate::graph::{Graph, HostTensor, Node, Numbers};
 use crate::lower::{Between, Rule, between};
 use crate::params::{Activation, Element};
-use crate::reference::{self as exact, Dense, Window};
+use crate::reference::{self as exact, Dense};
 
 /// An input, with its elements as they are stored.
 pub(super) struct Input {

@@ -282,10 +282,10 @@ impl Warp {
             Op::Bin32(f, d, a, b) => {
                 use crate::ptx::Bin32;
                 let (a, b) = (self.get32(*a), self.get32(*b));
-                if matches!(f, Bin32::DivU | Bin32::DivS | Bin32::RemU | Bin32::RemS) {
-                    if let Some(lane) = lanes_of(mask).find(|&lane| b[lane] == 0) {
-                        return Err((FaultKind::DivisionByZero, lane as u32));
-                    }
+                if matches!(f, Bin32::DivU | Bin32::DivS | Bin32::RemU | Bin32::RemS)
+                    && let Some(lane) = lanes_of(mask).find(|&lane| b[lane] == 0)
+                {
+                    return Err((FaultKind::DivisionByZero, lane as u32));
                 }
                 if matches!(f, Bin32::AddF | Bin32::SubF | Bin32::MulF) {
                     around.counts.float_lanes += u64::from(mask.count_ones());
@@ -296,10 +296,10 @@ impl Warp {
             Op::Bin64(f, d, a, b) => {
                 use crate::ptx::Bin64;
                 let (a, b) = (self.get64(*a), self.get64(*b));
-                if matches!(f, Bin64::DivU | Bin64::DivS | Bin64::RemU | Bin64::RemS) {
-                    if let Some(lane) = lanes_of(mask).find(|&lane| b[lane] == 0) {
-                        return Err((FaultKind::DivisionByZero, lane as u32));
-                    }
+                if matches!(f, Bin64::DivU | Bin64::DivS | Bin64::RemU | Bin64::RemS)
+                    && let Some(lane) = lanes_of(mask).find(|&lane| b[lane] == 0)
+                {
+                    return Err((FaultKind::DivisionByZero, lane as u32));
                 }
                 let value = math::bin64(*f, &a, &b);
                 self.put64(*d, &value, mask);
