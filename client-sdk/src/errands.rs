@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use graft_client_core::{Errand, LinkEstimate};
 use graft_transport::{CallError, Connection, Protocol};
-use graft_wire::{ClientReply, ClientRequest, Description, Limits, Refused};
+use graft_wire::{ClientReply, ClientRequest, Description, Limits, MAX_PROBE_BYTES, Refused};
 
 use crate::session::Session;
+
+// Routers take every probe.
+const _: () = assert!(LinkEstimate::PROBE_BYTES as u64 <= MAX_PROBE_BYTES);
 
 /// Why it is not known what the router serves.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use graft_model::DType;
 use graft_transport::{Connection, Endpoint};
-use graft_wire::{ClientReply, ClientRequest, Limits, Refused, Status};
+use graft_wire::{ClientReply, ClientRequest, Limits, MAX_PROBE_BYTES, Refused, Status};
 
 use crate::front::Front;
 
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Serves clients until the endpoint is closed.
 pub(crate) async fn listen(endpoint: Endpoint, front: Arc<Front>) {
     let limits = Limits {
-        payload_bytes: largest_tensor(&front),
+        payload_bytes: largest_tensor(&front).max(MAX_PROBE_BYTES),
     };
     endpoint
         .listen(&[], move |connection| {

@@ -25,7 +25,7 @@ pub use control::{
 pub use frame::{FrameError, Limits, PREFIX_BYTES, Prefix, VERSION, decode_header, encode_frame};
 pub use messages::{
     AnswerHeader, BatchClosed, ChunkRun, ClientReply, ClientRequest, Description, GRACE, InferHeader,
-    RunHeader, Timing, Visit, WireType, WorkReply, WorkRequest,
+    MAX_PROBE_BYTES, RunHeader, Timing, Visit, WireType, WorkReply, WorkRequest,
 };
 pub use outcomes::{Latencies, Outcomes};
 pub use status::{Refused, Status};

@@ -77,6 +77,9 @@ impl WireType {
     }
 }
 
+/// A probe's payload at most, in bytes, however small the tensors are that a router takes.
+pub const MAX_PROBE_BYTES: u64 = 64 << 10;
+
 /// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ClientRequest {
@@ -87,7 +90,7 @@ pub enum ClientRequest {
     },
     /// Asks to run the rest of the layers. The payload is one request's tensors at the partition point.
     Infer(InferHeader),
-    /// Probes how fast the connection is. The payload is dropped.
+    /// Probes how fast the connection is. The payload, of [`MAX_PROBE_BYTES`] at most, is dropped.
     Probe,
 }
 

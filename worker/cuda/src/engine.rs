@@ -11,7 +11,8 @@ use crate::driver::{CudaFault, Gpu, softgpu_report};
 use crate::graph::{Graph, Unserved};
 use crate::held::HeldBatch;
 use crate::lane::Given;
-use crate::session::{Layers, RunError, Session, SetUpError, learned};
+use crate::run_error::RunError;
+use crate::session::{Layers, Session, SetUpError, learned};
 
 /// An engine that runs layers on a GPU, in 16-bit floats with 32-bit sums. A partition is a set of its multiprocessors.
 pub struct CudaEngine {

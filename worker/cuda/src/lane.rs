@@ -12,7 +12,7 @@ use crate::held::{HeldTensor, to_bytes};
 use crate::kernels::Kernels;
 use crate::params::Place;
 use crate::program::Program;
-use crate::session::RunError;
+use crate::run_error::RunError;
 
 /// A program's name: its model and range, the requests of its batch, and whether they come from the host.
 pub type Name = (ModelId, StageRange, usize, bool);

@@ -13,6 +13,7 @@ mod lower;
 mod params;
 mod pool;
 mod program;
+mod run_error;
 mod session;
 
 pub mod check;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use graft_engine::{Cause, EngineError, PartitionId};
+use graft_engine::PartitionId;
 use graft_model::{ModelId, ModelInfo, StageRange};
 
 use crate::driver::{Atoms, CudaFault, DeviceMemory, Gpu, Primary};
@@ -17,6 +17,7 @@ use crate::lower::{Stored, Weights, learn, lower};
 use crate::params::Element;
 use crate::pool::Pool;
 use crate::program::{Layout, Program};
+use crate::run_error::RunError;
 
 /// Programs of a model at most: ranges by sizes of batches; at the bound all are forgotten, and made anew when they are run.
 const MAX_PROGRAMS: usize = 512;
@@ -30,48 +31,6 @@ pub enum SetUpError {
     /// The driver refuses something.
     #[error(transparent)]
     Cuda(#[from] CudaFault),
-}
-
-/// What a run fails of.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The driver refuses something.
-    #[error(transparent)]
-    Cuda(#[from] CudaFault),
-    /// The network is not run here.
-    #[error(transparent)]
-    Unserved(#[from] Unserved),
-    /// An index without a row.
-    #[error("index {0} of a batch names no row")]
-    NoRow(u32),
-    /// The driver refuses a launch.
-    #[error("node {node}: {fault}")]
-    Launch {
-        /// The node that it is for.
-        node: String,
-        /// Why.
-        fault: CudaFault,
-    },
-    /// A kernel that is not embedded.
-    #[error("there is no kernel {0}")]
-    NoKernel(&'static str),
-}
-
-impl RunError {
-    /// What the driver refused, where it did.
-    pub fn fault(&self) -> Option<&CudaFault> {
-        match self {
-            RunError::Cuda(fault) | RunError::Launch { fault, .. } => Some(fault),
-            RunError::Unserved(_) | RunError::NoRow(_) | RunError::NoKernel(_) => None,
-        }
-    }
-
-    pub fn into_engine(self, range: StageRange) -> EngineError {
-        EngineError::Run {
-            range,
-            cause: Cause::Library(self.to_string()),
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

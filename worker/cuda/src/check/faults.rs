@@ -30,8 +30,8 @@ pub fn faults(
     let Some(whole) = info.whole() else {
         return Ok(vec![]);
     };
-    let run = || engine.run(partition, info.id, whole, input.clone());
-    let before = run();
+    let run = |input: &Batch| engine.run(partition, info.id, whole, input.clone());
+    let before = run(input);
     // Name, plan, words that the reason has, whether the device goes on.
     let planned = [
         ("memory is full", "full_after=0", "memory", true),
@@ -41,8 +41,9 @@ pub fn faults(
     let mut reports = vec![];
     for (name, plan, words, goes_on) in planned {
         softgpu_plan(engine.gpu().ordinal, plan)?;
-        let hit = run();
-        let after = run();
+        // A run that was made before takes no memory: the fault meets a batch of another size.
+        let hit = run(&Batch::pseudo_random(info.inputs(), input.requests() + 1, 1));
+        let after = run(input);
         let told = hit.as_ref().err().map(EngineError::to_string).unwrap_or_default();
         let as_before = match (&before, &after) {
             (Ok(before), Ok(after)) => before == after,

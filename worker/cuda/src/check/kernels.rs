@@ -13,7 +13,7 @@ use crate::held::{places, to_elements};
 use crate::lane::Given;
 use crate::params::Element;
 use crate::program::Layout;
-use crate::session::RunError;
+use crate::run_error::RunError;
 
 /// What a result may be apart from its reference, as a part of the largest reference.
 const WITHIN: f64 = 2e-3;

@@ -365,7 +365,11 @@ fn group_norm(random: &mut SplitMix, _: usize) -> Case {
 }
 
 fn reduce(random: &mut SplitMix, round: usize) -> Case {
-    let dims = [1 + random.below(4), 1 + random.below(10), 1 + random.below(90)];
+    let dims = [
+        1 + random.below(4),
+        1 + random.below(10),
+        [40, 1][round % 2] + random.below(60),
+    ];
     let x = tensor(random, &dims);
     let axis = [2, 1][round % 2];
     type Sum = fn(&mut dyn Iterator<Item = f64>) -> f64;

@@ -1,0 +1,49 @@
+//! What a run fails of.
+
+use graft_engine::{Cause, EngineError};
+use graft_model::StageRange;
+
+use crate::driver::CudaFault;
+use crate::graph::Unserved;
+
+/// What a run fails of.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The driver refuses something.
+    #[error(transparent)]
+    Cuda(#[from] CudaFault),
+    /// The network is not run here.
+    #[error(transparent)]
+    Unserved(#[from] Unserved),
+    /// An index without a row.
+    #[error("index {0} of a batch names no row")]
+    NoRow(u32),
+    /// The driver refuses a launch.
+    #[error("node {node}: {fault}")]
+    Launch {
+        /// The node that it is for.
+        node: String,
+        /// Why.
+        fault: CudaFault,
+    },
+    /// A kernel that is not embedded.
+    #[error("there is no kernel {0}")]
+    NoKernel(&'static str),
+}
+
+impl RunError {
+    /// What the driver refused, where it did.
+    pub fn fault(&self) -> Option<&CudaFault> {
+        match self {
+            RunError::Cuda(fault) | RunError::Launch { fault, .. } => Some(fault),
+            RunError::Unserved(_) | RunError::NoRow(_) | RunError::NoKernel(_) => None,
+        }
+    }
+
+    pub fn into_engine(self, range: StageRange) -> EngineError {
+        EngineError::Run {
+            range,
+            cause: Cause::Library(self.to_string()),
+        }
+    }
+}
