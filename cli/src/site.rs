@@ -40,6 +40,10 @@ pub(crate) struct SiteSettings {
     pub in_memory: bool,
 }
 
+/// Prices of a GPU and of the cores beside it: what the GPU can serve goes there, and the cores are kept for what it can't.
+const GPU_PRICE: f64 = 1.0;
+const CPU_PRICE: f64 = 100.0;
+
 /// This machine's cores, and its first GPU beside them where one can be used for some of the models.
 pub(crate) fn with_gpu(catalog: &Catalog, cpu: EngineChoice, cores: Vec<usize>) -> Vec<DeviceSettings> {
     let allowed = catalog
@@ -54,15 +58,15 @@ pub(crate) fn with_gpu(catalog: &Catalog, cpu: EngineChoice, cores: Vec<usize>) 
     let Some(gpu) = gpu else {
         return vec![DeviceSettings::only(cpu, cores)];
     };
-    let named = |name: &str, engine, cores| DeviceSettings {
+    let named = |name: &str, engine, cores, price| DeviceSettings {
         name: Some(name.to_owned()),
         engine,
         cores,
-        price: None,
+        price: Some(price),
     };
     vec![
-        named("gpu", EngineChoice::Cuda(gpu.ordinal), vec![]),
-        named("cpu", cpu, cores),
+        named("gpu", EngineChoice::Cuda(gpu.ordinal), vec![], GPU_PRICE),
+        named("cpu", cpu, cores, CPU_PRICE),
     ]
 }
 

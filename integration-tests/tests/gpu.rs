@@ -184,6 +184,74 @@ fn a_machine_without_a_driver_says_so_and_serves_on_its_cores() {
     );
 }
 
+/// An answer to a pseudo-random input over HTTP, which has 20 s.
+fn over_http(address: SocketAddr, name: &str, model: &Model) -> (u16, String) {
+    let spec = &model.info().inputs().tensors[0];
+    let numbers: Vec<f32> = (0..spec.shape.iter().product())
+        .map(|i: usize| (i % 7) as f32 / 7.0)
+        .collect();
+    let mut shape = vec![1];
+    shape.extend(&spec.shape);
+    let body = serde_json::json!({
+        "inputs": [{ "name": spec.name, "shape": shape, "datatype": "FP32", "data": numbers }],
+        "parameters": { "budget_ms": 20000 },
+    });
+    let path = format!("/v2/models/{name}/infer");
+    let (status, reply) = http::post(address, &path, &[], body.to_string().as_bytes()).expect("an answer");
+    (status, String::from_utf8_lossy(&reply).into_owned())
+}
+
+#[test]
+fn a_lost_gpu_costs_no_request_that_the_cores_can_serve() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    let bytes = samples::mlp(3, 24);
+    let model = Model::parse(Path::new("mlp"), &bytes, &ReadOptions::default()).expect("a network");
+    std::fs::create_dir_all(file("models/mlp")).expect("a folder for a network");
+    std::fs::write(file("models/mlp/network.onnx"), &bytes).expect("a network");
+    let manifest =
+        "name = \"mlp\"\nfile = \"network.onnx\"\nlicense = \"MIT\"\nprecision = [\"f32\", \"f16\"]\n";
+    std::fs::write(file("models/mlp/model.toml"), manifest).expect("a manifest");
+    let (quic, address) = (free_udp_port(), free_tcp_port());
+    let config = format!(
+        "models = {:?}\nstate = {:?}\nlisten = \"{quic}\"\nhttp = \"{address}\"\nbatches = [1]\n",
+        file("models"),
+        file("state")
+    );
+    std::fs::write(file("up.toml"), config).expect("a configuration");
+    let library = library();
+    let start = |plan: &str, log: &str| {
+        let environment = [
+            ("GRAFT_CUDA_LIBRARY", library.as_os_str()),
+            ("GRAFT_SOFTGPU", OsStr::new(plan)),
+        ];
+        let up = Program::start_in("graft", &["up"], &file("up.toml"), &file(log), &environment);
+        until("the site is ready", PATIENCE, || {
+            http::get(address, "/readyz").is_some_and(|r| r.0 == 200)
+        });
+        up
+    };
+    // What layers take is measured at the first start, and kept.
+    drop(start("sms=4", "first.log"));
+    let _up = start("sms=4,lose_after=300", "second.log");
+    let log = || std::fs::read_to_string(file("second.log")).unwrap_or_default();
+    let mut asked = 0;
+    while !log().contains("the device failed") {
+        let (status, reply) = over_http(address, "mlp", &model);
+        assert_eq!(status, 200, "request {asked}: {reply}\n{}", log());
+        asked += 1;
+        assert!(
+            asked < 2000,
+            "the device is lost by now, or nothing runs on it\n{}",
+            log()
+        );
+    }
+    for _ in 0..20 {
+        let (status, reply) = over_http(address, "mlp", &model);
+        assert_eq!(status, 200, "{reply}\n{}", log());
+    }
+}
+
 fn on_softgpu(arguments: &[&str], plan: &str) -> (Option<i32>, String) {
     let output = Command::new(programs().join("graft"))
         .args(arguments)

@@ -4,17 +4,38 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use graft_plan::FormatFile;
+use graft_telemetry::health::Readiness;
 use graft_transport::Connection;
 use graft_wire::{Join, ToPlanner, ToWorker, WorkerInfo, WorkerPlan};
 
 use crate::keeper::{Abandon, PlanKeeper, Prepare, Retire};
 use crate::plan_refused::PlanRefused;
+use crate::reporter::Reporter;
 
 /// Time for a control message to come in whole, and to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Joins the planner on a new connection and does what it says.
-pub(crate) async fn attend(connection: Connection, info: WorkerInfo, keeper: Addr<PlanKeeper>) {
+/// Time between two looks whether a device was lost.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Joins the planner on a new connection and does what it says. When a device is lost, the worker leaves, and joins again without it.
+pub(crate) async fn attend(
+    connection: Connection,
+    mut info: WorkerInfo,
+    keeper: Addr<PlanKeeper>,
+    reporter: Reporter,
+    readiness: Readiness,
+) {
+    let lost = reporter.lost();
+    let mut kept = lost.iter().map(|lost| !lost);
+    info.devices.retain(|_| kept.next().unwrap_or(true));
+    if info.devices.is_empty() {
+        readiness.not_ready("all devices are lost");
+        tracing::error!("all devices are lost: the worker does not join the planner");
+        return watch(&connection, &reporter, &lost).await;
+    }
+    let (watched, watching) = (connection.clone(), reporter.clone());
+    tokio::spawn(async move { watch(&watched, &watching, &lost).await });
     let serving = connection.clone();
     let server = tokio::spawn(async move {
         let handler = move |message: ToWorker| {
@@ -33,6 +54,16 @@ pub(crate) async fn attend(connection: Connection, info: WorkerInfo, keeper: Add
     }
     if let Ok(reason) = server.await {
         tracing::debug!(reason, "left the planner");
+    }
+}
+
+/// Leaves when a device is lost that was there before.
+async fn watch(connection: &Connection, reporter: &Reporter, before: &[bool]) {
+    while !connection.is_closed() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if reporter.lost() != before {
+            connection.close("a device is lost");
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) struct Observed {
     /// Kind of device.
     kind: String,
     times: Mutex<RunTimes>,
+    lost: AtomicBool,
 }
 
 impl Observed {
@@ -22,7 +23,18 @@ impl Observed {
         Observed {
             kind: kind.to_owned(),
             times: Mutex::default(),
+            lost: AtomicBool::new(false),
         }
+    }
+
+    /// The device is lost: nothing runs on it any more.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is lost.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// A chunk of a run was expected to take so long, by corrected costs, and took so long.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
-use graft_engine::Held;
+use graft_engine::{EngineError, Held};
 use graft_model::ModelId;
 use graft_plan::Nanos;
 use graft_service::Clock;
@@ -212,6 +212,35 @@ impl PartitionActor {
         }
     }
 
+    /// Whoever waits is told that others may serve him, and so is whoever comes.
+    fn go_silent(&mut self, running: &[RequestId], reason: &str) {
+        self.silent = true;
+        for &id in running {
+            self.scheduler.cancel(id);
+            self.refuse(id, Status::WorkerLost, reason);
+        }
+        let (waiting, batches) = self.scheduler.give_up();
+        for id in waiting {
+            self.refuse(id, Status::WorkerLost, reason);
+        }
+        for batch in batches {
+            self.command(Command::Forget(batch));
+        }
+    }
+
+    /// The device failed; what was run on it, another device may serve. A lost one takes nothing more: the worker joins the planner
+    /// anew without it.
+    fn device_failed(&mut self, run: &Run, lost: bool, cause: &str) {
+        tracing::error!(cause, lost, partition = %self.parts.name, "the device failed");
+        for id in self.scheduler.failed() {
+            self.refuse(id, Status::WorkerLost, cause);
+        }
+        if lost {
+            self.parts.observed.lose();
+            self.go_silent(&run.requests, cause);
+        }
+    }
+
     /// The batch that was run can't go on.
     fn fail(&mut self, cause: &str) {
         tracing::error!(cause, partition = %self.parts.name, "a chunk failed");
@@ -228,24 +257,14 @@ impl PartitionActor {
         if self.silent || self.parts.clock.now() - *since < allowed {
             return;
         }
-        self.silent = true;
-        self.parts.counts.is_silent(true);
         tracing::error!(
             partition = %self.parts.name, from = %run.range.from(), to = %run.range.to(),
             expected_ms = run.expected.0 as f64 / 1e6, "the engine does not answer; the partition takes no requests until it does"
         );
         let running = run.requests.clone();
-        for id in running {
-            self.scheduler.cancel(id);
-            self.refuse(id, Status::WorkerLost, SILENT);
-        }
-        let (waiting, batches) = self.scheduler.give_up();
-        for id in waiting {
-            self.refuse(id, Status::WorkerLost, SILENT);
-        }
-        for batch in batches {
-            self.command(Command::Forget(batch));
-        }
+        // The planner is told with the next report.
+        self.parts.counts.is_silent(true);
+        self.go_silent(&running, SILENT);
     }
 
     fn command(&self, command: Command) -> bool {
@@ -400,6 +419,7 @@ impl Handler<Ran> for PartitionActor {
         }
         let rows = run.last.then_some(run.requests.len());
         match ran.result {
+            Err(EngineError::Device { lost, cause }) => self.device_failed(&run, lost, &cause),
             Err(cause) => self.fail(&cause.to_string()),
             Ok(result) if result.as_ref().map(Held::requests) != rows => {
                 self.fail("the engine's answer has not the batch's rows");

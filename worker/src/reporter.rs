@@ -30,6 +30,11 @@ impl Reporter {
         epochs.last_key_value().map_or(Epoch(0), |(&epoch, _)| epoch)
     }
 
+    /// For each device, whether it is lost.
+    pub fn lost(&self) -> Vec<bool> {
+        self.observed.iter().map(|o| o.is_lost()).collect()
+    }
+
     fn report(&self, since: Duration) -> WorkerReport {
         let epochs = self.epochs.load();
         let latest = epochs.last_key_value().map(|(_, plan)| &plan.counts);

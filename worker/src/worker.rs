@@ -158,6 +158,7 @@ impl Worker {
             epochs: Arc::clone(&handle.epochs),
             observed,
         };
+        let told = readiness.clone();
         let link = Link::open(
             client,
             settings.planner,
@@ -167,7 +168,8 @@ impl Worker {
                 let mut info = info.clone();
                 info.epoch = reporter.epoch();
                 tokio::spawn(reporter.clone().report_while_open(connection.clone()));
-                tokio::spawn(attend(connection, info, keeping.clone()));
+                let attended = attend(connection, info, keeping.clone(), reporter.clone(), told.clone());
+                tokio::spawn(attended);
             },
         );
         tracing::info!(name = %settings.name, %address, "serving");

@@ -41,6 +41,12 @@ impl RunError {
     }
 
     pub fn into_engine(self, range: StageRange) -> EngineError {
+        if let Some(fault) = self.fault() {
+            return EngineError::Device {
+                lost: fault.is_lost(),
+                cause: self.to_string(),
+            };
+        }
         EngineError::Run {
             range,
             cause: Cause::Library(self.to_string()),

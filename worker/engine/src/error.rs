@@ -200,6 +200,14 @@ pub enum EngineError {
     /// The engine panicked outside of what it guards itself.
     #[error(transparent)]
     Panicked(#[from] Panicked),
+    /// The device failed, whatever was run on it: another may serve the same request.
+    #[error("the device {}: {cause}", if *lost { "is lost" } else { "failed" })]
+    Device {
+        /// Whether nothing runs on it any more.
+        lost: bool,
+        /// Why, in its driver's words.
+        cause: String,
+    },
     /// The layers failed.
     #[error("layers {range} failed: {cause}")]
     Run {
