@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use graft_cuda::CudaEngine;
 use graft_engine::{Engine, MeasureOptions, PartitionShape, cpu_kind, measure, usable_cores};
 use graft_files::ReadFile;
-use graft_model::ModelInfo;
+use graft_model::{Model, ModelInfo};
 use graft_plan::{FormatFile, ModelProfile, Profile, Share, Source};
 use graft_planner_search::{GPUS, Gpu};
 
@@ -47,6 +48,9 @@ struct Measured {
     /// Batches to measure, ascending from 1
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     batches: Vec<u32>,
+    /// Measure on a GPU instead of cores: cuda:N
+    #[arg(long, value_name = "DEVICE", conflicts_with = "cores")]
+    device: Option<String>,
     /// Largest number of cores; all that this process may use, if not given
     #[arg(long, value_name = "N")]
     cores: Option<usize>,
@@ -108,7 +112,38 @@ fn modelled(arguments: &Modelled) -> anyhow::Result<Verdict> {
     write(profile, &arguments.out)
 }
 
-fn measured(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Verdict> {
+/// Loads a model; gives the engine that has it, and what runs its layers.
+type Loading = Box<dyn Fn(&Model) -> anyhow::Result<(Box<dyn Engine>, &'static str)>>;
+
+/// What is measured on: an engine for each model, all of the device, its shares, and its kind.
+struct Bench {
+    engine: Loading,
+    device: PartitionShape,
+    shares: Vec<Share>,
+    kind: String,
+}
+
+/// A GPU, by its name on the command line.
+fn gpu(name: &str) -> anyhow::Result<Bench> {
+    let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+    let ordinal = ordinal.with_context(|| format!("--device {name}: expected cuda:N"))?;
+    let gpu = graft_cuda::Gpu::find(ordinal)?;
+    let engine = CudaEngine::open(&gpu)?;
+    let (_, all) = engine.granularity();
+    Ok(Bench {
+        device: PartitionShape::units(all),
+        shares: engine.shares().into_iter().map(Share).collect(),
+        kind: gpu.name.clone(),
+        engine: Box::new(move |model| {
+            let engine = CudaEngine::open(&gpu)?;
+            engine.load(model)?;
+            Ok((Box::new(engine), CudaEngine::NAME))
+        }),
+    })
+}
+
+/// Cores of this machine.
+fn cpu(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Bench> {
     let mut cores = usable_cores();
     if let Some(most) = arguments.cores {
         anyhow::ensure!(
@@ -118,10 +153,29 @@ fn measured(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Ve
         );
         cores.truncate(most);
     }
+    let engine = engine.clone();
+    Ok(Bench {
+        device: PartitionShape::cores(&cores),
+        shares: (1..=cores.len() as u32).map(Share).collect(),
+        kind: cpu_kind(),
+        engine: Box::new(move |model| {
+            let engines = engine.open()?;
+            engines.load(model)?;
+            let name = engines.engine_of(model.info().id)?;
+            Ok((Box::new(engines), name))
+        }),
+    })
+}
+
+fn measured(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Verdict> {
+    let bench = match &arguments.device {
+        Some(name) => gpu(name)?,
+        None => cpu(arguments, engine)?,
+    };
     let options = MeasureOptions {
         batches: arguments.batches.clone(),
-        shares: (1..=cores.len() as u32).map(Share).collect(),
-        device: PartitionShape::cores(&cores),
+        shares: bench.shares,
+        device: bench.device,
         repeats: arguments.repeats.max(1),
         patience: Duration::from_millis(arguments.patience),
         hop_ms: HOP_MS,
@@ -130,14 +184,13 @@ fn measured(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Ve
     let mut joint: Option<Profile> = None;
     for file in &arguments.models {
         let (entry, model) = open(file)?;
-        let name = entry.manifest.name.clone();
-        let engine = engine.open()?;
-        engine.load(&model)?;
-        eprintln!("{name}: on {}", engine.engine_of(entry.info.id)?);
-        let measured = measure(&engine, &model, &options, |p| {
+        let name = entry.manifest.name;
+        let (engine, runs) = (bench.engine)(&model)?;
+        eprintln!("{name}: on {runs}");
+        let measured = measure(&*engine, &model, &options, |p| {
             eprintln!("{name}: {} of {} measured", p.done, p.all);
         })?;
-        let profile = measured.into_profile(&name, &cpu_kind(), &options);
+        let profile = measured.into_profile(&name, &bench.kind, &options);
         models.extend(profile.models.clone());
         // The largest overhead of the models holds for all of them.
         let overhead = joint

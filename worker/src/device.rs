@@ -10,7 +10,7 @@ use graft_engine::{
     cpu_kind, try_out,
 };
 use graft_files::Catalog;
-use graft_model::Model;
+use graft_model::{Batch, Model, ModelInfo};
 use graft_plan::{Profile, Share};
 use graft_wire::DeviceInfo;
 
@@ -190,13 +190,13 @@ impl Opening<'_> {
                 "the device is a software GPU, for tests: its times are those of this machine's processor"
             );
         }
-        let (each, all) = engine.granularity();
+        let (_, all) = engine.granularity();
         let whole = PartitionShape::units(all);
         let bench = Bench {
             engine: &engine,
             hardware: &gpu.name,
             device: &whole,
-            shares: shares_of(each, all),
+            shares: engine.shares().into_iter().map(Share).collect(),
             batches: self.batches,
             state: self.state,
         };
@@ -204,6 +204,11 @@ impl Opening<'_> {
         let profiles = self.measured(&bench, |model| {
             let refusal = |refusal| vec![(CudaEngine::NAME, refusal)];
             try_out(&engine, partition, model).map_err(refusal)?;
+            let info = model.info();
+            let input = Batch::pseudo_random(info.inputs(), 1, 1);
+            engine
+                .stays_in_range(partition, info.id, &input)
+                .map_err(|error| refusal(out_of_range(info, &error)))?;
             tracing::info!(gpu = %gpu.name, "layers run here");
             Ok(CudaEngine::NAME)
         })?;
@@ -298,14 +303,14 @@ impl Opening<'_> {
     }
 }
 
-/// Shares that are measured: the smallest, its doubles, and all.
-fn shares_of(each: u32, all: u32) -> Vec<Share> {
-    let doubles = std::iter::successors(Some(each.max(1)), |share| share.checked_mul(2));
-    doubles
-        .take_while(|share| *share < all)
-        .chain([all])
-        .map(Share)
-        .collect()
+/// The refusal of a model whose numbers a GPU does not hold.
+fn out_of_range(info: &ModelInfo, error: &EngineError) -> Refusal {
+    Refusal {
+        node: None,
+        opset: info.opset,
+        why: error.to_string(),
+        what_to_do: "Serve it on a CPU".to_owned(),
+    }
 }
 
 /// Kind of the cores of this machine with an engine that was asked for: what it takes is not what another engine takes.

@@ -2,6 +2,7 @@
 # Compiles the kernels to the PTX that is embedded in programs: kernels.ptx.gz, with the hash of its sources inside.
 #   build.sh           compiles, prints registers and spills, and writes the file
 #   build.sh --check   compiles, and fails where the file differs or a kernel spills registers
+# The versions are fixed, so that the same sources give the same text; PTX of CUDA 13.0 loads on its drivers and all later ones.
 # Needs Python 3 with venv; the toolchain comes from PyPI into a folder of its own (GRAFT_CUDA_TOOLS, else .tools here).
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -12,7 +13,7 @@ fi
 packages=$("$tools/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 if [ ! -x "$packages/nvidia/cu13/bin/nvcc" ]; then
     "$tools/bin/pip" install --quiet --disable-pip-version-check \
-        'nvidia-cuda-nvcc==13.0.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-crt==13.0.*' \
-        'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*'
+        'nvidia-cuda-nvcc==13.0.88' 'nvidia-nvvm==13.0.88' 'nvidia-cuda-crt==13.0.88' \
+        'nvidia-cuda-runtime==13.0.96' 'nvidia-cuda-cccl==13.0.85'
 fi
 PATH=$packages/nvidia/cu13/bin:$PATH exec "$tools/bin/python" build.py "$@"

@@ -66,6 +66,37 @@ impl CudaEngine {
         self.session().granularity()
     }
 
+    /// Shares of the device that are worth measuring: the smallest partition, its doubles, and all.
+    pub fn shares(&self) -> Vec<u32> {
+        let (each, all) = self.granularity();
+        let doubles = std::iter::successors(Some(each.max(1)), |share| share.checked_mul(2));
+        doubles.take_while(|share| *share < all).chain([all]).collect()
+    }
+
+    /// Runs a loaded model segment by segment, and looks at all that is handed on. `Err`: numbers leave the range of 16-bit floats, in
+    /// which the device computes, so that the model is not to be served here.
+    pub fn stays_in_range(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        input: &Batch,
+    ) -> Result<(), EngineError> {
+        let info = self.info(model)?;
+        let points: Vec<_> = info.cut_points().collect();
+        let mut crossing = Held::Host(input.clone());
+        for range in points
+            .windows(2)
+            .filter_map(|two| StageRange::new(two[0], two[1]))
+        {
+            let next = self.run_held(partition, model, range, crossing)?;
+            if let Held::Device(batch) = &next {
+                batch.to_host()?;
+            }
+            crossing = next;
+        }
+        Ok(())
+    }
+
     /// Milliseconds that the launches of a partition's last run took on the device; on the software GPU they are modelled.
     pub fn last_ms(&self, partition: PartitionId) -> Result<f32, CudaFault> {
         self.session().last_ms(partition)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use graft_cuda::check::{Networks, model};
 use graft_engine::{Engine, PartitionShape, RtenEngine, conformance};
-use graft_model::{Batch, Model, ReadOptions, samples};
+use graft_model::{Batch, Elements, Model, ReadOptions, Tensor, samples};
 
 /// Networks with layers that only engines on the processor run, and the operators that are named.
 const REFUSED: [(&str, &str); 2] = [("quantized", "QuantizeLinear"), ("crnn", "LSTM")];
@@ -56,4 +56,25 @@ fn the_engine_does_what_every_engine_must() {
             cuda.softgpu_messages()
         );
     }
+}
+
+#[test]
+fn numbers_beyond_the_range_of_16_bits_are_refused_and_not_answered_wrong() {
+    let cuda = common::softgpu();
+    let part = cuda.open_partition(&PartitionShape::units(2)).unwrap();
+    let network = parsed("mlp", &samples::mlp(3, 24));
+    cuda.load(&network).unwrap();
+    let info = network.info();
+    let ordinary = Batch::pseudo_random(info.inputs(), 1, 7);
+    cuda.stays_in_range(part, info.id, &ordinary).unwrap();
+    let spec = &info.inputs().tensors[0];
+    let large = vec![1e6; spec.shape.iter().product()];
+    let large: Batch = Tensor::new(1, spec.shape.clone(), Elements::F32(large))
+        .unwrap()
+        .into();
+    let error = cuda
+        .stays_in_range(part, info.id, &large)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("leaves the range of 16-bit floats"), "{error}");
 }

@@ -38,10 +38,8 @@ pub fn latency(
     };
     let modelled = engine.gpu().is_softgpu();
     let repeats = if modelled { 1 } else { REPEATS };
-    let (each, all) = engine.granularity();
-    let doubles = std::iter::successors(Some(each.max(1)), |share| share.checked_mul(2));
     let mut figures = vec![];
-    for sms in doubles.take_while(|share| *share < all).chain([all]) {
+    for sms in engine.shares() {
         let partition = engine.open_partition(&PartitionShape::units(sms))?;
         for &batch in batches {
             let mut times = vec![];

@@ -101,6 +101,8 @@ fn compared(
         let ranges = StageRange::new(before, at).zip(StageRange::new(at, CutPoint(last)));
         let Some((piece, tail)) = ranges else { continue };
         let middle = gpu.run_held(part, info.id, piece, crossing)?;
+        // What crosses has to be in the range of 16-bit floats.
+        again(&middle)?.into_host()?;
         let end = gpu.run_held(part, info.id, tail, again(&middle)?)?.into_host()?;
         look(&end, format!("cut at {}", at.0));
         report.cuts += 1;
