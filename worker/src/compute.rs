@@ -116,8 +116,11 @@ fn work(place: &Place, inbox: &Receiver<Command>, actor: &Recipient<Ran>) {
 struct Rows {
     rows: Held,
     /// Rows that the engine does not compute, by their place, and why. Another row stands in their place.
-    spoiled: Vec<(usize, String)>,
+    spoiled: Spoiled,
 }
+
+/// Rows that could not be computed, by their place, and why.
+type Spoiled = Vec<(usize, String)>;
 
 fn run(place: &Place, chunk: Chunk, aside: &mut HashMap<BatchId, Held>) -> Result<Rows, EngineError> {
     let (engine, partition, range) = (&*place.engine, place.partition, chunk.range);
@@ -153,9 +156,62 @@ fn run(place: &Place, chunk: Chunk, aside: &mut HashMap<BatchId, Held>) -> Resul
         (Err(error), None) => return Err(error),
     };
     if chunk.last && chunk.leaves {
-        made.rows = Held::Host(made.rows.into_host()?);
+        let brought = brought(made.rows, range)?;
+        made.rows = brought.rows;
+        made.spoiled.extend(brought.spoiled);
     }
     Ok(made)
+}
+
+/// A batch in the host's memory. What a device can't give of one row costs the others nothing.
+fn brought(rows: Held, range: StageRange) -> Result<Rows, EngineError> {
+    let whole = match &rows {
+        Held::Device(batch) => batch.to_host(),
+        Held::Host(_) => {
+            return Ok(Rows {
+                rows,
+                spoiled: vec![],
+            });
+        }
+    };
+    let error = match whole {
+        Ok(batch) => {
+            return Ok(Rows {
+                rows: Held::Host(batch),
+                spoiled: vec![],
+            });
+        }
+        Err(error) => error,
+    };
+    let each = (0..rows.requests()).filter_map(|row| rows.row(row));
+    let outcomes: Vec<Result<Batch, EngineError>> = each.map(Held::into_host).collect();
+    let Ok((whole, spoiled)) = with_stand_ins(outcomes, range) else {
+        return Err(error);
+    };
+    let rows = Held::Host(Held::join_on_host(whole, range)?);
+    Ok(Rows { rows, spoiled })
+}
+
+/// Rows that went each its own way: another in the place of each that failed, and which these are. `Err`: all failed.
+fn with_stand_ins(
+    outcomes: Vec<Result<Batch, EngineError>>,
+    range: StageRange,
+) -> Result<(Vec<Held>, Spoiled), EngineError> {
+    let Some(stand_in) = outcomes.iter().find_map(|o| o.as_ref().ok()).cloned() else {
+        let first = outcomes.into_iter().find_map(Result::err);
+        return Err(first.unwrap_or(EngineError::Run {
+            range,
+            cause: Cause::NoRows,
+        }));
+    };
+    let (mut whole, mut spoiled) = (vec![], vec![]);
+    for (place, outcome) in outcomes.into_iter().enumerate() {
+        whole.push(Held::Host(outcome.unwrap_or_else(|error| {
+            spoiled.push((place, error.to_string()));
+            stand_in.clone()
+        })));
+    }
+    Ok((whole, spoiled))
 }
 
 /// A batch failed that holds numbers which the engine may not compute: each row by itself, so that one does not
@@ -169,21 +225,7 @@ fn one_by_one(
     let rows = (0..batch.requests()).filter_map(|row| batch.row(row));
     let outcomes: Vec<Result<Batch, EngineError>> =
         rows.map(|row| engine.run(partition, model, range, row)).collect();
-    let Some(stand_in) = outcomes.iter().find_map(|o| o.as_ref().ok()).cloned() else {
-        let first = outcomes.into_iter().find_map(Result::err);
-        return Err(first.unwrap_or(EngineError::Run {
-            range,
-            cause: Cause::NoRows,
-        }));
-    };
-    let mut spoiled = vec![];
-    let mut whole = vec![];
-    for (place, outcome) in outcomes.into_iter().enumerate() {
-        whole.push(Held::Host(outcome.unwrap_or_else(|error| {
-            spoiled.push((place, error.to_string()));
-            stand_in.clone()
-        })));
-    }
+    let (whole, spoiled) = with_stand_ins(outcomes, range)?;
     let rows = engine.join(partition, model, range, whole)?;
     Ok(Rows { rows, spoiled })
 }

@@ -1,6 +1,6 @@
 // Softmax and layer normalisation of rows.
 //
-// Computes   softmax:    out[i] = exp(x[i] - most) / sum of exp(x - most), x[i] = in[i] * scale + mask[i]
+// Computes   softmax:    out[i] = exp(x[i] - most) / sum of exp(x - most), x[i] = in[i] * scale + mask[i]; or its logarithm
 //            layer_norm: out[i] = (in[i] - mean) / sqrt(variance + epsilon) * gain[i] + offset[i]
 // Reference  `reference::softmax`, `reference::layer_norm` (src/reference/rows.rs), in fp64.
 // Shapes     Up to 6 dimensions; the last is the row, the others number the rows. Any layout and element type; sums are fp32.
@@ -21,6 +21,7 @@ struct RowsParams {
     uint32_t length;
     float scale;    // softmax
     float epsilon;  // layer_norm
+    uint32_t logarithm;  // softmax; 1: its logarithm
 };
 
 struct RowPlaces {
@@ -60,9 +61,14 @@ extern "C" __global__ void __launch_bounds__(128) softmax(const __grid_constant_
         most = most_over_warp(most);
         float sum = 0.0f;
         for (uint32_t i = lane; i < p.length; i += 32) sum += __expf(element(i) - most);
-        float part = 1.0f / sum_over_warp(sum);
-        for (uint32_t i = lane; i < p.length; i += 32)
-            store_float(p.out, at.out + static_cast<int64_t>(i) * p.out.strides[LAST], __expf(element(i) - most) * part);
+        sum = sum_over_warp(sum);
+        float part = 1.0f / sum;
+        float log_sum = logf(sum);
+        for (uint32_t i = lane; i < p.length; i += 32) {
+            float x = element(i) - most;
+            float result = p.logarithm ? x - log_sum : __expf(x) * part;
+            store_float(p.out, at.out + static_cast<int64_t>(i) * p.out.strides[LAST], result);
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use graft_engine::{Cause, Engine, EngineError, Held, MemoryUse, PartitionId, PartitionShape, Refusal};
+use graft_engine::{
+    Cause, Engine, EngineError, Held, MemoryUse, PartitionId, PartitionShape, Refusal, guarded,
+};
 use graft_model::{Batch, Model, ModelId, ModelInfo, Precision, StageRange};
 
 use crate::driver::{CudaFault, Gpu, softgpu_report};
@@ -235,9 +237,12 @@ impl Engine for CudaEngine {
         if self.layers(info.id).is_ok() {
             return Ok(());
         }
-        let graph = Graph::of(model).map_err(|e| refused(&info, &e))?;
-        let layers = Layers { info, graph };
-        learned(&layers).map_err(|e| refused(&layers.info, &e))?;
+        let layers = guarded(|| -> Result<Layers, EngineError> {
+            let graph = Graph::of(model).map_err(|e| refused(&info, &e))?;
+            let layers = Layers { info, graph };
+            learned(&layers).map_err(|e| refused(&layers.info, &e))?;
+            Ok(layers)
+        })?;
         let mut models = self.models.write().unwrap_or_else(|e| e.into_inner());
         models.insert(layers.info.id, Arc::new(layers));
         Ok(())
@@ -333,13 +338,12 @@ impl Engine for CudaEngine {
             graft_engine::check_input(info, range.from(), batch)?;
         }
         let session = self.with_partition(partition)?;
-        self.run_here(&session, partition, &layers, range, batch)
-            .map_err(|error| {
-                if error.fault().is_some_and(CudaFault::is_spoiled) {
-                    self.set_up_anew(&session);
-                }
-                error.into_engine(range)
-            })
+        guarded(|| self.run_here(&session, partition, &layers, range, batch)).map_err(|error| {
+            if error.fault().is_some_and(CudaFault::is_spoiled) {
+                self.set_up_anew(&session);
+            }
+            error.into_engine(range)
+        })
     }
 
     fn join(

@@ -1,6 +1,7 @@
 //! A model's layers as this engine reads them: nodes with each meaning written out, and constants.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use graft_model::{Model, StageRange};
@@ -56,6 +57,16 @@ impl HostTensor {
             element: Element::I64,
             numbers: Numbers::Integers(Arc::new(numbers)),
         }
+    }
+
+    /// A number that tensors of other elements mostly don't have.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match &self.numbers {
+            Numbers::Floats(all) => all.iter().for_each(|x| x.to_bits().hash(&mut hasher)),
+            Numbers::Integers(all) => all.hash(&mut hasher),
+        }
+        hasher.finish()
     }
 
     /// Its elements as integers.

@@ -9,7 +9,7 @@ use half::f16;
 
 use crate::params::Element;
 use crate::pool::Pooled;
-use crate::program::Layout;
+use crate::program::{Layout, places};
 
 /// A tensor of a batch on the device.
 #[derive(Debug)]
@@ -153,21 +153,6 @@ pub fn to_elements(
         }
         (Element::I8, DType::I8) => Elements::I8(places.map(|p| at(p)[0] as i8).collect()),
         _ => return None,
-    })
-}
-
-/// Places of elements, in the order of the host.
-pub fn places(dims: &[usize], strides: &[i64]) -> impl Iterator<Item = usize> {
-    let count: usize = dims.iter().product();
-    let (dims, strides) = (dims.to_vec(), strides.to_vec());
-    (0..count).map(move |index| {
-        let mut rest = index;
-        let mut place = 0;
-        for d in (0..dims.len()).rev() {
-            place += (rest % dims[d]) as i64 * strides[d];
-            rest /= dims[d];
-        }
-        place as usize
     })
 }
 

@@ -55,6 +55,21 @@ pub fn dense(dims: &[usize], order: &[usize]) -> Vec<i64> {
     strides
 }
 
+/// Places of elements, in the order of the host.
+pub fn places(dims: &[usize], strides: &[i64]) -> impl Iterator<Item = usize> {
+    let count: usize = dims.iter().product();
+    let (dims, strides) = (dims.to_vec(), strides.to_vec());
+    (0..count).map(move |index| {
+        let mut rest = index;
+        let mut place = 0;
+        for d in (0..dims.len()).rev() {
+            place += (rest % dims[d]) as i64 * strides[d];
+            rest /= dims[d];
+        }
+        place as usize
+    })
+}
+
 /// How many blocks a launch has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blocks {

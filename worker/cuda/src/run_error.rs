@@ -1,6 +1,6 @@
 //! What a run fails of.
 
-use graft_engine::{Cause, EngineError};
+use graft_engine::{Cause, EngineError, Panicked};
 use graft_model::StageRange;
 
 use crate::driver::CudaFault;
@@ -26,6 +26,9 @@ pub enum RunError {
         /// Why.
         fault: CudaFault,
     },
+    /// Something in lowering panicked: a model is somebody's file.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// A kernel that is not embedded.
     #[error("there is no kernel {0}")]
     NoKernel(&'static str),
@@ -36,7 +39,9 @@ impl RunError {
     pub fn fault(&self) -> Option<&CudaFault> {
         match self {
             RunError::Cuda(fault) | RunError::Launch { fault, .. } => Some(fault),
-            RunError::Unserved(_) | RunError::NoRow(_) | RunError::NoKernel(_) => None,
+            RunError::Unserved(_) | RunError::NoRow(_) | RunError::NoKernel(_) | RunError::Panicked(_) => {
+                None
+            }
         }
     }
 

@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::cases::{Case, families};
 use crate::CudaEngine;
-use crate::held::{places, to_elements};
+use crate::held::to_elements;
 use crate::lane::Given;
 use crate::params::Element;
-use crate::program::Layout;
+use crate::program::{Layout, places};
 use crate::run_error::RunError;
 
 /// What a result may be apart from its reference, as a part of the largest reference.

@@ -211,7 +211,7 @@ impl Lowering<'_> {
             return self.unserved("a bias that is worked out from the input");
         }
         let (scale, bias) = with_tail(&tail, bias, outputs * groups);
-        let key = format!("{} for {}", self.label, tail.name);
+        let key = format!("{} for {}", self.key, tail.name);
         let source = weights.as_floats();
         let depth = channels * window.rows * window.cols;
         let area = window.rows * window.cols;
@@ -368,7 +368,12 @@ impl Lowering<'_> {
             strides[2],
             sum.input.at.offset as usize / 2,
         ]) == 8;
-        let vector = if aligned && sum.outputs == 1 { 8 } else { 1 };
+        let residual = sum.tail.residual_at().offset.is_multiple_of(16);
+        let vector = if aligned && residual && sum.outputs == 1 {
+            8
+        } else {
+            1
+        };
         let pixels = sum.input.images * sum.height * sum.width;
         let work = pixels * (outputs / vector);
         let params = Params::default()

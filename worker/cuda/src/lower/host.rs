@@ -3,6 +3,7 @@
 use super::{Lowered, Lowering, Value};
 use crate::graph::{HostTensor, Node, Numbers};
 use crate::params::Element;
+use crate::program::{dense, places};
 
 /// Elements of a tensor at most that is worked out here; a larger one is brought to the device.
 const MAX_ELEMENTS: usize = 1 << 22;
@@ -43,8 +44,18 @@ impl Lowering<'_> {
 }
 
 impl Lowering<'_> {
-    /// A constant with other sizes: its elements stay as they are.
+    /// A constant with other sizes, or its elements in another order.
     fn other_sizes(&self, node: &Node) -> Option<HostTensor> {
+        match node.kind.as_str() {
+            "Transpose" => return turned(node, &self.known(node, 0)?),
+            // Halves and floats are the same here.
+            "Cast" if matches!(node.int("to"), Some(1 | 10)) => {
+                return self
+                    .known(node, 0)
+                    .filter(|t| matches!(t.numbers, Numbers::Floats(_)));
+            }
+            _ => {}
+        }
         let tensor = self.known(node, 0).filter(|_| node.kind == "Reshape")?;
         let wanted = self.known(node, 1)?.as_integers();
         let count = tensor.dims.iter().product::<usize>();
@@ -61,6 +72,35 @@ impl Lowering<'_> {
         }
         (dims.iter().product::<usize>() == count).then_some(HostTensor { dims, ..tensor })
     }
+}
+
+/// Weights that a file has the other way round.
+fn turned(node: &Node, tensor: &HostTensor) -> Option<HostTensor> {
+    let rank = tensor.dims.len();
+    let perm: Vec<usize> = match node.ints("perm") {
+        Some(perm) => perm
+            .iter()
+            .map(|&p| usize::try_from(p).ok())
+            .collect::<Option<_>>()?,
+        None => (0..rank).rev().collect(),
+    };
+    let order: Vec<usize> = (0..rank).collect();
+    let strides = dense(&tensor.dims, &order);
+    let dims: Vec<usize> = perm
+        .iter()
+        .map(|&p| tensor.dims.get(p).copied())
+        .collect::<Option<_>>()?;
+    let strides: Vec<i64> = perm.iter().map(|&p| strides[p]).collect();
+    let places = places(&dims, &strides);
+    let numbers = match &tensor.numbers {
+        Numbers::Floats(all) => Numbers::Floats(places.map(|p| all[p]).collect::<Vec<_>>().into()),
+        Numbers::Integers(all) => Numbers::Integers(places.map(|p| all[p]).collect::<Vec<_>>().into()),
+    };
+    Some(HostTensor {
+        dims,
+        element: tensor.element,
+        numbers,
+    })
 }
 
 fn small(tensor: &HostTensor) -> bool {

@@ -218,6 +218,9 @@ impl Lowering<'_> {
             } else {
                 axis
             }) as usize;
+            if axis >= x.dims.len() || step == 0 {
+                return self.unserved("a slice without an axis or a step");
+            }
             let size = x.dims[axis] as i64;
             let (from, count) = if step > 0 {
                 let (from, to) = (limited(start, size, 0, size), limited(end, size, 0, size));

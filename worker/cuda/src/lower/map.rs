@@ -40,6 +40,30 @@ pub(crate) enum Operation {
     Round = 29,
 }
 
+impl Operation {
+    /// Whether it is done to floats alone.
+    fn is_of_floats(self) -> bool {
+        use Operation::{
+            Activate, Ceil, Erf, Exp, Floor, Log, Pow, Prelu, Reciprocal, Round, Scale, Softplus, Sqrt,
+        };
+        matches!(
+            self,
+            Pow | Exp
+                | Log
+                | Sqrt
+                | Reciprocal
+                | Erf
+                | Floor
+                | Ceil
+                | Softplus
+                | Activate
+                | Scale
+                | Prelu
+                | Round
+        )
+    }
+}
+
 /// What is done to each element.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mapping {
@@ -272,6 +296,14 @@ impl Lowering<'_> {
         for place in 0..used {
             operands.push(self.device(node, place)?);
         }
+        let floats = operands.iter().any(|v| v.element.is_float());
+        if operation == Operation::Mod && floats || operation.is_of_floats() && !floats {
+            return self.unserved(format!(
+                "{} of {}",
+                node.kind,
+                if floats { "floats" } else { "integers" }
+            ));
+        }
         let dims: Vec<&[usize]> = operands.iter().map(|v| v.dims.as_slice()).collect();
         let Some(dims) = broadcast(&dims) else {
             return self.unserved("operands of sizes that don't fit together");
@@ -369,7 +401,7 @@ impl Lowering<'_> {
         if let Some(c) = dims.get_mut(1) {
             *c = channels;
         }
-        let label = self.label.clone();
+        let label = self.key.clone();
         let mut constant = |what: &str, values: &[f32]| {
             let at = self.weight(&format!("{label} {what}"), || {
                 super::floats(values.iter().copied())

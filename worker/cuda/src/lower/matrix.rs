@@ -30,7 +30,7 @@ impl Lowering<'_> {
         let bias = match node.input(2) {
             None => None,
             Some(_) => match self.known(node, 2) {
-                Some(c) if c.dims.iter().product::<usize>() == outputs => {
+                Some(c) if c.dims.iter().product::<usize>() == outputs && c.dims.last() == Some(&outputs) => {
                     Some(c.as_floats().into_iter().map(|x| x * beta).collect::<Vec<f32>>())
                 }
                 Some(c) if c.only().is_some() => Some(vec![c.only().unwrap_or(0.0) * beta; outputs]),
@@ -99,7 +99,7 @@ impl Lowering<'_> {
         let (_, bias) = with_tail(&tail, bias, outputs);
         let source = matrix.source.as_floats();
         let padded = depth.next_multiple_of(32);
-        let key = format!("{} for {}", self.label, tail.name);
+        let key = format!("{} for {}", self.key, tail.name);
         let (turned, scale) = (matrix.turned, matrix.scale);
         let weights = self.weight(&key, || {
             halves((0..outputs * padded).map(|i| {

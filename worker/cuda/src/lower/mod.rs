@@ -108,6 +108,8 @@ pub(crate) struct Lowering<'g> {
     fuses: bool,
     can_fault: bool,
     label: String,
+    /// What weights of the node that is looked at are called: its output, whose name no other node has.
+    key: String,
 }
 
 /// Lowers a range for a batch of `requests`. `inputs`: how they lie.
@@ -134,6 +136,7 @@ pub(crate) fn lower(
         fuses,
         can_fault: false,
         label: String::new(),
+        key: String::new(),
     };
     for (place, (name, layout)) in from.iter().zip(&inputs).enumerate() {
         let view = View {
@@ -153,6 +156,7 @@ pub(crate) fn lower(
         }
         let node = &graph.nodes[place];
         lowering.label = node.label.clone();
+        lowering.key = node.output().to_owned();
         lowering.node(node).map_err(|mut unserved| {
             unserved.node.get_or_insert_with(|| node.label.clone());
             unserved
@@ -256,12 +260,11 @@ impl Lowering<'_> {
         match value {
             Value::Device(view) => view,
             Value::Host(tensor) => {
-                // What was worked out for this size of batch belongs to it alone.
-                let dims: Vec<String> = tensor.dims.iter().map(usize::to_string).collect();
+                // What was worked out here may be another thing for another size of batch: it is called by its content.
                 let constant = name.filter(|n| self.graph.constants.contains_key(*n));
                 let key = match constant {
                     Some(name) => format!("{name} as it is"),
-                    None => format!("{} of {}", self.label, dims.join("x")),
+                    None => format!("{} by {:016x}, {:?}", self.key, tensor.digest(), tensor.dims),
                 };
                 let (element, bytes) = match &tensor.numbers {
                     Numbers::Floats(_) => (Element::F32, 4),

@@ -73,7 +73,11 @@ pub fn between(rule: Rule<'_>, from: usize, to: usize, scale: f64) -> Option<Vec
 impl Lowering<'_> {
     pub(super) fn resize(&mut self, node: &Node) -> Lowered<()> {
         let x = self.device(node, 0)?;
-        if x.dims.len() != 4 || node.int("antialias").unwrap_or(0) != 0 || node.ints("axes").is_some() {
+        if x.dims.len() != 4
+            || node.int("antialias").unwrap_or(0) != 0
+            || node.ints("axes").is_some()
+            || !matches!(node.text("keep_aspect_ratio_policy"), None | Some("stretch"))
+        {
             return self.unserved("a resize of other than images");
         }
         let list = |place| {
@@ -117,7 +121,7 @@ impl Lowering<'_> {
         }
         let x = self.as_pixels(&x)?;
         let out = self.fresh_pixels(&dims)?;
-        let label = self.label.clone();
+        let label = self.key.clone();
         let bytes = |all: &[Between]| -> Vec<u8> {
             let each = |b: &Between| {
                 [

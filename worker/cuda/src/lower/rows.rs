@@ -1,6 +1,6 @@
 //! Rows: softmax, normalisation, and rows by number.
 
-use super::map::{Operation, merged, order_of};
+use super::map::{merged, order_of};
 use super::{Lowered, Lowering, View, floats};
 use crate::graph::Node;
 use crate::params::{Activation, At, Element, MAX_DIMS, Params, Place};
@@ -44,11 +44,7 @@ impl Lowering<'_> {
         }
         let logarithm = node.kind == "LogSoftmax";
         let element = self.stored_as(node, std::slice::from_ref(&x), &x.dims);
-        let out = self.fresh(
-            if logarithm { Element::F32 } else { element },
-            &x.dims,
-            &order_of(&x),
-        )?;
+        let out = self.fresh(element, &x.dims, &order_of(&x))?;
         let Some((sizes, length, strides)) = Self::as_rows(&x.dims, &[axis], &[&x, &out]) else {
             return self.unserved("a layout of too many dimensions");
         };
@@ -63,15 +59,9 @@ impl Lowering<'_> {
             .u32(rows)
             .u32(length)
             .f32(1.0)
-            .f32(0.0);
+            .f32(0.0)
+            .u32(usize::from(logarithm));
         self.push("softmax", THREADS, rows_blocks(rows), params);
-        let out = if logarithm {
-            let to = self.fresh(element, &x.dims, &order_of(&x))?;
-            self.map_into(Operation::Log.into(), &[out], &to)?;
-            to
-        } else {
-            out
-        };
         self.set(node.output(), out);
         Ok(())
     }
@@ -93,7 +83,7 @@ impl Lowering<'_> {
                 Some(_) => match self.known(node, place) {
                     Some(c) if c.dims.iter().product::<usize>() == length => {
                         let values = c.as_floats();
-                        let key = format!("{} input {place}", self.label);
+                        let key = format!("{} input {place}", self.key);
                         Some(self.weight(&key, || floats(values.iter().copied())))
                     }
                     _ => return self.unserved("a gain or an offset that is not one number an element"),
@@ -124,7 +114,8 @@ impl Lowering<'_> {
             .u32(rows)
             .u32(length)
             .f32(1.0)
-            .f32(node.float("epsilon").unwrap_or(1e-5));
+            .f32(node.float("epsilon").unwrap_or(1e-5))
+            .u32(0);
         self.push("layer_norm", THREADS, rows_blocks(rows), params);
         self.set(node.output(), out);
         Ok(())
@@ -155,7 +146,7 @@ impl Lowering<'_> {
         }
         let pixel = strides[0].first().copied().unwrap_or(0);
         let out = self.fresh_pixels(&x.dims)?;
-        let label = self.label.clone();
+        let label = self.key.clone();
         let gain = self.weight(&format!("{label} gain"), || floats(gain.iter().copied()));
         let offset = self.weight(&format!("{label} offset"), || floats(offset.iter().copied()));
         let work = x.dims[0] * groups;

@@ -313,14 +313,19 @@ fn attention_odd(random: &mut SplitMix, round: usize) -> Case {
     attention_case(random, depth, ["attention_32_v1", "attention_128_v1"][round % 2])
 }
 
-fn softmax(random: &mut SplitMix, _: usize) -> Case {
+fn softmax(random: &mut SplitMix, round: usize) -> Case {
     let x = tensor_of(random, |random| {
         vec![1 + random.below(4), 1 + random.below(20), 1 + random.below(300)]
     });
     let mut making = Making::new();
     making.input("x", Element::F16, &x);
-    making.node("Softmax", &["x"], "out", &[("axis", &[-1])]);
-    making.done(format!("softmax {:?}", x.dims), exact::softmax(&x), "softmax")
+    let kind = ["Softmax", "LogSoftmax"][round % 2];
+    making.node(kind, &["x"], "out", &[("axis", &[-1])]);
+    let mut expected = exact::softmax(&x);
+    if kind == "LogSoftmax" {
+        expected.values.iter_mut().for_each(|v| *v = v.ln());
+    }
+    making.done(format!("{kind} {:?}", x.dims), expected, "softmax")
 }
 
 fn layer_norm(random: &mut SplitMix, _: usize) -> Case {
