@@ -323,17 +323,34 @@ impl Lowering<'_> {
             _ if operands[0].element.is_float() => self.stored_as(node, &operands, &dims),
             _ => operands[0].element,
         };
+        let (after, name, element) = self.activated_after(node.output(), element);
         let mapping = Mapping {
             operation,
             activation,
-            after: Activation::None,
+            after,
         };
         let model = operands.iter().find(|v| v.dims == dims);
         let order = model.map_or_else(|| (0..dims.len()).collect(), order_of);
         let to = self.fresh(element, &dims, &order)?;
         self.map_into(mapping, &operands, &to)?;
-        self.set(node.output(), to);
+        self.set(&name, to);
         Ok(())
+    }
+
+    /// The activation that alone reads a float tensor, which the tensor's own launch does, too; what it gives is called, and in which type it
+    /// is kept.
+    fn activated_after(&mut self, name: &str, element: Element) -> (Activation, String, Element) {
+        let place = self.only_reader(name).filter(|_| element.is_float());
+        let next = place.map(|place| &self.graph.nodes[place]);
+        let activation = next.and_then(|next| self.activation_of(next).ok());
+        match (place, next, activation) {
+            (Some(place), Some(next), Some(activation)) => {
+                self.done.insert(place);
+                let stored = self.stored.get(next.output()).copied();
+                (activation, next.output().to_owned(), stored.unwrap_or(element))
+            }
+            _ => (Activation::None, name.to_owned(), element),
+        }
     }
 
     fn cast_to(&mut self, node: &Node, operands: &[View], dims: &[usize]) -> Lowered<Element> {
@@ -416,9 +433,14 @@ impl Lowering<'_> {
         };
         let (scale, offset) = (constant("scale", &scale), constant("offset", &offset));
         let element = self.stored_as(node, std::slice::from_ref(&x), &x.dims.clone());
+        let (after, name, element) = self.activated_after(node.output(), element);
+        let mapping = Mapping {
+            after,
+            ..Operation::Scale.into()
+        };
         let to = self.fresh(element, &x.dims, &order_of(&x))?;
-        self.map_into(Operation::Scale.into(), &[x, scale, offset], &to)?;
-        self.set(node.output(), to);
+        self.map_into(mapping, &[x, scale, offset], &to)?;
+        self.set(&name, to);
         Ok(())
     }
 
