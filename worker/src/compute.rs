@@ -197,6 +197,15 @@ fn with_stand_ins(
     outcomes: Vec<Result<Batch, EngineError>>,
     range: StageRange,
 ) -> Result<(Vec<Held>, Spoiled), EngineError> {
+    // A device's fault is no row's.
+    let is_device = |o: &Result<Batch, EngineError>| matches!(o, Err(EngineError::Device { .. }));
+    if let Some(place) = outcomes.iter().position(is_device) {
+        let failed = outcomes.into_iter().nth(place).and_then(Result::err);
+        return Err(failed.unwrap_or(EngineError::Run {
+            range,
+            cause: Cause::NoRows,
+        }));
+    }
     let Some(stand_in) = outcomes.iter().find_map(|o| o.as_ref().ok()).cloned() else {
         let first = outcomes.into_iter().find_map(Result::err);
         return Err(first.unwrap_or(EngineError::Run {

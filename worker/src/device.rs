@@ -206,9 +206,10 @@ impl Opening<'_> {
             try_out(&engine, partition, model).map_err(refusal)?;
             let info = model.info();
             let input = Batch::pseudo_random(info.inputs(), 1, 1);
-            engine
-                .stays_in_range(partition, info.id, &input)
-                .map_err(|error| refusal(out_of_range(info, &error)))?;
+            if let Err(error) = engine.stays_in_range(partition, info.id, &input) {
+                engine.unload(info.id).unwrap_or_default();
+                return Err(refusal(refused_in_trial(info, &error)));
+            }
             tracing::info!(gpu = %gpu.name, "layers run here");
             Ok(CudaEngine::NAME)
         })?;
@@ -303,8 +304,8 @@ impl Opening<'_> {
     }
 }
 
-/// The refusal of a model whose numbers a GPU does not hold.
-fn out_of_range(info: &ModelInfo, error: &EngineError) -> Refusal {
+/// The refusal of a model that a GPU could not run segment by segment.
+fn refused_in_trial(info: &ModelInfo, error: &EngineError) -> Refusal {
     Refusal {
         node: None,
         opset: info.opset,

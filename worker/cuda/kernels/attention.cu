@@ -1,7 +1,7 @@
 // Attention, with no matrix of scores in memory.
 //
 // Computes   out[b, h, i, :] = sum over j of softmax over j of (scale * q[b, h, i, :] . k[b, h, j, :] + mask[b, h, i, j]) * v[b, h, j, :]
-// Reference  `reference::attention` (src/reference/attention.rs), in fp64. After: Dao 2023 (FlashAttention-2).
+// Reference  `reference::attention` (src/reference/layers.rs), in fp64. After: Dao 2023 (FlashAttention-2).
 // Shapes     Heads of up to DEPTH (32, 64, 96 or 128) elements, which lie side by side; other strides are free; where depth and strides
 //            are multiples of 8, VECTOR is 8, else 1. The mask is added in fp32.
 // Tile       64 queries (4 warps of 16) by 64 keys; scores, maxima and sums stay in registers, in fp32, the weights of a row are

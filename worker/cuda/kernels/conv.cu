@@ -2,7 +2,7 @@
 //
 // Computes   out[n, y, x, o] = act2(act1(sum over r, s, c of in[n, y * stride - pad + r * dilation, ..., c] * w[o, r, s, c] + bias[o])
 //                                   + residual[n, y, x, o])
-// Reference  `reference::conv` (src/reference/conv.rs), in fp64.
+// Reference  `reference::conv` (src/reference/layers.rs), in fp64.
 // Shapes     A pixel of the input is a row of channels; pixels, rows and images lie at strides of their own, so that input and
 //            output may be channels of a wider tensor. Weights are [groups, out channels, K] with K = R * S * channels, filled up
 //            with zeros to a multiple of 32. A matrix product is a convolution of 1 x 1 pixels.

@@ -2,7 +2,7 @@
 //
 // Computes   out[n, y, x, o] = act2(act1(sum over r, s of in[n, ..., o / m] * w[r, s, o] + bias[o]) + residual[n, y, x, o]),
 //            m outputs a channel.
-// Reference  `reference::conv` (src/reference/conv.rs), in fp64.
+// Reference  `reference::conv` (src/reference/layers.rs), in fp64.
 // Shapes     As in conv.cu; weights are [R, S, out channels].
 // Tile       A thread computes VECTOR neighbouring channels of one pixel, in fp32; VECTOR is 8 where m is 1 and channels and strides
 //            are multiples of 8, else 1.

@@ -1,7 +1,7 @@
 // Rows by number, as embeddings are looked up.
 //
 // Computes   out[o, i, e] = data[o, index[i], e]; a negative number counts from the end.
-// Reference  `reference::gather` (src/reference/rows.rs).
+// Reference  `reference::gather` (src/reference/layers.rs).
 // Shapes     Numbers are of any integer type and lie side by side. A number without a row sets `fault` to 1 + its place and reads row 0.
 // Tile       A thread moves one element.
 // Traffic    Each element of the result is read and written once.

@@ -2,7 +2,7 @@
 //
 // Computes   out[n, p, c] = act((in[n, p, c] - mean) / sqrt(variance + epsilon) * gain[c] + offset[c]), mean and variance over the pixels
 //            and the channels of c's group.
-// Reference  `reference::group_norm` (src/reference/rows.rs), in fp64.
+// Reference  `reference::group_norm` (src/reference/layers.rs), in fp64.
 // Shapes     Pixels of an image lie at one stride, channels side by side.
 // Tile       A block takes a group of an image; sums are fp32.
 // Traffic    Each element is read three times, the second and third time from the caches, and written once.

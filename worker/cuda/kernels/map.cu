@@ -2,7 +2,7 @@
 // transposed and repeated tensors.
 //
 // Computes   out[i] = op(a[i], b[i], c[i]); operands are repeated where their stride is 0.
-// Reference  `reference::map` (src/reference/map.rs), in fp64 and in 64-bit integers.
+// Reference  `reference::map` (src/reference/layers.rs), in fp64 and in 64-bit integers.
 // Shapes     Up to 6 dimensions, the last runs fastest; element types of strided.cuh. Sums are fp32; integer operations are done in
 //            64 bits.
 // Tile       A thread computes one element at a time; `map_flat` eight halves, where all operands lie like the result.

@@ -1,7 +1,7 @@
 // The product of activations with activations.
 //
 // Computes   out[b, m, n] = act(scale * sum over k of left[b, m, k] * right[b, k, n])
-// Reference  `reference::matmul` (src/reference/matmul.rs), in fp64.
+// Reference  `reference::matmul` (src/reference/layers.rs), in fp64.
 // Shapes     Up to 4 dimensions of b; any strides.
 // Tile       64 x 64 outputs (4 warps) by 32 of K; elements are copied one by one, whatever their layout.
 // Traffic    Both operands are read once for each tile that they belong to.

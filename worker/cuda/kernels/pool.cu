@@ -2,7 +2,7 @@
 //
 // Computes   out[n, y, x, c] = the largest, or the mean, of in over a window; elements outside of the input don't count, but for a mean
 //            that counts pads, those within the pads do as 0.
-// Reference  `reference::pool` (src/reference/pool.rs), in fp64.
+// Reference  `reference::pool` (src/reference/layers.rs), in fp64.
 // Shapes     As in conv.cu.
 // Tile       A thread computes VECTOR (8 or 1) neighbouring channels of one pixel, in fp32.
 // Traffic    Each input is read as often as windows overlap, mostly from the caches.

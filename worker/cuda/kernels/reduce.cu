@@ -1,7 +1,7 @@
 // Sums, means, extremes over some dimensions.
 //
 // Computes   out[k] = sum, mean, largest, smallest, sum of squares' root, ... of in[k, r] over r
-// Reference  `reference::reduce` (src/reference/reduce.rs), in fp64.
+// Reference  `reference::reduce` (src/reference/layers.rs), in fp64.
 // Shapes     Up to 6 dimensions that are kept and 6 that are summed over; any layout and element type; sums are fp32.
 // Tile       `reduce_columns`: a thread takes a result, for results that lie side by side; `reduce_rows`: a warp takes one, for
 //            elements that do.

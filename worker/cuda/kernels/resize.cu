@@ -1,7 +1,7 @@
 // Images of another size, by interpolation between neighbours.
 //
 // Computes   out[n, y, x, c] = the mean of in at (y.low, y.high) x (x.low, x.high), weighted by y.weight and x.weight
-// Reference  `reference::resize` (src/reference/resize.rs), in fp64.
+// Reference  `reference::resize` (src/reference/layers.rs), in fp64.
 // Shapes     As in conv.cu. `rows` and `cols` tell, for each output row and column, the two inputs between which it lies and the weight of
 //            the second: the host works them out, so that a kernel serves every rule of coordinates; nearest has weight 0.
 // Tile       A thread computes one element.

@@ -2,7 +2,7 @@
 //
 // Computes   softmax:    out[i] = exp(x[i] - most) / sum of exp(x - most), x[i] = in[i] * scale + mask[i]; or its logarithm
 //            layer_norm: out[i] = (in[i] - mean) / sqrt(variance + epsilon) * gain[i] + offset[i]
-// Reference  `reference::softmax`, `reference::layer_norm` (src/reference/rows.rs), in fp64.
+// Reference  `reference::softmax`, `reference::layer_norm` (src/reference/layers.rs), in fp64.
 // Shapes     Up to 6 dimensions; the last is the row, the others number the rows. Any layout and element type; sums are fp32.
 // Tile       A warp takes a row, lanes stride over its elements, which come from the caches the second and third time.
 // Traffic    Each row is read once from memory, and written once.

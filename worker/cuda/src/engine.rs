@@ -20,8 +20,8 @@ use crate::session::{Layers, Session, SetUpError, learned};
 pub struct CudaEngine {
     gpu: Gpu,
     session: RwLock<Arc<Session>>,
-    /// Held while the device is set up anew.
-    setting_up: Mutex<()>,
+    /// Held while the device is set up anew; why it could not be, where it could not.
+    setting_up: Mutex<Option<String>>,
     models: RwLock<HashMap<ModelId, Arc<Layers>>>,
     /// Of each partition: multiprocessors before it, and its own.
     partitions: RwLock<HashMap<PartitionId, (u32, u32)>>,
@@ -51,7 +51,7 @@ impl CudaEngine {
         Ok(CudaEngine {
             gpu: gpu.clone(),
             session: RwLock::new(Arc::new(Session::begin(gpu)?)),
-            setting_up: Mutex::new(()),
+            setting_up: Mutex::new(None),
             models: RwLock::default(),
             partitions: RwLock::default(),
             next: AtomicU32::new(0),
@@ -121,8 +121,8 @@ impl CudaEngine {
 
     /// Sets the device up anew, after a fault that spoiled what was on it.
     fn set_up_anew(&self, spoiled: &Arc<Session>) {
-        let _one_at_a_time = self.setting_up.lock().unwrap_or_else(|e| e.into_inner());
-        if self.session().number() != spoiled.number() {
+        let mut failed = self.setting_up.lock().unwrap_or_else(|e| e.into_inner());
+        if failed.is_some() || self.session().number() != spoiled.number() {
             return;
         }
         let begun = spoiled
@@ -138,7 +138,8 @@ impl CudaEngine {
                 *self.session.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(session);
             }
             Err(error) => {
-                tracing::error!(device = self.gpu.ordinal, %error, "the device can't be set up anew")
+                tracing::error!(device = self.gpu.ordinal, %error, "the device can't be set up anew: it is lost");
+                *failed = Some(error.to_string());
             }
         }
     }
@@ -156,11 +157,18 @@ impl CudaEngine {
     /// The session, with a partition open on it.
     fn with_partition(&self, id: PartitionId) -> Result<Arc<Session>, EngineError> {
         let share = self.share(id)?;
+        let failed = self.setting_up.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(cause) = failed.clone() {
+            return Err(EngineError::Device { lost: true, cause });
+        }
+        drop(failed);
         let session = self.session();
         if !session.has_partition(id) {
-            session
-                .open_partition(id, share)
-                .map_err(|fault| fenced(share, &fault))?;
+            let opened = session.open_partition(id, share);
+            opened.map_err(|fault| EngineError::Device {
+                lost: fault.is_lost(),
+                cause: fault.to_string(),
+            })?;
         }
         Ok(session)
     }
@@ -367,7 +375,7 @@ impl Engine for CudaEngine {
             return Held::join_on_host(parts, range).map(Held::Host);
         };
         let tensors = session.gather(partition, &held);
-        let tensors = tensors.map_err(|fault| RunError::Cuda(fault).into_engine(range))?;
+        let tensors = tensors.map_err(|error| error.into_engine(range))?;
         Ok(Held::Device(Box::new(HeldBatch {
             session: session.number(),
             info: Arc::clone(&layers.info),

@@ -276,6 +276,11 @@ impl Graph {
         }
     }
 
+    /// The node that makes a tensor.
+    pub fn producer(&self, name: &str) -> Option<&Node> {
+        self.producers.get(name).map(|&place| &self.nodes[place])
+    }
+
     /// The nodes that read a tensor.
     pub fn consumers(&self, name: &str) -> &[usize] {
         self.consumers.get(name).map_or(&[], Vec::as_slice)

@@ -7,6 +7,7 @@ use graft_engine::{Cause, DeviceBatch, EngineError};
 use graft_model::{Batch, CutPoint, DType, Elements, ModelInfo, StageRange, Tensor};
 use half::f16;
 
+use crate::driver::CudaFault;
 use crate::params::Element;
 use crate::pool::Pooled;
 use crate::program::{Layout, places};
@@ -52,6 +53,13 @@ impl HeldBatch {
         StageRange::new(CutPoint(last.0 - 1), last).unwrap_or_else(|| unreachable!("neighbours are a range"))
     }
 
+    fn fault(fault: &CudaFault) -> EngineError {
+        EngineError::Device {
+            lost: fault.is_lost(),
+            cause: fault.to_string(),
+        }
+    }
+
     fn failed(&self, why: impl ToString) -> EngineError {
         EngineError::Run {
             range: self.range(),
@@ -83,8 +91,8 @@ impl DeviceBatch for HeldBatch {
         let mut tensors = vec![];
         for (place, (held, spec)) in self.tensors.iter().zip(&cut.tensors).enumerate() {
             let row = self.row_bytes(place);
-            let bytes = held.memory.read(self.first * row, self.count * row);
-            let bytes = bytes.map_err(|e| self.failed(e))?;
+            let bytes = held.memory.read_held(self.first * row, self.count * row);
+            let bytes = bytes.map_err(|fault| Self::fault(&fault))?;
             let mut dims = held.layout.dims.clone();
             dims[0] = self.count;
             let elements = to_elements(
@@ -133,24 +141,23 @@ pub fn to_elements(
         [b[0], b[1], b[2], b[3]]
     }
     Some(match (element, dtype) {
-        (Element::F16, DType::F32) => Elements::F32(
+        (Element::F16, DType::F32 | DType::F16 | DType::F64) => Elements::F32(
             places
                 .map(|p| f16::from_le_bytes([at(p)[0], at(p)[1]]).to_f32())
                 .collect(),
         ),
-        (Element::F32, DType::F32) => {
+        (Element::F32, DType::F32 | DType::F16 | DType::F64) => {
             Elements::F32(places.map(|p| f32::from_le_bytes(four(at(p)))).collect())
         }
-        (Element::I32, DType::I32) => {
+        (Element::I32, DType::I32 | DType::Bool) => {
             Elements::I32(places.map(|p| i32::from_le_bytes(four(at(p)))).collect())
         }
         (Element::I64, DType::I64) => {
             let eight = |b: &[u8]| i64::from_le_bytes(std::array::from_fn(|i| b[i]));
             Elements::I64(places.map(|p| eight(at(p))).collect())
         }
-        (Element::U8 | Element::Bool, DType::U8 | DType::Bool) => {
-            Elements::U8(places.map(|p| at(p)[0]).collect())
-        }
+        (Element::Bool, DType::Bool) => Elements::I32(places.map(|p| i32::from(at(p)[0])).collect()),
+        (Element::U8, DType::U8) => Elements::U8(places.map(|p| at(p)[0]).collect()),
         (Element::I8, DType::I8) => Elements::I8(places.map(|p| at(p)[0] as i8).collect()),
         _ => return None,
     })

@@ -33,6 +33,8 @@ struct Ready {
     graph: Graph,
     inputs: Vec<DeviceMemory>,
     outputs: Vec<DeviceMemory>,
+    /// What the graph names: it stays as long as the graph.
+    _weights: Vec<Arc<DeviceMemory>>,
 }
 
 /// A partition at work.
@@ -104,6 +106,10 @@ impl Lane {
             None => self.record(primary, kernels, program, weights)?,
         };
         let ran = self.replay(primary, program, &ready, given, outputs);
+        if ran.is_err() {
+            // Copies may be under way to memory that is given back now. What they fail of was told already.
+            self.stream.wait().unwrap_or_default();
+        }
         if let Some(name) = name.filter(|_| ran.is_ok()) {
             if self.ready.len() >= MAX_GRAPHS {
                 self.ready.clear();
@@ -188,13 +194,14 @@ impl Lane {
             graph,
             inputs,
             outputs,
+            _weights: weights.to_vec(),
         })
     }
 
     #[allow(unsafe_code)]
     fn launch(&self, function: Function, blocks: u32, threads: u32, params: &[u8]) -> Result<(), CudaFault> {
         // SAFETY: the structure is what the kernel's file declares. It is recorded into a graph; all memory that it names is the lane's,
-        // the graph's or a weight of the model, and the graph is forgotten before any of them goes.
+        // whose growth forgets its graphs, or is held beside the graph.
         unsafe { self.stream.launch(function, blocks, threads, params) }
     }
 

@@ -58,7 +58,7 @@ impl Pool {
     }
 
     /// Gives all free pieces back to the device. `false`: there was none.
-    fn give_back(&self) -> bool {
+    pub fn give_back(&self) -> bool {
         let gone = std::mem::take(&mut *self.lock());
         !gone.pieces.is_empty()
     }

@@ -29,6 +29,9 @@ pub enum RunError {
     /// Something in lowering panicked: a model is somebody's file.
     #[error(transparent)]
     Panicked(#[from] Panicked),
+    /// The partition is not open.
+    #[error("the partition is not open")]
+    NoPartition,
     /// A kernel that is not embedded.
     #[error("there is no kernel {0}")]
     NoKernel(&'static str),
@@ -39,9 +42,11 @@ impl RunError {
     pub fn fault(&self) -> Option<&CudaFault> {
         match self {
             RunError::Cuda(fault) | RunError::Launch { fault, .. } => Some(fault),
-            RunError::Unserved(_) | RunError::NoRow(_) | RunError::NoKernel(_) | RunError::Panicked(_) => {
-                None
-            }
+            RunError::Unserved(_)
+            | RunError::NoRow(_)
+            | RunError::NoKernel(_)
+            | RunError::NoPartition
+            | RunError::Panicked(_) => None,
         }
     }
 

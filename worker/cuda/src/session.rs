@@ -58,9 +58,10 @@ impl Weights for WeightList {
         if let Some(&place) = self.places.get(name) {
             return place;
         }
+        let content = make();
         let place = self.places.len();
         self.places.insert(name.to_owned(), place);
-        self.waiting.push((place, make()));
+        self.waiting.push((place, content));
         place
     }
 }
@@ -150,6 +151,7 @@ impl Session {
 
     /// Fences off a partition; gives the multiprocessors that were granted.
     pub fn open_partition(&self, id: PartitionId, (skipped, sms): (u32, u32)) -> Result<u32, CudaFault> {
+        let _using = self.primary.using()?;
         let green = Arc::new(self.atoms.partition(skipped, sms)?);
         let granted = green.sms();
         let lane = Lane::new(&green)?;
@@ -204,6 +206,7 @@ impl Session {
         requests: usize,
         from_host: bool,
     ) -> Result<(Arc<Program>, Vec<Arc<DeviceMemory>>), RunError> {
+        let _using = self.primary.using()?;
         let model = Arc::clone(lock(&self.models).entry(layers.info.id).or_default());
         let mut model = lock(&model);
         let model = &mut *model;
@@ -262,7 +265,7 @@ impl Session {
     }
 
     /// Rows of several batches, one after the other.
-    pub fn gather(&self, id: PartitionId, parts: &[&HeldBatch]) -> Result<Vec<HeldTensor>, CudaFault> {
+    pub fn gather(&self, id: PartitionId, parts: &[&HeldBatch]) -> Result<Vec<HeldTensor>, RunError> {
         let Some(first) = parts.first() else {
             return Ok(vec![]);
         };
@@ -276,9 +279,9 @@ impl Session {
                 Layout::handed_on(t.layout.element, &dims)
             })
             .collect();
+        let lane = self.lane(id)?;
+        let _using = self.primary.using()?;
         let room = self.room(&layouts)?;
-        let lane = lock(&self.lanes).get(&id).cloned();
-        let Some(lane) = lane else { return Ok(room) };
         let lane = lock(&lane);
         for (place, to) in room.iter().enumerate() {
             let mut at = 0;
@@ -302,19 +305,32 @@ impl Session {
         weights: &[Arc<DeviceMemory>],
         given: &Given<'_>,
     ) -> Result<Vec<HeldTensor>, RunError> {
-        let lane = lock(&self.lanes).get(&id).cloned();
-        let Some(lane) = lane else { return Ok(vec![]) };
+        let lane = self.lane(id)?;
+        let _using = self.primary.using()?;
         let outputs = self.room(&program.outputs)?;
-        lock(&lane).run(
-            &self.primary,
-            &self.kernels,
-            name,
-            program,
-            weights,
-            given,
-            &outputs,
-        )?;
+        let mut lane = lock(&lane);
+        let mut once = || {
+            lane.run(
+                &self.primary,
+                &self.kernels,
+                name,
+                program,
+                weights,
+                given,
+                &outputs,
+            )
+        };
+        match once() {
+            // What is kept free for later may be what lacks.
+            Err(error) if error.fault().is_some_and(CudaFault::is_full) && self.pool.give_back() => once()?,
+            ran => ran?,
+        }
         Ok(outputs)
+    }
+
+    fn lane(&self, id: PartitionId) -> Result<Arc<Mutex<Lane>>, RunError> {
+        let lanes = lock(&self.lanes);
+        lanes.get(&id).cloned().ok_or(RunError::NoPartition)
     }
 
     /// Milliseconds that a program's launches took when it was run last on a partition; on the software GPU they are modelled.
@@ -328,13 +344,12 @@ impl Session {
 pub(crate) fn element_of(dtype: graft_model::DType) -> Element {
     use graft_model::DType;
     match dtype {
-        DType::F32 | DType::F64 => Element::F32,
-        DType::F16 => Element::F16,
-        DType::I32 => Element::I32,
+        // The host holds floats of any width in 32 bits, and truths as integers.
+        DType::F32 | DType::F64 | DType::F16 => Element::F32,
+        DType::I32 | DType::Bool => Element::I32,
         DType::I64 => Element::I64,
         DType::I8 => Element::I8,
         DType::U8 => Element::U8,
-        DType::Bool => Element::Bool,
     }
 }
 

@@ -82,9 +82,10 @@ pub fn kernels(
                 Ok(apart) => Some(format!("{}: {apart:.2e}", case.label)),
                 Err(error) => Some(format!("{}: {error}", case.label)),
             };
+            // JSON has no infinity.
             report.worst = report
                 .worst
-                .max(outcome.as_ref().copied().unwrap_or(f64::INFINITY));
+                .max(outcome.as_ref().copied().unwrap_or(f64::MAX).min(f64::MAX));
             report
                 .wrong
                 .extend(wrong.filter(|_| report.wrong.len() < MAX_WRONG));

@@ -17,11 +17,20 @@ pub struct CudaFault {
 }
 
 /// Errors after which a context is of no use, by the driver's numbers: the device works again in a fresh one.
-const SPOILED: [u32; 8] = [700, 702, 709, 714, 715, 716, 717, 719];
+const SPOILED: [u32; 11] = [700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999];
 /// Errors after which the device is lost to this process.
 const LOST: [u32; 6] = [100, 101, 214, 220, 226, 802];
 
 impl CudaFault {
+    /// What was made on a device is gone, since the device was set up anew.
+    pub fn gone() -> Self {
+        CudaFault {
+            call: "the device",
+            code: 709,
+            why: "it was set up anew, and what was on it is gone".to_owned(),
+        }
+    }
+
     /// Whether memory is full.
     pub fn is_full(&self) -> bool {
         self.code == 2

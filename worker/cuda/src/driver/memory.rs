@@ -89,6 +89,14 @@ impl DeviceMemory {
     }
 }
 
+impl DeviceMemory {
+    /// Reads to the host, where nobody else keeps the device from being reset meanwhile. `Err`: it was.
+    pub fn read_held(&self, offset: usize, bytes: usize) -> Result<Vec<u8>, CudaFault> {
+        let _using = self.primary.using()?;
+        self.read(offset, bytes)
+    }
+}
+
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if self.primary.has_ended() || self.primary.bind().is_err() {

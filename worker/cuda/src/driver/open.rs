@@ -2,8 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
 
 use cust::CudaFlags;
 use cust::device::{Device, DeviceAttribute};
@@ -159,7 +158,7 @@ impl Gpu {
         Ok(Arc::new(Primary {
             gpu: self.clone(),
             context,
-            ended: AtomicBool::new(false),
+            ended: RwLock::new(false),
         }))
     }
 }
@@ -170,7 +169,7 @@ pub struct Primary {
     gpu: Gpu,
     context: CUcontext,
     /// Whether it was reset: nothing that was made before is there any more.
-    ended: AtomicBool,
+    ended: RwLock<bool>,
 }
 
 // SAFETY: the driver's contexts may be used from any thread.
@@ -197,16 +196,23 @@ impl Primary {
         )
     }
 
-    /// Whether what was made on it is still there.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+    /// Holds the device as it is: it is not reset meanwhile. `Err`: it was. Not to be asked for again while it is held.
+    pub fn using(&self) -> Result<RwLockReadGuard<'_, bool>, CudaFault> {
+        let ended = self.ended.read().unwrap_or_else(|e| e.into_inner());
+        if *ended { Err(CudaFault::gone()) } else { Ok(ended) }
     }
 
-    /// Ends all contexts of the device, with what spoiled them. All memory, streams and partitions are gone; what stands for them gives
-    /// nothing back any more.
+    /// Whether what was made on it is gone, or is about to be.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.try_read().map_or(true, |ended| *ended)
+    }
+
+    /// Ends all contexts of the device, with what spoiled them, once nobody uses it. All memory, streams and partitions are gone; what stands
+    /// for them gives nothing back any more.
     pub fn reset(&self) -> Result<(), CudaFault> {
-        self.ended.store(true, Ordering::Release);
-        // SAFETY: whoever resets has given up all that was made before.
+        let mut ended = self.ended.write().unwrap_or_else(|e| e.into_inner());
+        *ended = true;
+        // SAFETY: nobody uses the device, and what was made on it looks whether it has ended before it calls the driver.
         let code = unsafe { cust::sys::cuDevicePrimaryCtxReset_v2(self.ordinal()) };
         check("cuDevicePrimaryCtxReset", code as u32)
     }

@@ -128,7 +128,10 @@ impl Stream {
             code
         };
         check("cuGraphInstantiate", code as u32)?;
-        Ok(Graph { exec })
+        Ok(Graph {
+            exec,
+            green: Arc::clone(&self.green),
+        })
     }
 
     /// Runs a graph.
@@ -160,6 +163,8 @@ impl Drop for Stream {
 #[derive(Debug)]
 pub struct Graph {
     exec: CUgraphExec,
+    /// Its context, which stays as long as it.
+    green: Arc<Green>,
 }
 
 // SAFETY: the driver's graphs may be used from any thread, one at a time.
@@ -169,6 +174,9 @@ unsafe impl Sync for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
+        if self.green.primary().has_ended() {
+            return;
+        }
         // SAFETY: it was made once.
         let code = unsafe { cust::sys::cuGraphExecDestroy(self.exec) };
         if code as u32 != 0 {
@@ -181,6 +189,8 @@ impl Drop for Graph {
 #[derive(Debug)]
 pub struct Event {
     raw: CUevent,
+    /// Its context, which stays as long as it.
+    green: Arc<Green>,
 }
 
 // SAFETY: the driver's events may be used from any thread.
@@ -190,13 +200,16 @@ unsafe impl Sync for Event {}
 
 impl Event {
     /// An event of a partition's device.
-    pub fn new(green: &Green) -> Result<Self, CudaFault> {
+    pub fn new(green: &Arc<Green>) -> Result<Self, CudaFault> {
         green.bind()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a place for a handle.
         let code = unsafe { cust::sys::cuEventCreate(&mut raw, 0) };
         check("cuEventCreate", code as u32)?;
-        Ok(Event { raw })
+        Ok(Event {
+            raw,
+            green: Arc::clone(green),
+        })
     }
 
     /// Records it in a stream.
@@ -226,6 +239,9 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
+        if self.green.primary().has_ended() {
+            return;
+        }
         // SAFETY: it was made once.
         let code = unsafe { cust::sys::cuEventDestroy_v2(self.raw) };
         if code as u32 != 0 {

@@ -207,8 +207,8 @@ impl Lowering<'_> {
         let out = self.fresh_pixels(&dims)?;
         let tail = self.tail(node, &out, outputs * groups, 1)?;
         let bias = self.known(node, 2).map(|t| t.as_floats());
-        if node.input(2).is_some() && bias.is_none() {
-            return self.unserved("a bias that is worked out from the input");
+        if node.input(2).is_some() && bias.as_ref().is_none_or(|b| b.len() != outputs * groups) {
+            return self.unserved("a bias that is not one constant an output");
         }
         let (scale, bias) = with_tail(&tail, bias, outputs * groups);
         let key = format!("{} for {}", self.key, tail.name);

@@ -74,9 +74,12 @@ impl Lowering<'_> {
             "Identity" => self.set(node.output(), x),
             "Transpose" => {
                 let perm: Vec<usize> = match node.ints("perm") {
-                    Some(perm) => perm.iter().map(|&p| p as usize).collect(),
+                    Some(perm) => perm.iter().map(|&p| of(p, rank)).collect(),
                     None => (0..rank).rev().collect(),
                 };
+                if perm.len() != rank || perm.iter().any(|&p| p >= rank) {
+                    return self.unserved("an order of other dimensions");
+                }
                 let view = View {
                     dims: perm.iter().map(|&p| x.dims[p]).collect(),
                     strides: perm.iter().map(|&p| x.strides[p]).collect(),
@@ -218,7 +221,7 @@ impl Lowering<'_> {
             } else {
                 axis
             }) as usize;
-            if axis >= x.dims.len() || step == 0 {
+            if axis >= x.dims.len() || step == 0 || (step < 0 && x.dims[axis] == 0) {
                 return self.unserved("a slice without an axis or a step");
             }
             let size = x.dims[axis] as i64;

@@ -96,7 +96,7 @@ impl Lowering<'_> {
         dims.push(outputs);
         let out = self.fresh_rows(Element::F16, &dims)?;
         let tail = self.tail(node, &out, outputs, rank - 1)?;
-        let (_, bias) = with_tail(&tail, bias, outputs);
+        let (each, bias) = with_tail(&tail, bias, outputs);
         let source = matrix.source.as_floats();
         let padded = depth.next_multiple_of(32);
         let key = format!("{} for {}", self.key, tail.name);
@@ -106,8 +106,8 @@ impl Lowering<'_> {
                 let (o, k) = (i / padded, i % padded);
                 match (k < depth, turned) {
                     (false, _) => 0.0,
-                    (true, true) => source[o * depth + k] * scale,
-                    (true, false) => source[k * outputs + o] * scale,
+                    (true, true) => source[o * depth + k] * scale * each[o],
+                    (true, false) => source[k * outputs + o] * scale * each[o],
                 }
             }))
         });

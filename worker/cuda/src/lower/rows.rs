@@ -189,6 +189,9 @@ impl Lowering<'_> {
             if at < 0 {
                 at += data.dims[axis] as i64;
             }
+            if !(0..data.dims[axis] as i64).contains(&at) {
+                return self.unserved("an index that names no row");
+            }
             let stride = data.strides[axis];
             let mut view = data.moved(at * stride);
             view.dims.remove(axis);

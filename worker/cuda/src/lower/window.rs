@@ -29,6 +29,9 @@ impl Lowering<'_> {
         if node.outputs.len() > 1 && node.outputs[1..].iter().any(|o| !o.is_empty()) {
             return self.unserved("places of the largest elements");
         }
+        if node.kind == "AveragePool" && node.input(0).is_some_and(|name| self.is_of_squares(name, 0)) {
+            return self.unserved("a mean of squares, which 16-bit floats don't hold");
+        }
         let x = self.device(node, 0)?;
         let rank = x.dims.len();
         let sizes = node
@@ -92,6 +95,23 @@ impl Lowering<'_> {
         self.push(kernel, 256, striding(work), params);
         self.set(node.output(), out);
         Ok(())
+    }
+
+    /// Whether a tensor holds squares or higher powers, by way of nodes that only look at them differently.
+    fn is_of_squares(&self, name: &str, depth: usize) -> bool {
+        /// Nodes in a row that are looked through.
+        const DEPTH: usize = 8;
+        let Some(node) = self.graph.producer(name).filter(|_| depth < DEPTH) else {
+            return false;
+        };
+        match node.kind.as_str() {
+            "Pow" => true,
+            "Mul" => node.inputs.len() == 2 && node.inputs[0] == node.inputs[1],
+            "Reshape" | "Transpose" | "Pad" | "Squeeze" | "Unsqueeze" | "Abs" => node
+                .input(0)
+                .is_some_and(|from| self.is_of_squares(from, depth + 1)),
+            _ => false,
+        }
     }
 
     pub(super) fn global_pool(&mut self, node: &Node) -> Lowered<()> {

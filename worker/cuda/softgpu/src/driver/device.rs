@@ -136,9 +136,11 @@ impl Device {
         inside.spoiled.map_or(Ok(()), Err)
     }
 
-    /// Its contexts are gone: what spoiled them is, too.
+    /// Its contexts are gone: what spoiled them is, too, and all memory.
     pub fn set_up_anew(&self) {
-        self.lock().spoiled = None;
+        let mut inside = self.lock();
+        inside.spoiled = None;
+        inside.memory.free_all();
     }
 
     /// Further faults.

@@ -234,6 +234,7 @@ driver! {
     fn cuDevicePrimaryCtxReset_v2(device: c_int) {
         let driver = Driver::get()?;
         driver.device(device)?.set_up_anew();
+        driver.forget(device as u32);
         Ok(())
     }
 

@@ -106,6 +106,27 @@ impl Driver {
         Ok(handle)
     }
 
+    /// Forgets all contexts of a device but its primary one, and their streams.
+    pub fn forget(&self, ordinal: u32) {
+        let mut objects = self.objects();
+        let primary = objects.primary.get(&ordinal).copied();
+        let gone: Vec<usize> = objects
+            .contexts
+            .iter()
+            .filter(|(_, c)| c.ordinal == ordinal)
+            .map(|(&h, _)| h)
+            .collect();
+        objects
+            .streams
+            .retain(|_, stream| !gone.contains(&stream.context));
+        objects
+            .contexts
+            .retain(|handle, _| !gone.contains(handle) || Some(*handle) == primary);
+        objects
+            .default_streams
+            .retain(|context, _| !gone.contains(context));
+    }
+
     pub fn context(&self, handle: usize) -> Result<Context, Code> {
         let objects = self.objects();
         objects

@@ -1,6 +1,7 @@
 //! Streams: what is put in runs in its order, on a thread of its own, beside the caller.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -166,8 +167,9 @@ impl Stream {
         let sender = self.sender.lock().unwrap_or_else(|e| e.into_inner());
         let sender = sender.as_ref().ok_or(Code::INVALID_HANDLE)?;
         for task in tasks {
-            lock(&self.queue.0).put += 1;
+            let mut queue = lock(&self.queue.0);
             sender.send(task).map_err(|_| Code::LAUNCH_FAILED)?;
+            queue.put += 1;
         }
         Ok(())
     }
@@ -201,7 +203,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn serve(device: &Device, sms: u32, tasks: &Receiver<Task>, queue: &(Mutex<Queue>, Condvar)) {
     let mut clock = Duration::ZERO;
     while let Ok(task) = tasks.recv() {
-        let result = run(device, sms, &task, &mut clock);
+        // Whatever happens, those who wait hear of it.
+        let ran = catch_unwind(AssertUnwindSafe(|| run(device, sms, &task, &mut clock)));
+        let result = ran.unwrap_or(Err(Code::LAUNCH_FAILED));
         let mut state = lock(&queue.0);
         state.done += 1;
         if let Err(code) = result {

@@ -125,6 +125,12 @@ impl Memory {
         Ok(())
     }
 
+    /// Takes all memory back. Its addresses are not given again, so that who names them is found.
+    pub fn free_all(&mut self) {
+        self.allocations.clear();
+        self.used = 0;
+    }
+
     /// Forgets what lies in a range, as if it were fresh.
     pub fn poison(&mut self, address: u64, bytes: usize) -> Result<(), MemoryError> {
         let found = self.outside(address, bytes)?;

@@ -43,6 +43,7 @@ pub(super) fn families() -> Vec<Family> {
         pool,
         matmul,
         by_weights,
+        normalised,
         attention,
         attention_odd,
         softmax,
@@ -226,6 +227,46 @@ fn by_weights(random: &mut SplitMix, round: usize) -> Case {
     let expected = exact::map(&product.dims, &[&product, &bias], |v| activation.of(v[0] + v[1]));
     making.done(
         format!("2x{rows}x{k} by weights to {n}, {kind}"),
+        expected,
+        "conv_64x64_v8",
+    )
+}
+
+/// A product whose outputs are normalised.
+fn normalised(random: &mut SplitMix, round: usize) -> Case {
+    let (rows, k, n) = (1 + random.below(40), [64, 20][round % 2], 1 + random.below(100));
+    let x = tensor(random, &[rows, k]);
+    let weights = tensor(random, &[n, k]);
+    let [bias, gain, offset, mean] = std::array::from_fn(|_| tensor(random, &[n]));
+    let variance = Dense {
+        values: mean.values.iter().map(|m| m * m + 0.5).collect(),
+        ..mean.clone()
+    };
+    let mut making = Making::new();
+    making.input("x", Element::F16, &x);
+    let constants = [
+        ("w", &weights),
+        ("b", &bias),
+        ("gain", &gain),
+        ("offset", &offset),
+        ("mean", &mean),
+        ("variance", &variance),
+    ];
+    for (name, constant) in constants {
+        making.constant(name, constant);
+    }
+    making.node("Gemm", &["x", "w", "b"], "product", &[("transB", &[1])]);
+    let inputs = ["product", "gain", "offset", "mean", "variance"];
+    making.node("BatchNormalization", &inputs, "normal", &[]);
+    making.node("Relu", &["normal"], "out", &[]);
+    let expected = Dense::of(&[rows, n], |at| {
+        let o = at[1];
+        let sum: f64 = (0..k).map(|i| x.at(&[at[0], i]) * weights.at(&[o, i])).sum();
+        let scale = gain.values[o] / (variance.values[o] + f64::from(1e-5f32)).sqrt();
+        ((sum + bias.values[o] - mean.values[o]) * scale + offset.values[o]).max(0.0)
+    });
+    making.done(
+        format!("{rows}x{k} to {n}, normalised"),
         expected,
         "conv_64x64_v8",
     )
