@@ -43,6 +43,8 @@ pub fn faults(
         softgpu_plan(engine.gpu().ordinal, plan)?;
         // A run that was made before takes no memory: the fault meets a batch of another size.
         let hit = run(&Batch::pseudo_random(info.inputs(), input.requests() + 1, 1));
+        // Memory stays full until this is told.
+        softgpu_plan(engine.gpu().ordinal, &format!("full_after={}", u64::MAX))?;
         let after = run(input);
         let told = hit.as_ref().err().map(EngineError::to_string).unwrap_or_default();
         let as_before = match (&before, &after) {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::plan::{Plan, due};
+use super::plan::{Plan, due, reached};
 use crate::machine::{Counts, Fault, Launch, Memory, MemoryError, run};
 
 /// A result of the driver's functions, by the driver's numbers.
@@ -162,7 +162,7 @@ impl Device {
 
     pub fn allocate(&self, bytes: u64) -> Result<u64, Code> {
         self.state()?;
-        if due(&mut self.lock().plan.full_after) {
+        if reached(&mut self.lock().plan.full_after) {
             return Err(Code::OUT_OF_MEMORY);
         }
         self.memory(|memory| memory.allocate(bytes))

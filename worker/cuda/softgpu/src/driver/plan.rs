@@ -17,7 +17,7 @@ pub struct Plan {
     pub seed: u64,
     /// Whether devices can be divided.
     pub green: bool,
-    /// Allocations from now on until one fails, since memory is full.
+    /// Allocations from now on until all fail, since memory is full.
     pub full_after: Option<u64>,
     /// Launches from now on until one fails, which spoils its context.
     pub fail_after: Option<u64>,
@@ -69,7 +69,7 @@ impl Plan {
                 "driver" => plan.driver = small()?,
                 "seed" => plan.seed = number,
                 "green" => plan.green = number != 0,
-                "full_after" => plan.full_after = Some(number),
+                "full_after" => plan.full_after = Some(number).filter(|n| *n != u64::MAX),
                 "fail_after" => plan.fail_after = Some(number),
                 "lose_after" => plan.lose_after = Some(number),
                 "slow_ns" => plan.slow_ns = number,
@@ -87,6 +87,18 @@ impl Plan {
             (8, _) => 4,
             _ => 2,
         }
+    }
+}
+
+/// Counts down to a fault that stays; `true`: it is there.
+pub(super) fn reached(after: &mut Option<u64>) -> bool {
+    match after {
+        Some(0) => true,
+        Some(left) => {
+            *left -= 1;
+            false
+        }
+        None => false,
     }
 }
 
@@ -118,8 +130,15 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_comes_once_and_when_it_is_due() {
+    fn a_fault_comes_when_it_is_due_once_or_for_good() {
         let mut after = Some(2);
         assert_eq!([(); 4].map(|()| due(&mut after)), [false, false, true, false]);
+        let mut after = Some(1);
+        assert_eq!([(); 3].map(|()| reached(&mut after)), [false, true, true]);
+        let lifted = Plan::default()
+            .with("full_after=0")
+            .unwrap()
+            .with(&format!("full_after={}", u64::MAX));
+        assert_eq!(lifted.unwrap().full_after, None);
     }
 }
