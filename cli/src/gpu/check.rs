@@ -74,6 +74,8 @@ pub(super) struct Report {
 /// A network to be checked, with an input.
 struct Network {
     name: String,
+    /// Its name, which others may have, too.
+    called: String,
     file: PathBuf,
     model: Model,
     input: Batch,
@@ -101,13 +103,21 @@ fn given(files: &[PathBuf]) -> anyhow::Result<Vec<Network>> {
         let (entry, model) = crate::model::open(file)?;
         let sample = sample(&entry)?;
         let made_up = || Batch::pseudo_random(model.info().inputs(), 1, INPUT_SEED);
-        let stem = model
-            .info()
-            .file
-            .file_stem()
-            .map(|s| s.to_string_lossy().into_owned());
+        // A file is called by its name, a folder by its manifest's; files of one name in several folders are numbered.
+        let stem = file.extension().filter(|e| *e == "onnx").and(file.file_stem());
+        let own = stem.map_or_else(
+            || entry.manifest.name.clone(),
+            |s| s.to_string_lossy().into_owned(),
+        );
+        let before = networks.iter().filter(|n: &&Network| n.called == own).count();
+        let name = if before == 0 {
+            own.clone()
+        } else {
+            format!("{own}-{}", before + 1)
+        };
         networks.push(Network {
-            name: stem.unwrap_or_else(|| entry.manifest.name.clone()),
+            name,
+            called: own,
             file: file.clone(),
             input: sample.unwrap_or_else(made_up),
             model,
@@ -142,6 +152,7 @@ fn built_in() -> anyhow::Result<Vec<Network>> {
             let model = Model::parse(Path::new(name), &bytes, &ReadOptions::default())?;
             Ok(Network {
                 name: name.to_owned(),
+                called: name.to_owned(),
                 file: PathBuf::from(name),
                 input: Batch::pseudo_random(model.info().inputs(), 2, INPUT_SEED),
                 model,
