@@ -188,10 +188,7 @@ impl CudaEngine {
             Held::Device(held) => {
                 let held = held.as_any().downcast_ref::<HeldBatch>();
                 let Some(held) = held.filter(|h| h.session == session.number()) else {
-                    return Err(Unserved::because(
-                        "a batch that was on the device before it was set up anew",
-                    )
-                    .into());
+                    return Err(RunError::Gone);
                 };
                 let whole = held.first == 0
                     && held

@@ -29,6 +29,9 @@ pub enum RunError {
     /// Something in lowering panicked: a model is somebody's file.
     #[error(transparent)]
     Panicked(#[from] Panicked),
+    /// The batch was on the device before it was set up anew.
+    #[error("the batch was on the device before it was set up anew, and is gone")]
+    Gone,
     /// The partition is not open.
     #[error("the partition is not open")]
     NoPartition,
@@ -46,6 +49,7 @@ impl RunError {
             | RunError::NoRow(_)
             | RunError::NoKernel(_)
             | RunError::NoPartition
+            | RunError::Gone
             | RunError::Panicked(_) => None,
         }
     }
@@ -54,6 +58,12 @@ impl RunError {
         if let Some(fault) = self.fault() {
             return EngineError::Device {
                 lost: fault.is_lost(),
+                cause: self.to_string(),
+            };
+        }
+        if matches!(self, RunError::Gone) {
+            return EngineError::Device {
+                lost: false,
                 cause: self.to_string(),
             };
         }
