@@ -1,45 +1,62 @@
-//! The thread that computes for a partition: one chunk at a time, batches that were set aside kept by number.
+//! The threads that compute for a partition: one chunk after the other, batches that were set aside kept by number.
+//!
+//! One thread starts chunks. Where the engine queues them on a device, another waits for their ends, and the first tells the partition shortly
+//! before an end is expected, so that the next chunk is there when the device is free.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use actix::{Message, Recipient};
-use graft_engine::{Cause, Engine, EngineError, Held, PartitionId};
+use actix::{Actor, Addr, Handler, Message};
+use graft_engine::{Cause, Engine, EngineError, Held, PartitionId, RunEnd, guarded};
 use graft_model::{Batch, Cut, DType, ModelId, Sent, StageRange};
 use graft_wire::WireType;
 use graft_worker_core::BatchId;
 
+use crate::fence::Fence;
 use crate::job::Activation;
 
 /// Where chunks are run.
 #[derive(Clone)]
 pub(crate) struct Place {
-    pub engine: Arc<dyn Engine>,
-    /// In the engine.
-    pub partition: PartitionId,
+    pub fence: Arc<Fence>,
     /// The device's place in the worker.
     pub device: usize,
 }
 
 /// A chunk to run.
 pub(crate) struct Chunk {
+    /// Its number in the partition.
+    pub number: u64,
     pub batch: BatchId,
     pub model: ModelId,
     pub range: StageRange,
+    /// What it takes by the profile.
+    pub expected: Duration,
     /// The batch's rows, for its first chunk.
     pub inputs: Option<Vec<Activation>>,
     /// The batch's result is wanted: it is its last chunk.
     pub last: bool,
     /// Some request of the batch does not go on to another stage on this device: the result is wanted on the host.
     pub leaves: bool,
+    /// When the partition was told what led to this chunk, if that was an end.
+    pub led_by: Option<Instant>,
 }
 
 pub(crate) enum Command {
     Run(Chunk),
     /// Free what a batch holds.
     Forget(BatchId),
+}
+
+/// A chunk is about to end: the next may be put in.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Nearly {
+    /// The chunk's number.
+    pub number: u64,
+    pub told: Instant,
 }
 
 /// A chunk was run.
@@ -52,23 +69,49 @@ pub(crate) struct Ran {
     /// Rows that could not be computed, by their place in the batch, and why.
     pub spoiled: Vec<(usize, String)>,
     pub elapsed: Duration,
+    pub told: Instant,
 }
 
-/// The sending end. Dropping it ends the thread.
+/// The sending end. Dropping it ends the threads.
 pub(crate) struct Computer {
     commands: SyncSender<Command>,
 }
 
-/// Commands that may wait: one chunk runs at a time, and a few batches may be forgotten meanwhile.
+/// Commands that may wait: two chunks at most, and a few batches may be forgotten meanwhile.
 const COMMANDS: usize = 64;
 
+/// Chunks on a device at a time: one that runs, and the next.
+const UNDER_WAY: usize = 2;
+
 impl Computer {
-    /// Starts the thread. What it computes goes to `actor`.
-    pub fn start(place: Place, name: &str, actor: Recipient<Ran>) -> std::io::Result<Self> {
+    /// Starts the threads. What they compute goes to `actor`.
+    pub fn start<A>(place: Place, name: &str, actor: Addr<A>) -> std::io::Result<Self>
+    where
+        A: Actor<Context = actix::Context<A>> + Handler<Ran> + Handler<Nearly>,
+    {
+        let thread = |what: &str| std::thread::Builder::new().name(format!("graft-{what}{name}"));
         let (commands, inbox) = sync_channel(COMMANDS);
-        std::thread::Builder::new()
-            .name(format!("graft-{name}"))
-            .spawn(move || work(&place, &inbox, &actor))?;
+        let aside: Aside = Arc::default();
+        if !place.fence.engine().queues() {
+            thread("").spawn(move || {
+                while let Ok(command) = inbox.recv() {
+                    if let Some(chunk) = chunk_of(command, &aside) {
+                        let began = Instant::now();
+                        finish(start(&place, chunk, &aside), began, &actor);
+                    }
+                }
+            })?;
+            return Ok(Computer { commands });
+        }
+        let (started, ends) = sync_channel(UNDER_WAY);
+        let its_actor = actor.clone();
+        thread("end-").spawn(move || {
+            let mut before = Instant::now();
+            while let Ok(under_way) = ends.recv() {
+                before = finish(under_way, before, &its_actor);
+            }
+        })?;
+        thread("").spawn(move || queue(&place, &inbox, &aside, &started, &actor))?;
         Ok(Computer { commands })
     }
 
@@ -78,54 +121,190 @@ impl Computer {
     }
 }
 
-fn work(place: &Place, inbox: &Receiver<Command>, actor: &Recipient<Ran>) {
-    let mut aside: HashMap<BatchId, Held> = HashMap::new();
-    while let Ok(command) = inbox.recv() {
-        let chunk = match command {
-            Command::Forget(batch) => {
-                aside.remove(&batch);
-                continue;
-            }
-            Command::Run(chunk) => chunk,
-        };
-        let start = Instant::now();
-        let (batch, last) = (chunk.batch, chunk.last);
-        // Whatever happens in an engine, the partition hears of it.
-        let running = || run(place, chunk, &mut aside);
-        let result = graft_engine::guarded(running);
-        let elapsed: Duration = start.elapsed();
-        let (result, spoiled) = match result {
-            Ok(Rows { rows, spoiled }) if last => (Ok(Some(rows)), spoiled),
-            Ok(Rows { rows, spoiled }) => {
-                aside.insert(batch, rows);
-                (Ok(None), spoiled)
-            }
-            Err(error) => (Err(error), vec![]),
-        };
-        actor.do_send(Ran {
-            batch,
-            result,
-            spoiled,
-            elapsed,
-        });
+/// Batches between two of their chunks.
+type Aside = Arc<Mutex<HashMap<BatchId, Held>>>;
+
+fn lock(aside: &Aside) -> MutexGuard<'_, HashMap<BatchId, Held>> {
+    aside.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// The chunk to run; any other command is done.
+fn chunk_of(command: Command, aside: &Aside) -> Option<Chunk> {
+    match command {
+        Command::Forget(batch) => {
+            lock(aside).remove(&batch);
+            None
+        }
+        Command::Run(chunk) => Some(chunk),
     }
 }
 
-/// What a chunk made of a batch.
-#[derive(Debug)]
+/// Puts chunks in, and tells the partition when one is about to end.
+fn queue<A>(
+    place: &Place,
+    inbox: &Receiver<Command>,
+    aside: &Aside,
+    started: &SyncSender<UnderWay>,
+    actor: &Addr<A>,
+) where
+    A: Actor<Context = actix::Context<A>> + Handler<Nearly>,
+{
+    let mut lead = Lead::default();
+    // When the chunk that was put in last is expected to end, and its number, until the partition was told.
+    let mut expected_end = Instant::now();
+    let mut alarm: Option<(Instant, u64)> = None;
+    loop {
+        let command = match alarm {
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some((at, _)) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        let command = match (command, alarm) {
+            (Ok(command), _) => command,
+            (Err(RecvTimeoutError::Timeout), Some((_, number))) => {
+                let told = Instant::now();
+                actor.do_send(Nearly { number, told });
+                alarm = None;
+                continue;
+            }
+            (Err(_), _) => return,
+        };
+        let Some(chunk) = chunk_of(command, aside) else {
+            continue;
+        };
+        let (number, expected, led_by) = (chunk.number, chunk.expected, chunk.led_by);
+        let under_way = start(place, chunk, aside);
+        if let Some(told) = led_by {
+            lead.took(told.elapsed());
+        }
+        // The device takes it up when the one before it is done.
+        expected_end = expected_end.max(under_way.began) + expected;
+        alarm = under_way.outcome.is_ok().then(|| {
+            let early = lead.0.min(expected / 4);
+            (expected_end.checked_sub(early).unwrap_or(expected_end), number)
+        });
+        if started.send(under_way).is_err() {
+            return;
+        }
+    }
+}
+
+/// How long before a chunk's expected end the partition is told: the time from that to the next chunk's being put in, as it was lately.
+#[derive(Debug, Default)]
+struct Lead(Duration);
+
+/// Longest lead: what is put in early can't be overtaken.
+const MOST_LEAD: Duration = Duration::from_micros(500);
+/// Weight of what was known before against a new measurement of 1.
+const LEAD_MEMORY: u32 = 7;
+
+impl Lead {
+    fn took(&mut self, time: Duration) {
+        self.0 = (self.0 * LEAD_MEMORY + time.min(MOST_LEAD)) / (LEAD_MEMORY + 1);
+    }
+}
+
+/// A chunk that was started.
+struct UnderWay {
+    batch: BatchId,
+    range: StageRange,
+    last: bool,
+    leaves: bool,
+    began: Instant,
+    outcome: Result<Started, EngineError>,
+}
+
+/// What a started chunk leaves, when its end comes.
+struct Started {
+    /// Of a batch's last chunk; what others leave is set aside.
+    rows: Option<Held>,
+    spoiled: Spoiled,
+    end: Option<Box<dyn RunEnd>>,
+}
+
+/// Starts a chunk; where the engine does not queue, it is done then.
+fn start(place: &Place, chunk: Chunk, aside: &Aside) -> UnderWay {
+    let (batch, range, last, leaves) = (chunk.batch, chunk.range, chunk.last, chunk.leaves);
+    let began = Instant::now();
+    // Whatever happens in an engine, the partition hears of it.
+    let outcome = guarded(|| run(place, chunk, aside)).map(|rows| {
+        let Rows { rows, spoiled, end } = rows;
+        let rows = match last {
+            true => Some(rows),
+            false => {
+                lock(aside).insert(batch, rows);
+                None
+            }
+        };
+        Started { rows, spoiled, end }
+    });
+    UnderWay {
+        batch,
+        range,
+        last,
+        leaves,
+        began,
+        outcome,
+    }
+}
+
+/// Waits for a chunk's end, and tells the partition. `before`: when the chunk before it ended. Gives when this one did.
+fn finish<A>(under_way: UnderWay, before: Instant, actor: &Addr<A>) -> Instant
+where
+    A: Actor<Context = actix::Context<A>> + Handler<Ran>,
+{
+    let UnderWay {
+        batch,
+        range,
+        last,
+        leaves,
+        began,
+        outcome,
+    } = under_way;
+    let mut ended = None;
+    let ended_rows = guarded(|| {
+        let Started { rows, spoiled, end } = outcome?;
+        end.map_or(Ok(()), |end| end.wait())?;
+        ended = Some(Instant::now());
+        let Some(rows) = rows.filter(|_| last) else {
+            return Ok((None, spoiled));
+        };
+        if !leaves {
+            return Ok((Some(rows), spoiled));
+        }
+        let brought = brought(rows, range)?;
+        Ok((Some(brought.rows), [spoiled, brought.spoiled].concat()))
+    });
+    let elapsed = began.max(before).elapsed();
+    let (result, spoiled) = match ended_rows {
+        Ok((rows, spoiled)) => (Ok(rows), spoiled),
+        Err(error) => (Err(error), vec![]),
+    };
+    actor.do_send(Ran {
+        batch,
+        result,
+        spoiled,
+        elapsed,
+        told: Instant::now(),
+    });
+    ended.unwrap_or_else(Instant::now)
+}
+
+/// What a chunk made of a batch, or makes.
 struct Rows {
     rows: Held,
     /// Rows that the engine does not compute, by their place, and why. Another row stands in their place.
     spoiled: Spoiled,
+    /// `None`: they are there.
+    end: Option<Box<dyn RunEnd>>,
 }
 
 /// Rows that could not be computed, by their place, and why.
 type Spoiled = Vec<(usize, String)>;
 
-fn run(place: &Place, chunk: Chunk, aside: &mut HashMap<BatchId, Held>) -> Result<Rows, EngineError> {
-    let (engine, partition, range) = (&*place.engine, place.partition, chunk.range);
+fn run(place: &Place, chunk: Chunk, aside: &Aside) -> Result<Rows, EngineError> {
+    let (engine, partition, range) = (&**place.fence.engine(), place.fence.id(), chunk.range);
     let input = match chunk.inputs {
-        None => aside.remove(&chunk.batch).ok_or(EngineError::Run {
+        None => lock(aside).remove(&chunk.batch).ok_or(EngineError::Run {
             range,
             cause: Cause::BatchGone,
         })?,
@@ -147,49 +326,44 @@ fn run(place: &Place, chunk: Chunk, aside: &mut HashMap<BatchId, Held>) -> Resul
         }
         _ => None,
     };
-    let mut made = match (engine.run_held(partition, chunk.model, range, input), spare) {
-        (Ok(rows), _) => Rows {
-            rows,
+    match (engine.submit(partition, chunk.model, range, input), spare) {
+        (Ok(submitted), _) => Ok(Rows {
+            rows: submitted.rows,
             spoiled: vec![],
-        },
-        (Err(_), Some(batch)) => one_by_one(engine, partition, (chunk.model, range), &batch)?,
-        (Err(error), None) => return Err(error),
-    };
-    if chunk.last && chunk.leaves {
-        let brought = brought(made.rows, range)?;
-        made.rows = brought.rows;
-        made.spoiled.extend(brought.spoiled);
+            end: Some(submitted.end),
+        }),
+        (Err(_), Some(batch)) => one_by_one(engine, partition, (chunk.model, range), &batch),
+        (Err(error), None) => Err(error),
     }
-    Ok(made)
+}
+
+/// Rows in the host's memory, and those that could not be brought there.
+struct Brought {
+    rows: Held,
+    spoiled: Spoiled,
 }
 
 /// A batch in the host's memory. What a device can't give of one row costs the others nothing.
-fn brought(rows: Held, range: StageRange) -> Result<Rows, EngineError> {
-    let whole = match &rows {
-        Held::Device(batch) => batch.to_host(),
-        Held::Host(_) => {
-            return Ok(Rows {
-                rows,
-                spoiled: vec![],
-            });
-        }
+fn brought(rows: Held, range: StageRange) -> Result<Brought, EngineError> {
+    let whole = |rows| Brought {
+        rows,
+        spoiled: vec![],
     };
-    let error = match whole {
-        Ok(batch) => {
-            return Ok(Rows {
-                rows: Held::Host(batch),
-                spoiled: vec![],
-            });
-        }
+    let batch = match rows {
+        Held::Host(_) => return Ok(whole(rows)),
+        Held::Device(batch) => batch,
+    };
+    let error = match batch.to_host() {
+        Ok(batch) => return Ok(whole(Held::Host(batch))),
         Err(error) => error,
     };
-    let each = (0..rows.requests()).filter_map(|row| rows.row(row));
-    let outcomes: Vec<Result<Batch, EngineError>> = each.map(Held::into_host).collect();
-    let Ok((whole, spoiled)) = with_stand_ins(outcomes, range) else {
+    let each = (0..batch.requests()).filter_map(|row| batch.row(row));
+    let outcomes: Vec<Result<Batch, EngineError>> = each.map(|row| row.to_host()).collect();
+    let Ok((rows, spoiled)) = with_stand_ins(outcomes, range) else {
         return Err(error);
     };
-    let rows = Held::Host(Held::join_on_host(whole, range)?);
-    Ok(Rows { rows, spoiled })
+    let rows = Held::Host(Held::join_on_host(rows, range)?);
+    Ok(Brought { rows, spoiled })
 }
 
 /// Rows that went each its own way: another in the place of each that failed, and which these are. `Err`: all failed.
@@ -236,7 +410,11 @@ fn one_by_one(
         rows.map(|row| engine.run(partition, model, range, row)).collect();
     let (whole, spoiled) = with_stand_ins(outcomes, range)?;
     let rows = engine.join(partition, model, range, whole)?;
-    Ok(Rows { rows, spoiled })
+    Ok(Rows {
+        rows,
+        spoiled,
+        end: None,
+    })
 }
 
 /// The rows of a batch together.
@@ -276,7 +454,8 @@ fn gather(
             }
         })
         .collect::<Result<_, EngineError>>()?;
-    place.engine.join(place.partition, model, range, rows)
+    let fence = &place.fence;
+    fence.engine().join(fence.id(), model, range, rows)
 }
 
 #[cfg(test)]
@@ -292,11 +471,9 @@ mod tests {
     fn tripled(rows: [[f32; 2]; 2]) -> Result<Rows, EngineError> {
         let bytes = samples::integers_times(3);
         let model = Model::parse(Path::new("m.onnx"), &bytes, &ReadOptions::default()).unwrap();
-        let engine = Arc::new(RtenEngine::new());
+        let engine: Arc<dyn Engine> = Arc::new(RtenEngine::new());
         engine.load(&model).unwrap();
-        let partition = engine
-            .open_partition(&PartitionShape::cores(&usable_cores()[..1]))
-            .unwrap();
+        let fence = Fence::new(&engine, &PartitionShape::cores(&usable_cores()[..1])).unwrap();
         let info = model.info();
         let row = |row: [f32; 2]| Tensor::new(1, vec![2], Elements::F32(row.to_vec())).unwrap();
         let chunk = Chunk {
@@ -310,18 +487,20 @@ mod tests {
             ),
             last: true,
             leaves: true,
+            number: 1,
+            expected: Duration::ZERO,
+            led_by: None,
         };
         let place = Place {
-            engine,
-            partition,
+            fence: Arc::new(fence),
             device: 0,
         };
-        run(&place, chunk, &mut HashMap::new())
+        run(&place, chunk, &Aside::default())
     }
 
     #[test]
     fn a_request_whose_numbers_can_t_be_computed_does_not_spoil_its_batch() {
-        let Rows { rows, spoiled } = tripled([[2e9, 0.0], [7.0, -2.0]]).unwrap();
+        let Rows { rows, spoiled, .. } = tripled([[2e9, 0.0], [7.0, -2.0]]).unwrap();
         let second = rows.row(1).unwrap().into_host().unwrap();
         assert_eq!(second.only().unwrap().floats().unwrap(), [21.0, -6.0]);
         assert_eq!(spoiled.len(), 1);

@@ -11,6 +11,7 @@ mod compute;
 mod config;
 mod device;
 mod epochs;
+mod fence;
 mod handle;
 mod held;
 mod job;

@@ -3,10 +3,10 @@
 //! It holds requests only; after a restart of the worker there are none. When it ends, whoever waits for
 //! one of them is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use graft_engine::{EngineError, Held};
@@ -19,7 +19,7 @@ use graft_worker_core::{
     Cancelled, Closed, CostCorrections, Finished, PartitionSpec, RequestId, Run, Scheduler, StageIndex,
 };
 
-use crate::compute::{Chunk, Command, Computer, Place, Ran};
+use crate::compute::{Chunk, Command, Computer, Nearly, Place, Ran};
 use crate::job::{Activation, Cancel, Job, Submit};
 use crate::observed::{Observed, PartitionCounts};
 use crate::onward::go_on;
@@ -69,14 +69,25 @@ pub(crate) struct PartitionParts {
     pub counts: Arc<PartitionCounts>,
 }
 
+/// A chunk that is being computed, or waits on the device for that.
+struct UnderWay {
+    number: u64,
+    run: Run,
+    since: Nanos,
+    /// What the scheduler made of its end, where it was told before it came, so that it could choose the next.
+    told: Option<Finished>,
+}
+
 /// A partition.
 pub(crate) struct PartitionActor {
     parts: PartitionParts,
     scheduler: Scheduler,
     computer: Option<Computer>,
     jobs: HashMap<RequestId, Job>,
-    /// The chunk that is being computed, and since when.
-    running: Option<(Run, Nanos)>,
+    /// The chunk that is being computed, and the next where it was put in already.
+    running: VecDeque<UnderWay>,
+    /// Chunks that were begun.
+    chunks: u64,
     /// The engine has not answered for too long: nothing is taken until it does.
     silent: bool,
     present: Vec<Arc<AtomicUsize>>,
@@ -91,16 +102,31 @@ impl PartitionActor {
             parts,
             computer: None,
             jobs: HashMap::new(),
-            running: None,
+            running: VecDeque::new(),
+            chunks: 0,
             silent: false,
             present: present.clone(),
         };
         (actor, present)
     }
 
+    /// Whether it can be given a chunk: nothing runs, or what runs is about to end.
+    fn is_free(&self) -> bool {
+        match self.running.len() {
+            0 => true,
+            1 => self.running.front().is_some_and(|u| u.told.is_some()),
+            _ => false,
+        }
+    }
+
     /// Gives the partition something to do if it is free.
     fn pump(&mut self) {
-        while self.running.is_none() {
+        self.pump_led_by(None);
+    }
+
+    /// As above; `led_by`: when the end was told that led to it.
+    fn pump_led_by(&mut self, mut led_by: Option<Instant>) {
+        while self.is_free() {
             let mut dropped = vec![];
             let run = self.scheduler.next(self.parts.clock.now(), &mut dropped);
             for id in dropped {
@@ -111,7 +137,7 @@ impl PartitionActor {
                 );
             }
             let Some(run) = run else { break };
-            self.begin(run);
+            self.begin(run, led_by.take());
         }
         for batch in self.scheduler.take_abandoned() {
             self.command(Command::Forget(batch));
@@ -125,22 +151,35 @@ impl PartitionActor {
         }
     }
 
-    fn begin(&mut self, run: Run) {
+    fn begin(&mut self, run: Run, led_by: Option<Instant>) {
         let spec = &self.parts.spec.stages[run.stage.index()];
         let first = run.range.from() == spec.range.from();
         let inputs = first.then(|| self.take_inputs(&run));
+        self.chunks += 1;
         let chunk = Chunk {
+            number: self.chunks,
             batch: run.batch,
             model: self.parts.models[run.stage.index()],
             range: run.range,
+            expected: run.expected.duration(),
             inputs,
             last: run.last,
             leaves: !self.all_go_on_here(&run.requests),
+            led_by,
         };
         if self.command(Command::Run(chunk)) {
-            self.running = Some((run, self.parts.clock.now()));
+            self.running.push_back(UnderWay {
+                number: self.chunks,
+                run,
+                since: self.parts.clock.now(),
+                told: None,
+            });
         } else {
-            self.fail("the partition's thread is gone");
+            let cause = "the partition's thread is gone";
+            tracing::error!(cause, partition = %self.parts.name, "a chunk can't be run");
+            for id in self.scheduler.failed() {
+                self.refuse(id, Status::Internal, cause);
+            }
         }
     }
 
@@ -230,29 +269,47 @@ impl PartitionActor {
 
     /// The device failed; what was run on it, another device may serve. A lost one takes nothing more: the worker joins the planner
     /// anew without it.
-    fn device_failed(&mut self, run: &Run, lost: bool, cause: &str) {
+    fn device_failed(&mut self, under_way: UnderWay, lost: bool, cause: &str) {
         tracing::error!(cause, lost, partition = %self.parts.name, "the device failed");
-        for id in self.scheduler.failed() {
-            self.refuse(id, Status::WorkerLost, cause);
-        }
+        let requests = under_way.run.requests.clone();
+        self.give_up(under_way, Status::WorkerLost, cause);
         if lost {
             self.parts.observed.lose();
-            self.go_silent(&run.requests, cause);
+            let running = self.running.iter().flat_map(|u| u.run.requests.clone());
+            let running: Vec<RequestId> = requests.into_iter().chain(running).collect();
+            self.go_silent(&running, cause);
         }
     }
 
     /// The batch that was run can't go on.
-    fn fail(&mut self, cause: &str) {
+    fn fail(&mut self, under_way: UnderWay, cause: &str) {
         tracing::error!(cause, partition = %self.parts.name, "a chunk failed");
-        for id in self.scheduler.failed() {
-            self.refuse(id, Status::Internal, cause);
+        self.give_up(under_way, Status::Internal, cause);
+    }
+
+    /// Whoever waits for a chunk's batch is refused.
+    fn give_up(&mut self, under_way: UnderWay, status: Status, cause: &str) {
+        let ids = match under_way.told {
+            None => self.scheduler.failed(),
+            Some(Finished::Done(done)) => done,
+            Some(Finished::Abandoned) => vec![],
+            // It is set aside, or its next chunk is on the device: it is abandoned when that comes back.
+            Some(Finished::SetAside) => {
+                let live = |id: &RequestId| self.scheduler.cancel(*id) != Cancelled::Unknown;
+                under_way.run.requests.into_iter().filter(live).collect()
+            }
+        };
+        for id in ids {
+            self.refuse(id, status, cause);
         }
     }
 
     /// Where the engine has not answered for longer than its costs allow by far, whoever waits is told at once, and the
     /// planner with the next report. The chunk may come back all the same.
     fn watch(&mut self) {
-        let Some((run, since)) = &self.running else { return };
+        let Some(UnderWay { run, since, .. }) = self.running.front() else {
+            return;
+        };
         let allowed = Nanos(run.expected.0.saturating_mul(SILENT_TIMES)) + SILENT_AFTER;
         if self.silent || self.parts.clock.now() - *since < allowed {
             return;
@@ -261,7 +318,7 @@ impl PartitionActor {
             partition = %self.parts.name, from = %run.range.from(), to = %run.range.to(),
             expected_ms = run.expected.0 as f64 / 1e6, "the engine does not answer; the partition takes no requests until it does"
         );
-        let running = run.requests.clone();
+        let running: Vec<RequestId> = self.running.iter().flat_map(|u| u.run.requests.clone()).collect();
         // The planner is told with the next report.
         self.parts.counts.is_silent(true);
         self.go_silent(&running, SILENT);
@@ -318,7 +375,7 @@ impl Actor for PartitionActor {
         context.set_mailbox_capacity(MAILBOX);
         context.run_interval(WATCH_EVERY, |this, _| this.watch());
         let PartitionParts { place, name, .. } = &self.parts;
-        match Computer::start(place.clone(), name, context.address().recipient()) {
+        match Computer::start(place.clone(), name, context.address()) {
             Ok(computer) => self.computer = Some(computer),
             Err(error) => {
                 tracing::error!(%error, partition = %name, "no thread for this partition");
@@ -397,57 +454,83 @@ impl Handler<Ran> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, ran: Ran, _: &mut Self::Context) {
-        let Some((run, _)) = self.running.take() else {
+        let Some(under_way) = self.running.pop_front() else {
             return tracing::error!(partition = %self.parts.name, "a chunk came back that was not running");
         };
+        if let Some(next) = self.running.front_mut() {
+            next.since = self.parts.clock.now();
+        }
         if std::mem::replace(&mut self.silent, false) {
             self.parts.counts.is_silent(false);
             tracing::warn!(partition = %self.parts.name, "the engine answers again");
         }
-        if ran.batch != run.batch {
-            self.fail("the engine answered for another batch");
+        if ran.batch != under_way.run.batch {
+            self.fail(under_way, "the engine answered for another batch");
             return self.pump();
         }
         metrics::histogram!(names::WORKER_CHUNK_SECONDS).record(ran.elapsed.as_secs_f64());
-        self.note(&run, ran.elapsed);
+        self.note(&under_way.run, ran.elapsed);
         for (row, cause) in ran.spoiled {
-            if let Some(&id) = run.requests.get(row) {
+            if let Some(&id) = under_way.run.requests.get(row) {
                 // The batch goes on without it, as it does without what was cancelled.
                 self.scheduler.cancel(id);
                 self.refuse(id, Status::BadRequest, &cause);
             }
         }
-        let rows = run.last.then_some(run.requests.len());
+        let rows = under_way.run.last.then_some(under_way.run.requests.len());
         match ran.result {
-            Err(EngineError::Device { lost, cause }) => self.device_failed(&run, lost, &cause),
-            Err(cause) => self.fail(&cause.to_string()),
+            Err(EngineError::Device { lost, cause }) => self.device_failed(under_way, lost, &cause),
+            Err(cause) => self.fail(under_way, &cause.to_string()),
             Ok(result) if result.as_ref().map(Held::requests) != rows => {
-                self.fail("the engine's answer has not the batch's rows");
+                self.fail(under_way, "the engine's answer has not the batch's rows");
             }
-            Ok(result) => match (self.scheduler.finished(), result) {
-                (Some(Finished::Done(done)), Some(result)) => self.hand_on(&run, &done, &result),
-                (Some(Finished::Done(done)), None) => {
-                    for id in done {
-                        self.refuse(id, Status::Internal, "the batch ended without a result");
+            Ok(result) => {
+                let run = under_way.run;
+                let end = under_way.told.or_else(|| self.scheduler.finished());
+                match (end, result) {
+                    (Some(Finished::Done(done)), Some(result)) => self.hand_on(&run, &done, &result),
+                    (Some(Finished::Done(done)), None) => {
+                        for id in done {
+                            self.refuse(id, Status::Internal, "the batch ended without a result");
+                        }
+                    }
+                    (Some(Finished::Abandoned), _) => {
+                        self.command(Command::Forget(run.batch));
+                    }
+                    (Some(Finished::SetAside), _) => {
+                        self.pump_led_by(Some(ran.told));
+                        let now = self.running.front();
+                        if now.is_some_and(|now| now.run.batch != run.batch) {
+                            metrics::counter!(names::WORKER_GAVE_WAY).increment(1);
+                        }
+                        return;
+                    }
+                    (None, _) => {
+                        tracing::error!(partition = %self.parts.name, "a chunk ended that the scheduler did not begin")
                     }
                 }
-                (Some(Finished::Abandoned), _) => {
-                    self.command(Command::Forget(run.batch));
-                }
-                (Some(Finished::SetAside), _) => {
-                    self.pump();
-                    let now = self.running.as_ref();
-                    if now.is_some_and(|(now, _)| now.batch != run.batch) {
-                        metrics::counter!(names::WORKER_GAVE_WAY).increment(1);
-                    }
-                    return;
-                }
-                (None, _) => {
-                    tracing::error!(partition = %self.parts.name, "a chunk ended that the scheduler did not begin")
-                }
-            },
+            }
         }
-        self.pump();
+        self.pump_led_by(Some(ran.told));
+    }
+}
+
+impl Handler<Nearly> for PartitionActor {
+    type Result = ();
+
+    /// The chunk that runs counts as finished now, so that the next is on the device when it is free.
+    fn handle(&mut self, Nearly { number, told }: Nearly, _: &mut Self::Context) {
+        let Some(front) = self.running.front_mut().filter(|u| u.number == number) else {
+            return;
+        };
+        if front.told.is_some() || self.running.len() > 1 || self.silent {
+            return;
+        }
+        let end = self.scheduler.finished();
+        if let Some(front) = self.running.front_mut() {
+            front.told = end;
+        }
+        self.pump_led_by(Some(told));
     }
 }
 
@@ -457,7 +540,8 @@ impl Handler<Drain> for PartitionActor {
     fn handle(&mut self, Drain { patience, under_way }: Drain, context: &mut Self::Context) {
         let started = self.parts.clock.now();
         context.run_interval(DRAIN_LOOK, move |this, context| {
-            let idle = under_way.load(Ordering::SeqCst) == 0 && this.scheduler.is_idle();
+            let idle =
+                under_way.load(Ordering::SeqCst) == 0 && this.scheduler.is_idle() && this.running.is_empty();
             if !idle && (this.parts.clock.now() - started).duration() < patience {
                 return;
             }

@@ -1,15 +1,16 @@
 //! A device of this worker at work: its engine, what runs cost there, the partitions that are fenced off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use graft_engine::{Engine, PartitionId, PartitionShape};
+use graft_engine::{Engine, PartitionShape};
 use graft_model::ModelId;
 use graft_plan::{Partition, Plan, Profile, Stage};
 use graft_wire::WorkerPlan;
 use graft_worker_core::{Admission, CostCorrections, PartitionSpec};
 
 use crate::device::Device;
+use crate::fence::{Fence, Fences};
 use crate::observed::Observed;
 use crate::plan_refused::PlanRefused;
 
@@ -23,7 +24,7 @@ pub(crate) struct Station {
     /// For weights.
     memory_bytes: u64,
     /// Partitions that are fenced off: weights and threads are shared by all plans.
-    open: BTreeMap<PartitionShape, PartitionId>,
+    fences: Fences,
     pub observed: Arc<Observed>,
 }
 
@@ -46,7 +47,7 @@ impl Station {
             profile: device.profile.clone(),
             whole: device.whole.clone(),
             memory_bytes: device.memory_bytes,
-            open: BTreeMap::new(),
+            fences: Fences::default(),
             observed: Arc::new(Observed::of_kind(&device.kind)),
         }
     }
@@ -111,14 +112,9 @@ impl Station {
     }
 
     /// The partition of a shape, fenced off now if it is not yet.
-    pub fn open(&mut self, shape: &PartitionShape) -> Result<PartitionId, PlanRefused> {
-        if let Some(partition) = self.open.get(shape) {
-            return Ok(*partition);
-        }
-        let opened = self.engine.open_partition(shape);
-        let partition = opened.map_err(|error| PlanRefused::Partition(Box::new(error)))?;
-        self.open.insert(shape.clone(), partition);
-        Ok(partition)
+    pub fn open(&mut self, shape: &PartitionShape) -> Result<Arc<Fence>, PlanRefused> {
+        let opened = self.fences.open(&self.engine, shape);
+        opened.map_err(|error| PlanRefused::Partition(Box::new(error)))
     }
 
     /// Whether the weights of all that a plan runs here have room: each segment's count once.

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use graft_engine::{Engine, PartitionId};
 use graft_model::{Cut, ModelId, StageRange};
 use graft_plan::Route;
 use graft_service::{Clock, resolve};
@@ -16,6 +15,7 @@ use graft_worker_core::{AloneTimes, RouteIndex, RouteStep};
 
 use crate::compute::Place;
 use crate::epochs::PreparedPlan;
+use crate::fence::Fence;
 use crate::job::{Hop, Instance, RoutePlan};
 use crate::observed::PartitionCounts;
 use crate::partition::{PartitionActor, PartitionParts};
@@ -43,8 +43,7 @@ pub(crate) struct Workshop {
 
 /// What a partition of a plan runs, for its engine to make ready.
 pub(crate) struct Readying {
-    engine: Arc<dyn Engine>,
-    partition: PartitionId,
+    fence: Arc<Fence>,
     model: ModelId,
     ranges: Vec<StageRange>,
 }
@@ -53,13 +52,7 @@ pub(crate) struct Readying {
 /// could not be made ready, is tried again when it is run. It ends early when the plan is `overtaken`.
 pub(crate) fn make_ready(list: &[Readying], patience: Duration, overtaken: impl Fn() -> bool) {
     let start = Instant::now();
-    for Readying {
-        engine,
-        partition,
-        model,
-        ranges,
-    } in list
-    {
+    for Readying { fence, model, ranges } in list {
         for range in ranges {
             if overtaken() {
                 return;
@@ -68,7 +61,10 @@ pub(crate) fn make_ready(list: &[Readying], patience: Duration, overtaken: impl 
                 tracing::warn!("a plan takes long to prepare; it is used as it is");
                 return;
             }
-            if let Err(error) = engine.prepare(*partition, *model, std::slice::from_ref(range)) {
+            let made = fence
+                .engine()
+                .prepare(fence.id(), *model, std::slice::from_ref(range));
+            if let Err(error) = made {
                 tracing::warn!(%model, %error, "layers of a plan could not be made ready");
                 break;
             }
@@ -83,11 +79,10 @@ impl Workshop {
         for station in &mut self.stations {
             let corrections = station.corrections(work);
             for part in station.parts(&work.plan, &corrections)? {
-                let partition = station.open(&part.shape)?;
+                let fence = station.open(&part.shape)?;
                 let stages = part.models.iter().zip(&part.spec.stages);
                 list.extend(stages.map(|(model, stage)| Readying {
-                    engine: Arc::clone(&station.engine),
-                    partition,
+                    fence: Arc::clone(&fence),
                     model: *model,
                     ranges: stage.ranges(),
                 }));
@@ -123,8 +118,7 @@ impl Workshop {
                     spec,
                     models,
                     place: Place {
-                        engine: Arc::clone(&station.engine),
-                        partition: station.open(&shape)?,
+                        fence: station.open(&shape)?,
                         device,
                     },
                     clock: self.clock,

@@ -23,7 +23,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     let gpus = Gpu::all();
     let mut list = vec![];
     for gpu in gpus.as_deref().unwrap_or_default() {
-        let opened = CudaEngine::open(gpu).map(|engine| engine.granularity());
+        let opened = CudaEngine::open(gpu).map(|engine| (engine.granularity(), engine.undivided()));
         list.push((gpu, opened));
     }
     let first = list
@@ -40,7 +40,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
                     "name": gpu.name,
                     "softgpu": gpu.is_softgpu(),
                     "sms": gpu.sms,
-                    "granularity": opened.as_ref().ok().map(|(each, _)| each),
+                    "granularity": opened.as_ref().ok().map(|((each, _), _)| each),
+                    "undivided": opened.as_ref().ok().and_then(|(_, undivided)| undivided.as_ref()),
                     "capability": gpu.capability,
                     "memory_bytes": gpu.memory,
                     "driver": gpu.driver,
@@ -65,7 +66,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     }
     for (gpu, opened) in &list {
         let partitions = match opened {
-            Ok((each, all)) => format!("partitions of {each} SMs, {all} in all"),
+            Ok(((each, all), None)) => format!("partitions of {each} SMs, {all} in all"),
+            Ok(((_, all), Some(why))) => {
+                format!("one partition of {all} SMs, since the driver does not divide the device: {why}")
+            }
             Err(why) => format!("can't be used: {why}"),
         };
         line(format_args!(

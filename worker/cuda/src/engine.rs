@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use graft_engine::{
-    Cause, Engine, EngineError, Held, MemoryUse, PartitionId, PartitionShape, Refusal, guarded,
+    Cause, Engine, EngineError, Held, MemoryUse, PartitionId, PartitionShape, Refusal, RunEnd, Submitted,
+    guarded,
 };
 use graft_model::{Batch, Model, ModelId, ModelInfo, Precision, StageRange};
 
 use crate::driver::{CudaFault, Gpu, softgpu_report};
 use crate::graph::{Graph, Unserved};
-use crate::held::HeldBatch;
-use crate::lane::Given;
+use crate::held::{Copying, HeldBatch, HeldTensor};
+use crate::lane::{Flight, Given};
 use crate::run_error::RunError;
 use crate::session::{Layers, Session, SetUpError, learned};
 
@@ -46,7 +47,7 @@ impl CudaEngine {
     /// Its name.
     pub const NAME: &'static str = "cuda";
 
-    /// Sets a device up. `Err`: the driver does not let it be used, or can't divide it.
+    /// Sets a device up. `Err`: the driver does not let it be used.
     pub fn open(gpu: &Gpu) -> Result<Self, SetUpError> {
         Ok(CudaEngine {
             gpu: gpu.clone(),
@@ -66,6 +67,11 @@ impl CudaEngine {
     /// Multiprocessors of the smallest partition, and of all together.
     pub fn granularity(&self) -> (u32, u32) {
         self.session().granularity()
+    }
+
+    /// Why the only partition is all of the device, in words. `None`: it is divided.
+    pub fn undivided(&self) -> Option<String> {
+        self.session().undivided().map(ToString::to_string)
     }
 
     /// Shares of the device that are worth measuring: the smallest partition, its doubles, and all.
@@ -102,6 +108,11 @@ impl CudaEngine {
     /// Milliseconds that the launches of a partition's last run took on the device; on the software GPU they are modelled.
     pub fn last_ms(&self, partition: PartitionId) -> Result<f32, CudaFault> {
         self.session().last_ms(partition)
+    }
+
+    /// Milliseconds that the device had nothing to do between a partition's last two runs. `None`: there were no two.
+    pub fn last_gap_ms(&self, partition: PartitionId) -> Result<Option<f32>, CudaFault> {
+        self.session().last_gap_ms(partition)
     }
 
     /// What the software GPU found since it was asked last; nothing, where it is a real one.
@@ -162,7 +173,11 @@ impl CudaEngine {
             return Err(EngineError::Device { lost: true, cause });
         }
         drop(failed);
-        let session = self.session();
+        let mut session = self.session();
+        if session.is_spoiled() {
+            self.set_up_anew(&session);
+            session = self.session();
+        }
         if !session.has_partition(id) {
             let opened = session.open_partition(id, share);
             opened.map_err(|fault| EngineError::Device {
@@ -173,16 +188,16 @@ impl CudaEngine {
         Ok(session)
     }
 
-    fn run_here(
+    fn submit_here(
         &self,
         session: &Arc<Session>,
         partition: PartitionId,
         layers: &Layers,
         range: StageRange,
         batch: Held,
-    ) -> Result<Held, RunError> {
+    ) -> Result<Submitted, RunError> {
         let requests = batch.requests();
-        let gathered;
+        let (mut read, mut copying) = (None, None);
         let (given, finite) = match &batch {
             Held::Host(batch) => (Given::Host(batch), batch.is_finite()),
             Held::Device(held) => {
@@ -196,28 +211,82 @@ impl CudaEngine {
                         .first()
                         .is_some_and(|t| t.layout.dims[0] == held.count);
                 let tensors = if whole {
-                    held.tensors.as_slice()
+                    copying = held.copying.clone();
+                    Arc::clone(&held.tensors)
                 } else {
-                    gathered = session.gather(partition, &[held])?;
-                    &gathered
+                    let (tensors, gathered) = session.gather(partition, &[held])?;
+                    copying = gathered;
+                    Arc::new(tensors)
                 };
                 let places = tensors.iter().map(|t| (t.memory.address(), t.layout.bytes()));
-                (Given::Device(places.collect()), held.finite)
+                let places = places.collect();
+                read = Some(tensors);
+                (Given::Device(places), held.finite)
             }
         };
         let from_host = matches!(given, Given::Host(_));
         let (program, weights) = session.program(layers, range, requests, from_host)?;
         let name = (layers.info.id, range, requests, from_host);
-        let tensors = session.run(partition, Some(name), &program, &weights, &given)?;
-        Ok(Held::Device(Box::new(HeldBatch {
+        let (tensors, flight) = session.submit(partition, Some(name), &program, &weights, &given)?;
+        let tensors = Arc::new(tensors);
+        let end = InFlight {
+            session: Arc::clone(session),
+            flight: Some(flight),
+            range,
+            _held: read.into_iter().chain([Arc::clone(&tensors)]).collect(),
+            _copying: copying,
+        };
+        let rows = Held::Device(Box::new(HeldBatch {
             session: session.number(),
             info: Arc::clone(&layers.info),
             at: range.to(),
-            tensors: Arc::new(tensors),
+            tensors,
             first: 0,
             count: requests,
             finite,
-        })))
+            copying: None,
+        }));
+        Ok(Submitted {
+            rows,
+            end: Box::new(end),
+        })
+    }
+}
+
+/// A run that was put in, and what it reads and writes.
+struct InFlight {
+    session: Arc<Session>,
+    /// `None`: it was waited for.
+    flight: Option<Flight>,
+    range: StageRange,
+    _held: Vec<Arc<Vec<HeldTensor>>>,
+    _copying: Option<Arc<Copying>>,
+}
+
+impl InFlight {
+    fn wait_once(&mut self) -> Result<(), CudaFault> {
+        match self.flight.take() {
+            Some(flight) => self.session.wait(&flight),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RunEnd for InFlight {
+    fn wait(mut self: Box<Self>) -> Result<(), EngineError> {
+        self.wait_once().map_err(|fault| {
+            if fault.is_spoiled() {
+                self.session.spoil();
+            }
+            RunError::from(fault).into_engine(self.range)
+        })
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // Nobody asked what became of it.
+        self.wait_once().unwrap_or_default();
     }
 }
 
@@ -231,6 +300,10 @@ fn fenced((first, count): (u32, u32), fault: &CudaFault) -> EngineError {
 impl Engine for CudaEngine {
     fn name(&self) -> &'static str {
         Self::NAME
+    }
+
+    fn is_modelled(&self) -> bool {
+        self.gpu.is_softgpu()
     }
 
     fn precisions(&self) -> &[Precision] {
@@ -330,6 +403,26 @@ impl Engine for CudaEngine {
         range: StageRange,
         batch: Held,
     ) -> Result<Held, EngineError> {
+        let submitted = self.submit(partition, model, range, batch)?;
+        let waited = submitted.end.wait();
+        let session = self.session();
+        if waited.is_err() && session.is_spoiled() {
+            self.set_up_anew(&session);
+        }
+        waited.map(|()| submitted.rows)
+    }
+
+    fn queues(&self) -> bool {
+        true
+    }
+
+    fn submit(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Held,
+    ) -> Result<Submitted, EngineError> {
         self.share(partition)?;
         let layers = self.layers(model)?;
         let info = &layers.info;
@@ -343,7 +436,7 @@ impl Engine for CudaEngine {
             graft_engine::check_input(info, range.from(), batch)?;
         }
         let session = self.with_partition(partition)?;
-        guarded(|| self.run_here(&session, partition, &layers, range, batch)).map_err(|error| {
+        guarded(|| self.submit_here(&session, partition, &layers, range, batch)).map_err(|error| {
             if error.fault().is_some_and(CudaFault::is_spoiled) {
                 self.set_up_anew(&session);
             }
@@ -371,8 +464,8 @@ impl Engine for CudaEngine {
         let Some(held) = held.filter(|h| !h.is_empty()) else {
             return Held::join_on_host(parts, range).map(Held::Host);
         };
-        let tensors = session.gather(partition, &held);
-        let tensors = tensors.map_err(|error| error.into_engine(range))?;
+        let gathered = session.gather(partition, &held);
+        let (tensors, copying) = gathered.map_err(|error| error.into_engine(range))?;
         Ok(Held::Device(Box::new(HeldBatch {
             session: session.number(),
             info: Arc::clone(&layers.info),
@@ -381,6 +474,7 @@ impl Engine for CudaEngine {
             first: 0,
             count: held.iter().map(|h| h.count).sum(),
             finite: held.iter().all(|h| h.finite),
+            copying,
         })))
     }
 

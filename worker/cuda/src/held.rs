@@ -7,7 +7,7 @@ use graft_engine::{Cause, DeviceBatch, EngineError};
 use graft_model::{Batch, CutPoint, DType, Elements, ModelInfo, StageRange, Tensor};
 use half::f16;
 
-use crate::driver::CudaFault;
+use crate::driver::{CudaFault, Event, Primary};
 use crate::params::Element;
 use crate::pool::Pooled;
 use crate::program::{Layout, places};
@@ -38,6 +38,31 @@ pub struct HeldBatch {
     pub count: usize,
     /// Whether what went in was finite.
     pub finite: bool,
+    /// The copying that fills the tensors, where they were gathered from others.
+    pub copying: Option<Arc<Copying>>,
+}
+
+/// Copies within a device that were put in; what they read stays until they are done.
+#[derive(Debug)]
+pub struct Copying {
+    pub primary: Arc<Primary>,
+    pub done: Event,
+    pub _from: Vec<Arc<Vec<HeldTensor>>>,
+}
+
+impl Copying {
+    /// Waits until it is done. `Err`: the device was set up anew meanwhile, or a fault spoiled it.
+    pub fn wait(&self) -> Result<(), CudaFault> {
+        let _using = self.primary.using()?;
+        self.done.wait()
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        // Where it failed there is nothing to wait for.
+        self.wait().unwrap_or_default();
+    }
 }
 
 impl HeldBatch {
@@ -88,6 +113,9 @@ impl DeviceBatch for HeldBatch {
             .info
             .cut(self.at)
             .ok_or_else(|| self.failed("a cut point that is not there"))?;
+        if let Some(copying) = &self.copying {
+            copying.wait().map_err(|fault| Self::fault(&fault))?;
+        }
         let mut tensors = vec![];
         for (place, (held, spec)) in self.tensors.iter().zip(&cut.tensors).enumerate() {
             let row = self.row_bytes(place);

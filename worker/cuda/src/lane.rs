@@ -1,6 +1,7 @@
 //! A partition at work: its stream, memory that only its launches use, and graphs of launches.
 //!
 //! A graph names fixed places, so that each has inputs and outputs of its own; what comes and goes is copied there and back on the stream.
+//! A run is put in without waiting for the one before: the stream keeps their order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +18,11 @@ use crate::run_error::RunError;
 /// A program's name: its model and range, the requests of its batch, and whether they come from the host.
 pub type Name = (ModelId, StageRange, usize, bool);
 
-/// Graphs of a partition at most; at the bound all are forgotten, and recorded anew when they are run.
-const MAX_GRAPHS: usize = 64;
+/// Graphs of a partition at most. At a bound the one whose last run is longest ago is forgotten; it is recorded anew, which takes a few
+/// milliseconds, when it is run again.
+const MAX_GRAPHS: usize = 256;
+/// Bytes of the inputs and outputs of a partition's graphs at most.
+const MAX_GRAPH_BYTES: usize = 1 << 30;
 
 /// Inputs of a run.
 pub enum Given<'a> {
@@ -33,6 +37,8 @@ struct Ready {
     graph: Graph,
     inputs: Vec<DeviceMemory>,
     outputs: Vec<DeviceMemory>,
+    /// Number of the run that used it last.
+    used: u64,
     /// What the graph names: it stays as long as the graph.
     _weights: Vec<Arc<DeviceMemory>>,
 }
@@ -44,10 +50,36 @@ pub struct Lane {
     partial: Option<DeviceMemory>,
     arrived: Option<DeviceMemory>,
     fault: DeviceMemory,
-    staging: Option<Pinned>,
+    /// Used in turn, so that one is filled while the device reads the other.
+    staging: [Staging; 2],
     ready: HashMap<Name, Ready>,
-    began: Event,
-    ended: Event,
+    /// Runs so far.
+    runs: u64,
+    /// The last run, and the end of the one before it.
+    last: Option<Flight>,
+    before: Option<Arc<Event>>,
+}
+
+/// Memory of the host from which the device reads inputs.
+#[derive(Default)]
+struct Staging {
+    memory: Option<Pinned>,
+    /// The device reads it until then.
+    until: Option<Arc<Event>>,
+}
+
+/// A run that was put in: the moments at which its launches begin, and at which it is done.
+#[derive(Clone)]
+pub struct Flight {
+    began: Arc<Event>,
+    ended: Arc<Event>,
+}
+
+impl Flight {
+    /// Waits for its end.
+    pub fn wait(&self) -> Result<(), CudaFault> {
+        self.ended.wait()
+    }
 }
 
 impl Lane {
@@ -59,38 +91,77 @@ impl Lane {
             partial: None,
             arrived: None,
             fault: DeviceMemory::with(green.primary(), &[0; 4])?,
-            staging: None,
+            staging: Default::default(),
             ready: HashMap::new(),
-            began: Event::new(green)?,
-            ended: Event::new(green)?,
+            runs: 0,
+            last: None,
+            before: None,
         })
     }
 
-    /// Waits for all that was put in.
-    pub fn wait(&self) -> Result<(), CudaFault> {
-        self.stream.wait()
+    /// A moment after all that was put in.
+    pub fn mark(&self) -> Result<Event, CudaFault> {
+        let event = Event::new(self.stream.green())?;
+        event.record(&self.stream)?;
+        Ok(event)
     }
 
     /// Forgets a model's launches.
     pub fn forget(&mut self, model: ModelId) {
-        self.ready.retain(|(of, ..), _| *of != model);
+        if self.ready.keys().any(|(of, ..)| *of == model) {
+            self.settle();
+            self.ready.retain(|(of, ..), _| *of != model);
+        }
+    }
+
+    /// Keeps launches, and forgets others where there are too many.
+    fn keep(&mut self, name: Name, ready: Ready) {
+        self.ready.insert(name, ready);
+        let bytes = |ready: &Ready| -> usize {
+            let all = ready.inputs.iter().chain(&ready.outputs);
+            all.map(DeviceMemory::size).sum()
+        };
+        let mut all: usize = self.ready.values().map(bytes).sum();
+        while self.ready.len() > MAX_GRAPHS || all > MAX_GRAPH_BYTES {
+            let others = self.ready.iter().filter(|(other, _)| **other != name);
+            let Some(oldest) = others.min_by_key(|(_, r)| r.used).map(|(name, _)| *name) else {
+                return;
+            };
+            self.settle();
+            all -= self.ready.remove(&oldest).map_or(0, |gone| bytes(&gone));
+        }
+    }
+
+    /// Waits for all that was put in, whatever becomes of it: those who wait for it are told.
+    pub fn settle(&self) {
+        if self.stream.green().primary().has_ended() {
+            return;
+        }
+        self.stream.wait().unwrap_or_default();
     }
 
     /// Milliseconds that the last run's launches took.
     pub fn last_ms(&self) -> Result<f32, CudaFault> {
-        self.ended.ms_since(&self.began)
+        let last = self.last.as_ref();
+        last.map_or(Ok(0.0), |flight| flight.ended.ms_since(&flight.began))
     }
 
-    /// Copies within the device; whoever asks holds both until the lane was waited for.
+    /// Milliseconds that the device had nothing to do between the last two runs. `None`: there were no two.
+    pub fn last_gap_ms(&self) -> Result<Option<f32>, CudaFault> {
+        let both = self.last.as_ref().zip(self.before.as_ref());
+        both.map(|(last, before)| last.began.ms_since(before)).transpose()
+    }
+
+    /// Copies within the device; whoever asks holds both until that is done.
     #[allow(unsafe_code)]
     pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaFault> {
-        // SAFETY: both are tensors' rows or a graph's places, of that many bytes, which the caller holds until the lane was waited for.
+        // SAFETY: both are tensors' rows or a graph's places, of that many bytes, which the caller holds until it is done.
         unsafe { self.stream.copy(to, from, bytes) }
     }
 
-    /// Runs a program to its end, and leaves its results in `outputs`.
+    /// Puts a program in, whose results will be in `outputs`. What it reads and writes has to be there until it is done.
     #[allow(clippy::too_many_arguments)]
-    pub fn run(
+    pub fn submit(
         &mut self,
         primary: &Arc<Primary>,
         kernels: &Kernels,
@@ -99,24 +170,23 @@ impl Lane {
         weights: &[Arc<DeviceMemory>],
         given: &Given<'_>,
         outputs: &[HeldTensor],
-    ) -> Result<(), RunError> {
+    ) -> Result<Flight, RunError> {
         self.make_room(primary, program)?;
-        let ready = match name.and_then(|name| self.ready.remove(&name)) {
+        let mut ready = match name.and_then(|name| self.ready.remove(&name)) {
             Some(ready) => ready,
             None => self.record(primary, kernels, program, weights)?,
         };
-        let ran = self.replay(primary, program, &ready, given, outputs);
-        if ran.is_err() {
-            // Copies may be under way to memory that is given back now. What they fail of was told already.
-            self.stream.wait().unwrap_or_default();
-        }
-        if let Some(name) = name.filter(|_| ran.is_ok()) {
-            if self.ready.len() >= MAX_GRAPHS {
-                self.ready.clear();
+        let put = self.replay(primary, program, &ready, given, outputs);
+        match name.filter(|_| put.is_ok()) {
+            Some(name) => {
+                self.runs += 1;
+                ready.used = self.runs;
+                self.keep(name, ready);
             }
-            self.ready.insert(name, ready);
+            // Launches and copies may be under way on memory that is given back now.
+            None => self.settle(),
         }
-        ran
+        put
     }
 
     /// Makes memory large enough for a program; graphs that name smaller memory are forgotten.
@@ -131,8 +201,9 @@ impl Lane {
             if bytes == 0 || memory.as_ref().is_some_and(|m| m.size() >= bytes) {
                 continue;
             }
+            // What was put in uses the old one, which goes first, so that there is room.
+            self.stream.wait().unwrap_or_default();
             self.ready.clear();
-            // The old one goes first, so that there is room.
             *memory = None;
             let made = DeviceMemory::new(primary, bytes)?;
             if place == 2 {
@@ -194,6 +265,7 @@ impl Lane {
             graph,
             inputs,
             outputs,
+            used: 0,
             _weights: weights.to_vec(),
         })
     }
@@ -213,9 +285,9 @@ impl Lane {
         ready: &Ready,
         given: &Given<'_>,
         outputs: &[HeldTensor],
-    ) -> Result<(), RunError> {
+    ) -> Result<Flight, RunError> {
         for memory in self.arena.iter().chain(&ready.outputs) {
-            memory.forget(0, memory.size());
+            self.stream.forget(memory)?;
         }
         match given {
             Given::Host(batch) => self.upload(primary, batch, &ready.inputs)?,
@@ -225,15 +297,19 @@ impl Lane {
                 }
             }
         }
-        self.began.record(&self.stream)?;
+        let began = Arc::new(self.mark()?);
         // SAFETY: as when it was recorded: all memory that it names is held.
         unsafe { self.stream.replay(&ready.graph) }?;
-        self.ended.record(&self.stream)?;
         for ((from, to), layout) in ready.outputs.iter().zip(outputs).zip(&program.outputs) {
             self.copy(to.memory.address(), from.address(), layout.bytes())?;
         }
-        self.stream.wait()?;
+        let ended = Arc::new(self.mark()?);
+        let flight = Flight { began, ended };
+        let before = self.last.replace(flight.clone());
+        self.before = before.map(|b| b.ended);
         if program.can_fault {
+            // Nothing that follows may use what was not computed.
+            flight.wait()?;
             let told = self.fault.read(0, 4)?;
             let told = u32::from_le_bytes([told[0], told[1], told[2], told[3]]);
             if told != 0 {
@@ -241,7 +317,7 @@ impl Lane {
                 return Err(RunError::NoRow(told - 1));
             }
         }
-        Ok(())
+        Ok(flight)
     }
 
     /// Copies a batch's tensors to the device, by way of memory that it reads beside the host.
@@ -254,19 +330,34 @@ impl Lane {
     ) -> Result<(), CudaFault> {
         let tensors: Vec<Vec<u8>> = batch.tensors().iter().map(|t| to_bytes(t).1).collect();
         let most = tensors.iter().map(Vec::len).sum::<usize>();
-        if self.staging.as_ref().is_none_or(|s| s.as_slice().len() < most) {
-            self.staging = Some(Pinned::new(primary, most)?);
+        self.staging.swap(0, 1);
+        let Staging { memory, until } = &mut self.staging[0];
+        if let Some(until) = until.take() {
+            until.wait()?;
         }
-        let Some(staging) = &mut self.staging else {
+        if memory.as_ref().is_none_or(|s| s.as_slice().len() < most) {
+            *memory = Some(Pinned::new(primary, most)?);
+        }
+        let Some(staging) = memory else {
             return Ok(());
         };
         let mut at = 0;
         for (bytes, to) in tensors.iter().zip(inputs) {
             staging.as_mut_slice()[at..at + bytes.len()].copy_from_slice(bytes);
-            // SAFETY: the staging memory and the input are the lane's, which waits for the stream before either is touched again.
+            // SAFETY: both are the lane's; the staging memory is not touched again before the moment that follows, nor the input but on
+            // this stream.
             unsafe { self.stream.upload(to, staging, at, bytes.len()) }?;
             at += bytes.len();
         }
+        let read = Event::new(self.stream.green())?;
+        read.record(&self.stream)?;
+        *until = Some(Arc::new(read));
         Ok(())
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.settle();
     }
 }

@@ -2,7 +2,7 @@
 //! it, and the engine begins another.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use graft_engine::PartitionId;
@@ -10,9 +10,9 @@ use graft_model::{ModelId, ModelInfo, StageRange};
 
 use crate::driver::{Atoms, CudaFault, DeviceMemory, Gpu, Primary};
 use crate::graph::{Graph, Unserved};
-use crate::held::{HeldBatch, HeldTensor};
+use crate::held::{Copying, HeldBatch, HeldTensor};
 use crate::kernels::{Kernels, KernelsError};
-use crate::lane::{Given, Lane, Name};
+use crate::lane::{Flight, Given, Lane, Name};
 use crate::lower::{Stored, Weights, learn, lower};
 use crate::params::Element;
 use crate::pool::Pool;
@@ -103,6 +103,8 @@ impl WeightList {
 pub struct Session {
     number: u64,
     primary: Arc<Primary>,
+    /// A fault spoiled what is on the device, and was told to whoever it hit.
+    spoiled: AtomicBool,
     kernels: Kernels,
     atoms: Arc<Atoms>,
     pool: Arc<Pool>,
@@ -122,9 +124,13 @@ impl Session {
     /// Sets a device up.
     pub fn begin(gpu: &Gpu) -> Result<Self, SetUpError> {
         let primary = gpu.open()?;
-        let atoms = Arc::new(Atoms::split(&primary)?);
+        let atoms = Arc::new(Atoms::split_or_whole(&primary)?);
+        if let Some(why) = atoms.undivided() {
+            tracing::warn!(device = gpu.ordinal, %why, "the driver does not divide the device: all of it is one partition");
+        }
         Ok(Session {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
+            spoiled: AtomicBool::new(false),
             kernels: Kernels::load()?,
             atoms,
             primary,
@@ -139,9 +145,30 @@ impl Session {
         self.primary.reset()
     }
 
+    /// What is on the device is spoiled.
+    pub fn spoil(&self) {
+        self.spoiled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a run that was put in. `Err`: it failed, or the device was set up anew meanwhile.
+    pub fn wait(&self, flight: &Flight) -> Result<(), CudaFault> {
+        let _using = self.primary.using()?;
+        flight.wait()
+    }
+
     /// Its number.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Why the only partition is all of the device. `None`: it is divided.
+    pub fn undivided(&self) -> Option<&CudaFault> {
+        self.atoms.undivided()
     }
 
     /// Multiprocessors of the smallest partition, and of all together.
@@ -264,10 +291,14 @@ impl Session {
         layouts.iter().map(take).collect()
     }
 
-    /// Rows of several batches, one after the other.
-    pub fn gather(&self, id: PartitionId, parts: &[&HeldBatch]) -> Result<Vec<HeldTensor>, RunError> {
+    /// Puts in copies of the rows of several batches, one after the other; gives where they will be.
+    pub fn gather(
+        &self,
+        id: PartitionId,
+        parts: &[&HeldBatch],
+    ) -> Result<(Vec<HeldTensor>, Option<Arc<Copying>>), RunError> {
         let Some(first) = parts.first() else {
-            return Ok(vec![]);
+            return Ok((vec![], None));
         };
         let requests = parts.iter().map(|p| p.count).sum();
         let layouts: Vec<Layout> = first
@@ -283,34 +314,49 @@ impl Session {
         let _using = self.primary.using()?;
         let room = self.room(&layouts)?;
         let lane = lock(&lane);
-        for (place, to) in room.iter().enumerate() {
+        let copied = room.iter().enumerate().try_for_each(|(place, to)| {
             let mut at = 0;
-            for part in parts {
+            parts.iter().try_for_each(|part| {
                 let row = part.row_bytes(place);
                 let from = part.tensors[place].memory.address() + (part.first * row) as u64;
                 lane.copy(to.memory.address() + at as u64, from, part.count * row)?;
                 at += part.count * row;
+                Ok(())
+            })
+        });
+        let done = match copied.and_then(|()| lane.mark()) {
+            Ok(done) => done,
+            Err(fault) => {
+                // Those that were put in use memory that is given back now.
+                lane.settle();
+                return Err(fault.into());
             }
-        }
-        lane.wait()?;
-        Ok(room)
+        };
+        let copying = Copying {
+            primary: Arc::clone(&self.primary),
+            done,
+            _from: parts.iter().map(|part| Arc::clone(&part.tensors)).collect(),
+        };
+        drop((lane, _using));
+        Ok((room, Some(Arc::new(copying))))
     }
 
-    /// Runs a program to its end, on inputs from the host or from the device; where it has a name, its launches are kept as a graph.
-    pub fn run(
+    /// Puts a program in, on inputs from the host or from the device; where it has a name, its launches are kept as a graph. What it reads
+    /// and writes has to be there until it is done.
+    pub fn submit(
         &self,
         id: PartitionId,
         name: Option<Name>,
         program: &Program,
         weights: &[Arc<DeviceMemory>],
         given: &Given<'_>,
-    ) -> Result<Vec<HeldTensor>, RunError> {
+    ) -> Result<(Vec<HeldTensor>, Flight), RunError> {
         let lane = self.lane(id)?;
         let _using = self.primary.using()?;
         let outputs = self.room(&program.outputs)?;
         let mut lane = lock(&lane);
         let mut once = || {
-            lane.run(
+            lane.submit(
                 &self.primary,
                 &self.kernels,
                 name,
@@ -320,17 +366,36 @@ impl Session {
                 &outputs,
             )
         };
-        match once() {
+        let flight = match once() {
             // What is kept free for later may be what lacks.
             Err(error) if error.fault().is_some_and(CudaFault::is_full) && self.pool.give_back() => once()?,
-            ran => ran?,
-        }
+            put => put?,
+        };
+        Ok((outputs, flight))
+    }
+
+    /// Runs a program to its end.
+    pub fn run(
+        &self,
+        id: PartitionId,
+        program: &Program,
+        weights: &[Arc<DeviceMemory>],
+        given: &Given<'_>,
+    ) -> Result<Vec<HeldTensor>, RunError> {
+        let (outputs, flight) = self.submit(id, None, program, weights, given)?;
+        self.wait(&flight)?;
         Ok(outputs)
     }
 
     fn lane(&self, id: PartitionId) -> Result<Arc<Mutex<Lane>>, RunError> {
         let lanes = lock(&self.lanes);
         lanes.get(&id).cloned().ok_or(RunError::NoPartition)
+    }
+
+    /// Milliseconds that the device had nothing to do between a partition's last two runs.
+    pub fn last_gap_ms(&self, id: PartitionId) -> Result<Option<f32>, CudaFault> {
+        let lane = lock(&self.lanes).get(&id).cloned();
+        lane.map_or(Ok(None), |lane| lock(&lane).last_gap_ms())
     }
 
     /// Milliseconds that a program's launches took when it was run last on a partition; on the software GPU they are modelled.

@@ -17,6 +17,29 @@ pub struct MemoryUse {
     pub weights_bytes: u64,
 }
 
+/// A run that was put into a device's queue.
+pub struct Submitted {
+    /// What it leaves. It is there when the run is done; further runs on the same partition may be given it before.
+    pub rows: Held,
+    /// Its end.
+    pub end: Box<dyn RunEnd>,
+}
+
+/// The end of a run that was submitted. Dropping it waits, too: the device may be using memory that the run holds.
+pub trait RunEnd: Send {
+    /// Blocks until the run is done. `Err`: it failed, and so will runs that were given what it leaves.
+    fn wait(self: Box<Self>) -> Result<(), EngineError>;
+}
+
+/// The end of a run that is done.
+struct Over;
+
+impl RunEnd for Over {
+    fn wait(self: Box<Self>) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
 /// Loads models and runs ranges of their layers on partitions of a device.
 ///
 /// All methods may be called from any thread; two partitions run at the same time without disturbing one
@@ -34,6 +57,11 @@ pub trait Engine: Send + Sync {
     /// says so too.
     fn computes(&self) -> bool {
         true
+    }
+
+    /// Whether what its runs take is modelled, not what a device takes: profiles of it say so.
+    fn is_modelled(&self) -> bool {
+        false
     }
 
     /// Precisions in which it computes, the one that [`Engine::load`] takes first; at least one.
@@ -109,6 +137,27 @@ pub trait Engine: Send + Sync {
     ) -> Result<Held, EngineError> {
         self.run(partition, model, range, batch.into_host()?)
             .map(Held::Host)
+    }
+
+    /// Whether [`Engine::submit`] comes back before the run is done, so that a partition can be given a run while one is under way.
+    fn queues(&self) -> bool {
+        false
+    }
+
+    /// As [`Engine::run_held`], without waiting for the end where the engine queues runs. Runs of one partition are done in the order in which
+    /// they were submitted.
+    fn submit(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Held,
+    ) -> Result<Submitted, EngineError> {
+        let rows = self.run_held(partition, model, range, batch)?;
+        Ok(Submitted {
+            rows,
+            end: Box::new(Over),
+        })
     }
 
     /// The requests of several batches as one, in their order, for a range of a model to be run on it on a partition.

@@ -25,7 +25,7 @@ pub use against::{Against, Difference, against, first_difference, warnings};
 pub use checks::{check_input, guarded};
 pub use cores::{CoresError, cpu_kind, pin_current_thread, usable_cores};
 pub use emulated::EmulatedEngine;
-pub use engine::{Engine, MemoryUse};
+pub use engine::{Engine, MemoryUse, RunEnd, Submitted};
 pub use engines::{Choice, EngineKind, EngineOptions, Engines};
 pub use error::{Cause, EngineError, Panicked, PartitionId, Refusal};
 pub use held::{DeviceBatch, Held};

@@ -8,6 +8,7 @@ use graft_plan::{ModelProfile, Profile, SegmentProfile, Share, Source};
 
 use crate::engine::Engine;
 use crate::error::{EngineError, PartitionId};
+use crate::held::Held;
 use crate::shape::PartitionShape;
 
 /// Options of a measurement.
@@ -43,6 +44,8 @@ pub struct Measured {
     pub model: ModelProfile,
     /// Time that a chunk takes beyond its segments, in milliseconds.
     pub stage_overhead_ms: f64,
+    /// Whether the engine's times are modelled.
+    pub source: Source,
 }
 
 impl Measured {
@@ -51,7 +54,7 @@ impl Measured {
         Profile {
             version: 1,
             device_kind: kind.to_owned(),
-            source: Source::Measured,
+            source: self.source,
             share_total: Share(options.device.share()),
             shares: options.shares.clone(),
             batches: options.batches.clone(),
@@ -136,6 +139,11 @@ pub fn measure(
             segments,
         },
         stage_overhead_ms: overhead,
+        source: if engine.is_modelled() {
+            Source::Modelled
+        } else {
+            Source::Measured
+        },
     })
 }
 
@@ -238,12 +246,13 @@ fn sample(
         });
     };
     let input = Batch::pseudo_random(info.inputs(), batch, 1);
-    let run = |range: StageRange, batch: Batch| run_ranges(engine, partition, info, &[range], batch);
+    let run = |range: StageRange, batch: Held| run_held(engine, partition, info, range, batch);
+    let given = || Held::Host(input.clone());
     engine.prepare(partition, info.id, &[whole])?;
-    let (_, first) = run(whole, input.clone())?;
+    let (_, first) = run(whole, given())?;
     // The number of runs of the whole network that there is time for: each place takes as much as one, and the whole
     // one.
-    let affordable = options.patience.as_secs_f64() * 1e3 * ROUND / first[0].max(1e-3);
+    let affordable = options.patience.as_secs_f64() * 1e3 * ROUND / first.max(1e-3);
     let places = some_of(places, (affordable as usize).saturating_sub(1));
     let ends: Vec<(StageRange, StageRange)> = places
         .iter()
@@ -260,11 +269,11 @@ fn sample(
         if repeat > 0 && start.elapsed() > options.patience {
             break;
         }
-        wholes.extend(run(whole, input.clone())?.1);
+        wholes.push(run(whole, given())?.1);
         for ((head, tail), (heads, tails)) in ends.iter().zip(heads.iter_mut().zip(&mut tails)) {
-            let (middle, time) = run(*head, input.clone())?;
-            heads.extend(time);
-            tails.extend(run(*tail, middle)?.1);
+            let (middle, time) = run(*head, given())?;
+            heads.push(time);
+            tails.push(run(*tail, middle)?.1);
         }
     }
     let ends = places.into_iter().zip(heads.into_iter().zip(tails));
@@ -274,6 +283,22 @@ fn sample(
             .map(|(at, (head, tail))| (at, median(head), median(tail)))
             .collect(),
     })
+}
+
+/// Runs a range; what it leaves, where the engine leaves it, and its time in milliseconds. A network's result comes to the host.
+fn run_held(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    info: &ModelInfo,
+    range: StageRange,
+    batch: Held,
+) -> Result<(Held, f64), EngineError> {
+    let start = Instant::now();
+    let mut held = engine.run_held(partition, info.id, range, batch)?;
+    if range.to() == info.last() {
+        held = Held::Host(held.into_host()?);
+    }
+    Ok((held, start.elapsed().as_secs_f64() * 1e3))
 }
 
 /// Runs ranges one after the other on what each leaves; what the last leaves, and their times in milliseconds.

@@ -10,6 +10,7 @@ use graft_worker_core::{Admission, Due, Leg, Manner, RouteStep, Work};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::fence::Fence;
 use crate::held::HeldBytes;
 use crate::job::{Ended, Hop, RoutePlan, Spent, UnderWay};
 
@@ -113,7 +114,8 @@ impl Around {
             change: Condvar::new(),
         });
         engine.load(&model).unwrap();
-        let device_partition = engine.open_partition(&PartitionShape::units(1)).unwrap();
+        let its_engine = Arc::clone(&engine) as Arc<dyn Engine>;
+        let fence = Fence::new(&its_engine, &PartitionShape::units(1)).unwrap();
         let range = StageRange::new(CutPoint(0), info.last()).unwrap();
         let manner = Manner {
             share: Share(1),
@@ -134,8 +136,7 @@ impl Around {
             spec: PartitionSpec::new(manner, [work], &profile).unwrap(),
             models: vec![info.id],
             place: Place {
-                engine: Arc::clone(&engine) as Arc<dyn Engine>,
-                partition: device_partition,
+                fence: Arc::new(fence),
                 device: 0,
             },
             clock,

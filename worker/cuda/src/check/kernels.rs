@@ -119,13 +119,7 @@ fn run(
         .iter()
         .zip(&program.inputs)
         .map(|(memory, layout)| (memory.address(), layout.bytes()));
-    let outputs = session.run(
-        partition,
-        None,
-        &program,
-        &weights,
-        &Given::Device(given.collect()),
-    )?;
+    let outputs = session.run(partition, &program, &weights, &Given::Device(given.collect()))?;
     let mut kernels: Vec<&'static str> = program.steps.iter().map(|s| s.kernel).collect();
     kernels.sort_unstable();
     kernels.dedup();

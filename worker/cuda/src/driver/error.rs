@@ -31,6 +31,15 @@ impl CudaFault {
         }
     }
 
+    /// A device was split, and there are no parts.
+    pub fn no_parts() -> Self {
+        CudaFault {
+            call: "cuDevSmResourceSplitByCount",
+            code: 914,
+            why: "it gives no parts".to_owned(),
+        }
+    }
+
     /// Whether memory is full.
     pub fn is_full(&self) -> bool {
         self.code == 2

@@ -62,6 +62,8 @@ unsafe extern "C" {
 pub struct Atoms {
     primary: Arc<Primary>,
     resources: Vec<Resource>,
+    /// Why the driver does not divide the device: the only partition is all of it.
+    undivided: Option<CudaFault>,
 }
 
 fn empty() -> Resource {
@@ -97,22 +99,52 @@ impl Atoms {
         Ok(Atoms {
             primary: Arc::clone(primary),
             resources,
+            undivided: None,
         })
+    }
+
+    /// As [`split`](Self::split), or all of the device in one piece where the driver does not divide it. `Err`: the device is of no use.
+    pub fn split_or_whole(primary: &Arc<Primary>) -> Result<Self, CudaFault> {
+        match Self::split(primary) {
+            Ok(atoms) if !atoms.resources.is_empty() => Ok(atoms),
+            Err(fault) if fault.is_lost() || fault.is_spoiled() => Err(fault),
+            undivided => Ok(Atoms {
+                primary: Arc::clone(primary),
+                resources: vec![],
+                undivided: Some(undivided.err().unwrap_or_else(CudaFault::no_parts)),
+            }),
+        }
+    }
+
+    /// Why the only partition is all of the device. `None`: it is divided.
+    pub fn undivided(&self) -> Option<&CudaFault> {
+        self.undivided.as_ref()
     }
 
     /// Multiprocessors of an atom.
     pub fn each(&self) -> u32 {
-        self.resources.first().map_or(0, |r| r.sms)
+        self.resources.first().map_or(self.primary.gpu().sms, |r| r.sms)
     }
 
     /// Multiprocessors of all atoms.
     pub fn all(&self) -> u32 {
-        self.resources.iter().map(|r| r.sms).sum()
+        match self.undivided {
+            Some(_) => self.primary.gpu().sms,
+            None => self.resources.iter().map(|r| r.sms).sum(),
+        }
     }
 
     /// The partition of so many multiprocessors after the first `skipped`, both rounded up to whole atoms. Those of two plans may overlap
     /// while one takes over from the other.
     pub fn partition(self: &Arc<Self>, skipped: u32, sms: u32) -> Result<Green, CudaFault> {
+        if self.undivided.is_some() {
+            return Ok(Green {
+                context: self.primary.context(),
+                primary: Arc::clone(&self.primary),
+                green: std::ptr::null_mut(),
+                sms: self.all(),
+            });
+        }
         let each = self.each().max(1);
         let count = (sms.div_ceil(each) as usize).clamp(1, self.resources.len().max(1));
         let first = (skipped.div_ceil(each) as usize).min(self.resources.len().saturating_sub(count));
@@ -147,6 +179,7 @@ impl Atoms {
 #[derive(Debug)]
 pub struct Green {
     primary: Arc<Primary>,
+    /// Null: it is all of a device that is not divided, and `context` is the device's primary one.
     green: *mut c_void,
     context: CUcontext,
     sms: u32,
@@ -179,6 +212,13 @@ impl Green {
 
     pub(super) fn new_stream(&self) -> Result<CUstream, CudaFault> {
         let mut stream = std::ptr::null_mut();
+        if self.green.is_null() {
+            self.bind()?;
+            // SAFETY: a place for a handle.
+            let code = unsafe { cust::sys::cuStreamCreate(&mut stream, NON_BLOCKING) };
+            check("cuStreamCreate", code as u32)?;
+            return Ok(stream);
+        }
         // SAFETY: a place for a handle, and a green context that is held.
         let code = unsafe { cuGreenCtxStreamCreate(&mut stream, self.green, NON_BLOCKING, 0) };
         check("cuGreenCtxStreamCreate", code)?;
@@ -188,7 +228,7 @@ impl Green {
 
 impl Drop for Green {
     fn drop(&mut self) {
-        if self.primary.has_ended() {
+        if self.green.is_null() || self.primary.has_ended() {
             return;
         }
         // SAFETY: it was made once; its streams are gone, since they hold it.

@@ -183,6 +183,10 @@ impl Primary {
         &self.gpu
     }
 
+    pub(super) fn context(&self) -> CUcontext {
+        self.context
+    }
+
     pub(super) fn ordinal(&self) -> c_int {
         self.gpu.ordinal as c_int
     }
@@ -203,7 +207,7 @@ impl Primary {
     }
 
     /// Whether what was made on it is gone, or is about to be.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended.try_read().map_or(true, |ended| *ended)
     }
 

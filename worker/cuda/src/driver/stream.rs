@@ -10,6 +10,13 @@ use super::green::Green;
 use super::library::Function;
 use super::memory::{DeviceMemory, Pinned};
 
+unsafe extern "C" {
+    fn graftSoftgpuPoisonAsync(at: u64, bytes: usize, stream: CUstream) -> i32;
+}
+
+/// The thread sleeps that waits for an event, instead of asking again and again.
+const EVENT_BLOCKING_SYNC: u32 = 1;
+
 /// What a partition does, in order.
 #[derive(Debug)]
 pub struct Stream {
@@ -97,6 +104,17 @@ impl Stream {
         // SAFETY: the caller's promise.
         let code = unsafe { cust::sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.raw) };
         check("cuMemcpyDtoDAsync", code as u32)
+    }
+
+    /// Makes memory as if it were fresh when the stream gets there, where the software GPU watches; elsewhere nothing happens.
+    pub fn forget(&self, memory: &DeviceMemory) -> Result<(), CudaFault> {
+        if !self.green.primary().gpu().is_softgpu() {
+            return Ok(());
+        }
+        self.green.bind()?;
+        // SAFETY: memory and stream are held.
+        let code = unsafe { graftSoftgpuPoisonAsync(memory.address(), memory.size(), self.raw) };
+        check("graftSoftgpuPoisonAsync", code as u32)
     }
 
     /// Waits for all that was put in.
@@ -204,7 +222,7 @@ impl Event {
         green.bind()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a place for a handle.
-        let code = unsafe { cust::sys::cuEventCreate(&mut raw, 0) };
+        let code = unsafe { cust::sys::cuEventCreate(&mut raw, EVENT_BLOCKING_SYNC) };
         check("cuEventCreate", code as u32)?;
         Ok(Event {
             raw,
@@ -218,6 +236,14 @@ impl Event {
         // SAFETY: both are held.
         let code = unsafe { cust::sys::cuEventRecord(self.raw, stream.raw) };
         check("cuEventRecord", code as u32)
+    }
+
+    /// Waits until it happened.
+    pub fn wait(&self) -> Result<(), CudaFault> {
+        self.green.bind()?;
+        // SAFETY: an event that is held.
+        let code = unsafe { cust::sys::cuEventSynchronize(self.raw) };
+        check("cuEventSynchronize", code as u32)
     }
 
     /// Milliseconds from another event to this one; waits for both. On the software GPU they are modelled.

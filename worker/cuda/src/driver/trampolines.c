@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define FUNCTIONS(X)                                                                                              \
     X(cuArray3DCreate_v2) X(cuArray3DGetDescriptor_v2) X(cuArrayDestroy) X(cuCtxCreate_v2) X(cuCtxDestroy_v2)      \
@@ -37,7 +38,7 @@
     X(cuStreamWaitEvent) X(cuSurfObjectCreate) X(cuSurfObjectDestroy) X(cuSurfObjectGetResourceDesc)               \
     X(cuTexObjectCreate) X(cuTexObjectDestroy) X(cuTexObjectGetResourceDesc) X(cuTexObjectGetResourceViewDesc)     \
     /* Of a software GPU alone. */                                                                                 \
-    X(graftSoftgpuPlan) X(graftSoftgpuPoison) X(graftSoftgpuReport)
+    X(graftSoftgpuPlan) X(graftSoftgpuPoison) X(graftSoftgpuPoisonAsync) X(graftSoftgpuReport)
 
 enum { STUB_LIBRARY = 34 };
 
@@ -78,6 +79,8 @@ int cuGetErrorString(int code, const char **text) {
 
 // Finds the functions in a library. Returns how many of them it has; 0: it can't be opened, and `why` says why not.
 int graft_cuda_open(const char *path, char *why, size_t room) {
+    // Partitions have streams of their own, which run side by side on as many connections to the device; the driver looks at its start.
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         const char *reason = dlerror();

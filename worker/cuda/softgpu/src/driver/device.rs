@@ -1,7 +1,8 @@
 //! A device: its memory, its clock, what became of it.
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::plan::{Plan, due, reached};
 use crate::machine::{Counts, Fault, Launch, Memory, MemoryError, run};
@@ -101,6 +102,9 @@ struct Inside {
 /// A device.
 pub(super) struct Device {
     pub plan: Plan,
+    /// When its clock began.
+    pub began: Instant,
+    late_ns: AtomicU64,
     inside: Mutex<Inside>,
 }
 
@@ -120,6 +124,8 @@ impl Device {
                 reports: vec![],
             }),
             plan,
+            began: Instant::now(),
+            late_ns: AtomicU64::new(0),
         }
     }
 
@@ -199,6 +205,17 @@ impl Device {
         Ok(Duration::from_nanos(
             (modelled_us * 1e3) as u64 + inside.plan.slow_ns,
         ))
+    }
+
+    /// A task was done so much later than its stretched time: the stretch is too small for what it takes to work it out.
+    pub fn late(&self, by: Duration) {
+        let ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.late_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Time by which tasks were late since it was asked last.
+    pub fn take_late(&self) -> Duration {
+        Duration::from_nanos(self.late_ns.swap(0, Ordering::Relaxed))
     }
 
     /// Tells something to whoever asks later.

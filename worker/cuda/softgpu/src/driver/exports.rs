@@ -682,7 +682,12 @@ driver! {
         context()?.device.memory(|memory| memory.poison(at, bytes))
     }
 
-    /// Writes what a device told and what its launches did since it was asked last, as JSON with `messages` and `launches`, and gives
+    /// As above, when a stream gets there. Not of the driver API.
+    fn graftSoftgpuPoisonAsync(at: u64, bytes: usize, stream: Handle) {
+        Driver::get()?.stream(stream as usize, current())?.put([Task::Poison { at, bytes }])
+    }
+
+    /// Writes what a device told and what its launches did since it was asked last, as JSON with `messages`, `launches` and `late_ms`, and gives
     /// its length; what does not fit is kept. Not of the driver API.
     fn graftSoftgpuReport(device: c_int, to: *mut c_char, room: usize, length: *mut usize) {
         thread_local! {
@@ -694,6 +699,7 @@ driver! {
                 let report = serde_json::json!({
                     "messages": device.take_messages(),
                     "launches": device.take_reports(),
+                    "late_ms": device.take_late().as_secs_f64() * 1e3,
                 });
                 report.to_string().into_bytes()
             });

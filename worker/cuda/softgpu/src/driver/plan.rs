@@ -25,6 +25,8 @@ pub struct Plan {
     pub lose_after: Option<u64>,
     /// Nanoseconds that each launch takes longer.
     pub slow_ns: u64,
+    /// What launches and copies take on the host's clock, as a multiple of what is modelled; 0: as long as it takes to work them out.
+    pub stretch: u32,
 }
 
 impl Default for Plan {
@@ -41,6 +43,7 @@ impl Default for Plan {
             fail_after: None,
             lose_after: None,
             slow_ns: 0,
+            stretch: 0,
         }
     }
 }
@@ -48,7 +51,7 @@ impl Default for Plan {
 /// Why a plan is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "GRAFT_SOFTGPU: {0:?} is not understood; known are devices, sms, capability, memory, driver, seed, green, full_after, fail_after, lose_after, slow_ns, each with = and a number"
+    "GRAFT_SOFTGPU: {0:?} is not understood; known are devices, sms, capability, memory, driver, seed, green, full_after, fail_after, lose_after, slow_ns, stretch, each with = and a number"
 )]
 pub struct PlanError(String);
 
@@ -73,6 +76,7 @@ impl Plan {
                 "fail_after" => plan.fail_after = Some(number),
                 "lose_after" => plan.lose_after = Some(number),
                 "slow_ns" => plan.slow_ns = number,
+                "stretch" => plan.stretch = small()?,
                 _ => return Err(wrong()),
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::device::{Code, Device};
 use crate::machine::Launch;
@@ -36,6 +36,11 @@ pub(super) enum Task {
         to: u64,
         pattern: Vec<u8>,
         count: usize,
+    },
+    /// Memory is as if it were fresh.
+    Poison {
+        at: u64,
+        bytes: usize,
     },
     /// An event happens, for the so-manieth time.
     Happens(Arc<Event>, u64),
@@ -112,7 +117,7 @@ struct Queue {
 pub(super) struct Stream {
     pub context: usize,
     device: Arc<Device>,
-    sender: Mutex<Option<Sender<Task>>>,
+    sender: Mutex<Option<Sender<(Task, Instant)>>>,
     queue: Arc<(Mutex<Queue>, Condvar)>,
     /// What is being captured.
     capture: Mutex<Option<Vec<Task>>>,
@@ -168,7 +173,9 @@ impl Stream {
         let sender = sender.as_ref().ok_or(Code::INVALID_HANDLE)?;
         for task in tasks {
             let mut queue = lock(&self.queue.0);
-            sender.send(task).map_err(|_| Code::LAUNCH_FAILED)?;
+            sender
+                .send((task, Instant::now()))
+                .map_err(|_| Code::LAUNCH_FAILED)?;
             queue.put += 1;
         }
         Ok(())
@@ -200,11 +207,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Does what a stream is told, until it is gone.
-fn serve(device: &Device, sms: u32, tasks: &Receiver<Task>, queue: &(Mutex<Queue>, Condvar)) {
-    let mut clock = Duration::ZERO;
-    while let Ok(task) = tasks.recv() {
+fn serve(device: &Device, sms: u32, tasks: &Receiver<(Task, Instant)>, queue: &(Mutex<Queue>, Condvar)) {
+    let mut clock = Clock::new(device);
+    while let Ok((task, put)) = tasks.recv() {
         // Whatever happens, those who wait hear of it.
-        let ran = catch_unwind(AssertUnwindSafe(|| run(device, sms, &task, &mut clock)));
+        let ran = catch_unwind(AssertUnwindSafe(|| run(device, sms, &task, put, &mut clock)));
         let result = ran.unwrap_or(Err(Code::LAUNCH_FAILED));
         let mut state = lock(&queue.0);
         state.done += 1;
@@ -215,27 +222,73 @@ fn serve(device: &Device, sms: u32, tasks: &Receiver<Task>, queue: &(Mutex<Queue
     }
 }
 
-fn run(device: &Device, sms: u32, task: &Task, clock: &mut Duration) -> Result<(), Code> {
+/// A stream's time: the sum of what its tasks are modelled to take, or, where time is stretched, the host's.
+struct Clock<'a> {
+    device: &'a Device,
+    modelled: Duration,
+    /// When the stream's last task was done by stretched time.
+    free: Instant,
+}
+
+impl<'a> Clock<'a> {
+    fn new(device: &'a Device) -> Self {
+        Clock {
+            device,
+            modelled: Duration::ZERO,
+            free: Instant::now(),
+        }
+    }
+
+    /// A task that was put in then takes so long: where time is stretched, it is not done before that.
+    fn took(&mut self, put: Instant, modelled: Duration) {
+        self.modelled += modelled;
+        let Some(stretched) = modelled.checked_mul(self.device.plan.stretch) else {
+            return;
+        };
+        if stretched.is_zero() {
+            return;
+        }
+        let end = self.free.max(put) + stretched;
+        let late = end.elapsed();
+        self.device.late(late);
+        std::thread::sleep(end.saturating_duration_since(Instant::now()));
+        self.free = end + late;
+    }
+
+    fn now(&self) -> Duration {
+        match self.device.plan.stretch {
+            0 => self.modelled,
+            _ => self.device.began.elapsed(),
+        }
+    }
+
+    fn wait_until(&mut self, at: Duration) {
+        self.modelled = self.modelled.max(at);
+    }
+}
+
+fn run(device: &Device, sms: u32, task: &Task, put: Instant, clock: &mut Clock<'_>) -> Result<(), Code> {
     /// Bytes a microsecond between host and device, modelled: PCIe 5.
     const BYTES_A_US: u64 = 50_000;
     let moved = |bytes: usize| Duration::from_micros(1 + bytes as u64 / BYTES_A_US);
     match task {
-        Task::Launch(launch) => *clock += device.launch(launch, sms)?,
+        Task::Launch(launch) => clock.took(put, device.launch(launch, sms)?),
         Task::ToDevice { to, from, bytes } => {
             let content = super::exports::host_bytes(*from, *bytes);
             device.memory(|memory| memory.write(*to, &content))?;
-            *clock += moved(*bytes);
+            clock.took(put, moved(*bytes));
         }
         Task::ToHost { to, from, bytes } => {
             let mut content = vec![0; *bytes];
             device.memory(|memory| memory.read(*from, &mut content))?;
             super::exports::to_host(*to, &content);
-            *clock += moved(*bytes);
+            clock.took(put, moved(*bytes));
         }
         Task::Within { to, from, bytes } => device.memory(|memory| memory.copy(*to, *from, *bytes))?,
         Task::Fill { to, pattern, count } => device.memory(|memory| memory.fill(*to, pattern, *count))?,
-        Task::Happens(event, count) => event.happen(*count, *clock, device.state().err()),
-        Task::Waits(event, count) => *clock = (*clock).max(event.wait(*count)?),
+        Task::Poison { at, bytes } => device.memory(|memory| memory.poison(*at, *bytes))?,
+        Task::Happens(event, count) => event.happen(*count, clock.now(), device.state().err()),
+        Task::Waits(event, count) => clock.wait_until(event.wait(*count)?),
     }
     Ok(())
 }
