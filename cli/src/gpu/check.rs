@@ -1,29 +1,30 @@
 //! `graft gpu-check`: whether a GPU computes what it should.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use graft_client::picture;
 use graft_cuda::check::{
-    FaultReport, KernelReport, Latency, ModelReport, Networks, faults, kernels, latency, model,
+    FaultReport, KernelReport, Latency, ModelReport, Networks, Recording, Replay, Together, faults, kernels,
+    latency, model, together,
 };
-use graft_cuda::{CudaEngine, Gpu};
+use graft_cuda::{CudaEngine, Gpu, softgpu_plan};
 use graft_engine::{Engine, PartitionShape, RtenEngine, usable_cores};
-use graft_files::CatalogEntry;
-use graft_model::{Batch, Model, ReadOptions, samples};
 use serde::Serialize;
 
-use super::{npy, page, use_softgpu};
+use super::beside::{Sanitizer, Torch, on_softgpu, sanitizer, torch};
+use super::networks::{Network, built_in, given};
+use super::{npy, page, softgpu_library, text, use_softgpu};
 use crate::Verdict;
 use crate::output::line;
 
 /// Check a GPU: every kernel over random shapes, and whole networks at their cut points, against references on the processor.
 ///
 /// A kernel may be apart from its reference in fp64 by 2e-3 of the largest element; a network, by the norm, by 1e-2. The exit code is 0
-/// where everything is within that, else 1. On the software GPU, every launch is watched for addresses outside of memory, reads of what
-/// nobody wrote and races, and planned faults are tried.
+/// where everything is within that, else 1. Where the software GPU's library is there, the first launches are run on it, too, and compared;
+/// where compute-sanitizer is installed, it watches them. On the software GPU, every launch is watched for addresses outside of memory, reads
+/// of what nobody wrote and races, and planned faults are tried.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Number of the GPU
@@ -44,9 +45,19 @@ pub(crate) struct Arguments {
     /// Cut points of a network at most that are tried; others are left out evenly
     #[arg(long, value_name = "N", default_value_t = 64)]
     cuts: usize,
-    /// Time the networks' launches on partitions of all sizes, too; on the software GPU figures are modelled
+    /// Time networks, too: by batch and partition, chunks one after the other, partitions beside one another, a change of partitions, and torch
+    /// where it is installed; on the software GPU figures are modelled
     #[arg(long)]
     latency: bool,
+    /// Python that has torch and torchvision, for the networks whose names torchvision knows
+    #[arg(long, value_name = "FILE", default_value = "python3")]
+    python: PathBuf,
+    /// Check kernels alone, on this device alone
+    #[arg(long, conflicts_with_all = ["models", "latency", "outputs"])]
+    kernels_only: bool,
+    /// Write what the kernels compute there, for a comparison
+    #[arg(long, value_name = "FILE", hide = true)]
+    record: Option<PathBuf>,
     /// One JSON object on standard output instead of text
     #[arg(long)]
     json: bool,
@@ -67,22 +78,21 @@ pub(super) struct Report {
     pub models: Vec<ModelReport>,
     /// Of networks that are as they should be.
     pub latency: Vec<Latency>,
+    /// What partitions and chunks cost one another.
+    pub together: Vec<Together>,
+    /// The same networks by torch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub torch: Option<Torch>,
+    /// The kernels' first launches, on the software GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sanitizer: Option<Sanitizer>,
+    /// What was not done, and why.
+    pub left_out: Vec<String>,
     pub faults: Vec<FaultReport>,
     pub ok: bool,
 }
-
-/// A network to be checked, with an input.
-struct Network {
-    name: String,
-    /// Its name, which others may have, too.
-    called: String,
-    file: PathBuf,
-    model: Model,
-    input: Batch,
-}
-
-/// Seed of inputs that are made up.
-const INPUT_SEED: u64 = 7;
 
 fn say(text: &str, last: bool) {
     let mut out = std::io::stderr().lock();
@@ -97,74 +107,11 @@ fn say(text: &str, last: bool) {
     written.unwrap_or_default();
 }
 
-fn given(files: &[PathBuf]) -> anyhow::Result<Vec<Network>> {
-    let mut networks = vec![];
-    for file in files {
-        let (entry, model) = crate::model::open(file)?;
-        let sample = sample(&entry)?;
-        let made_up = || Batch::pseudo_random(model.info().inputs(), 1, INPUT_SEED);
-        // A file is called by its name, a folder by its manifest's; files of one name in several folders are numbered.
-        let stem = file.extension().filter(|e| *e == "onnx").and(file.file_stem());
-        let own = stem.map_or_else(
-            || entry.manifest.name.clone(),
-            |s| s.to_string_lossy().into_owned(),
-        );
-        let before = networks.iter().filter(|n: &&Network| n.called == own).count();
-        let name = if before == 0 {
-            own.clone()
-        } else {
-            format!("{own}-{}", before + 1)
-        };
-        networks.push(Network {
-            name,
-            called: own,
-            file: file.clone(),
-            input: sample.unwrap_or_else(made_up),
-            model,
-        });
-    }
-    Ok(networks)
-}
-
-/// A network's sample picture, where it has one.
-fn sample(entry: &CatalogEntry) -> anyhow::Result<Option<Batch>> {
-    let (Some(sample), Some(spec)) = (&entry.manifest.sample, &entry.manifest.input.image) else {
-        return Ok(None);
-    };
-    let file = entry.folder.join(&sample.file);
-    let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
-    Ok(Some(picture::tensor(&picture::decode(&bytes)?, spec)?.into()))
-}
-
-/// Networks that are built in, but for those with layers that only engines on the processor run.
-fn built_in() -> anyhow::Result<Vec<Network>> {
-    let small = [
-        ("residual-cnn", samples::residual_cnn()),
-        ("dense-cnn", samples::dense_cnn()),
-        ("detector", samples::detector()),
-        ("unet", samples::unet()),
-        ("vit", samples::vit(samples::BatchAs::Symbolic)),
-        ("bert-with-mask", samples::bert_with_mask()),
-    ];
-    small
-        .into_iter()
-        .map(|(name, bytes)| {
-            let model = Model::parse(Path::new(name), &bytes, &ReadOptions::default())?;
-            Ok(Network {
-                name: name.to_owned(),
-                called: name.to_owned(),
-                file: PathBuf::from(name),
-                input: Batch::pseudo_random(model.info().inputs(), 2, INPUT_SEED),
-                model,
-            })
-        })
-        .collect()
-}
+/// Milliseconds on the host's clock for a modelled one of the software GPU, while it is timed: more than it takes to work them out.
+const STRETCH: u32 = 500;
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
-    if arguments.softgpu {
-        use_softgpu()?;
-    }
+    let stands_in = arguments.softgpu.then(use_softgpu).transpose()?;
     let gpu = Gpu::find(arguments.gpu)?;
     anyhow::ensure!(
         gpu.is_softgpu() == arguments.softgpu,
@@ -172,6 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         gpu.name
     );
     let networks = match arguments.models.as_slice() {
+        _ if arguments.kernels_only => vec![],
         [] => built_in()?,
         files => given(files)?,
     };
@@ -179,131 +127,146 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     let engine = CudaEngine::open(&gpu)?;
-    let reference = RtenEngine::new();
-    let cores = reference.open_partition(&PartitionShape::cores(&usable_cores()))?;
-    let kernels = kernels(&engine, arguments.rounds as usize, arguments.seed, |done, all| {
+    let (kernels, recording) = kernels(&engine, arguments.rounds as usize, arguments.seed, |done, all| {
         say(&format!("kernels: {done} of {all} cases"), done == all);
     })?;
-    let (_, sms) = engine.granularity();
-    let partition = engine.open_partition(&PartitionShape::units(sms))?;
-    let on = Networks {
-        gpu: (&engine, partition),
-        reference: (&reference, cores),
-        most_cuts: arguments.cuts,
-    };
-    let (mut models, mut figures) = (vec![], vec![]);
-    // A software GPU's figures are worked out from what it counts: one batch tells enough.
-    let batches: &[usize] = if arguments.softgpu {
-        &[1]
-    } else {
-        &[1, 2, 4, 8, 16, 32]
-    };
-    for network in &networks {
-        say(&format!("{}: running", network.name), false);
-        let (report, output) = model(&on, network.file.clone(), &network.model, &network.input);
-        say(
-            &format!(
-                "{}: {} cut point(s), worst {:.1e}",
-                network.name, report.cuts, report.worst
-            ),
-            true,
-        );
-        if let Some(folder) = &arguments.outputs {
-            npy::write(folder, &format!("{}.input", network.name), &network.input)?;
-            if let Some(output) = &output {
-                npy::write(folder, &format!("{}.output", network.name), output)?;
-            }
-        }
-        if report.ok && arguments.latency {
-            say(&format!("{}: timing", network.name), false);
-            figures.extend(latency(&engine, &report.file, &network.model, batches)?);
-        }
-        models.push(report);
+    if let Some(file) = &arguments.record {
+        std::fs::write(file, serde_json::to_vec(&recording)?).with_context(|| file.display().to_string())?;
     }
-    // The smallest that ran, since each fault is a run or two.
-    let ran = networks.iter().zip(&models).filter(|(_, report)| report.ok);
-    let smallest = ran.min_by_key(|(n, _)| n.model.info().whole().map_or(0, |w| n.model.info().flops(w)));
-    let faults = match smallest {
-        Some((network, _)) if arguments.softgpu => {
-            faults(&engine, partition, &network.model, &network.input)?
-        }
-        _ => vec![],
-    };
-    let ok = kernels.iter().all(|k| k.ok) && models.iter().all(|m| m.ok) && faults.iter().all(|f| f.ok);
-    let report = Report {
+    let mut report = Report {
         device: gpu,
         softgpu: arguments.softgpu,
         kernels,
-        models,
-        latency: figures,
-        faults,
-        ok,
+        models: vec![],
+        latency: vec![],
+        together: vec![],
+        torch: None,
+        replay: None,
+        sanitizer: None,
+        left_out: vec![],
+        faults: vec![],
+        ok: false,
     };
+    if !arguments.kernels_only {
+        elsewhere(arguments, stands_in, &recording, &mut report)?;
+        check_networks(arguments, &engine, &networks, &mut report)?;
+    }
+    report.ok = report.kernels.iter().all(|k| k.ok)
+        && report.models.iter().all(|m| m.ok)
+        && report.faults.iter().all(|f| f.ok)
+        && report.replay.as_ref().is_none_or(|r| r.ok)
+        && report.sanitizer.as_ref().is_none_or(|s| s.ok);
     if let Some(file) = &arguments.page {
         std::fs::write(file, page::of(&report)).with_context(|| file.display().to_string())?;
     }
     if arguments.json {
         line(serde_json::to_string_pretty(&report)?)?;
     } else {
-        text(&report)?;
+        text::text(&report)?;
     }
     Ok(if report.ok { Verdict::Yes } else { Verdict::No })
 }
 
-fn mark(ok: bool) -> &'static str {
-    if ok { "ok   " } else { "WRONG" }
+/// The kernels' first launches again, by other means.
+fn elsewhere(
+    arguments: &Arguments,
+    stands_in: Option<PathBuf>,
+    recording: &Recording,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    match stands_in.map_or_else(softgpu_library, Ok) {
+        Ok(library) => {
+            say("kernels: the same launches on the software GPU", false);
+            let again = on_softgpu(&library, arguments.seed, arguments.seed + 1)?;
+            report.replay = Some(recording.against(&again));
+        }
+        Err(why) => report
+            .left_out
+            .push(format!("launches on the software GPU: {why}")),
+    }
+    if arguments.softgpu {
+        return Ok(());
+    }
+    say("kernels: under compute-sanitizer", false);
+    report.sanitizer = sanitizer(arguments.gpu)?;
+    if report.sanitizer.is_none() {
+        let why = "compute-sanitizer: it is not installed";
+        report.left_out.push(why.to_owned());
+    }
+    Ok(())
 }
 
-fn text(report: &Report) -> anyhow::Result<()> {
-    let kind = if report.softgpu { ", a software GPU" } else { "" };
-    line(format_args!(
-        "{} ({} SMs{kind})",
-        report.device.name, report.device.sms
-    ))?;
-    line("kernels: max|out - ref| / max|ref|, to stay within 2e-3")?;
-    for kernel in &report.kernels {
-        line(format_args!(
-            "  {} {:18} {:4} cases  {:.1e}",
-            mark(kernel.ok),
-            kernel.name,
-            kernel.cases,
-            kernel.worst
-        ))?;
-        for wrong in &kernel.wrong {
-            line(format_args!("        {wrong}"))?;
+fn check_networks(
+    arguments: &Arguments,
+    engine: &CudaEngine,
+    networks: &[Network],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let reference = RtenEngine::new();
+    let cores = reference.open_partition(&PartitionShape::cores(&usable_cores()))?;
+    let (_, sms) = engine.granularity();
+    let partition = engine.open_partition(&PartitionShape::units(sms))?;
+    let on = Networks {
+        gpu: (engine, partition),
+        reference: (&reference, cores),
+        most_cuts: arguments.cuts,
+    };
+    // A software GPU's figures are worked out from what it counts: one batch tells enough.
+    let batches: &[usize] = match arguments.softgpu {
+        true => &[1],
+        false => &[1, 2, 4, 8, 16, 32],
+    };
+    for network in networks {
+        say(&format!("{}: running", network.name), false);
+        let (of, output) = model(&on, network.file.clone(), &network.model, &network.input);
+        let told = format!(
+            "{}: {} cut point(s), worst {:.1e}",
+            network.name, of.cuts, of.worst
+        );
+        say(&told, true);
+        if let Some(folder) = &arguments.outputs {
+            npy::write(folder, &format!("{}.input", network.name), &network.input)?;
+            if let Some(output) = &output {
+                npy::write(folder, &format!("{}.output", network.name), output)?;
+            }
+        }
+        if of.ok && arguments.latency {
+            say(&format!("{}: timing", network.name), false);
+            let figures = latency(engine, &of.file, &network.model, batches)?;
+            report.latency.extend(figures);
+            if !arguments.softgpu {
+                let found = together(engine, &of.file, &network.model)?;
+                report.together.extend(found);
+            }
+        }
+        report.models.push(of);
+    }
+    // The smallest that ran, since what follows runs it often.
+    let ran = networks.iter().zip(&report.models).filter(|(_, of)| of.ok);
+    let smallest = ran.min_by_key(|(n, _)| n.model.info().whole().map_or(0, |w| n.model.info().flops(w)));
+    let ordinal = engine.gpu().ordinal;
+    match smallest {
+        Some((network, of)) if arguments.softgpu => {
+            if arguments.latency {
+                softgpu_plan(ordinal, &format!("stretch={STRETCH}"))?;
+                let found = together(engine, &of.file, &network.model)?;
+                report.together.extend(found);
+                softgpu_plan(ordinal, "stretch=0")?;
+            }
+            report.faults = faults(engine, partition, &network.model, &network.input)?;
+        }
+        _ => {}
+    }
+    if arguments.latency && !arguments.softgpu {
+        say("torch: timing", false);
+        let names: Vec<String> = networks.iter().map(|n| n.name.replace('-', "_")).collect();
+        report.torch = torch(&arguments.python, &format!("cuda:{}", arguments.gpu), &names)?;
+        if report.torch.is_none() {
+            let python = arguments.python.display();
+            report
+                .left_out
+                .push(format!("torch: {python} has no torch and torchvision"));
         }
     }
-    line("networks: |out - ref| / |ref|, to stay within 1e-2, whole and cut in two")?;
-    for model in &report.models {
-        line(format_args!(
-            "  {} {}: {} cut point(s), {:.1e}",
-            mark(model.ok),
-            model.file,
-            model.cuts,
-            model.worst
-        ))?;
-        for wrong in &model.wrong {
-            line(format_args!("        {wrong}"))?;
-        }
-    }
-    for figure in &report.latency {
-        let kind = if figure.modelled { "modelled" } else { "measured" };
-        line(format_args!(
-            "  {}: batch {:2} on {:3} SMs: {:.3} ms, {kind}",
-            figure.file, figure.batch, figure.sms, figure.ms
-        ))?;
-    }
-    for fault in &report.faults {
-        line(format_args!(
-            "  {} planned: {}; told: {}",
-            mark(fault.ok),
-            fault.name,
-            fault.told
-        ))?;
-    }
-    line(if report.ok {
-        "all is well"
-    } else {
-        "NOT all is well"
-    })
+    Ok(())
 }

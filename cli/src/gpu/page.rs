@@ -1,5 +1,8 @@
 //! A report as a page.
 
+use std::path::Path;
+
+use super::beside::Torch;
 use super::check::Report;
 
 /// Text for a page.
@@ -19,6 +22,30 @@ fn row(name: &str, note: &str, worst: f64, within: f64, ok: bool) -> String {
         escaped(name),
         escaped(note)
     )
+}
+
+/// Rows of torch's best way with each network and batch, and how often its speed ours is, on the whole device.
+fn against_torch(report: &Report, torch: &Torch) -> String {
+    let whole = report.latency.iter().map(|l| l.sms).max();
+    let on_whole = report.latency.iter().filter(|l| Some(l.sms) == whole);
+    on_whole
+        .filter_map(|ours| {
+            let stem = Path::new(&ours.file)
+                .file_stem()?
+                .to_string_lossy()
+                .replace('-', "_");
+            let best = torch.best(&stem, ours.batch)?;
+            Some(format!(
+                "<tr><td>torch {} {}<td>batch {}, {}<td class=n>{:.3} ms<td>ours is {:.2} times as fast</tr>",
+                escaped(&torch.torch),
+                escaped(&stem),
+                ours.batch,
+                escaped(&best.mode),
+                best.ms,
+                best.ms / f64::from(ours.ms).max(1e-9)
+            ))
+        })
+        .collect()
 }
 
 /// The page.
@@ -75,6 +102,48 @@ pub(super) fn of(report: &Report) -> String {
             )
         })
         .collect();
+    let together: String = report
+        .together
+        .iter()
+        .map(|t| {
+            format!(
+                "<tr><td>{}<td>idle between two of {} chunks: {:.3} ms; put in ahead: {:.3} ms<td>alone {:.2} ms, beside another partition {:.2} ms<td>\
+                 opened and run first in {:.1} ms, others delayed by {:.1} ms</tr>",
+                escaped(&t.file),
+                t.chunks,
+                t.gap_ms,
+                t.gap_ahead_ms,
+                t.alone_ms,
+                t.beside_ms,
+                t.resize_ms,
+                t.resize_pause_ms
+            )
+        })
+        .collect();
+    let torch: String = report.torch.iter().map(|t| against_torch(report, t)).collect();
+    let elsewhere: String = [
+        report.replay.as_ref().map(|r| {
+            let told = format!("{} of {} cases equal in every bit", r.bits_equal, r.cases);
+            row("on a software GPU", &told, r.worst, 2e-3, r.ok)
+        }),
+        report.sanitizer.as_ref().map(|s| {
+            let class = if s.ok { "ok" } else { "wrong" };
+            let told = if s.ok { "" } else { &s.told };
+            format!(
+                "<tr class={class}><td>compute-sanitizer<td colspan=3>{}</tr>",
+                escaped(told)
+            )
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(
+        report
+            .left_out
+            .iter()
+            .map(|what| format!("<tr><td>left out<td colspan=3>{}</tr>", escaped(what))),
+    )
+    .collect();
     let kind = if report.softgpu {
         " (a software GPU: nothing here is a real one's)"
     } else {
@@ -97,7 +166,9 @@ td:first-child {{ white-space: nowrap }}
 <p>{} SMs, compute {}.{}, CUDA {}.{}{kind}. Bars: how much of what is allowed was used; each quarter is a power of ten.
 <h2>Kernels, max|out − ref| / max|ref| within 2e-3</h2><table>{kernels}</table>
 <h2>Networks, ‖out − ref‖ / ‖ref‖ within 1e-2</h2><table>{models}</table>
-<h2>Launches of networks</h2><table>{latency}</table>
+<h2>The same launches elsewhere</h2><table>{elsewhere}</table>
+<h2>Launches of networks</h2><table>{latency}{torch}</table>
+<h2>Chunks and partitions together</h2><table>{together}</table>
 <h2>Planned faults</h2><table>{faults}</table>
 ",
         escaped(&report.device.name),

@@ -8,6 +8,7 @@ use half::f16;
 use serde::Serialize;
 
 use super::cases::{Case, families};
+use super::replay::Recording;
 use crate::CudaEngine;
 use crate::held::to_elements;
 use crate::lane::Given;
@@ -16,7 +17,7 @@ use crate::program::{Layout, places};
 use crate::run_error::RunError;
 
 /// What a result may be apart from its reference, as a part of the largest reference.
-const WITHIN: f64 = 2e-3;
+pub(super) const WITHIN: f64 = 2e-3;
 
 /// A kernel's cases.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -34,16 +35,19 @@ pub struct KernelReport {
     pub wrong: Vec<String>,
 }
 
+/// Parts of a device among which a case draws its share.
+const PARTS: usize = 1 << 12;
 /// Messages of a kernel at most.
 const MAX_WRONG: usize = 8;
 
-/// Runs each family of cases so often; `progress` hears how many are done of how many.
+/// Runs each family of cases so often, and keeps what they compute; `progress` hears how many are done of how many.
 pub fn kernels(
     engine: &CudaEngine,
     rounds: usize,
     seed: u64,
     mut progress: impl FnMut(usize, usize),
-) -> Result<Vec<KernelReport>, EngineError> {
+) -> Result<(Vec<KernelReport>, Recording), EngineError> {
+    let mut recording = Recording::default();
     let mut random = SplitMix(seed);
     let names = crate::kernels::names();
     let mut reports: BTreeMap<&str, KernelReport> = names
@@ -64,9 +68,11 @@ pub fn kernels(
     {
         let case = families[place](&mut random, round);
         // Partitions of all sizes: what a kernel computes must not depend on how its work is divided.
-        let share = 1 + random.below(sms as usize) as u32;
+        // Cases are the same on devices of all sizes.
+        let part = random.below(PARTS);
+        let share = 1 + (part * sms as usize / PARTS) as u32;
         let partition = engine.open_partition(&PartitionShape::units(share))?;
-        let ran = run(engine, partition, &case);
+        let ran = run(engine, partition, &case, &mut recording);
         engine.close_partition(partition)?;
         let (kernels, outcome) = match ran {
             Ok((kernels, apart)) => (kernels, Ok(apart)),
@@ -96,7 +102,7 @@ pub fn kernels(
         ok: report.cases > 0 && report.wrong.is_empty() && report.worst <= WITHIN,
         ..report
     });
-    Ok(reports.collect())
+    Ok((reports.collect(), recording))
 }
 
 /// Runs a case; gives its kernels, and how far its result is from its reference.
@@ -104,6 +110,7 @@ fn run(
     engine: &CudaEngine,
     partition: graft_engine::PartitionId,
     case: &Case,
+    recording: &mut Recording,
 ) -> Result<(Vec<&'static str>, f64), RunError> {
     let session = engine.session();
     let range = StageRange::new(CutPoint(0), CutPoint(1)).unwrap_or_else(|| unreachable!("0 comes before 1"));
@@ -125,6 +132,7 @@ fn run(
     kernels.dedup();
     let mut apart = 0.0f64;
     let mut most = 1e-6f64;
+    let (mut all_bytes, mut all_values) = (vec![], vec![]);
     for output in &outputs {
         let bytes = output.memory.read(0, output.layout.bytes())?;
         let dtype = if output.layout.element.is_float() {
@@ -157,7 +165,10 @@ fn run(
         if !fits {
             apart = f64::INFINITY;
         }
+        all_bytes.extend(bytes);
+        all_values.extend(got);
     }
+    recording.add(&case.label, &all_bytes, &all_values);
     Ok((kernels, apart / most))
 }
 

@@ -1,7 +1,7 @@
 //! A device: its memory, its clock, what became of it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::plan::{Plan, due, reached};
@@ -105,6 +105,7 @@ pub(super) struct Device {
     /// When its clock began.
     pub began: Instant,
     late_ns: AtomicU64,
+    stretch: AtomicU32,
     inside: Mutex<Inside>,
 }
 
@@ -123,6 +124,7 @@ impl Device {
                 messages: vec![],
                 reports: vec![],
             }),
+            stretch: AtomicU32::new(plan.stretch),
             plan,
             began: Instant::now(),
             late_ns: AtomicU64::new(0),
@@ -153,6 +155,7 @@ impl Device {
     pub fn change_plan(&self, text: &str) -> Result<(), super::PlanError> {
         let mut inside = self.lock();
         inside.plan = inside.plan.with(text)?;
+        self.stretch.store(inside.plan.stretch, Ordering::Relaxed);
         Ok(())
     }
 
@@ -205,6 +208,11 @@ impl Device {
         Ok(Duration::from_nanos(
             (modelled_us * 1e3) as u64 + inside.plan.slow_ns,
         ))
+    }
+
+    /// What tasks take on the host's clock, as a multiple of what is modelled; 0: as long as it takes to work them out.
+    pub fn stretch(&self) -> u32 {
+        self.stretch.load(Ordering::Relaxed)
     }
 
     /// A task was done so much later than its stretched time: the stretch is too small for what it takes to work it out.

@@ -242,7 +242,7 @@ impl<'a> Clock<'a> {
     /// A task that was put in then takes so long: where time is stretched, it is not done before that.
     fn took(&mut self, put: Instant, modelled: Duration) {
         self.modelled += modelled;
-        let Some(stretched) = modelled.checked_mul(self.device.plan.stretch) else {
+        let Some(stretched) = modelled.checked_mul(self.device.stretch()) else {
             return;
         };
         if stretched.is_zero() {
@@ -256,7 +256,7 @@ impl<'a> Clock<'a> {
     }
 
     fn now(&self) -> Duration {
-        match self.device.plan.stretch {
+        match self.device.stretch() {
             0 => self.modelled,
             _ => self.device.began.elapsed(),
         }
