@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 HERE = pathlib.Path(__file__).parent
 OUT = HERE / "kernels.ptx.gz"
+CUBINS = HERE / "kernels.cubins.gz"
 FLAGS = ["-std=c++17", "-lineinfo"]
 # Oldest devices that the kernels run on; PTX for them is compiled by the driver for all later ones.
 ARCHITECTURE = "80"
-# Devices for which registers and spills are looked at.
-LOOKED_AT = ["80", "90"]
+# Devices for which it is compiled here, so that their drivers need not: registers and spills are looked at, too.
+COMPILED = ["80", "86", "89", "90"]
 
 
 def sources():
@@ -55,31 +56,37 @@ def compile_one(source, folder):
     subprocess.run(["nvcc", *FLAGS, f"-arch=compute_{ARCHITECTURE}", "-ptx", source.name, "-o", ptx], check=True, cwd=HERE)
     text = stripped(ptx.read_text())
     ptx.write_text(text)
-    reports = []
-    for architecture in LOOKED_AT:
-        # -v tells registers and spills; assembling the stripped text shows that it still is PTX.
+    # Assembling the stripped text shows that it still is PTX.
+    subprocess.run(["ptxas", f"-arch=sm_{COMPILED[-1]}", ptx, "-o", folder / "out.cubin"], check=True)
+    # Lines of the sources would be kept in what is compiled, with the whole text.
+    ptx.write_text(re.sub(r"^\.(loc|file)\b[^\n]*\n", "", text, flags=re.M))
+    reports, cubins = [], {}
+    for architecture in COMPILED:
+        # -v tells registers and spills.
+        cubin = folder / "out.cubin"
         out = subprocess.run(
-            ["ptxas", "-v", f"-arch=sm_{architecture}", ptx, "-o", folder / "out.cubin"],
-            capture_output=True, text=True,
+            ["ptxas", "-v", f"-arch=sm_{architecture}", ptx, "-o", cubin], capture_output=True, text=True
         )
         if out.returncode:
             sys.exit(f"ptxas does not take {source.stem}: {out.stderr[:2000]}")
         reports.append((architecture, out.stderr))
-    return text, reports
+        cubins[architecture] = cubin.read_bytes()
+    return text, reports, cubins
 
 
 def main():
     check = sys.argv[1:] == ["--check"]
     spills = 0
-    texts = {}
+    texts, cubins = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         kernels = [s for s in sources() if s.suffix == ".cu"]
         folders = [pathlib.Path(folder) / s.stem for s in kernels]
         for f in folders:
             f.mkdir()
         with ThreadPoolExecutor(2) as pool:
-            for source, (text, reports) in zip(kernels, pool.map(compile_one, kernels, folders)):
+            for source, (text, reports, compiled) in zip(kernels, pool.map(compile_one, kernels, folders)):
                 texts[source.stem] = text
+                cubins.update({(architecture, source.stem): cubin for architecture, cubin in compiled.items()})
                 for architecture, report in reports:
                     for name, rest in re.findall(r"entry function '(\w+)'(.*?Used[^\n]*)", report, flags=re.S):
                         spilled = int(re.search(r"(\d+) bytes spill stores", rest).group(1))
@@ -90,15 +97,22 @@ def main():
     for name, text in sorted(texts.items()):
         parts.append(f"// module {name}\n{text}")
     content = "".join(parts).encode()
+    # A line with the sources' hash; then for each device and module a line with both and its length, and the bytes.
+    packed = [f"graft cubins {source_hash()}\n".encode()]
+    for (architecture, name), cubin in sorted(cubins.items()):
+        packed += [f"{architecture} {name} {len(cubin)}\n".encode(), cubin]
+    packed = b"".join(packed)
     if spills:
         sys.exit(f"{spills} bytes of registers are spilled")
     if check:
-        if gzip.decompress(OUT.read_bytes()) != content:
-            sys.exit(f"{OUT.name} is not what its sources compile to: run worker/cuda/kernels/build.sh")
-        print(f"{OUT.name} is what its sources compile to")
+        for path, wanted in ((OUT, content), (CUBINS, packed)):
+            if not path.exists() or gzip.decompress(path.read_bytes()) != wanted:
+                sys.exit(f"{path.name} is not what its sources compile to: run worker/cuda/kernels/build.sh")
+            print(f"{path.name} is what its sources compile to")
         return
-    OUT.write_bytes(gzip.compress(content, 9, mtime=0))
-    print(f"{OUT.name}: {len(texts)} modules, {len(content)} bytes, {OUT.stat().st_size} compressed")
+    for path, made in ((OUT, content), (CUBINS, packed)):
+        path.write_bytes(gzip.compress(made, 9, mtime=0))
+        print(f"{path.name}: {len(texts)} modules, {len(made)} bytes, {path.stat().st_size} compressed")
 
 
 main()

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Compiles the kernels to the PTX that is embedded in programs: kernels.ptx.gz, with the hash of its sources inside.
-#   build.sh           compiles, prints registers and spills, and writes the file
-#   build.sh --check   compiles, and fails where the file differs or a kernel spills registers
+# Compiles the kernels to what is embedded in programs, with the hash of its sources inside: PTX, which drivers compile for any device
+# (kernels.ptx.gz), and what it compiles to for those of COMPILED in build.py (kernels.cubins.gz).
+#   build.sh           compiles, prints registers and spills, and writes the files
+#   build.sh --check   compiles, and fails where a file differs or a kernel spills registers
 # The versions are fixed, so that the same sources give the same text; PTX of CUDA 13.0 loads on its drivers and all later ones.
 # Needs Python 3 with venv; the toolchain comes from PyPI into a folder of its own (GRAFT_CUDA_TOOLS, else .tools here).
 set -euo pipefail

@@ -131,7 +131,7 @@ impl Session {
         Ok(Session {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             spoiled: AtomicBool::new(false),
-            kernels: Kernels::load()?,
+            kernels: Kernels::load(gpu.capability)?,
             atoms,
             primary,
             pool: Arc::default(),

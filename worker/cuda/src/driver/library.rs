@@ -39,14 +39,17 @@ unsafe impl Send for Function {}
 unsafe impl Sync for Function {}
 
 impl Library {
-    /// Loads PTX, which the driver compiles for its devices.
-    pub fn load(ptx: &str) -> Result<Self, CudaFault> {
-        let text = CString::new(ptx).unwrap_or_default();
+    /// Loads PTX that ends with 0, which the driver compiles for its devices, or what was compiled for them.
+    pub fn load(code: &[u8]) -> Result<Self, CudaFault> {
+        assert!(
+            code.starts_with(b"\x7fELF") || code.ends_with(&[0]),
+            "neither compiled nor a text that ends"
+        );
         let mut library = std::ptr::null_mut();
         let none = std::ptr::null_mut();
-        // SAFETY: a text that ends with 0, and no options.
+        // SAFETY: a text that ends with 0 or an ELF file of our own, which tells its length; and no options.
         let code =
-            unsafe { cuLibraryLoadData(&mut library, text.as_ptr().cast(), none, none, 0, none, none, 0) };
+            unsafe { cuLibraryLoadData(&mut library, code.as_ptr().cast(), none, none, 0, none, none, 0) };
         check("cuLibraryLoadData", code)?;
         Ok(Library(library))
     }

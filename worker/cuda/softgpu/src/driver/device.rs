@@ -18,6 +18,7 @@ impl Code {
     pub const NOT_INITIALIZED: Code = Code(3);
     pub const INVALID_DEVICE: Code = Code(101);
     pub const INVALID_CONTEXT: Code = Code(201);
+    pub const NO_BINARY_FOR_GPU: Code = Code(209);
     pub const ECC_UNCORRECTABLE: Code = Code(214);
     pub const INVALID_PTX: Code = Code(218);
     pub const INVALID_HANDLE: Code = Code(400);
@@ -39,6 +40,10 @@ pub(super) fn named(code: i32) -> Option<(&'static std::ffi::CStr, &'static std:
         Code::NOT_INITIALIZED => (c"CUDA_ERROR_NOT_INITIALIZED", c"initialization error"),
         Code::INVALID_DEVICE => (c"CUDA_ERROR_INVALID_DEVICE", c"invalid device ordinal"),
         Code::INVALID_CONTEXT => (c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"),
+        Code::NO_BINARY_FOR_GPU => (
+            c"CUDA_ERROR_NO_BINARY_FOR_GPU",
+            c"no kernel image is available for execution on the device",
+        ),
         Code::ECC_UNCORRECTABLE => (
             c"CUDA_ERROR_ECC_UNCORRECTABLE",
             c"uncorrectable ECC error encountered",

@@ -150,6 +150,10 @@ fn attribute(context: &super::plan::Plan, which: c_int) -> Option<c_int> {
 
 fn load(image: &[u8], to: *mut Handle) -> Given {
     let driver = Driver::get()?;
+    if image.starts_with(b"\x7fELF") {
+        // What was compiled for real devices.
+        return Err(Code::NO_BINARY_FOR_GPU);
+    }
     let text = std::str::from_utf8(image).map_err(|_| Code::INVALID_PTX)?;
     let module = ptx::parse(text).map_err(|error| {
         if let Ok(context) = context() {
