@@ -73,6 +73,18 @@ impl Lowering<'_> {
             if self.take_silu(&mut tail, &mut stage) {
                 continue;
             }
+            if matches!(stage, Stage::Sum | Stage::Scaled | Stage::Added)
+                && let Some(name) = self.take_gelu(&tail.name)
+            {
+                let (act, next) = match stage {
+                    Stage::Added => (&mut tail.act2, Stage::Finished),
+                    _ => (&mut tail.act1, Stage::Activated),
+                };
+                *act = Activation::Gelu;
+                tail.name = name;
+                stage = next;
+                continue;
+            }
             let Some(place) = self.only_reader(&tail.name) else {
                 break;
             };

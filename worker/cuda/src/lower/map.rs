@@ -340,6 +340,12 @@ impl Lowering<'_> {
     /// The activation that alone reads a float tensor, which the tensor's own launch does, too; what it gives is called, and in which type it
     /// is kept.
     fn activated_after(&mut self, name: &str, element: Element) -> (Activation, String, Element) {
+        if element.is_float()
+            && let Some(name) = self.take_gelu(name)
+        {
+            let stored = self.stored.get(&name).copied();
+            return (Activation::Gelu, name, stored.unwrap_or(element));
+        }
         let place = self.only_reader(name).filter(|_| element.is_float());
         let next = place.map(|place| &self.graph.nodes[place]);
         let activation = next.and_then(|next| self.activation_of(next).ok());

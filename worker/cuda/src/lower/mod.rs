@@ -12,6 +12,7 @@ mod map;
 mod matrix;
 mod resize;
 mod rows;
+mod spelled;
 mod window;
 
 pub(crate) use resize::{Between, Rule, between};
@@ -210,6 +211,7 @@ impl Lowering<'_> {
             "MatMul" => self.matmul(node),
             "MaxPool" | "AveragePool" => self.pool(node),
             "GlobalAveragePool" | "GlobalMaxPool" => self.global_pool(node),
+            "ReduceMean" if self.spelled_layer_norm(node)? => Ok(()),
             "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL2" | "ReduceL1"
             | "ReduceSumSquare" => self.reduce(node),
             "Softmax" | "LogSoftmax" => self.softmax(node),
@@ -348,7 +350,16 @@ impl Lowering<'_> {
 
     /// The type in which a node's float result is kept.
     fn stored_as(&mut self, node: &Node, operands: &[View], dims: &[usize]) -> Element {
-        let name = node.output();
+        let wide = WIDE.contains(&node.kind.as_str());
+        self.stored_of(node.output(), wide, operands, dims)
+    }
+
+    /// As above, of a tensor that several nodes make together.
+    fn stored_named(&mut self, name: &str, operands: &[View], dims: &[usize]) -> Element {
+        self.stored_of(name, false, operands, dims)
+    }
+
+    fn stored_of(&mut self, name: &str, wide: bool, operands: &[View], dims: &[usize]) -> Element {
         if let Some(&element) = self.stored.get(name) {
             return element;
         }
@@ -360,9 +371,7 @@ impl Lowering<'_> {
         let halves = |v: &View| v.element == Element::F16 && v.count() == count;
         let element = if feeds {
             Element::F16
-        } else if (!consumers.is_empty() && kinds(&|k| k.ends_with("Softmax")))
-            || WIDE.contains(&node.kind.as_str())
-        {
+        } else if (!consumers.is_empty() && kinds(&|k| k.ends_with("Softmax"))) || wide {
             Element::F32
         } else if operands.iter().any(halves) {
             Element::F16

@@ -1,6 +1,7 @@
 //! Rows: softmax, normalisation, and rows by number.
 
 use super::map::{merged, order_of};
+use super::spelled::Affine;
 use super::{Lowered, Lowering, View, floats};
 use crate::graph::Node;
 use crate::params::{Activation, At, Element, MAX_DIMS, Params, Place};
@@ -76,22 +77,39 @@ impl Lowering<'_> {
         let axis = (if axis < 0 { axis + rank } else { axis }) as usize;
         let row: Vec<usize> = (axis..x.dims.len()).collect();
         let length: usize = x.dims[axis.min(x.dims.len())..].iter().product();
-        let mut constants = vec![];
-        for place in [1, 2] {
-            constants.push(match node.input(place) {
-                None => None,
-                Some(_) => match self.known(node, place) {
-                    Some(c) if c.dims.iter().product::<usize>() == length => {
-                        let values = c.as_floats();
-                        let key = format!("{} input {place}", self.key);
-                        Some(self.weight(&key, || floats(values.iter().copied())))
-                    }
-                    _ => return self.unserved("a gain or an offset that is not one number an element"),
-                },
-            });
-        }
-        let element = self.stored_as(node, std::slice::from_ref(&x), &x.dims);
-        let mut x = x;
+        let constant = |place| match node.input(place) {
+            None => Ok(None),
+            Some(_) => match self.known(node, place) {
+                Some(c) if c.dims.iter().product::<usize>() == length => Ok(Some(c.as_floats())),
+                _ => self.unserved("a gain or an offset that is not one number an element"),
+            },
+        };
+        let affine = (constant(1)?, constant(2)?);
+        let epsilon = node.float("epsilon").unwrap_or(1e-5);
+        self.normalised(
+            x,
+            row.first().copied().unwrap_or(0),
+            affine,
+            epsilon,
+            node.output(),
+        )
+    }
+
+    /// Rows along the dimensions from `axis` on, each with mean 0 and variance 1 but for a gain and an offset.
+    pub(super) fn normalised(
+        &mut self,
+        mut x: View,
+        axis: usize,
+        (gain, offset): Affine,
+        epsilon: f32,
+        name: &str,
+    ) -> Lowered<()> {
+        let row: Vec<usize> = (axis..x.dims.len()).collect();
+        let constants = [(gain, 1), (offset, 2)].map(|(values, place)| {
+            let key = format!("{} input {place}", self.key);
+            values.map(|values| self.weight(&key, || floats(values.iter().copied())))
+        });
+        let element = self.stored_named(name, std::slice::from_ref(&x), &x.dims);
         let out = self.fresh_rows(element, &x.dims)?;
         if Self::as_rows(&x.dims, &row, &[&x, &out]).is_none() {
             let to = self.fresh_rows(x.element, &x.dims)?;
@@ -114,10 +132,10 @@ impl Lowering<'_> {
             .u32(rows)
             .u32(length)
             .f32(1.0)
-            .f32(node.float("epsilon").unwrap_or(1e-5))
+            .f32(epsilon)
             .u32(0);
         self.push("layer_norm", THREADS, rows_blocks(rows), params);
-        self.set(node.output(), out);
+        self.set(name, out);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Layers of random shapes with random elements, and what they should give.
 
 mod conv;
+mod spelled;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub(super) fn families() -> Vec<Family> {
         elementwise,
         flat,
         broadcast,
+        spelled::gelu,
+        spelled::norm,
     ]
 }
 
