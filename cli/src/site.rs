@@ -44,30 +44,42 @@ pub(crate) struct SiteSettings {
 const GPU_PRICE: f64 = 1.0;
 const CPU_PRICE: f64 = 100.0;
 
-/// This machine's cores, and its first GPU beside them where one can be used for some of the models.
-pub(crate) fn with_gpu(catalog: &Catalog, cpu: EngineChoice, cores: Vec<usize>) -> Vec<DeviceSettings> {
+/// This machine's cores, and its GPUs beside them where they can be used for some of the models.
+pub(crate) fn with_gpus(catalog: &Catalog, cpu: EngineChoice, cores: Vec<usize>) -> Vec<DeviceSettings> {
     let allowed = catalog
         .entries()
         .iter()
         .any(|e| e.manifest.precision.contains(&Precision::F16));
-    let gpu = Gpu::all()
-        .unwrap_or_default()
-        .into_iter()
-        .next()
-        .filter(|_| allowed);
-    let Some(gpu) = gpu else {
+    let gpus = Gpu::all().unwrap_or_default();
+    if gpus.is_empty() || !allowed {
         return vec![DeviceSettings::only(cpu, cores)];
-    };
-    let named = |name: &str, engine, cores, price| DeviceSettings {
-        name: Some(name.to_owned()),
-        engine,
+    }
+    let mut devices = priced(&gpus);
+    devices.push(DeviceSettings {
+        name: Some("cpu".to_owned()),
+        engine: cpu,
         cores,
-        price: Some(price),
+        price: Some(CPU_PRICE),
+    });
+    devices
+}
+
+/// This machine's GPUs; where there is none, the first is looked for when the worker starts, and cores serve instead.
+pub(crate) fn only_gpus(cores: Vec<usize>) -> Vec<DeviceSettings> {
+    match Gpu::all().unwrap_or_default().as_slice() {
+        [] | [_] => vec![DeviceSettings::only(EngineChoice::Cuda(0), cores)],
+        gpus => priced(gpus),
+    }
+}
+
+fn priced(gpus: &[Gpu]) -> Vec<DeviceSettings> {
+    let device = |gpu: &Gpu| DeviceSettings {
+        name: Some(format!("gpu{}", gpu.ordinal)),
+        engine: EngineChoice::Cuda(gpu.ordinal),
+        cores: vec![],
+        price: Some(GPU_PRICE),
     };
-    vec![
-        named("gpu", EngineChoice::Cuda(gpu.ordinal), vec![], GPU_PRICE),
-        named("cpu", cpu, cores, CPU_PRICE),
-    ]
+    gpus.iter().map(device).collect()
 }
 
 /// A running site.

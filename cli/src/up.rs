@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::Verdict;
 use crate::ca::write_new;
 use crate::output::line;
-use crate::site::{Site, SiteSettings, with_gpu};
+use crate::site::{Site, SiteSettings, only_gpus, with_gpus};
 
 /// Run router, planner and worker in one process, for a small site.
 ///
@@ -26,8 +26,8 @@ use crate::site::{Site, SiteSettings, with_gpu};
 ///   names = ["graft.example"]  host names and addresses that clients use
 ///   cores = [1]                cores to run layers on; default: all but the first
 ///   engine = "cpu"             each model on the fastest engine here; or one engine: "rten", "onnxruntime"; or "cuda":
-///                              a GPU; default: the cores, and a GPU beside them where one is there for models in f16
-///   gpu = 0                    number of the GPU, with engine = "cuda" alone
+///                              GPUs; default: the cores, and all GPUs beside them where models may be in f16
+///   gpu = 0                    number of the only GPU, with engine = "cuda" alone; default: all of them
 ///   onnxruntime = "/opt/ort"   its library or the library's folder; default: ORT_DYLIB_PATH, else it is looked for
 ///   batches = [1, 2, 4, 8]     batches that are measured
 ///   headroom = 0.2             capacity exceeds the rate by this part
@@ -127,11 +127,11 @@ impl Config {
         std::fs::create_dir_all(&self.state)?;
         let catalog = read_catalog(&self.models)?;
         let devices = match self.engine {
-            None => with_gpu(&catalog, EngineName::Cpu.on_cpu(self.onnxruntime)?, cores),
-            Some(EngineName::Cuda) => vec![DeviceSettings::only(
-                EngineChoice::Cuda(self.gpu.unwrap_or(0)),
-                cores,
-            )],
+            None => with_gpus(&catalog, EngineName::Cpu.on_cpu(self.onnxruntime)?, cores),
+            Some(EngineName::Cuda) => match self.gpu {
+                Some(ordinal) => vec![DeviceSettings::only(EngineChoice::Cuda(ordinal), cores)],
+                None => only_gpus(cores),
+            },
             Some(engine) => vec![DeviceSettings::only(engine.on_cpu(self.onnxruntime)?, cores)],
         };
         Ok(SiteSettings {

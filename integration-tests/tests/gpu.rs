@@ -4,22 +4,24 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use graft_integration_tests::{Program, free_tcp_port, free_udp_port, graft, http, programs, until};
+use graft_files::CatalogEntry;
+use graft_integration_tests::{Network, OneHost, alone, http, models, programs};
 use graft_model::{Batch, CutPoint, DType, Model, ReadOptions, samples};
-use serde_json::Value;
-use tempfile::TempDir;
+use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Difference of answers that is allowed where they are computed in 16-bit floats, as a part of the norm.
 const WITHIN: f64 = 1e-2;
+/// Time that answers have whose device is as slow as its software, in milliseconds.
+const SLO_MS: u32 = 30_000;
+/// Part of a manifest that lets a network be computed in 16-bit floats.
+const HALVES: &str = "precision = [\"f32\", \"f16\"]\n";
 
 fn library() -> PathBuf {
     programs().join("libgraft_softgpu.so")
 }
 
-/// The networks that are served, by name.
+/// The small networks that are served, by name: with residuals and an inception block, densely connected, transformers.
 fn networks() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("residual-cnn", samples::residual_cnn()),
@@ -29,82 +31,22 @@ fn networks() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// A site in one process whose layers run on a GPU.
-struct Site {
-    folder: TempDir,
-    quic: SocketAddr,
-    _up: Program,
+fn served<'a>(networks: &[(&'a str, Vec<u8>)]) -> Vec<Network<'a>> {
+    let network = |(name, bytes): &(&'a str, Vec<u8>)| Network {
+        name,
+        bytes: bytes.clone(),
+        manifest: HALVES,
+    };
+    networks.iter().map(network).collect()
 }
 
-impl Site {
-    fn new(environment: &[(&str, &OsStr)]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = |name: &str| folder.path().join(name);
-        for (name, bytes) in networks() {
-            let place = file("models").join(name);
-            std::fs::create_dir_all(&place).expect("a folder for a network");
-            std::fs::write(place.join("network.onnx"), bytes).expect("a network");
-            let manifest = format!(
-                "name = {name:?}\nfile = \"network.onnx\"\nlicense = \"MIT\"\nprecision = [\"f32\", \"f16\"]\n"
-            );
-            std::fs::write(place.join("model.toml"), manifest).expect("a manifest");
-        }
-        let (quic, address) = (free_udp_port(), free_tcp_port());
-        let config = format!(
-            "models = {:?}\nstate = {:?}\nlisten = \"{quic}\"\nhttp = \"{address}\"\nbatches = [1, 2]\nengine = \"cuda\"\n\
-             standing_budget_ms = 20000\nstanding_rps = 0.2\n",
-            file("models"),
-            file("state")
-        );
-        std::fs::write(file("up.toml"), config).expect("a configuration");
-        let up = Program::start_in("graft", &["up"], &file("up.toml"), &file("up.log"), environment);
-        until("the site is ready", PATIENCE, || {
-            http::get(address, "/readyz").is_some_and(|r| r.0 == 200)
-        });
-        Site {
-            folder,
-            quic,
-            _up: up,
-        }
-    }
+/// Of a worker on the first GPU that answers whenever it is ready.
+const ON_GPU: &str = "batches = [1, 2]\nengine = \"cuda\"\nstanding_budget_ms = 20000\nstanding_rps = 0.2\n";
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.file("up.log")).unwrap_or_default()
-    }
-
-    /// What a phone makes of the input in a file when it hands over at a cut point.
-    fn infer(&self, name: &str, point: CutPoint) -> (Value, Vec<f64>) {
-        let path = |p: PathBuf| p.to_string_lossy().into_owned();
-        let output = path(self.file("output"));
-        let arguments = [
-            "infer".to_owned(),
-            "--json".to_owned(),
-            "--router".to_owned(),
-            self.quic.to_string(),
-            "--ca".to_owned(),
-            path(self.file("state/ca.pem")),
-            "--model".to_owned(),
-            path(self.file("models").join(name)),
-            "--tensor".to_owned(),
-            path(self.file("input")),
-            "--output".to_owned(),
-            output.clone(),
-            "--slo-ms".to_owned(),
-            "30000".to_owned(),
-            "--partition-point".to_owned(),
-            point.to_string(),
-        ];
-        let ran = graft(arguments);
-        let told = serde_json::from_slice(&ran.stdout)
-            .unwrap_or_else(|e| panic!("{name} at {point}: no JSON ({e}): {ran:?}\n{}", self.log()));
-        let bytes = std::fs::read(output).expect("the outputs were written");
-        let words = bytes.as_chunks::<4>().0.iter();
-        (told, words.map(|&w| f64::from(f32::from_le_bytes(w))).collect())
-    }
+/// Floats of 32 bits.
+fn floats(bytes: &[u8]) -> Vec<f64> {
+    let words = bytes.as_chunks::<4>().0.iter();
+    words.map(|&w| f64::from(f32::from_le_bytes(w))).collect()
 }
 
 fn apart(got: &[f64], wanted: &[f64]) -> f64 {
@@ -119,54 +61,92 @@ fn place_of_largest(all: &[f64]) -> Option<usize> {
         .map(|(place, _)| place)
 }
 
+/// Hands a network over at some of its cut points, and compares with what the phone computes alone.
+fn assert_same_from_phone_to_server(
+    site: &OneHost,
+    name: &str,
+    input: &Batch,
+    model: &Model,
+    points: &[CutPoint],
+) {
+    let info = model.info();
+    let sent = input
+        .to_bytes(&info.inputs().types_sent(DType::F32))
+        .expect("an input is bytes");
+    let (told, wanted) = site.infer(name, &sent, info.last(), SLO_MS);
+    assert!(told["epoch"].is_null(), "{name} ran on the phone: {told}");
+    let wanted = floats(&wanted);
+    for point in points {
+        let (told, got) = site.infer(name, &sent, point, SLO_MS);
+        assert!(
+            told["local"].is_null(),
+            "{name} at {point}: {told}\n{}",
+            site.log()
+        );
+        let got = floats(&got);
+        let difference = apart(&got, &wanted);
+        assert!(difference <= WITHIN, "{name} at {point}: {difference} apart");
+        assert!(
+            got != wanted,
+            "{name} at {point}: what is computed in 16 bits has rounding of its own"
+        );
+        assert_eq!(
+            place_of_largest(&got),
+            place_of_largest(&wanted),
+            "{name} at {point}"
+        );
+    }
+}
+
 #[test]
-fn phones_get_the_same_answers_from_a_gpu_as_they_compute_themselves() {
+fn phones_get_the_same_answers_from_a_gpu_as_they_compute_themselves_at_every_cut_point() {
     let library = library();
-    let site = Site::new(&[
+    let environment = [
         ("GRAFT_CUDA_LIBRARY", library.as_os_str()),
         ("GRAFT_SOFTGPU", OsStr::new("sms=4")),
-    ]);
-    for (name, bytes) in networks() {
-        let model = Model::parse(Path::new(name), &bytes, &ReadOptions::default()).expect("a network");
-        let info = model.info();
-        let input = Batch::pseudo_random(info.inputs(), 1, 9);
-        let sent = input
-            .to_bytes(&info.inputs().types_sent(DType::F32))
-            .expect("an input is bytes");
-        std::fs::write(site.file("input"), sent).expect("an input");
-        let (told, wanted) = site.infer(name, info.last());
-        assert!(told["epoch"].is_null(), "{name} ran on the phone: {told}");
-        for point in [CutPoint(0), CutPoint(info.last().0 / 2)] {
-            let (told, got) = site.infer(name, point);
-            assert!(
-                told["local"].is_null(),
-                "{name} at {point}: {told}\n{}",
-                site.log()
-            );
-            assert!(
-                apart(&got, &wanted) <= WITHIN,
-                "{name} at {point}: {} apart",
-                apart(&got, &wanted)
-            );
-            assert!(
-                got != wanted,
-                "{name} at {point}: what is computed in 16 bits has rounding of its own"
-            );
-            assert_eq!(
-                place_of_largest(&got),
-                place_of_largest(&wanted),
-                "{name} at {point}"
-            );
-        }
+    ];
+    let networks = networks();
+    let site = OneHost::start(&served(&networks), ON_GPU, &environment);
+    for (name, bytes) in &networks {
+        let model = Model::parse(Path::new(name), bytes, &ReadOptions::default()).expect("a network");
+        let input = Batch::pseudo_random(model.info().inputs(), 1, 9);
+        let points: Vec<CutPoint> = model
+            .info()
+            .cut_points()
+            .filter(|p| *p != model.info().last())
+            .collect();
+        assert_same_from_phone_to_server(&site, name, &input, &model, &points);
     }
     let log = site.log();
     assert!(log.contains("software GPU"), "who serves says what it is: {log}");
 }
 
 #[test]
+fn a_picture_s_class_is_the_same_wherever_its_layers_run() {
+    let library = library();
+    let environment = [
+        ("GRAFT_CUDA_LIBRARY", library.as_os_str()),
+        ("GRAFT_SOFTGPU", OsStr::new("sms=4")),
+    ];
+    let config = ON_GPU.replace("[1, 2]", "[1]");
+    let site = OneHost::with_models(&models(), &config, &environment);
+    let (_, model) = CatalogEntry::open(&models().join("efficientnet-lite0/model.toml"))
+        .expect("the model that comes with Graft");
+    let input = Batch::pseudo_random(model.info().inputs(), 1, 9);
+    let last = model.info().last().0;
+    let points = [0, last / 3, 2 * last / 3, last - 2].map(CutPoint);
+    assert_same_from_phone_to_server(&site, "efficientnet-lite0", &input, &model, &points);
+}
+
+#[test]
 fn a_machine_without_a_driver_says_so_and_serves_on_its_cores() {
     let nowhere = OsStr::new("/nowhere/libcuda.so.1");
-    let site = Site::new(&[("GRAFT_CUDA_LIBRARY", nowhere)]);
+    let networks = networks();
+    let site = OneHost::start(
+        &served(&networks[..1]),
+        ON_GPU,
+        &[("GRAFT_CUDA_LIBRARY", nowhere)],
+    );
     let log = site.log();
     assert!(
         log.contains("the GPU can't be used") && log.contains("/nowhere/libcuda.so.1"),
@@ -192,7 +172,7 @@ fn over_http(address: SocketAddr, name: &str, model: &Model) -> (u16, String) {
         .collect();
     let mut shape = vec![1];
     shape.extend(&spec.shape);
-    let body = serde_json::json!({
+    let body = json!({
         "inputs": [{ "name": spec.name, "shape": shape, "datatype": "FP32", "data": numbers }],
         "parameters": { "budget_ms": 20000 },
     });
@@ -203,52 +183,143 @@ fn over_http(address: SocketAddr, name: &str, model: &Model) -> (u16, String) {
 
 #[test]
 fn a_lost_gpu_costs_no_request_that_the_cores_can_serve() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = |name: &str| folder.path().join(name);
-    let bytes = samples::mlp(3, 24);
-    let model = Model::parse(Path::new("mlp"), &bytes, &ReadOptions::default()).expect("a network");
-    std::fs::create_dir_all(file("models/mlp")).expect("a folder for a network");
-    std::fs::write(file("models/mlp/network.onnx"), &bytes).expect("a network");
-    let manifest =
-        "name = \"mlp\"\nfile = \"network.onnx\"\nlicense = \"MIT\"\nprecision = [\"f32\", \"f16\"]\n";
-    std::fs::write(file("models/mlp/model.toml"), manifest).expect("a manifest");
-    let (quic, address) = (free_udp_port(), free_tcp_port());
-    let config = format!(
-        "models = {:?}\nstate = {:?}\nlisten = \"{quic}\"\nhttp = \"{address}\"\nbatches = [1]\n",
-        file("models"),
-        file("state")
-    );
-    std::fs::write(file("up.toml"), config).expect("a configuration");
+    let networks = [("mlp", samples::mlp(3, 24))];
+    let model = Model::parse(Path::new("mlp"), &networks[0].1, &ReadOptions::default()).expect("a network");
     let library = library();
-    let start = |plan: &str, log: &str| {
-        let environment = [
+    let with = |plan: &'static str| {
+        [
             ("GRAFT_CUDA_LIBRARY", library.as_os_str()),
             ("GRAFT_SOFTGPU", OsStr::new(plan)),
-        ];
-        let up = Program::start_in("graft", &["up"], &file("up.toml"), &file(log), &environment);
-        until("the site is ready", PATIENCE, || {
-            http::get(address, "/readyz").is_some_and(|r| r.0 == 200)
-        });
-        up
+        ]
     };
     // What layers take is measured at the first start, and kept.
-    drop(start("sms=4", "first.log"));
-    let _up = start("sms=4,lose_after=300", "second.log");
-    let log = || std::fs::read_to_string(file("second.log")).unwrap_or_default();
+    let mut site = OneHost::start(&served(&networks), "batches = [1]\n", &with("sms=4"));
+    site.start_again(&with("sms=4,lose_after=300"));
     let mut asked = 0;
-    while !log().contains("the device failed") {
-        let (status, reply) = over_http(address, "mlp", &model);
-        assert_eq!(status, 200, "request {asked}: {reply}\n{}", log());
+    while !site.log().contains("the device failed") {
+        let (status, reply) = over_http(site.http, "mlp", &model);
+        assert_eq!(status, 200, "request {asked}: {reply}\n{}", site.log());
         asked += 1;
         assert!(
             asked < 2000,
             "the device is lost by now, or nothing runs on it\n{}",
-            log()
+            site.log()
         );
     }
     for _ in 0..20 {
-        let (status, reply) = over_http(address, "mlp", &model);
-        assert_eq!(status, 200, "{reply}\n{}", log());
+        let (status, reply) = over_http(site.http, "mlp", &model);
+        assert_eq!(status, 200, "{reply}\n{}", site.log());
+    }
+}
+
+/// What the software GPU models takes so many times as long on these devices: more than it takes to work it out.
+const STRETCH: u32 = 2000;
+
+/// Phones of many kinds for `residual-cnn`, on links on which they hand over some of its layers.
+fn phones_of(site: &OneHost, count: u32, seconds: f64) -> Value {
+    let folder = site.file("state/worker/profiles");
+    let file = std::fs::read_dir(&folder)
+        .expect("profiles are kept")
+        .flatten()
+        .next();
+    let text = std::fs::read_to_string(file.expect("a profile").path()).expect("a profile");
+    let mut profile: Value = serde_json::from_str(&text).expect("a profile is JSON");
+    assert_eq!(
+        profile["source"], "modelled",
+        "a software GPU's times are not measured"
+    );
+    let models = profile["models"].as_object().expect("models");
+    let known = models.values().next().expect("a model").clone();
+    profile["models"] = json!({ "residual-cnn": known });
+    let profiles = site.file("profile.json");
+    std::fs::write(&profiles, profile.to_string()).expect("a profile can be written");
+    json!({
+        "version": 1, "name": "phones", "devices": 1, "duration_s": seconds, "warmup_s": 3, "headroom": 0.2, "profiles": profiles,
+        "phones": [{
+            "count": count, "model": "residual-cnn", "device": {"gflops": [0.002, 0.02]}, "slo": {"ms": [600, 900]},
+            "rate_rps": [0.8, 1.2], "link": {"mbps": [4, 15], "rtt_ms": [5, 30]}, "element_bytes": 1,
+        }],
+    })
+}
+
+#[test]
+fn a_gpu_s_plans_hold_under_load_and_requests_of_many_fragments_share_batches() {
+    let _alone = alone();
+    let library = library();
+    let plan = format!("sms=8,stretch={STRETCH}");
+    let environment = [
+        ("GRAFT_CUDA_LIBRARY", library.as_os_str()),
+        ("GRAFT_SOFTGPU", OsStr::new(&plan)),
+    ];
+    let config = "batches = [1, 2, 4]\nengine = \"cuda\"\n";
+    let site = OneHost::start(&served(&networks()[..1]), config, &environment);
+    let report = site.load(&phones_of(&site, 40, 11.0));
+    let server = &report["server"];
+    let number = |value: &Value| value.as_f64().unwrap_or_default();
+    assert_eq!(number(&server["lost"]), 0.0, "{server}\n{}", site.log());
+    assert!(number(&server["arrived"]) > 100.0, "{server}");
+    assert!(number(&server["attainment"]) >= 0.97, "{server}\n{}", site.log());
+    let metrics = http::get(site.http, "/metrics").expect("metrics").1;
+    let metric = |name: &str| {
+        let line = metrics
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|v| v.parse::<f64>().ok()).unwrap_or_default()
+    };
+    let (requests, batches) = (
+        metric("graft_worker_batch_requests_sum"),
+        metric("graft_worker_batch_requests_count"),
+    );
+    assert!(
+        batches > 0.0 && requests / batches > 1.2,
+        "{requests} requests in {batches} batches"
+    );
+    let points = report["seconds"]
+        .as_array()
+        .expect("seconds")
+        .iter()
+        .map(|s| number(&s["points"]));
+    assert!(
+        points.fold(0.0, f64::max) >= 2.0,
+        "phones cut in several places: {report}"
+    );
+}
+
+#[test]
+fn faults_of_one_gpu_under_load_cost_no_request_that_another_can_serve() {
+    let _alone = alone();
+    let library = library();
+    let config = "batches = [1, 2]\nengine = \"cuda\"\n";
+    // A launch that fails once, and a device that is lost, each in the middle of the load.
+    let size = format!("devices=2,sms=4,stretch={STRETCH}");
+    let plain = size.clone();
+    let with = |plan: &str| {
+        [
+            ("GRAFT_CUDA_LIBRARY", library.as_os_str().to_owned()),
+            ("GRAFT_SOFTGPU", plan.into()),
+        ]
+    };
+    let start = with(&plain);
+    let borrowed: Vec<(&str, &OsStr)> = start.iter().map(|(k, v)| (*k, v.as_os_str())).collect();
+    let mut site = OneHost::start(&served(&networks()[..1]), config, &borrowed);
+    for (fault, said) in [
+        ("fail_after=600", "unspecified launch failure"),
+        ("lose_after=600", "the device failed"),
+    ] {
+        let environment = with(&format!("{size},{fault}"));
+        let borrowed: Vec<(&str, &OsStr)> = environment.iter().map(|(k, v)| (*k, v.as_os_str())).collect();
+        site.start_again(&borrowed);
+        let report = site.load(&phones_of(&site, 24, 11.0));
+        let server = &report["server"];
+        let number = |value: &Value| value.as_f64().unwrap_or_default();
+        assert!(site.log().contains(said), "{fault} came: {}", site.log());
+        assert_eq!(number(&server["lost"]), 0.0, "{fault}: {server}\n{}", site.log());
+        assert!(number(&server["arrived"]) > 60.0, "{fault}: {server}");
+        assert!(
+            number(&server["attainment"]) >= 0.95,
+            "{fault}: {server}\n{}",
+            site.log()
+        );
     }
 }
 

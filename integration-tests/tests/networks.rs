@@ -1,18 +1,16 @@
 //! Networks of many shapes from phone to server: several inputs, outputs and crossing tensors, integers, a batch that is not
 //! the first dimension.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use graft_engine::{Engine, PartitionShape, RtenEngine, usable_cores};
 use graft_files::CatalogEntry;
-use graft_integration_tests::{Program, free_tcp_port, free_udp_port, graft, http, until};
+use graft_integration_tests::{Network, OneHost, http};
 use graft_model::{Batch, CutPoint, DType, Elements, Model, ModelInfo, ReadOptions, Tensor, samples};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Time that answers have, in milliseconds.
+const SLO_MS: u32 = 20_000;
 /// Difference of answers that is allowed, as a part of the largest element.
 const TOLERANCE: f32 = 1e-4;
 
@@ -27,84 +25,25 @@ fn networks() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Manifest of a network that is served in two sizes.
-const LINE: &str = "name = \"line\"\nfile = \"network.onnx\"\nlicense = \"MIT\"\n[input]\nsizes = [[1, 8, 16], [1, 8, 32]]\npad = 0.25\n";
+/// Part of the manifest of a network that is served in two sizes.
+const LINE: &str = "[input]\nsizes = [[1, 8, 16], [1, 8, 32]]\npad = 0.25\n";
 
-/// A site in one process with these networks.
-struct Site {
-    folder: TempDir,
-    quic: SocketAddr,
-    http: SocketAddr,
-    _up: Program,
-}
-
-impl Site {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = |name: &str| folder.path().join(name);
-        for (name, bytes) in networks() {
-            let place = file("models").join(name);
-            std::fs::create_dir_all(&place).expect("a folder for a network");
-            std::fs::write(place.join("network.onnx"), bytes).expect("a network");
-            let manifest = format!("name = {name:?}\nfile = \"network.onnx\"\nlicense = \"MIT\"\n");
-            std::fs::write(place.join("model.toml"), manifest).expect("a manifest");
-        }
-        let place = file("models").join("line");
-        std::fs::create_dir_all(&place).expect("a folder for a network");
-        std::fs::write(place.join("network.onnx"), samples::line()).expect("a network");
-        std::fs::write(place.join("model.toml"), LINE).expect("a manifest");
-        let (quic, address) = (free_udp_port(), free_tcp_port());
-        let config = format!(
-            "models = {:?}\nstate = {:?}\nlisten = \"{quic}\"\nhttp = \"{address}\"\nbatches = [1, 2]\n",
-            file("models"),
-            file("state")
-        );
-        std::fs::write(file("up.toml"), config).expect("a configuration");
-        let up = Program::start_with("graft", &["up"], &file("up.toml"), &file("up.log"));
-        until("the site is ready", PATIENCE, || {
-            http::get(address, "/readyz").is_some_and(|r| r.0 == 200)
-        });
-        Site {
-            folder,
-            quic,
-            http: address,
-            _up: up,
-        }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.file("up.log")).unwrap_or_default()
-    }
-
-    /// What a phone makes of the input in a file when it hands over at a cut point: the outputs' bytes.
-    fn infer(&self, name: &str, point: CutPoint) -> (Value, Vec<u8>) {
-        let path = |p: PathBuf| p.to_string_lossy().into_owned();
-        let output = path(self.file("output"));
-        let arguments = [
-            ("--router", self.quic.to_string()),
-            ("--ca", path(self.file("state/ca.pem"))),
-            ("--model", path(self.file("models").join(name))),
-            ("--tensor", path(self.file("input"))),
-            ("--output", output.clone()),
-            ("--slo-ms", "20000".to_owned()),
-            ("--partition-point", point.to_string()),
-        ];
-        let arguments = arguments.map(|(flag, value)| [flag.to_owned(), value]);
-        let ran = graft(
-            ["infer", "--json"]
-                .map(str::to_owned)
-                .into_iter()
-                .chain(arguments.concat()),
-        );
-        let told = serde_json::from_slice(&ran.stdout)
-            .unwrap_or_else(|e| panic!("{name} at {point}: no JSON ({e}): {ran:?}\n{}", self.log()));
-        let bytes = std::fs::read(output).expect("the outputs were written");
-        (told, bytes)
-    }
+/// A site with these networks.
+fn site() -> OneHost {
+    let mut all: Vec<Network<'_>> = networks()
+        .into_iter()
+        .map(|(name, bytes)| Network {
+            name,
+            bytes,
+            manifest: "",
+        })
+        .collect();
+    all.push(Network {
+        name: "line",
+        bytes: samples::line(),
+        manifest: LINE,
+    });
+    OneHost::start(&all, "batches = [1, 2]\n", &[])
 }
 
 /// An ordinary request.
@@ -132,7 +71,7 @@ fn assert_near(what: &str, got: &[f32], want: &[f32]) {
 
 /// The same over HTTP: all outputs of the whole model, as numbers. The inputs stand in another order than the model's, and
 /// the first of them comes as bytes after the JSON.
-fn over_http(site: &Site, name: &str, info: &ModelInfo, input: &Batch) -> Vec<f32> {
+fn over_http(site: &OneHost, name: &str, info: &ModelInfo, input: &Batch) -> Vec<f32> {
     let tensors = info.inputs().tensors.iter().zip(input.tensors());
     let inputs: Vec<Value> = tensors
         .map(|(spec, tensor)| {
@@ -171,20 +110,19 @@ fn over_http(site: &Site, name: &str, info: &ModelInfo, input: &Batch) -> Vec<f3
 
 #[test]
 fn networks_of_many_shapes_are_served_from_phone_to_server() {
-    let site = Site::new();
+    let site = site();
     for (name, bytes) in networks() {
         let model = Model::parse(Path::new(name), &bytes, &ReadOptions::default()).expect("a network");
         let info = model.info();
         let (input, bytes) = request(info);
-        std::fs::write(site.file("input"), bytes).expect("an input");
-        let (told, alone) = site.infer(name, info.last());
+        let (told, alone) = site.infer(name, &bytes, info.last(), SLO_MS);
         assert!(told["epoch"].is_null(), "{name} ran on the phone: {told}");
         let want = floats(&alone);
         let inner = info.cut_points().filter(|p| *p < info.last());
         let widest = inner.max_by_key(|p| info.cuts[p.index()].tensors.len());
         let middle = CutPoint(info.last().0 / 2);
         for point in [CutPoint(0), middle, widest.expect("a cut point")] {
-            let (told, answer) = site.infer(name, point);
+            let (told, answer) = site.infer(name, &bytes, point, SLO_MS);
             assert!(
                 told["local"].is_null(),
                 "{name} at {point}: {told}\n{}",
@@ -197,7 +135,7 @@ fn networks_of_many_shapes_are_served_from_phone_to_server() {
 }
 
 /// The numbers of an answer, and the model that gave it. `Err`: the status and what it says.
-fn line_over_http(site: &Site, rows: usize, width: usize) -> Result<(String, Vec<f32>), (u16, String)> {
+fn line_over_http(site: &OneHost, rows: usize, width: usize) -> Result<(String, Vec<f32>), (u16, String)> {
     let numbers: Vec<f32> = (0..rows * 8 * width).map(|i| (i as f32 * 0.37).sin()).collect();
     let input = json!({ "name": "line", "shape": [rows, 1, 8, width], "datatype": "FP32", "data": numbers });
     let body = json!({ "inputs": [input], "parameters": { "budget_ms": 20000 } }).to_string();
@@ -214,7 +152,7 @@ fn line_over_http(site: &Site, rows: usize, width: usize) -> Result<(String, Vec
 
 #[test]
 fn a_network_is_served_in_the_smallest_size_that_takes_a_request() {
-    let site = Site::new();
+    let site = site();
     let metadata = http::get(site.http, "/v2/models/line").expect("an answer").1;
     let metadata: Value = serde_json::from_str(&metadata).expect("JSON");
     assert_eq!(
@@ -259,8 +197,7 @@ fn a_network_is_served_in_the_smallest_size_that_takes_a_request() {
 
     // A phone hands over in the largest size, which is the model's where none is named.
     let (input, bytes) = request(sizes[1].1.info());
-    std::fs::write(site.file("input"), bytes).expect("an input");
-    let (told, answer) = site.infer("line", CutPoint(2));
+    let (told, answer) = site.infer("line", &bytes, CutPoint(2), SLO_MS);
     assert!(told["local"].is_null(), "{told}\n{}", site.log());
     let whole = sizes[1].1.info().whole().expect("layers");
     let want = engine

@@ -68,7 +68,7 @@ impl Driver {
         })?;
         Ok(DRIVER.get_or_init(|| Driver {
             devices: (0..plan.devices)
-                .map(|_| Arc::new(Device::new(plan.clone())))
+                .map(|ordinal| Arc::new(Device::new(plan.of(ordinal))))
                 .collect(),
             plan,
             objects: Mutex::new(Objects::default()),

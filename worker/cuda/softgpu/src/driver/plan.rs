@@ -21,7 +21,7 @@ pub struct Plan {
     pub full_after: Option<u64>,
     /// Launches from now on until one fails, which spoils its context.
     pub fail_after: Option<u64>,
-    /// Launches from now on until the first device is lost.
+    /// Launches from now on until the device is lost.
     pub lose_after: Option<u64>,
     /// Nanoseconds that each launch takes longer.
     pub slow_ns: u64,
@@ -81,6 +81,19 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    /// What it is for a device: faults that are told at the start are the first device's.
+    pub fn of(&self, ordinal: u32) -> Plan {
+        if ordinal == 0 {
+            return self.clone();
+        }
+        Plan {
+            full_after: None,
+            fail_after: None,
+            lose_after: None,
+            ..self.clone()
+        }
     }
 
     /// Streaming multiprocessors that are split off at once, at least.
