@@ -88,7 +88,11 @@ impl OneHost {
         self.up = Some(Program::start_in("graft", &["up"], &config, &log, environment));
         let start = Instant::now();
         while http::get(self.http, "/readyz").is_none_or(|r| r.0 != 200) {
-            assert!(start.elapsed() < PATIENCE, "the site is not ready\n{}", self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the site is not ready\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }

@@ -43,7 +43,7 @@ impl Router {
             idle: CLIENT_IDLE,
             keep_alive: Duration::from_secs(5),
             open_requests: 128,
-            ..EndpointOptions::default()
+            ..EndpointOptions::for_strangers()
         };
         let clients = Endpoint::server(
             settings.listen,

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use graft_wire::{FrameError, Limits, PREFIX_BYTES, Prefix, decode_header, encode_frame};
 use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::account::{Account, Charge, NoRoom, Purse};
+use crate::callers::Place;
 use crate::identity::{Role, bears};
 
 /// Close code: the connection is not needed any more.
@@ -21,8 +22,14 @@ const CODE_DONE: u32 = 0;
 const CODE_MALFORMED: u32 = 1;
 /// Reset code: whoever asked does not want the answer any more.
 const CODE_CANCELLED: u32 = 2;
-/// Bytes reserved at first for a payload, so that an announced length alone takes no memory (1 MiB).
-const FIRST_RESERVE: u64 = 1 << 20;
+/// Reset code: there is no room for the request, or it comes in too slowly while room is short.
+const CODE_NO_ROOM: u32 = 4;
+/// Bytes reserved at first for what is announced, so that announcing takes no memory (16 KiB).
+const FIRST_RESERVE: usize = 16 << 10;
+/// Time after which a request has to come in at [`LEAST_RATE`], while room is short.
+const SLOW_AFTER: Duration = Duration::from_secs(3);
+/// Bytes a second that a request has to come in at while room is short.
+const LEAST_RATE: f64 = 8192.0;
 
 /// A call that got no reply.
 #[derive(Debug, thiserror::Error)]
@@ -53,23 +60,23 @@ pub struct Caller {
     pub coming_in: Duration,
 }
 
-/// Bytes that the requests of all connections of an endpoint may hold while they come in and are answered, in
-/// units of 1 KiB.
-pub(crate) const HELD_KIB: usize = 1 << 20;
-
 /// What the connections of one endpoint share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Permits for the bytes that requests hold: [`HELD_KIB`], one for each KiB.
-    pub held: Semaphore,
+    /// What requests and replies hold.
+    account: Arc<Account>,
+    /// Time for a reply to be taken.
+    reply: Duration,
     /// Number of replies that their askers don't have yet.
     pub open_replies: AtomicUsize,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
+impl Shared {
+    /// For so many bytes that requests and replies hold, and so long a time for a reply.
+    pub fn new(held_bytes: usize, reply: Duration) -> Self {
         Shared {
-            held: Semaphore::new(HELD_KIB),
+            account: Account::new(held_bytes),
+            reply,
             open_replies: AtomicUsize::new(0),
         }
     }
@@ -80,6 +87,9 @@ impl Default for Shared {
 pub struct Connection {
     quinn: quinn::Connection,
     shared: Arc<Shared>,
+    purse: Arc<Purse>,
+    /// Its place among the callers, where it came in.
+    place: Option<Arc<Place>>,
 }
 
 /// An outgoing request. Dropped before it is whole, it is taken back: the other side must not take it for a
@@ -98,24 +108,35 @@ impl Drop for Outgoing {
 }
 
 /// A guard that counts a reply as open as long as it lives.
-struct OpenReply<'a>(&'a Shared);
+struct OpenReply<'a>(&'a Connection);
 
 impl<'a> OpenReply<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.open_replies.fetch_add(1, Ordering::SeqCst);
-        OpenReply(shared)
+    fn new(connection: &'a Connection) -> Self {
+        connection.shared.open_replies.fetch_add(1, Ordering::SeqCst);
+        if let Some(place) = &connection.place {
+            place.begins();
+        }
+        OpenReply(connection)
     }
 }
 
 impl Drop for OpenReply<'_> {
     fn drop(&mut self) {
-        self.0.open_replies.fetch_sub(1, Ordering::SeqCst);
+        self.0.shared.open_replies.fetch_sub(1, Ordering::SeqCst);
+        if let Some(place) = &self.0.place {
+            place.ends();
+        }
     }
 }
 
 impl Connection {
-    pub(crate) fn new(quinn: quinn::Connection, shared: Arc<Shared>) -> Self {
-        Connection { quinn, shared }
+    pub(crate) fn new(quinn: quinn::Connection, shared: Arc<Shared>, place: Option<Place>) -> Self {
+        Connection {
+            purse: shared.account.purse(quinn.remote_address().ip()),
+            quinn,
+            shared,
+            place: place.map(Arc::new),
+        }
     }
 
     /// Address of the other end.
@@ -175,7 +196,8 @@ impl Connection {
             let _already_reset = send.stream.finish();
             send.whole = true;
             match read_frame::<R>(&mut receive, limits, None).await {
-                Ok((header, payload, _)) => Ok((header, payload)),
+                Ok(reply) => Ok(reply),
+                Err(ReadFailure::NoRoom) => Err(CallError::Reset),
                 Err(ReadFailure::Frame(error)) => {
                     self.malformed(&error);
                     Err(error.into())
@@ -245,19 +267,28 @@ impl Connection {
         R: Encode + Send + 'static,
         F: Future<Output = (R, Bytes)> + Send + 'static,
     {
-        let _open = OpenReply::new(&self.shared);
+        let _open = OpenReply::new(self);
         let began = Instant::now();
-        let reading = read_frame::<Q>(&mut receive, limits, Some(&self.shared.held));
-        let (request, payload, _held) = match tokio::time::timeout(patience, reading).await {
+        let mut charge = self.purse.charge();
+        let reading = read_frame::<Q>(&mut receive, limits, Some(&mut charge));
+        let (request, payload) = match tokio::time::timeout(patience, reading).await {
             Ok(Ok(frame)) => frame,
             Ok(Err(ReadFailure::Frame(error))) => return self.malformed(&error),
             Ok(Err(ReadFailure::Reset | ReadFailure::Lost(_))) => return,
+            Ok(Err(ReadFailure::NoRoom)) => {
+                tracing::debug!(peer = %self.peer(), "there is no room for a request, or it comes in too slowly");
+                let _already_gone = send.reset(VarInt::from_u32(CODE_NO_ROOM));
+                return;
+            }
             Err(_) => {
                 tracing::debug!(peer = %self.peer(), "a request did not come in whole in time");
                 let _already_gone = send.reset(VarInt::from_u32(CODE_CANCELLED));
                 return;
             }
         };
+        if let Some(place) = &self.place {
+            place.came_in();
+        }
         let caller = Caller {
             address: self.peer(),
             coming_in: began.elapsed(),
@@ -268,6 +299,7 @@ impl Connection {
             // The asker stopped reading, or is gone: the handler's future is dropped here.
             _ = send.stopped() => return,
         };
+        drop(charge);
         let frame = match encode_frame(&header, payload.len()) {
             Ok(frame) => frame,
             Err(error) => {
@@ -276,19 +308,32 @@ impl Connection {
                 return;
             }
         };
-        let mut chunks = [Bytes::from(frame), payload];
-        if let Err(error) = send.write_all_chunks(&mut chunks).await {
-            tracing::debug!(peer = %self.peer(), %error, "a reply was not wanted any more");
-            return;
+        let mut charge = self.purse.charge();
+        let reply = async {
+            charge
+                .add(frame.len() + payload.len())
+                .await
+                .map_err(|NoRoom| "there is no room for it")?;
+            let mut chunks = [Bytes::from(frame), payload];
+            let sent = send.write_all_chunks(&mut chunks).await;
+            sent.map_err(|_| "it is not wanted any more")?;
+            let _already_reset = send.finish();
+            // The reply stays open until the other side has all of it, or is gone: closing an endpoint waits for this.
+            let _gone = send.stopped().await;
+            Ok::<(), &str>(())
+        };
+        let sent = tokio::time::timeout(self.shared.reply, reply).await;
+        if let Err(why) = sent.unwrap_or(Err("it was not taken in time")) {
+            tracing::debug!(peer = %self.peer(), why, "a reply is given up");
+            let _already_gone = send.reset(VarInt::from_u32(CODE_CANCELLED));
         }
-        let _already_reset = send.finish();
-        // The reply stays open until the other side has all of it, or is gone: closing an endpoint waits for this.
-        let _gone = send.stopped().await;
     }
 }
 
 enum ReadFailure {
     Frame(FrameError),
+    /// There is no room for what comes in.
+    NoRoom,
     Reset,
     Lost(String),
 }
@@ -324,35 +369,71 @@ fn cut_off() -> ReadFailure {
     ))
 }
 
-/// Reads a frame. With `held` it waits for room before it reads the payload, and gives the permit, which is to be kept
-/// as long as the payload lives.
-async fn read_frame<'h, H: Decode<()>>(
+/// Reads a frame. With a charge, what arrives is charged as it arrives.
+async fn read_frame<H: Decode<()>>(
     stream: &mut RecvStream,
     limits: Limits,
-    held: Option<&'h Semaphore>,
-) -> Result<(H, Vec<u8>, Option<SemaphorePermit<'h>>), ReadFailure> {
+    mut charge: Option<&mut Charge>,
+) -> Result<(H, Vec<u8>), ReadFailure> {
     let mut prefix = [0; PREFIX_BYTES];
     stream.read_exact(&mut prefix).await?;
     let prefix = Prefix::decode(&prefix, limits)?;
-    let mut header = vec![0; prefix.header_bytes];
-    stream.read_exact(&mut header).await?;
+    let header = read_bytes(stream, prefix.header_bytes, charge.as_deref_mut()).await?;
     let header = decode_header(&header)?;
-    let permit = match held {
-        None => None,
-        Some(held) => {
-            let kib = prefix.payload_bytes.div_ceil(1024).min(HELD_KIB as u64) as u32;
-            held.acquire_many(kib).await.ok()
-        }
-    };
-    let mut payload = Vec::with_capacity(prefix.payload_bytes.min(FIRST_RESERVE) as usize);
     let wanted = usize::try_from(prefix.payload_bytes).map_err(|_| cut_off())?;
-    while payload.len() < wanted {
-        match stream.read_chunk(wanted - payload.len(), true).await? {
-            Some(chunk) => payload.extend_from_slice(&chunk.bytes),
-            None => return Err(cut_off()),
+    let payload = read_bytes(stream, wanted, charge).await?;
+    Ok((header, payload))
+}
+
+/// Reads so many bytes; memory for them is taken, and charged, in steps as they arrive.
+async fn read_bytes(
+    stream: &mut RecvStream,
+    wanted: usize,
+    mut charge: Option<&mut Charge>,
+) -> Result<Vec<u8>, ReadFailure> {
+    let began = Instant::now();
+    let mut bytes = Vec::new();
+    while bytes.len() < wanted {
+        let next = stream.read_chunk(wanted - bytes.len(), true);
+        let chunk = match &charge {
+            None => next.await?,
+            Some(charge) => unless_slow(next, began, bytes.len(), charge).await?,
+        };
+        let chunk = chunk.ok_or_else(cut_off)?;
+        let needed = bytes.len() + chunk.bytes.len();
+        if needed > bytes.capacity() {
+            let room = needed.max(bytes.capacity() * 2).max(FIRST_RESERVE).min(wanted);
+            if let Some(charge) = &mut charge {
+                let more = room - bytes.capacity();
+                charge.add(more).await.map_err(|NoRoom| ReadFailure::NoRoom)?;
+            }
+            bytes.reserve_exact(room - bytes.len());
+        }
+        bytes.extend_from_slice(&chunk.bytes);
+    }
+    Ok(bytes)
+}
+
+/// Waits for what comes next; while room is short, not for someone who is slow.
+async fn unless_slow<T>(
+    next: impl Future<Output = Result<T, ReadError>>,
+    began: Instant,
+    arrived: usize,
+    charge: &Charge,
+) -> Result<T, ReadFailure> {
+    let mut next = std::pin::pin!(next);
+    loop {
+        let since = began.elapsed();
+        let rate = arrived as f64 / since.as_secs_f64().max(1e-3);
+        if since >= SLOW_AFTER && rate < LEAST_RATE && charge.is_tight() {
+            return Err(ReadFailure::NoRoom);
+        }
+        tokio::select! {
+            read = &mut next => return Ok(read?),
+            () = charge.must_give_way() => return Err(ReadFailure::NoRoom),
+            () = tokio::time::sleep(SLOW_AFTER) => {}
         }
     }
-    Ok((header, payload, permit))
 }
 
 fn lost(error: ConnectionError) -> CallError {

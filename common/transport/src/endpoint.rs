@@ -12,11 +12,18 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 
+use crate::callers::{Callers, Knock, Window, first_requests};
 use crate::connection::{Connection, Shared};
 use crate::identity::{Identity, IdentityError, Role, read_certificates};
 
 /// Receive window of a connection, and of a stream: 16 MiB, with which the p99 under load is half of the default's.
 const WINDOW_BYTES: u32 = 16 << 20;
+/// Receive window of a stranger's connection at first, before it has brought a request (256 KiB).
+const FIRST_WINDOW_BYTES: u32 = 256 << 10;
+/// Bytes of replies that wait in a stranger's connection for being taken (2 MiB).
+const STRANGERS_SEND_BYTES: u64 = 2 << 20;
+/// Time for a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Socket buffers (4 MiB); the system may give less.
 const SOCKET_BYTES: usize = 4 << 20;
 /// Largest packet in bytes: what Ethernet carries. With the 8952 bytes of loopback and jumbo frames, a few losses in a
@@ -89,8 +96,16 @@ pub struct EndpointOptions {
     pub keep_alive: Duration,
     /// Requests that one connection may have open at a time; more wait in the peer.
     pub open_requests: u32,
-    /// Connections that may be open at a time; more are refused.
+    /// Connections that may be open at a time; another takes the place of the one that was not used for longest.
     pub connections: usize,
+    /// What peers may have sent that was not read yet, on a connection.
+    pub window: Window,
+    /// Bytes that a connection may have ready for its peer.
+    pub send_bytes: u64,
+    /// Bytes that the requests and replies of all connections may hold.
+    pub held_bytes: usize,
+    /// Time for a reply to be taken by whoever asked.
+    pub reply: Duration,
 }
 
 impl Default for EndpointOptions {
@@ -100,11 +115,27 @@ impl Default for EndpointOptions {
             keep_alive: Duration::from_millis(750),
             open_requests: 256,
             connections: 4096,
+            window: Window::fixed(WINDOW_BYTES),
+            send_bytes: u64::from(WINDOW_BYTES),
+            held_bytes: 1 << 30,
+            reply: Duration::from_secs(10),
         }
     }
 }
 
 impl EndpointOptions {
+    /// For callers that nobody knows: their windows begin small.
+    pub fn for_strangers() -> Self {
+        EndpointOptions {
+            window: Window {
+                first: FIRST_WINDOW_BYTES,
+                most: WINDOW_BYTES,
+            },
+            send_bytes: STRANGERS_SEND_BYTES,
+            ..EndpointOptions::default()
+        }
+    }
+
     fn transport(self) -> Result<Arc<TransportConfig>, EndpointError> {
         let mut config = TransportConfig::default();
         let idle = IdleTimeout::try_from(self.idle).map_err(|e| EndpointError::Tls(e.to_string()))?;
@@ -113,12 +144,12 @@ impl EndpointOptions {
         config
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(self.keep_alive))
-            .max_concurrent_bidi_streams(VarInt::from_u32(self.open_requests))
+            .max_concurrent_bidi_streams(VarInt::from_u32(first_requests(self.window, self.open_requests)))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .stream_receive_window(VarInt::from_u32(WINDOW_BYTES))
-            .receive_window(VarInt::from_u32(WINDOW_BYTES))
-            .send_window(u64::from(WINDOW_BYTES))
+            .receive_window(VarInt::from_u32(self.window.first))
+            .send_window(self.send_bytes)
             .mtu_discovery_config(Some(mtu));
         Ok(Arc::new(config))
     }
@@ -131,6 +162,7 @@ pub struct Endpoint {
     client: Option<ClientSide>,
     options: EndpointOptions,
     shared: Arc<Shared>,
+    callers: Arc<Callers>,
 }
 
 #[derive(Debug, Clone)]
@@ -192,7 +224,8 @@ impl Endpoint {
                 roots,
             }),
             options,
-            shared: Arc::default(),
+            shared: Arc::new(Shared::new(options.held_bytes, options.reply)),
+            callers: Callers::new(options.connections, options.window, options.open_requests),
         })
     }
 
@@ -228,7 +261,8 @@ impl Endpoint {
             quinn: open(SocketAddr::from(([0, 0, 0, 0], 0)), None)?,
             client: Some(side),
             options,
-            shared: Arc::default(),
+            shared: Arc::new(Shared::new(options.held_bytes, options.reply)),
+            callers: Callers::new(options.connections, options.window, options.open_requests),
         })
     }
 
@@ -271,7 +305,7 @@ impl Endpoint {
             .await
             .map_err(|_| error("nobody answers".to_owned()))?
             .map_err(|e| error(e.to_string()))?;
-        Ok(Connection::new(connection, Arc::clone(&self.shared)))
+        Ok(Connection::new(connection, Arc::clone(&self.shared), None))
     }
 
     /// Connects to a part.
@@ -284,30 +318,39 @@ impl Endpoint {
         self.connect(address, role.server_name(), protocol).await
     }
 
-    /// The next connection that comes in whole; failed handshakes are passed over. `None`: closed.
-    ///
-    /// Handshakes run on tasks of their own, so a slow one holds up nobody: use [`Endpoint::listen`].
-    async fn incoming(&self) -> Option<quinn::Incoming> {
-        self.quinn.accept().await
-    }
-
     /// Accepts connections until the endpoint is closed, and calls `each` with those whose handshake succeeds
     /// and whose caller bears one of `roles` (empty: anyone).
+    ///
+    /// Handshakes run on tasks of their own, so a slow one holds up nobody. Where many are under way, callers first have to show that they are
+    /// where they say, which costs no memory here.
     pub async fn listen(&self, roles: &'static [Role], each: impl Fn(Connection) + Clone + Send + 'static) {
-        while let Some(incoming) = self.incoming().await {
-            let each = each.clone();
-            let patience = self.options.idle;
-            if self.quinn.open_connections() >= self.options.connections {
-                tracing::warn!(from = %incoming.remote_address(), "refused a connection: there are too many");
-                incoming.refuse();
-                continue;
+        while let Some(incoming) = self.quinn.accept().await {
+            let from = incoming.remote_address();
+            let proven = incoming.remote_address_validated() || !incoming.may_retry();
+            let (knock, handshake) = self.callers.knock(from, proven);
+            match knock {
+                Knock::Enter => {}
+                Knock::Prove => {
+                    if let Err(error) = incoming.retry() {
+                        tracing::debug!(%from, %error, "a caller can't be asked for a proof");
+                    }
+                    continue;
+                }
+                Knock::Refuse => {
+                    tracing::warn!(%from, "refused a connection: there are too many handshakes");
+                    incoming.refuse();
+                    continue;
+                }
             }
-            let shared = Arc::clone(&self.shared);
+            let patience = self.options.idle.min(HANDSHAKE);
+            let (shared, callers, each) = (Arc::clone(&self.shared), Arc::clone(&self.callers), each.clone());
             tokio::spawn(async move {
-                let from = incoming.remote_address();
-                match tokio::time::timeout(patience, incoming).await {
-                    Ok(Ok(connection)) => {
-                        let connection = Connection::new(connection, shared);
+                let outcome = tokio::time::timeout(patience, incoming).await;
+                drop(handshake);
+                match outcome {
+                    Ok(Ok(quinn)) => {
+                        let place = callers.enter(&quinn);
+                        let connection = Connection::new(quinn, shared, Some(place));
                         if roles.is_empty() || roles.iter().any(|&r| connection.is_from(r)) {
                             each(connection);
                         } else {

@@ -7,12 +7,15 @@
 //!
 //! It moves frames and control messages, and says who sent them. It never looks at what they say, and knows no plan.
 
+mod account;
+mod callers;
 mod connection;
 mod control;
 mod endpoint;
 mod identity;
 mod link;
 
+pub use callers::Window;
 pub use connection::{CallError, Caller, Connection, Reply};
 pub use control::TellError;
 pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protocol};

@@ -1,0 +1,276 @@
+//! Memory that peers make an endpoint hold, by what has arrived of it.
+//!
+//! Bounds are for a connection, for an address, and in all. Where room is short for all, the one who holds most gives way: of the address whose
+//! connections hold most, the connection that does. So nobody takes the place of another who has less.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+/// Part of all that one connection may hold: one in so many.
+const CONNECTION_PART: usize = 16;
+/// Time that a request may wait for room; after it, it gives up what it has.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// What the peers of an endpoint may make it hold.
+#[derive(Debug)]
+pub(crate) struct Account {
+    limit: usize,
+    inner: Mutex<Inner>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    held: usize,
+    next: u64,
+    by_address: HashMap<IpAddr, usize>,
+    purses: HashMap<u64, Holder>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    address: IpAddr,
+    held: usize,
+    /// One of its requests that are coming in is to give up what it has.
+    gives_way: Arc<Notify>,
+}
+
+/// A connection's part of an account.
+#[derive(Debug)]
+pub(crate) struct Purse {
+    account: Arc<Account>,
+    id: u64,
+    gives_way: Arc<Notify>,
+}
+
+/// What a request holds, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    purse: Arc<Purse>,
+    bytes: usize,
+}
+
+/// There is no room for what a request brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoRoom;
+
+impl Account {
+    /// For so many bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Account {
+            limit,
+            inner: Mutex::default(),
+            freed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether more is held than is free: those who are slow are not waited for any longer.
+    fn is_tight(&self) -> bool {
+        self.lock().held > self.limit / 2
+    }
+
+    /// The part of a connection from an address.
+    pub fn purse(self: &Arc<Self>, address: IpAddr) -> Arc<Purse> {
+        let mut inner = self.lock();
+        let id = inner.next;
+        inner.next += 1;
+        let gives_way = Arc::new(Notify::new());
+        let holder = Holder {
+            address,
+            held: 0,
+            gives_way: Arc::clone(&gives_way),
+        };
+        inner.purses.insert(id, holder);
+        drop(inner);
+        Arc::new(Purse {
+            account: Arc::clone(self),
+            id,
+            gives_way,
+        })
+    }
+}
+
+impl Inner {
+    /// Whoever holds most is told to give way, where he holds more than a connection would that asks for room.
+    fn ask_to_give_way(&self, would_hold: usize) {
+        let Some((crowded, _)) = self.by_address.iter().max_by_key(|(_, held)| **held) else {
+            return;
+        };
+        let of_address = self.purses.values().filter(|p| p.address == *crowded);
+        if let Some(most) = of_address.max_by_key(|p| p.held)
+            && most.held > would_hold
+        {
+            most.gives_way.notify_one();
+        }
+    }
+}
+
+impl Purse {
+    /// A request that holds nothing yet.
+    pub fn charge(self: &Arc<Self>) -> Charge {
+        Charge {
+            purse: Arc::clone(self),
+            bytes: 0,
+        }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let limit = self.account.limit;
+        let mut inner = self.account.lock();
+        let Some(own) = inner.purses.get(&self.id) else {
+            return false;
+        };
+        let (address, own) = (own.address, own.held + bytes);
+        let of_address = inner.by_address.get(&address).copied().unwrap_or(0) + bytes;
+        if own > limit / CONNECTION_PART {
+            return false;
+        }
+        if inner.held + bytes > limit || of_address > limit / 4 * 3 {
+            inner.ask_to_give_way(own);
+            return false;
+        }
+        inner.held += bytes;
+        inner.by_address.insert(address, of_address);
+        if let Some(holder) = inner.purses.get_mut(&self.id) {
+            holder.held = own;
+        }
+        true
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let mut inner = self.account.lock();
+        inner.held -= bytes;
+        if let Some(holder) = inner.purses.get_mut(&self.id) {
+            holder.held -= bytes;
+            let address = holder.address;
+            if let Some(of_address) = inner.by_address.get_mut(&address) {
+                *of_address -= bytes;
+                if *of_address == 0 {
+                    inner.by_address.remove(&address);
+                }
+            }
+        }
+        drop(inner);
+        self.account.freed.notify_waiters();
+    }
+}
+
+impl Drop for Purse {
+    fn drop(&mut self) {
+        self.account.lock().purses.remove(&self.id);
+    }
+}
+
+impl Charge {
+    /// Whether those who are slow are not waited for.
+    pub fn is_tight(&self) -> bool {
+        self.purse.account.is_tight()
+    }
+
+    /// Resolves when this request is the one of its connection that is to give up what it has.
+    pub async fn must_give_way(&self) {
+        self.purse.gives_way.notified().await;
+    }
+
+    /// Holds so many bytes more; waits for room for a moment. `Err`: there is none.
+    pub async fn add(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let taking = async {
+            loop {
+                let freed = self.purse.account.freed.notified();
+                if self.purse.take(bytes) {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(WAIT, taking).await.map_err(|_| NoRoom)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.purse.give_back(self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const LIMIT: usize = 1_600_000;
+
+    fn address(last: u8) -> IpAddr {
+        Ipv4Addr::new(127, 0, 0, last).into()
+    }
+
+    /// Fills up all that a connection may hold, in requests of 1000 bytes that stay until they have to give way.
+    fn greedy(purse: &Arc<Purse>) -> usize {
+        let mut requests = 0;
+        while purse.take(1000) {
+            requests += 1;
+            let charge = Charge {
+                purse: Arc::clone(purse),
+                bytes: 1000,
+            };
+            tokio::spawn(async move { charge.must_give_way().await });
+        }
+        requests
+    }
+
+    async fn good_gets_in(account: &Arc<Account>, from: u8) {
+        let mut charge = account.purse(address(from)).charge();
+        for _ in 0..20 {
+            assert_eq!(charge.add(1000).await, Ok(()), "{} are held", account.lock().held);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_fills_up_what_he_can_gives_way_to_those_who_have_less() {
+        let account = Account::new(LIMIT);
+        let mut purses: Vec<_> = (0..20).map(|_| account.purse(address(1))).collect();
+        let requests: Vec<usize> = purses.iter().map(greedy).collect();
+        assert_eq!(requests[0], 100, "a connection's bound");
+        assert_eq!(account.lock().held, LIMIT / 4 * 3, "an address's bound");
+        tokio::task::yield_now().await;
+        good_gets_in(&account, 1).await;
+        good_gets_in(&account, 2).await;
+        purses.extend((2..20).map(|last| account.purse(address(last))));
+        purses.iter().for_each(|purse| {
+            greedy(purse);
+        });
+        assert!(account.lock().held > LIMIT - 2000, "all is held");
+        tokio::task::yield_now().await;
+        good_gets_in(&account, 1).await;
+        good_gets_in(&account, 99).await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_gets_it_when_it_is_there_or_is_told() {
+        let account = Account::new(LIMIT);
+        let purse = account.purse(address(1));
+        let (mut first, mut second) = (purse.charge(), purse.charge());
+        first.add(60_000).await.unwrap();
+        assert_eq!(second.add(60_000).await, Err(NoRoom), "more than a connection may hold");
+        let waiting = tokio::spawn(async move { second.add(60_000).await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(first);
+        assert_eq!(waiting.await.unwrap(), Ok(()));
+        drop(purse);
+        let inner = account.lock();
+        assert!(inner.held == 0 && inner.by_address.is_empty() && inner.purses.is_empty());
+    }
+}
