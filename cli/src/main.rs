@@ -76,6 +76,7 @@ enum Verdict {
 }
 
 fn main() -> ExitCode {
+    graft_cuda::ask_for_connections();
     graft_engine::start_without_telemetry();
     let outcome = match Cli::parse().command {
         Command::Demo(arguments) => demo::run(arguments),

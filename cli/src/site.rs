@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use graft_cuda::Gpu;
+use graft_cuda::{CudaEngine, Gpu};
 use graft_files::Catalog;
 use graft_model::Precision;
 use graft_planner::Planner;
@@ -64,10 +64,16 @@ pub(crate) fn with_gpus(catalog: &Catalog, cpu: EngineChoice, cores: Vec<usize>)
     devices
 }
 
-/// This machine's GPUs; where there is none, the first is looked for when the worker starts, and cores serve instead.
+/// This machine's GPUs that can be used; where there are not several, the first is looked for when the worker starts, and cores serve
+/// instead of one that can't be used.
 pub(crate) fn only_gpus(cores: Vec<usize>) -> Vec<DeviceSettings> {
-    match Gpu::all().unwrap_or_default().as_slice() {
-        [] | [_] => vec![DeviceSettings::only(EngineChoice::Cuda(0), cores)],
+    let mut gpus = Gpu::all().unwrap_or_default();
+    if gpus.len() > 1 {
+        gpus.retain(|gpu| CudaEngine::open(gpu).is_ok());
+    }
+    match gpus.as_slice() {
+        [] => vec![DeviceSettings::only(EngineChoice::Cuda(0), cores)],
+        [gpu] => vec![DeviceSettings::only(EngineChoice::Cuda(gpu.ordinal), cores)],
         gpus => priced(gpus),
     }
 }

@@ -91,27 +91,29 @@ impl Computer {
     {
         let thread = |what: &str| std::thread::Builder::new().name(format!("graft-{what}{name}"));
         let (commands, inbox) = sync_channel(COMMANDS);
-        let aside: Aside = Arc::default();
+        let mut aside = Aside::new();
         if !place.fence.engine().queues() {
             thread("").spawn(move || {
+                let last_end = Mutex::new(Instant::now());
                 while let Ok(command) = inbox.recv() {
-                    if let Some(chunk) = chunk_of(command, &aside) {
+                    if let Some(chunk) = chunk_of(command, &mut aside) {
                         let began = Instant::now();
-                        finish(start(&place, chunk, &aside), began, &actor);
+                        finish(start(&place, chunk, &mut aside), began, &last_end, &actor);
                     }
                 }
             })?;
             return Ok(Computer { commands });
         }
         let (started, ends) = sync_channel(UNDER_WAY);
-        let its_actor = actor.clone();
+        let last_end = Arc::new(Mutex::new(Instant::now()));
+        let (its_actor, its_last_end) = (actor.clone(), Arc::clone(&last_end));
         thread("end-").spawn(move || {
             let mut before = Instant::now();
-            while let Ok(under_way) = ends.recv() {
-                before = finish(under_way, before, &its_actor);
+            while let Ok(started) = ends.recv() {
+                before = finish(started, before, &its_last_end, &its_actor);
             }
         })?;
-        thread("").spawn(move || queue(&place, &inbox, &aside, &started, &actor))?;
+        thread("").spawn(move || queue(&place, &inbox, aside, &started, &last_end, &actor))?;
         Ok(Computer { commands })
     }
 
@@ -122,17 +124,17 @@ impl Computer {
 }
 
 /// Batches between two of their chunks.
-type Aside = Arc<Mutex<HashMap<BatchId, Held>>>;
+type Aside = HashMap<BatchId, Held>;
 
-fn lock(aside: &Aside) -> MutexGuard<'_, HashMap<BatchId, Held>> {
-    aside.lock().unwrap_or_else(|e| e.into_inner())
+fn lock(moment: &Mutex<Instant>) -> MutexGuard<'_, Instant> {
+    moment.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// The chunk to run; any other command is done.
-fn chunk_of(command: Command, aside: &Aside) -> Option<Chunk> {
+fn chunk_of(command: Command, aside: &mut Aside) -> Option<Chunk> {
     match command {
         Command::Forget(batch) => {
-            lock(aside).remove(&batch);
+            aside.remove(&batch);
             None
         }
         Command::Run(chunk) => Some(chunk),
@@ -143,53 +145,74 @@ fn chunk_of(command: Command, aside: &Aside) -> Option<Chunk> {
 fn queue<A>(
     place: &Place,
     inbox: &Receiver<Command>,
-    aside: &Aside,
-    started: &SyncSender<UnderWay>,
+    mut aside: Aside,
+    started: &SyncSender<StartedChunk>,
+    last_end: &Mutex<Instant>,
     actor: &Addr<A>,
 ) where
     A: Actor<Context = actix::Context<A>> + Handler<Nearly>,
 {
     let mut lead = Lead::default();
-    // When the chunk that was put in last is expected to end, and its number, until the partition was told.
-    let mut expected_end = Instant::now();
-    let mut alarm: Option<(Instant, u64)> = None;
+    // The chunk that was put in last, until the partition was told that it is about to end.
+    let mut watched: Option<Watched> = None;
     loop {
-        let command = match alarm {
+        let command = match &watched {
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some((at, _)) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
+            Some(chunk) => {
+                let at = chunk.expected_end(*lock(last_end), lead);
+                inbox.recv_timeout(at.saturating_duration_since(Instant::now()))
+            }
         };
-        let command = match (command, alarm) {
+        let command = match (command, &watched) {
             (Ok(command), _) => command,
-            (Err(RecvTimeoutError::Timeout), Some((_, number))) => {
-                let told = Instant::now();
-                actor.do_send(Nearly { number, told });
-                alarm = None;
+            (Err(RecvTimeoutError::Timeout), Some(chunk)) => {
+                // The chunk before it may have ended later than was thought.
+                if chunk.expected_end(*lock(last_end), lead) <= Instant::now() {
+                    let (number, told) = (chunk.number, Instant::now());
+                    actor.do_send(Nearly { number, told });
+                    watched = None;
+                }
                 continue;
             }
             (Err(_), _) => return,
         };
-        let Some(chunk) = chunk_of(command, aside) else {
+        let Some(chunk) = chunk_of(command, &mut aside) else {
             continue;
         };
         let (number, expected, led_by) = (chunk.number, chunk.expected, chunk.led_by);
-        let under_way = start(place, chunk, aside);
+        let chunk = start(place, chunk, &mut aside);
         if let Some(told) = led_by {
             lead.took(told.elapsed());
         }
-        // The device takes it up when the one before it is done.
-        expected_end = expected_end.max(under_way.began) + expected;
-        alarm = under_way.outcome.is_ok().then(|| {
-            let early = lead.0.min(expected / 4);
-            (expected_end.checked_sub(early).unwrap_or(expected_end), number)
+        watched = chunk.outcome.is_ok().then_some(Watched {
+            number,
+            began: chunk.began,
+            expected,
         });
-        if started.send(under_way).is_err() {
+        if started.send(chunk).is_err() {
             return;
         }
     }
 }
 
+/// A chunk that was put in.
+struct Watched {
+    number: u64,
+    began: Instant,
+    expected: Duration,
+}
+
+impl Watched {
+    /// When the partition is told that it is about to end. `last_end`: of the chunks before it; the device takes it up then, if that is later
+    /// than when it was put in.
+    fn expected_end(&self, last_end: Instant, lead: Lead) -> Instant {
+        let early = lead.0.min(self.expected / 4);
+        self.began.max(last_end) + (self.expected - early)
+    }
+}
+
 /// How long before a chunk's expected end the partition is told: the time from that to the next chunk's being put in, as it was lately.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Lead(Duration);
 
 /// Longest lead: what is put in early can't be overtaken.
@@ -204,10 +227,9 @@ impl Lead {
 }
 
 /// A chunk that was started.
-struct UnderWay {
+struct StartedChunk {
     batch: BatchId,
     range: StageRange,
-    last: bool,
     leaves: bool,
     began: Instant,
     outcome: Result<Started, EngineError>,
@@ -222,7 +244,7 @@ struct Started {
 }
 
 /// Starts a chunk; where the engine does not queue, it is done then.
-fn start(place: &Place, chunk: Chunk, aside: &Aside) -> UnderWay {
+fn start(place: &Place, chunk: Chunk, aside: &mut Aside) -> StartedChunk {
     let (batch, range, last, leaves) = (chunk.batch, chunk.range, chunk.last, chunk.leaves);
     let began = Instant::now();
     // Whatever happens in an engine, the partition hears of it.
@@ -231,16 +253,15 @@ fn start(place: &Place, chunk: Chunk, aside: &Aside) -> UnderWay {
         let rows = match last {
             true => Some(rows),
             false => {
-                lock(aside).insert(batch, rows);
+                aside.insert(batch, rows);
                 None
             }
         };
         Started { rows, spoiled, end }
     });
-    UnderWay {
+    StartedChunk {
         batch,
         range,
-        last,
         leaves,
         began,
         outcome,
@@ -248,24 +269,24 @@ fn start(place: &Place, chunk: Chunk, aside: &Aside) -> UnderWay {
 }
 
 /// Waits for a chunk's end, and tells the partition. `before`: when the chunk before it ended. Gives when this one did.
-fn finish<A>(under_way: UnderWay, before: Instant, actor: &Addr<A>) -> Instant
+fn finish<A>(chunk: StartedChunk, before: Instant, last_end: &Mutex<Instant>, actor: &Addr<A>) -> Instant
 where
     A: Actor<Context = actix::Context<A>> + Handler<Ran>,
 {
-    let UnderWay {
+    let StartedChunk {
         batch,
         range,
-        last,
         leaves,
         began,
         outcome,
-    } = under_way;
+    } = chunk;
     let mut ended = None;
     let ended_rows = guarded(|| {
         let Started { rows, spoiled, end } = outcome?;
         end.map_or(Ok(()), |end| end.wait())?;
-        ended = Some(Instant::now());
-        let Some(rows) = rows.filter(|_| last) else {
+        let now = Instant::now();
+        (ended, *lock(last_end)) = (Some(now), now);
+        let Some(rows) = rows else {
             return Ok((None, spoiled));
         };
         if !leaves {
@@ -301,10 +322,10 @@ struct Rows {
 /// Rows that could not be computed, by their place, and why.
 type Spoiled = Vec<(usize, String)>;
 
-fn run(place: &Place, chunk: Chunk, aside: &Aside) -> Result<Rows, EngineError> {
+fn run(place: &Place, chunk: Chunk, aside: &mut Aside) -> Result<Rows, EngineError> {
     let (engine, partition, range) = (&**place.fence.engine(), place.fence.id(), chunk.range);
     let input = match chunk.inputs {
-        None => lock(aside).remove(&chunk.batch).ok_or(EngineError::Run {
+        None => aside.remove(&chunk.batch).ok_or(EngineError::Run {
             range,
             cause: Cause::BatchGone,
         })?,
@@ -495,7 +516,7 @@ mod tests {
             fence: Arc::new(fence),
             device: 0,
         };
-        run(&place, chunk, &Aside::default())
+        run(&place, chunk, &mut Aside::new())
     }
 
     #[test]

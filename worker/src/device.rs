@@ -186,9 +186,7 @@ impl Opening<'_> {
         };
         let gpu = engine.gpu().clone();
         if gpu.is_softgpu() {
-            tracing::warn!(
-                "the device is a software GPU, for tests: its times are those of this machine's processor"
-            );
+            tracing::warn!("the device is a software GPU, for tests: its times are no GPU's");
         }
         let (_, all) = engine.granularity();
         let whole = PartitionShape::units(all);

@@ -51,6 +51,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    graft_cuda::ask_for_connections();
     graft_engine::start_without_telemetry();
     let cli = Cli::parse();
     run_program(

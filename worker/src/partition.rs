@@ -1,4 +1,4 @@
-//! A partition: an actor around a scheduler core, with a thread that computes.
+//! A partition: an actor around a scheduler core, with the threads that compute.
 //!
 //! It holds requests only; after a restart of the worker there are none. When it ends, whoever waits for
 //! one of them is told.
@@ -74,6 +74,8 @@ struct UnderWay {
     number: u64,
     run: Run,
     since: Nanos,
+    /// It is about to end, which was told before the chunk before it came back.
+    nearly: Option<Instant>,
     /// What the scheduler made of its end, where it was told before it came, so that it could choose the next.
     told: Option<Finished>,
 }
@@ -108,6 +110,25 @@ impl PartitionActor {
             present: present.clone(),
         };
         (actor, present)
+    }
+
+    /// Where the chunk that runs is about to end, the scheduler hears that it has, and chooses the next.
+    fn look_ahead(&mut self) {
+        let Some(front) = self
+            .running
+            .front()
+            .filter(|_| self.running.len() == 1 && !self.silent)
+        else {
+            return;
+        };
+        let Some(nearly) = front.nearly.filter(|_| front.told.is_none()) else {
+            return;
+        };
+        let end = self.scheduler.finished();
+        if let Some(front) = self.running.front_mut() {
+            front.told = end;
+        }
+        self.pump_led_by(Some(nearly));
     }
 
     /// Whether it can be given a chunk: nothing runs, or what runs is about to end.
@@ -172,6 +193,7 @@ impl PartitionActor {
                 number: self.chunks,
                 run,
                 since: self.parts.clock.now(),
+                nearly: None,
                 told: None,
             });
         } else {
@@ -289,6 +311,11 @@ impl PartitionActor {
 
     /// Whoever waits for a chunk's batch is refused.
     fn give_up(&mut self, under_way: UnderWay, status: Status, cause: &str) {
+        let batch = under_way.run.batch;
+        if under_way.told != Some(Finished::SetAside) {
+            // What its chunks left so far.
+            self.command(Command::Forget(batch));
+        }
         let ids = match under_way.told {
             None => self.scheduler.failed(),
             Some(Finished::Done(done)) => done,
@@ -503,7 +530,7 @@ impl Handler<Ran> for PartitionActor {
                         if now.is_some_and(|now| now.run.batch != run.batch) {
                             metrics::counter!(names::WORKER_GAVE_WAY).increment(1);
                         }
-                        return;
+                        return self.look_ahead();
                     }
                     (None, _) => {
                         tracing::error!(partition = %self.parts.name, "a chunk ended that the scheduler did not begin")
@@ -512,6 +539,7 @@ impl Handler<Ran> for PartitionActor {
             }
         }
         self.pump_led_by(Some(ran.told));
+        self.look_ahead();
     }
 }
 
@@ -520,17 +548,10 @@ impl Handler<Nearly> for PartitionActor {
 
     /// The chunk that runs counts as finished now, so that the next is on the device when it is free.
     fn handle(&mut self, Nearly { number, told }: Nearly, _: &mut Self::Context) {
-        let Some(front) = self.running.front_mut().filter(|u| u.number == number) else {
-            return;
-        };
-        if front.told.is_some() || self.running.len() > 1 || self.silent {
-            return;
+        if let Some(chunk) = self.running.iter_mut().find(|u| u.number == number) {
+            chunk.nearly = Some(told);
         }
-        let end = self.scheduler.finished();
-        if let Some(front) = self.running.front_mut() {
-            front.told = end;
-        }
-        self.pump_led_by(Some(told));
+        self.look_ahead();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What other programs say of a GPU: the software GPU of the same launches, NVIDIA's sanitizer, torch of the same networks.
 
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,15 +19,26 @@ const MAX_TOLD: usize = 2000;
 
 /// Exit code and outputs of a program that had a limited time.
 struct Outcome {
-    ok: bool,
+    code: Option<i32>,
     out: String,
     err: String,
 }
+
+impl Outcome {
+    fn ok(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// Time for the outputs of a program that ended to be read to their ends.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs a program. `Err`: it can't be started, or takes too long.
 fn ran(mut command: Command) -> anyhow::Result<Outcome> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
+        // A group of its own, so that what it starts ends with it.
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -34,12 +46,14 @@ fn ran(mut command: Command) -> anyhow::Result<Outcome> {
         .with_context(|| name.clone())?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let reading = |pipe: Option<Box<dyn Read + Send>>| {
+        let (whole, text) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let mut text = vec![];
+            let mut bytes = vec![];
             // What can't be read any more is not there.
-            let _ = pipe.map(|mut p| p.read_to_end(&mut text));
-            String::from_utf8_lossy(&text).into_owned()
-        })
+            let _ = pipe.map(|mut p| p.read_to_end(&mut bytes));
+            let _nobody_waits = whole.send(String::from_utf8_lossy(&bytes).into_owned());
+        });
+        text
     };
     let out = reading(out.map(|p| Box::new(p) as Box<dyn Read + Send>));
     let err = reading(err.map(|p| Box::new(p) as Box<dyn Read + Send>));
@@ -49,17 +63,28 @@ fn ran(mut command: Command) -> anyhow::Result<Outcome> {
             break status;
         }
         if start.elapsed() > PATIENCE {
-            child.kill()?;
+            end_group(child.id());
             child.wait()?;
             anyhow::bail!("{name} takes longer than {} s", PATIENCE.as_secs());
         }
         std::thread::sleep(Duration::from_millis(50));
     };
+    end_group(child.id());
+    let text = |pipe: std::sync::mpsc::Receiver<String>| pipe.recv_timeout(LAST_WORDS).unwrap_or_default();
     Ok(Outcome {
-        ok: status.success(),
-        out: out.join().unwrap_or_default(),
-        err: err.join().unwrap_or_default(),
+        code: status.code(),
+        out: text(out),
+        err: text(err),
     })
+}
+
+/// Ends what a program started and left.
+fn end_group(leader: u32) {
+    let mut kill = Command::new("kill");
+    kill.args(["-9", "--", &format!("-{leader}")])
+        .stderr(Stdio::null());
+    // Mostly there is nobody left.
+    let _ = kill.status();
 }
 
 fn last_part(text: &str) -> String {
@@ -86,10 +111,17 @@ pub(super) fn on_softgpu(library: &Path, seed: u64, order: u64) -> anyhow::Resul
         // Blocks and warps run in another order: the same numbers have to come out.
         .env("GRAFT_SOFTGPU", format!("seed={order}"));
     let outcome = ran(command)?;
-    anyhow::ensure!(outcome.ok, "the software GPU fails: {}", last_part(&outcome.err));
+    anyhow::ensure!(
+        outcome.ok(),
+        "the software GPU fails: {}",
+        last_part(&outcome.err)
+    );
     let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
     Ok(serde_json::from_slice(&text)?)
 }
+
+/// Exit code that the sanitizer is to give where it found something.
+const SANITIZER_FOUND: i32 = 9;
 
 /// What NVIDIA's sanitizer found.
 #[derive(Debug, Serialize)]
@@ -108,13 +140,25 @@ pub(super) fn sanitizer(gpu: u32) -> anyhow::Result<Option<Sanitizer>> {
     };
     let mut command = Command::new(place.join("compute-sanitizer"));
     command
-        .args(["--error-exitcode", "9", "--target-processes", "all"])
+        .args([
+            "--error-exitcode",
+            &SANITIZER_FOUND.to_string(),
+            "--target-processes",
+            "all",
+        ])
         .arg(std::env::current_exe()?)
         .args(["gpu-check", "--kernels-only", "--gpu", &gpu.to_string()])
         .args(["--rounds", &ROUNDS.to_string()]);
     let outcome = ran(command)?;
+    let found = outcome.code == Some(SANITIZER_FOUND);
+    anyhow::ensure!(
+        found || outcome.ok(),
+        "it does not run: {}{}",
+        last_part(&outcome.out),
+        last_part(&outcome.err)
+    );
     Ok(Some(Sanitizer {
-        ok: outcome.ok,
+        ok: !found,
         told: last_part(&outcome.out),
     }))
 }
@@ -157,11 +201,16 @@ impl Torch {
     }
 }
 
+/// A network's name, as torchvision would call it.
+pub(super) fn torch_name(name: &str) -> String {
+    name.replace('-', "_")
+}
+
 /// Times networks by torch. `Ok(None)`: `python` has no torch and torchvision.
 pub(super) fn torch(python: &Path, device: &str, networks: &[String]) -> anyhow::Result<Option<Torch>> {
     let mut look = Command::new(python);
     look.args(["-c", "import torch, torchvision"]);
-    if !ran(look).is_ok_and(|outcome| outcome.ok) {
+    if !ran(look).is_ok_and(|outcome| outcome.ok()) {
         return Ok(None);
     }
     let mut command = Command::new(python);
@@ -169,7 +218,7 @@ pub(super) fn torch(python: &Path, device: &str, networks: &[String]) -> anyhow:
         .args(["-c", include_str!("time_torch.py"), device])
         .args(networks);
     let outcome = ran(command)?;
-    anyhow::ensure!(outcome.ok, "torch fails: {}", last_part(&outcome.err));
+    anyhow::ensure!(outcome.ok(), "torch fails: {}", last_part(&outcome.err));
     let line = outcome.out.lines().last().unwrap_or_default();
     Ok(Some(
         serde_json::from_str(line).context("what torch's script printed")?,
@@ -186,8 +235,8 @@ mod tests {
         command.args(["-c", "echo out; echo err >&2; exit 3"]);
         let outcome = ran(command).unwrap();
         assert_eq!(
-            (outcome.ok, outcome.out.trim(), outcome.err.trim()),
-            (false, "out", "err")
+            (outcome.code, outcome.out.trim(), outcome.err.trim()),
+            (Some(3), "out", "err")
         );
         assert!(ran(Command::new("/nowhere/python")).is_err());
         assert!(torch(Path::new("/nowhere/python"), "cpu", &[]).unwrap().is_none());

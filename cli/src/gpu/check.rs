@@ -13,7 +13,7 @@ use graft_cuda::{CudaEngine, Gpu, softgpu_plan};
 use graft_engine::{Engine, PartitionShape, RtenEngine, usable_cores};
 use serde::Serialize;
 
-use super::beside::{Sanitizer, Torch, on_softgpu, sanitizer, torch};
+use super::beside::{Sanitizer, Torch, on_softgpu, sanitizer, torch, torch_name};
 use super::networks::{Network, built_in, given};
 use super::{npy, page, softgpu_library, text, use_softgpu};
 use crate::Verdict;
@@ -148,7 +148,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         ok: false,
     };
     if !arguments.kernels_only {
-        elsewhere(arguments, stands_in, &recording, &mut report)?;
+        elsewhere(arguments, stands_in, &recording, &mut report);
         check_networks(arguments, &engine, &networks, &mut report)?;
     }
     report.ok = report.kernels.iter().all(|k| k.ok)
@@ -168,32 +168,32 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
 }
 
 /// The kernels' first launches again, by other means.
-fn elsewhere(
-    arguments: &Arguments,
-    stands_in: Option<PathBuf>,
-    recording: &Recording,
-    report: &mut Report,
-) -> anyhow::Result<()> {
+fn elsewhere(arguments: &Arguments, stands_in: Option<PathBuf>, recording: &Recording, report: &mut Report) {
     match stands_in.map_or_else(softgpu_library, Ok) {
         Ok(library) => {
             say("kernels: the same launches on the software GPU", false);
-            let again = on_softgpu(&library, arguments.seed, arguments.seed + 1)?;
-            report.replay = Some(recording.against(&again));
+            match on_softgpu(&library, arguments.seed, arguments.seed.wrapping_add(1)) {
+                Ok(again) => report.replay = Some(recording.against(&again)),
+                Err(error) => report
+                    .left_out
+                    .push(format!("launches on the software GPU: {error:#}")),
+            }
         }
         Err(why) => report
             .left_out
             .push(format!("launches on the software GPU: {why}")),
     }
     if arguments.softgpu {
-        return Ok(());
+        return;
     }
     say("kernels: under compute-sanitizer", false);
-    report.sanitizer = sanitizer(arguments.gpu)?;
-    if report.sanitizer.is_none() {
-        let why = "compute-sanitizer: it is not installed";
-        report.left_out.push(why.to_owned());
+    match sanitizer(arguments.gpu) {
+        Ok(Some(found)) => report.sanitizer = Some(found),
+        Ok(None) => report
+            .left_out
+            .push("compute-sanitizer: it is not installed".to_owned()),
+        Err(error) => report.left_out.push(format!("compute-sanitizer: {error:#}")),
     }
-    Ok(())
 }
 
 fn check_networks(
@@ -232,7 +232,7 @@ fn check_networks(
         }
         if of.ok && arguments.latency {
             say(&format!("{}: timing", network.name), false);
-            let figures = latency(engine, &of.file, &network.model, batches)?;
+            let figures = latency(engine, &network.name, &network.model, batches)?;
             report.latency.extend(figures);
             if !arguments.softgpu {
                 let found = together(engine, &of.file, &network.model)?;
@@ -259,14 +259,18 @@ fn check_networks(
     }
     if arguments.latency && !arguments.softgpu {
         say("torch: timing", false);
-        let names: Vec<String> = networks.iter().map(|n| n.name.replace('-', "_")).collect();
-        report.torch = torch(&arguments.python, &format!("cuda:{}", arguments.gpu), &names)?;
-        if report.torch.is_none() {
-            let python = arguments.python.display();
-            report
-                .left_out
-                .push(format!("torch: {python} has no torch and torchvision"));
-        }
+        let names: Vec<String> = networks.iter().map(|n| torch_name(&n.name)).collect();
+        let device = format!("cuda:{}", arguments.gpu);
+        let left_out = match torch(&arguments.python, &device, &names) {
+            Ok(found) => {
+                report.torch = found;
+                let python = arguments.python.display();
+                let lacks = || format!("torch: {python} has no torch and torchvision");
+                report.torch.is_none().then(lacks)
+            }
+            Err(error) => Some(format!("torch: {error:#}")),
+        };
+        report.left_out.extend(left_out);
     }
     Ok(())
 }

@@ -26,11 +26,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         let opened = CudaEngine::open(gpu).map(|engine| (engine.granularity(), engine.undivided()));
         list.push((gpu, opened));
     }
-    let first = list
-        .iter()
-        .find(|(_, opened)| opened.is_ok())
-        .map(|(gpu, _)| gpu.ordinal);
-    let used = first.map_or_else(|| "cpu".to_owned(), |ordinal| format!("cuda:{ordinal}"));
+    let usable = list.iter().filter(|(_, opened)| opened.is_ok());
+    let names: Vec<String> = usable.map(|(gpu, _)| format!("cuda:{}", gpu.ordinal)).collect();
+    let used = match names.is_empty() {
+        true => "cpu".to_owned(),
+        false => names.join(" "),
+    };
     if arguments.json {
         let gpus_json: Vec<_> = list
             .iter()

@@ -1,8 +1,6 @@
 //! A report as a page.
 
-use std::path::Path;
-
-use super::beside::Torch;
+use super::beside::{Torch, torch_name};
 use super::check::Report;
 
 /// Text for a page.
@@ -30,15 +28,12 @@ fn against_torch(report: &Report, torch: &Torch) -> String {
     let on_whole = report.latency.iter().filter(|l| Some(l.sms) == whole);
     on_whole
         .filter_map(|ours| {
-            let stem = Path::new(&ours.file)
-                .file_stem()?
-                .to_string_lossy()
-                .replace('-', "_");
-            let best = torch.best(&stem, ours.batch)?;
+            let name = torch_name(&ours.network);
+            let best = torch.best(&name, ours.batch)?;
             Some(format!(
                 "<tr><td>torch {} {}<td>batch {}, {}<td class=n>{:.3} ms<td>ours is {:.2} times as fast</tr>",
                 escaped(&torch.torch),
-                escaped(&stem),
+                escaped(&name),
                 ours.batch,
                 escaped(&best.mode),
                 best.ms,
@@ -83,7 +78,7 @@ pub(super) fn of(report: &Report) -> String {
             let kind = if l.modelled { "modelled" } else { "measured" };
             format!(
                 "<tr><td>{}<td>batch {} on {} SMs<td class=n>{:.3} ms, {kind}</tr>",
-                escaped(&l.file),
+                escaped(&l.network),
                 l.batch,
                 l.sms,
                 l.ms

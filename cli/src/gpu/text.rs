@@ -44,7 +44,7 @@ pub(super) fn text(report: &Report) -> anyhow::Result<()> {
         let kind = if figure.modelled { "modelled" } else { "measured" };
         line(format_args!(
             "  {}: batch {:2} on {:3} SMs: {:.3} ms, {kind}",
-            figure.file, figure.batch, figure.sms, figure.ms
+            figure.network, figure.batch, figure.sms, figure.ms
         ))?;
     }
     for found in &report.together {

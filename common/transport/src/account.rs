@@ -264,7 +264,11 @@ mod tests {
         let purse = account.purse(address(1));
         let (mut first, mut second) = (purse.charge(), purse.charge());
         first.add(60_000).await.unwrap();
-        assert_eq!(second.add(60_000).await, Err(NoRoom), "more than a connection may hold");
+        assert_eq!(
+            second.add(60_000).await,
+            Err(NoRoom),
+            "more than a connection may hold"
+        );
         let waiting = tokio::spawn(async move { second.add(60_000).await });
         tokio::time::sleep(Duration::from_millis(100)).await;
         drop(first);

@@ -165,19 +165,23 @@ impl CudaEngine {
         partitions.get(&id).copied().ok_or(EngineError::NoPartition(id))
     }
 
+    /// The session, set up anew where a fault spoiled the last. `Err`: the device is lost.
+    fn sound_session(&self) -> Result<Arc<Session>, EngineError> {
+        let session = self.session();
+        if session.is_spoiled() {
+            self.set_up_anew(&session);
+        }
+        let failed = self.setting_up.lock().unwrap_or_else(|e| e.into_inner());
+        match failed.clone() {
+            Some(cause) => Err(EngineError::Device { lost: true, cause }),
+            None => Ok(self.session()),
+        }
+    }
+
     /// The session, with a partition open on it.
     fn with_partition(&self, id: PartitionId) -> Result<Arc<Session>, EngineError> {
         let share = self.share(id)?;
-        let failed = self.setting_up.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(cause) = failed.clone() {
-            return Err(EngineError::Device { lost: true, cause });
-        }
-        drop(failed);
-        let mut session = self.session();
-        if session.is_spoiled() {
-            self.set_up_anew(&session);
-            session = self.session();
-        }
+        let session = self.sound_session()?;
         if !session.has_partition(id) {
             let opened = session.open_partition(id, share);
             opened.map_err(|fault| EngineError::Device {
@@ -197,7 +201,9 @@ impl CudaEngine {
         batch: Held,
     ) -> Result<Submitted, RunError> {
         let requests = batch.requests();
-        let (mut read, mut copying) = (None, None);
+        // On an early return the copying is dropped, and waited for, before the tensors that it fills.
+        let mut read = None;
+        let mut copying = None;
         let (given, finite) = match &batch {
             Held::Host(batch) => (Given::Host(batch), batch.is_finite()),
             Held::Device(held) => {
@@ -259,8 +265,9 @@ struct InFlight {
     /// `None`: it was waited for.
     flight: Option<Flight>,
     range: StageRange,
-    _held: Vec<Arc<Vec<HeldTensor>>>,
+    /// Dropped before what it fills.
     _copying: Option<Arc<Copying>>,
+    _held: Vec<Arc<Vec<HeldTensor>>>,
 }
 
 impl InFlight {
@@ -328,7 +335,9 @@ impl Engine for CudaEngine {
 
     fn unload(&self, model: ModelId) -> Result<(), EngineError> {
         let mut models = self.models.write().unwrap_or_else(|e| e.into_inner());
-        models.remove(&model).ok_or(EngineError::NotLoaded(model))?;
+        let known = models.remove(&model);
+        drop(models);
+        known.ok_or(EngineError::NotLoaded(model))?;
         self.session().forget(model);
         Ok(())
     }
@@ -351,7 +360,7 @@ impl Engine for CudaEngine {
             });
         }
         let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let session = self.session();
+        let session = self.sound_session()?;
         let share = (*first, *count);
         session
             .open_partition(id, share)
@@ -363,9 +372,10 @@ impl Engine for CudaEngine {
 
     fn close_partition(&self, partition: PartitionId) -> Result<(), EngineError> {
         let mut partitions = self.partitions.write().unwrap_or_else(|e| e.into_inner());
-        partitions
-            .remove(&partition)
-            .ok_or(EngineError::NoPartition(partition))?;
+        let known = partitions.remove(&partition);
+        drop(partitions);
+        known.ok_or(EngineError::NoPartition(partition))?;
+        // It waits for what is under way there: others go on meanwhile.
         self.session().close_partition(partition);
         Ok(())
     }

@@ -30,6 +30,9 @@ pub struct HeldBatch {
     pub info: Arc<ModelInfo>,
     /// The cut point at which it stands.
     pub at: CutPoint,
+    /// The copying that fills the tensors, where they were gathered from others. It is dropped before them, and waits: their memory is used
+    /// again as soon as they are gone.
+    pub copying: Option<Arc<Copying>>,
     /// The tensors there, of all requests that were computed together.
     pub tensors: Arc<Vec<HeldTensor>>,
     /// The first of its requests among them.
@@ -38,8 +41,6 @@ pub struct HeldBatch {
     pub count: usize,
     /// Whether what went in was finite.
     pub finite: bool,
-    /// The copying that fills the tensors, where they were gathered from others.
-    pub copying: Option<Arc<Copying>>,
 }
 
 /// Copies within a device that were put in; what they read stays until they are done.

@@ -132,7 +132,8 @@ impl Lane {
         }
     }
 
-    /// Waits for all that was put in, whatever becomes of it: those who wait for it are told.
+    /// Waits for all that was put in, whatever becomes of it: those who wait for it are told. Nothing, where the device was set up anew: what
+    /// was put in is gone.
     pub fn settle(&self) {
         if self.stream.green().primary().has_ended() {
             return;
@@ -174,7 +175,9 @@ impl Lane {
         self.make_room(primary, program)?;
         let mut ready = match name.and_then(|name| self.ready.remove(&name)) {
             Some(ready) => ready,
-            None => self.record(primary, kernels, program, weights)?,
+            None => self
+                .record(primary, kernels, program, weights)
+                .inspect_err(|_| self.settle())?,
         };
         let put = self.replay(primary, program, &ready, given, outputs);
         match name.filter(|_| put.is_ok()) {
@@ -201,7 +204,7 @@ impl Lane {
             if bytes == 0 || memory.as_ref().is_some_and(|m| m.size() >= bytes) {
                 continue;
             }
-            // What was put in uses the old one, which goes first, so that there is room.
+            // What was put in uses the old one, which goes first, so that there is room. What it fails of is told to those who wait for it.
             self.stream.wait().unwrap_or_default();
             self.ready.clear();
             *memory = None;

@@ -19,7 +19,7 @@ mod session;
 pub mod check;
 pub mod reference;
 
-pub use driver::{CudaFault, Gpu, NoDriver, softgpu_plan, use_library};
+pub use driver::{CudaFault, Gpu, NoDriver, ask_for_connections, softgpu_plan, use_library};
 pub use engine::CudaEngine;
 pub use kernels::names as kernel_names;
 pub use session::SetUpError;

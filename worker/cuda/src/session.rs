@@ -182,7 +182,8 @@ impl Session {
         let green = Arc::new(self.atoms.partition(skipped, sms)?);
         let granted = green.sms();
         let lane = Lane::new(&green)?;
-        lock(&self.lanes).insert(id, Arc::new(Mutex::new(lane)));
+        let before = lock(&self.lanes).insert(id, Arc::new(Mutex::new(lane)));
+        drop(before);
         Ok(granted)
     }
 
@@ -191,12 +192,16 @@ impl Session {
     }
 
     pub fn close_partition(&self, id: PartitionId) {
-        lock(&self.lanes).remove(&id);
+        let gone = lock(&self.lanes).remove(&id);
+        // The device is not set up anew while the lane waits for what is under way there.
+        let _using = self.primary.using();
+        drop(gone);
     }
 
     /// Forgets a model: its weights, and all launches that name them.
     pub fn forget(&self, model: ModelId) {
         let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
+        let _using = self.primary.using();
         for lane in lanes {
             lock(&lane).forget(model);
         }

@@ -242,6 +242,7 @@ fn time(engine: &dyn Engine, partition: PartitionId, info: &ModelInfo) -> Result
     Ok(times[REPEATS / 2])
 }
 
+/// All of its engines compute in the host's memory, and queue nothing.
 impl Engine for Engines {
     /// Name of all engines together; [`Engines::engine_of`] names a model's.
     fn name(&self) -> &'static str {

@@ -1,8 +1,10 @@
 use std::path::Path;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, mpsc};
 use std::time::Instant;
 
-use graft_engine::{EmulatedEngine, Engine, EngineError, MemoryUse, PartitionId, PartitionShape};
+use graft_engine::{
+    EmulatedEngine, Engine, EngineError, MemoryUse, PartitionId, PartitionShape, RunEnd, Submitted,
+};
 use graft_model::{Batch, CutPoint, Model, ModelInfo, ReadOptions, StageRange, samples};
 use graft_plan::{Epoch, ModelProfile, Order, Profile, SegmentProfile, Share, Source};
 use graft_wire::TraceContext;
@@ -14,11 +16,23 @@ use crate::fence::Fence;
 use crate::held::HeldBytes;
 use crate::job::{Ended, Hop, RoutePlan, Spent, UnderWay};
 
-/// An engine whose runs hang until they are let go.
+/// An engine whose runs hang until they are let go; where it queues them, each end comes when it is let go.
 struct Hanging {
     inner: EmulatedEngine,
+    queues: bool,
     hangs: Mutex<bool>,
     change: Condvar,
+    /// Runs that were put in, in their order, for their ends.
+    put: Mutex<Vec<mpsc::Sender<Result<(), EngineError>>>>,
+}
+
+/// The end of a queued run.
+struct LetGo(mpsc::Receiver<Result<(), EngineError>>);
+
+impl RunEnd for LetGo {
+    fn wait(self: Box<Self>) -> Result<(), EngineError> {
+        self.0.recv().unwrap_or(Ok(()))
+    }
 }
 
 impl Hanging {
@@ -26,6 +40,23 @@ impl Hanging {
         *self.hangs.lock().unwrap() = hangs;
         self.change.notify_all();
     }
+
+    /// How many runs are put in.
+    fn put(&self) -> usize {
+        self.put.lock().unwrap().len()
+    }
+
+    /// The first of those that were put in ends so.
+    fn end_first(&self, how: Result<(), EngineError>) {
+        self.put.lock().unwrap().remove(0).send(how).unwrap();
+    }
+}
+
+fn broken() -> Result<(), EngineError> {
+    Err(EngineError::Device {
+        lost: false,
+        cause: "broken".to_owned(),
+    })
 }
 
 impl Engine for Hanging {
@@ -57,6 +88,30 @@ impl Engine for Hanging {
         let hangs = self.hangs.lock().unwrap();
         drop(self.change.wait_while(hangs, |hangs| *hangs).unwrap());
         self.inner.run(partition, model, range, batch)
+    }
+    fn queues(&self) -> bool {
+        self.queues
+    }
+    fn submit(
+        &self,
+        partition: PartitionId,
+        model: ModelId,
+        range: StageRange,
+        batch: Held,
+    ) -> Result<Submitted, EngineError> {
+        let (end, waiting) = mpsc::channel();
+        let rows = match self.queues {
+            true => self.inner.run_held(partition, model, range, batch)?,
+            false => self.run_held(partition, model, range, batch)?,
+        };
+        match self.queues {
+            true => self.put.lock().unwrap().push(end),
+            false => end.send(Ok(())).unwrap(),
+        }
+        Ok(Submitted {
+            rows,
+            end: Box::new(LetGo(waiting)),
+        })
     }
     fn memory(&self) -> MemoryUse {
         self.inner.memory()
@@ -103,15 +158,18 @@ struct Around {
 }
 
 impl Around {
-    fn new() -> Self {
+    /// `chunk_ms`: what a chunk may take of segments of a millisecond; 0: all run at once.
+    fn new(queues: bool, chunk_ms: f64) -> Self {
         let (name, bytes) = samples::all().remove(0);
         let model = Model::parse(Path::new(name), &bytes, &ReadOptions::default()).unwrap();
         let info = model.info();
         let (profile, id) = (profile(info), info.id.to_string());
         let engine = Arc::new(Hanging {
             inner: EmulatedEngine::new(profile.clone()),
+            queues,
             hangs: Mutex::new(true),
             change: Condvar::new(),
+            put: Mutex::default(),
         });
         engine.load(&model).unwrap();
         let its_engine = Arc::clone(&engine) as Arc<dyn Engine>;
@@ -120,7 +178,7 @@ impl Around {
         let manner = Manner {
             share: Share(1),
             order: Order::Edf,
-            quantum_ms: 0.0,
+            quantum_ms: chunk_ms,
             admission: Admission::Off,
         };
         let work = Work {
@@ -215,7 +273,7 @@ fn status(ended: Ended) -> Result<(), Status> {
 
 #[actix::test]
 async fn whoever_waits_for_an_engine_that_hangs_is_told_and_served_again_when_it_answers() {
-    let mut around = Around::new();
+    let mut around = Around::new(false, 0.0);
     let waiting = [around.send(), around.send(), around.send()];
     let patience = SILENT_AFTER.duration() + 5 * WATCH_EVERY;
     for answer in waiting {
@@ -249,4 +307,105 @@ async fn whoever_waits_for_an_engine_that_hangs_is_told_and_served_again_when_it
         0,
         "nobody counts as under way"
     );
+}
+
+/// Waits until so many runs are on the device.
+async fn until_put(around: &Around, runs: usize) {
+    let start = Instant::now();
+    while around.engine.put() < runs {
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{} of {runs} runs are put in",
+            around.engine.put()
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // One more would come now.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(around.engine.put(), runs, "a device has two chunks at most");
+}
+
+async fn told(answer: oneshot::Receiver<Ended>) -> Result<(), Status> {
+    let ended = tokio::time::timeout(Duration::from_secs(5), answer).await;
+    status(ended.expect("told in time").expect("told"))
+}
+
+#[actix::test]
+async fn the_next_chunk_is_on_the_device_before_the_one_that_runs_ends() {
+    let mut around = Around::new(true, 1.0);
+    let (first, second) = (around.send(), around.send());
+    // The first request's chunks, one after the other: with each that ends another is put in, and the second request's follow.
+    let chunks = around.route.hops[0].range.segments().len() * 2;
+    for left in (1..=chunks).rev() {
+        until_put(&around, left.min(2)).await;
+        around.engine.end_first(Ok(()));
+    }
+    assert_eq!((told(first).await, told(second).await), (Ok(()), Ok(())));
+    assert_eq!(around.route.under_way.load(Ordering::SeqCst), 0);
+}
+
+#[actix::test]
+async fn a_chunk_that_fails_costs_its_own_request_and_no_other() {
+    // All at once: the next chunk is another request's.
+    let mut around = Around::new(true, 0.0);
+    let (first, second) = (around.send(), around.send());
+    until_put(&around, 2).await;
+    around.engine.end_first(broken());
+    assert_eq!(told(first).await, Err(Status::WorkerLost));
+    around.engine.end_first(Ok(()));
+    assert_eq!(told(second).await, Ok(()));
+
+    // In chunks: the next one is the same request's.
+    let mut around = Around::new(true, 1.0);
+    let first = around.send();
+    until_put(&around, 2).await;
+    let second = around.send();
+    around.engine.end_first(broken());
+    assert_eq!(told(first).await, Err(Status::WorkerLost));
+    around.engine.end_first(broken());
+    let chunks = around.route.hops[0].range.segments().len();
+    for left in (1..=chunks).rev() {
+        until_put(&around, left.min(2)).await;
+        around.engine.end_first(Ok(()));
+    }
+    assert_eq!(told(second).await, Ok(()));
+    assert_eq!(around.route.under_way.load(Ordering::SeqCst), 0);
+}
+
+#[actix::test]
+async fn a_request_that_is_cancelled_while_its_next_chunk_is_on_the_device_is_let_go() {
+    let mut around = Around::new(true, 1.0);
+    let first = around.send();
+    until_put(&around, 2).await;
+    let id = RequestId(around.sent);
+    let second = around.send();
+    around.partition.do_send(Cancel(id));
+    around.engine.end_first(Ok(()));
+    around.engine.end_first(Ok(()));
+    let chunks = around.route.hops[0].range.segments().len();
+    for left in (1..=chunks).rev() {
+        until_put(&around, left.min(2)).await;
+        around.engine.end_first(Ok(()));
+    }
+    assert_eq!(told(second).await, Ok(()));
+    assert!(first.await.is_err(), "nobody answers what nobody waits for");
+    assert_eq!(around.route.under_way.load(Ordering::SeqCst), 0);
+}
+
+#[actix::test]
+async fn a_plan_that_is_retired_answers_what_is_on_the_device() {
+    let mut around = Around::new(true, 0.0);
+    let (first, second) = (around.send(), around.send());
+    until_put(&around, 2).await;
+    around.partition.do_send(Drain {
+        patience: Duration::from_secs(10),
+        under_way: Arc::clone(&around.route.under_way),
+    });
+    tokio::time::sleep(3 * DRAIN_LOOK).await;
+    around.engine.end_first(Ok(()));
+    tokio::time::sleep(3 * DRAIN_LOOK).await;
+    around.engine.end_first(Ok(()));
+    assert_eq!((told(first).await, told(second).await), (Ok(()), Ok(())));
+    tokio::time::sleep(5 * DRAIN_LOOK).await;
+    assert!(!around.partition.connected(), "then it ends");
 }

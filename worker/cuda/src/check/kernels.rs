@@ -76,7 +76,10 @@ pub fn kernels(
         engine.close_partition(partition)?;
         let (kernels, outcome) = match ran {
             Ok((kernels, apart)) => (kernels, Ok(apart)),
-            Err(error) => (vec![case.kernel.unwrap_or("")], Err(error.to_string())),
+            Err(error) => {
+                recording.add(&case.label, &[], &[]);
+                (vec![case.kernel.unwrap_or("")], Err(error.to_string()))
+            }
         };
         for kernel in kernels {
             let Some(report) = reports.get_mut(kernel) else {

@@ -12,8 +12,8 @@ const REPEATS: usize = 9;
 /// One figure.
 #[derive(Debug, Clone, Serialize)]
 pub struct Latency {
-    /// The network's file.
-    pub file: String,
+    /// The network.
+    pub network: String,
     /// Requests of the batch.
     pub batch: usize,
     /// Multiprocessors of the partition.
@@ -28,7 +28,7 @@ pub struct Latency {
 /// figures don't vary.
 pub fn latency(
     engine: &CudaEngine,
-    file: &str,
+    network: &str,
     model: &Model,
     batches: &[usize],
 ) -> Result<Vec<Latency>, EngineError> {
@@ -50,7 +50,7 @@ pub fn latency(
             }
             times.sort_by(f32::total_cmp);
             figures.push(Latency {
-                file: file.to_owned(),
+                network: network.to_owned(),
                 batch,
                 sms,
                 ms: times[repeats / 2],

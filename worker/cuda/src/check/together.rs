@@ -104,8 +104,16 @@ fn with_company<T: Send>(
     again: impl Fn() -> Result<(), EngineError> + Sync,
     f: impl FnOnce() -> Result<T, EngineError>,
 ) -> Result<T, EngineError> {
+    /// Tells the company that it is over, whatever became of what it was for.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let ends = Over(&over);
         let company = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 again()?;
@@ -113,8 +121,10 @@ fn with_company<T: Send>(
             Ok(())
         });
         let done = f();
-        over.store(true, Ordering::Relaxed);
-        let kept_on = company.join().unwrap_or(Ok(()));
+        drop(ends);
+        let kept_on = company
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         done.and_then(|done| kept_on.map(|()| done))
     })
 }

@@ -16,5 +16,5 @@ pub use error::CudaFault;
 pub use green::{Atoms, Green};
 pub use library::{Function, Library};
 pub use memory::{DeviceMemory, Pinned};
-pub use open::{Gpu, NoDriver, Primary, softgpu_plan, softgpu_report, use_library};
+pub use open::{Gpu, NoDriver, Primary, ask_for_connections, softgpu_plan, softgpu_report, use_library};
 pub use stream::{Event, Graph, Stream};

@@ -21,6 +21,7 @@ const SOFTGPU: &str = "softgpu";
 
 unsafe extern "C" {
     fn graft_cuda_open(path: *const c_char, why: *mut c_char, room: usize) -> c_int;
+    fn graft_cuda_connections();
     fn graftSoftgpuPlan(device: c_int, plan: *const c_char) -> c_int;
     fn graftSoftgpuReport(device: c_int, to: *mut c_char, room: usize, length: *mut usize) -> c_int;
 }
@@ -48,6 +49,13 @@ pub enum NoDriver {
     /// It has no such device.
     #[error("there is no CUDA device {0}")]
     NoDevice(u32),
+}
+
+/// Asks the driver, which looks for it in the environment when it starts, for as many connections to a device as it has, unless somebody
+/// asked for another number. To be called first of all in a program, while it has one thread.
+pub fn ask_for_connections() {
+    // SAFETY: one thread, by the caller's promise: nobody reads the environment meanwhile.
+    unsafe { graft_cuda_connections() };
 }
 
 static OPENED: OnceLock<Result<i32, NoDriver>> = OnceLock::new();
@@ -163,7 +171,7 @@ impl Gpu {
     }
 }
 
-/// A device that was opened. Nothing is launched on its primary context, whose kernels could run anywhere.
+/// A device that was opened. Nothing is launched on its primary context, whose kernels could run anywhere, but where the device is not divided.
 #[derive(Debug)]
 pub struct Primary {
     gpu: Gpu,

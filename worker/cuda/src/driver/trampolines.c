@@ -78,9 +78,10 @@ int cuGetErrorString(int code, const char **text) {
 }
 
 // Finds the functions in a library. Returns how many of them it has; 0: it can't be opened, and `why` says why not.
+// Partitions have streams of their own, which run side by side on as many connections to the device; the driver looks when it starts.
+void graft_cuda_connections(void) { setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0); }
+
 int graft_cuda_open(const char *path, char *why, size_t room) {
-    // Partitions have streams of their own, which run side by side on as many connections to the device; the driver looks at its start.
-    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         const char *reason = dlerror();

@@ -28,7 +28,8 @@ impl<'g> Lowering<'g> {
     /// A node's operand beside `name`, where it is one number that is known.
     fn scalar_beside(&self, node: &Node, name: &str) -> Option<f32> {
         let place = node.inputs.iter().position(|i| i != name)?;
-        self.known(node, place)?.only()
+        // One of several dimensions could give the result more than the other operand has.
+        self.known(node, place).filter(|c| c.dims.len() <= 1)?.only()
     }
 
     fn is_times(&self, node: &Node, name: &str, wanted: f32) -> bool {
@@ -150,7 +151,7 @@ impl<'g> Lowering<'g> {
         let mut affine: Affine = (None, None);
         for (kind, into) in [("Mul", &mut affine.0), ("Add", &mut affine.1)] {
             if let Some((place, node)) = self.reader(name, kind)
-                && let Some(values) = self.row_beside(node, name, length)
+                && let Some(values) = self.row_beside(node, name, length, rank)
             {
                 *into = Some(values);
                 places.push(place);
@@ -177,11 +178,12 @@ impl<'g> Lowering<'g> {
     }
 
     /// A node's operand beside `name`, where it is one number for each element of a row.
-    fn row_beside(&self, node: &Node, name: &str, length: usize) -> Option<Vec<f32>> {
+    fn row_beside(&self, node: &Node, name: &str, length: usize, rank: usize) -> Option<Vec<f32>> {
         let place = node.inputs.iter().position(|i| i != name)?;
         let known = self.known(node, place)?;
         let count: usize = known.dims.iter().product();
-        (count == length && known.dims.last() == Some(&length)).then(|| known.as_floats())
+        let fits = count == length && known.dims.last() == Some(&length) && known.dims.len() <= rank;
+        fits.then(|| known.as_floats())
     }
 }
 
