@@ -8,7 +8,7 @@ use graft_model::DType;
 use graft_transport::{Connection, Endpoint};
 use graft_wire::{ClientReply, ClientRequest, Limits, MAX_PROBE_BYTES, Refused, Status};
 
-use crate::front::Front;
+use crate::front::{Came, Front, source_at};
 
 /// Time for a request to come in whole: a large tensor over a slow uplink.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,18 +38,17 @@ async fn serve(connection: Connection, front: Arc<Front>, limits: Limits) {
     let reason = connection
         .serve(limits, PATIENCE, move |caller, request, payload| {
             let front = Arc::clone(&front);
-            async move { answer(&front, request, payload, caller.coming_in).await }
+            let came = Came {
+                source: source_at(caller.address, false),
+                coming_in: caller.coming_in,
+            };
+            async move { answer(&front, request, payload, came).await }
         })
         .await;
     tracing::debug!(%peer, reason, "a client left");
 }
 
-async fn answer(
-    front: &Front,
-    request: ClientRequest,
-    payload: Bytes,
-    coming_in: Duration,
-) -> (ClientReply, Bytes) {
+async fn answer(front: &Front, request: ClientRequest, payload: Bytes, came: Came) -> (ClientReply, Bytes) {
     let outcome = match request {
         ClientRequest::Describe { model } => front.describe(&model).and_then(|description| {
             let json = serde_json::to_vec(&description)
@@ -58,7 +57,7 @@ async fn answer(
         }),
         ClientRequest::Probe => Ok((ClientReply::Probed, Bytes::new())),
         ClientRequest::Infer(header) => front
-            .infer(header, payload, coming_in)
+            .infer(header, payload, came)
             .await
             .map(|(answer, bytes)| (ClientReply::Answer(answer), bytes)),
     };

@@ -3,6 +3,7 @@
 //! What happens to a request is decided by `graft-router-core`'s [`Passage`]; here it is carried out.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +13,9 @@ use bytes::Bytes;
 use graft_files::{Catalog, CatalogEntry};
 use graft_model::{Cut, ModelId};
 use graft_plan::{Nanos, nanos_to_ms};
-use graft_router_core::{Asked, Attempt, Attempted, Entrance, Go, Life, Passage, RouteTable, Sending};
+use graft_router_core::{
+    Asked, Attempt, Attempted, Entrance, Go, Life, Passage, RouteTable, Sending, Source,
+};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
 use graft_wire::{AnswerHeader, Description, InferHeader, Refused, RunHeader, Status, Visit, WireType};
@@ -21,6 +24,29 @@ use tokio::sync::Notify;
 use crate::backend::{Backend, BackendFailure, BackendReply};
 use crate::check::check;
 use crate::counts::Counts;
+
+/// How a request came in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Came {
+    /// Who asks.
+    pub source: Source,
+    /// Time from its first byte to its last.
+    pub coming_in: Duration,
+}
+
+/// Numbers of connections over HTTP begin here; below are those over QUIC.
+const HTTP: u64 = 1 << 32;
+
+/// Who asks from an address: its connections are told apart by their ports.
+pub(crate) fn source_at(address: SocketAddr, over_http: bool) -> Source {
+    let group = match address.ip() {
+        IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped().to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let port = u64::from(address.port());
+    let connection = if over_http { HTTP + port } else { port };
+    Source { group, connection }
+}
 
 /// An answer, or why there is none.
 pub(crate) type Answer = Result<(AnswerHeader, Bytes), Refused>;
@@ -56,8 +82,8 @@ pub(crate) struct Front {
 struct Living<'a> {
     front: &'a Front,
     start: Nanos,
-    /// Its model is one of this router's.
-    is_known: bool,
+    /// It counts as one of its model's: that is one of this router's, and what was asked for may be planned for.
+    counts: bool,
     life: Option<Life>,
     passage: Option<Passage>,
 }
@@ -69,6 +95,14 @@ impl Living<'_> {
         let status = refused.as_ref().map_or("ok", |r| r.status.name());
         life.took_ms = nanos_to_ms(took);
         (life.in_time, life.refused) = (in_time, refused);
+        if let Some(passage) = &self.passage {
+            let outcome = life
+                .refused
+                .as_ref()
+                .map_or(Ok(()), |refused| Err(refused.status));
+            let sent = !passage.attempts().is_empty();
+            self.front.entrance.over(self.front.clock.now(), outcome, sent);
+        }
         life.attempts = self.passage.take().map_or_else(Vec::new, Passage::into_attempts);
         metrics::gauge!(names::ROUTER_IN_FLIGHT).set(self.front.entrance.in_flight() as f64);
         metrics::counter!(names::ROUTER_REQUESTS, "model" => life.model_name.clone(), "status" => status)
@@ -78,7 +112,7 @@ impl Living<'_> {
         if life.not_finite > 0 {
             metrics::counter!(names::ROUTER_NOT_FINITE, "model" => life.model_name.clone()).increment(1);
         }
-        if self.is_known {
+        if self.counts {
             let latest = life.attempts.last().map(|a: &Attempt| a.epoch);
             let epoch = latest.unwrap_or_else(|| self.front.routing.load().table.epoch());
             self.front.counts.ended(epoch, &life);
@@ -144,9 +178,9 @@ impl Front {
         })
     }
 
-    /// Runs the rest of one request, which took `coming_in` to come in. Dropping the future takes the request back.
+    /// Runs the rest of one request. Dropping the future takes the request back.
     /// One that no route serves waits for a plan that does, as long as it can afford.
-    pub async fn infer(&self, header: InferHeader, payload: Bytes, coming_in: Duration) -> Answer {
+    pub async fn infer(&self, header: InferHeader, payload: Bytes, came: Came) -> Answer {
         let start = self.clock.now();
         let known = self.catalog.get(&header.model);
         let name = known.map_or("unknown", |e| e.manifest.name.as_str());
@@ -157,7 +191,7 @@ impl Front {
             partition_point: header.partition_point,
             budget_ms: nanos_to_ms(header.time_left),
             at_unix_ms: unix_ms(),
-            upload_ms: coming_in.as_secs_f64() * 1e3,
+            upload_ms: came.coming_in.as_secs_f64() * 1e3,
             bytes: payload.len() as u64,
             took_ms: 0.0,
             in_time: false,
@@ -168,11 +202,13 @@ impl Front {
         let mut living = Living {
             front: self,
             start,
-            is_known: known.is_some(),
+            counts: known.is_some(),
             life: Some(life),
             passage: None,
         };
-        let mut outcome = self.serve(&header, payload, start, &mut living.passage).await;
+        let mut outcome = self
+            .serve(&header, payload, start, came.source, &mut living)
+            .await;
         let now = self.clock.now();
         if let Ok((answer, bytes)) = &mut outcome {
             answer.timing.router_ns = (now - start).0;
@@ -191,7 +227,8 @@ impl Front {
         header: &InferHeader,
         payload: Bytes,
         start: Nanos,
-        place: &mut Option<Passage>,
+        source: Source,
+        living: &mut Living<'_>,
     ) -> Answer {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::new(Status::NotReady, "the router is draining"));
@@ -202,7 +239,17 @@ impl Front {
             point: header.partition_point,
             time_left: header.time_left,
         };
-        let passage = place.insert(Passage::enter(&self.entrance, start, asked)?);
+        let passage = match Passage::enter(&self.entrance, start, Some(source), asked) {
+            Ok(passage) => living.passage.insert(passage),
+            Err(outside) => {
+                match outside.demand {
+                    Some(class) => self.counts.came(self.clock.now(), class),
+                    // It says nothing of how the model is served.
+                    None => living.counts = false,
+                }
+                return Err(outside.refused);
+            }
+        };
         metrics::gauge!(names::ROUTER_IN_FLIGHT).set(self.entrance.in_flight() as f64);
         self.counts.came(self.clock.now(), passage.class());
         loop {

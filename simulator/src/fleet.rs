@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use graft_client_core::{Errand, Handing, Hints, LinkEstimate, Local, Start};
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
+use graft_router_core::Source;
 use graft_wire::Status;
 use graft_worker_core::Due;
 
@@ -45,6 +46,8 @@ pub(crate) struct Fleet {
 pub(crate) struct Asker {
     pub router: u32,
     pub model: ModelId,
+    /// A phone is behind an address of its own; a stream is many clients.
+    pub source: Option<Source>,
 }
 
 impl Fleet {
@@ -77,12 +80,17 @@ impl Fleet {
             Some(p) => Asker {
                 router: p.router,
                 model: p.model,
+                source: Some(Source {
+                    group: u128::from(client),
+                    connection: 0,
+                }),
             },
             None => {
                 let s = &self.cast.streams[at - self.cast.phones.len()];
                 Asker {
                     router: s.router,
                     model: s.model,
+                    source: None,
                 }
             }
         }

@@ -131,13 +131,18 @@ impl Routers {
             time_left: request.budget,
         };
         let router = &mut self.routers[asker.router as usize];
-        match Passage::enter(&router.entrance, now, asked) {
+        match Passage::enter(&router.entrance, now, asker.source, asked) {
             Ok(passage) => {
                 router.counts.entry(passage.class()).or_default().add(now);
                 request.passage = Some(passage);
                 self.go(now, ticket, workers, cx);
             }
-            Err(refused) => self.ends(ticket, Err(refused.status), cx),
+            Err(outside) => {
+                if let Some(class) = outside.demand {
+                    router.counts.entry(class).or_default().add(now);
+                }
+                self.ends(now, ticket, Err(outside.refused.status), cx);
+            }
         }
     }
 
@@ -158,7 +163,7 @@ impl Routers {
             cx.events.at(now, Event::Reports { router, urgent });
         }
         match go {
-            Go::Refuse(refused) => self.ends(ticket, Err(refused.status), cx),
+            Go::Refuse(refused) => self.ends(now, ticket, Err(refused.status), cx),
             Go::Wait { until } => {
                 // Those that wait no longer go when there is no room for more.
                 if router.waiting.len() == router.waiting.capacity() {
@@ -209,13 +214,17 @@ impl Routers {
         request.place = Place::AtRouter;
         let passage = request.passage.as_mut();
         match passage.and_then(|p| p.replied(now, how, vec![])) {
-            Some(outcome) => self.ends(ticket, outcome.map_err(|refused| refused.status), cx),
+            Some(outcome) => self.ends(now, ticket, outcome.map_err(|refused| refused.status), cx),
             None => self.go(now, ticket, workers, cx),
         }
     }
 
-    fn ends(&mut self, ticket: Ticket, outcome: Result<(), Status>, cx: &mut Context) {
+    fn ends(&mut self, now: Nanos, ticket: Ticket, outcome: Result<(), Status>, cx: &mut Context) {
         if let Some(request) = cx.requests.get(ticket) {
+            if let Some(passage) = &request.passage {
+                let entrance = &self.routers[request.router as usize].entrance;
+                entrance.over(now, outcome, !passage.attempts().is_empty());
+            }
             (request.passage, request.place) = (None, Place::Outside);
             self.done.push((ticket, outcome));
         }

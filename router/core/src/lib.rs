@@ -7,6 +7,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod fair;
 mod gate;
 mod lives;
 mod mix;
@@ -15,7 +16,8 @@ mod pair;
 mod passage;
 mod routes;
 
+pub use fair::Source;
 pub use lives::{Attempt, Life, Lives};
 pub use mix::{Arrived, BudgetClass, ClassKey, MixWindow, REPORT_EVERY, URGENT_EVERY};
-pub use passage::{Asked, Attempted, Entrance, Go, MOST_IN_FLIGHT, Passage, Sending};
+pub use passage::{Asked, Attempted, Entrance, Go, MOST_IN_FLIGHT, Outside, Passage, Sending};
 pub use routes::{InFlight, RouteTable};

@@ -105,15 +105,15 @@ impl Pair {
             point,
             time_left: left,
         };
-        match Passage::enter(&self.entrance, self.now, asked) {
+        match Passage::enter(&self.entrance, self.now, None, asked) {
             Ok(passage) => {
                 self.passages.push(Some(passage));
                 self.endings.push(None);
                 self.goes(number);
             }
-            Err(refused) => {
+            Err(outside) => {
                 self.passages.push(None);
-                self.endings.push(Some((self.now, Err(refused.status))));
+                self.endings.push(Some((self.now, Err(outside.refused.status))));
             }
         }
         number

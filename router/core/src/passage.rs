@@ -1,12 +1,14 @@
 //! A request's way through a router: let in, sent to a worker, once more if that one is lost, ended.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, nanos_to_ms};
 use graft_wire::{GRACE, Refused, Status, Visit};
 
+use crate::fair::{Fair, Source, TooMany};
 use crate::lives::Attempt;
 use crate::mix::{BudgetClass, ClassKey};
 use crate::routes::{InFlight, RouteTable};
@@ -15,6 +17,48 @@ use crate::routes::{InFlight, RouteTable};
 pub const MOST_IN_FLIGHT: usize = 1024;
 /// Share of the places in flight that requests which wait for a plan may take: one in so many.
 const WAITING_PART: usize = 4;
+
+/// Requests in flight by who asked, where that is known.
+#[derive(Debug, Clone, Default)]
+struct Holders(Arc<Mutex<HashMap<Source, usize>>>);
+
+/// One of a source's requests in flight, given back when dropped.
+#[derive(Debug)]
+struct Holding {
+    holders: Holders,
+    source: Source,
+}
+
+impl Holders {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// `None`: it has as many as are free for all. So whoever takes what he can leaves as much to others.
+    fn take(&self, source: Source, free: usize) -> Option<Holding> {
+        let mut all = self.lock();
+        let count = all.entry(source).or_default();
+        if *count >= free.max(1) {
+            return None;
+        }
+        *count += 1;
+        drop(all);
+        let holders = self.clone();
+        Some(Holding { holders, source })
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let mut all = self.holders.lock();
+        if let Some(count) = all.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.source);
+            }
+        }
+    }
+}
 
 /// A count of places, each given back when dropped.
 #[derive(Debug, Clone, Default)]
@@ -46,8 +90,19 @@ impl Drop for Seat {
 pub struct Entrance {
     most: usize,
     in_flight: Seats,
+    holders: Holders,
     /// Of those in flight, requests that wait for a plan that serves them.
     waiting: Seats,
+    fair: Mutex<Fair>,
+}
+
+/// A request that is not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outside {
+    /// What its client is told.
+    pub refused: Refused,
+    /// The class that it is counted with, where it is demand that may be planned for.
+    pub demand: Option<ClassKey>,
 }
 
 impl Entrance {
@@ -56,8 +111,25 @@ impl Entrance {
         Entrance {
             most,
             in_flight: Seats::default(),
+            holders: Holders::default(),
             waiting: Seats::default(),
+            fair: Mutex::default(),
         }
+    }
+
+    fn fair(&self) -> MutexGuard<'_, Fair> {
+        self.fair.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// A request that was let in is over; `sent`: it was with a worker.
+    pub fn over(&self, now: Nanos, outcome: Result<(), Status>, sent: bool) {
+        let too_much = match outcome {
+            Err(Status::Overloaded) => true,
+            // It waited too long.
+            Err(Status::Late) => sent,
+            _ => false,
+        };
+        self.fair().ended(now, outcome.is_ok(), too_much);
     }
 
     /// Requests in flight.
@@ -75,6 +147,17 @@ pub struct Asked {
     pub point: CutPoint,
     /// What the server has, from now on.
     pub time_left: Nanos,
+}
+
+impl Asked {
+    /// The class of clients that it is counted with.
+    pub fn class(&self) -> ClassKey {
+        ClassKey {
+            model: self.model,
+            partition_point: self.point,
+            budget: BudgetClass::of(self.time_left),
+        }
+    }
 }
 
 /// Where a request is to be sent.
@@ -135,18 +218,48 @@ pub struct Passage {
     /// The latest [`go`](Self::go) found no route.
     unserved: bool,
     _in_flight: Seat,
+    _holding: Option<Holding>,
     waiting: Option<Seat>,
     /// Its place among those that its worker has.
     at_worker: Option<InFlight>,
 }
 
 impl Passage {
-    /// A request comes in, whole and sound. Refused: as many are in flight as may be.
-    pub fn enter(entrance: &Entrance, now: Nanos, asked: Asked) -> Result<Self, Refused> {
+    /// A request comes in, whole and sound. `source`: who asks; `None`: many together, of whom nobody is held back for the others. `Err`: as
+    /// many are in flight as may be, or he asks for more than others can have.
+    pub fn enter(
+        entrance: &Entrance,
+        now: Nanos,
+        source: Option<Source>,
+        asked: Asked,
+    ) -> Result<Self, Outside> {
         let most = entrance.most;
+        let outside = |what: String, is_demand: bool| Outside {
+            refused: Refused::new(Status::Overloaded, what),
+            demand: is_demand.then(|| asked.class()),
+        };
+        let held_back = source.map_or(Ok(()), |source| entrance.fair().ask(now, source));
+        held_back.map_err(|TooMany { is_demand }| {
+            let what = "more is asked for than can be served, and this connection asks for more than others";
+            outside(what.to_owned(), is_demand)
+        })?;
         let full = || {
-            let what = format!("{most} requests are in flight, as many as are allowed");
-            Refused::new(Status::Overloaded, what)
+            outside(
+                format!("{most} requests are in flight, as many as are allowed"),
+                true,
+            )
+        };
+        let free = most.saturating_sub(entrance.in_flight());
+        let holding = match source {
+            None => None,
+            Some(source) => {
+                let crowding = || {
+                    entrance.over(now, Err(Status::Overloaded), false);
+                    let what = "this connection has as many requests in flight as are left for all others";
+                    outside(what.to_owned(), false)
+                };
+                Some(entrance.holders.take(source, free).ok_or_else(crowding)?)
+            }
         };
         Ok(Passage {
             asked,
@@ -156,6 +269,7 @@ impl Passage {
             lost: None,
             unserved: false,
             _in_flight: entrance.in_flight.take(most).ok_or_else(full)?,
+            _holding: holding,
             waiting: None,
             at_worker: None,
         })
@@ -163,11 +277,7 @@ impl Passage {
 
     /// The class of clients that it is counted with.
     pub fn class(&self) -> ClassKey {
-        ClassKey {
-            model: self.asked.model,
-            partition_point: self.asked.point,
-            budget: BudgetClass::of(self.asked.time_left),
-        }
+        self.asked.class()
     }
 
     /// When it must be answered.

@@ -1,5 +1,6 @@
 //! `POST /v2/models/M/infer`.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -14,6 +15,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::SemaphorePermit;
 
 use super::tensors::{datatype, from_json, quoted, to_json, wire_type};
+use crate::front::{Came, source_at};
+
 use super::{BODIES_KIB, JSON_GROWTH, MAX_BODY_BYTES, Shared, find, refusal_of};
 
 /// Requests in one call; each is admitted and batched by itself.
@@ -52,11 +55,11 @@ struct Output {
     parameters: Map<String, Value>,
 }
 
-/// How a call came in.
+/// A call's trace, and how it came in.
 #[derive(Clone, Copy)]
-struct Came {
+struct Calling {
     trace: TraceContext,
-    coming_in: Duration,
+    came: Came,
 }
 
 /// The caller's trace context (W3C `traceparent`), one span further; a new trace where it has none.
@@ -154,9 +157,13 @@ pub(super) async fn infer(
             .map_err(|_| bad("the body did not come in whole in time"))?
             .map_err(|_| bad(format!("the body has more than {MAX_BODY_BYTES} bytes")))?
             .map_err(|e| bad(format!("the body can't be read: {e}")))?;
-        let call = Came {
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        let call = Calling {
             trace,
-            coming_in: began.elapsed(),
+            came: Came {
+                source: source_at(request.peer_addr().unwrap_or(nobody), true),
+                coming_in: began.elapsed(),
+            },
         };
         answer(&request, name, &body, &shared, call).await
     };
@@ -188,7 +195,7 @@ async fn answer(
     model: &str,
     body: &Bytes,
     shared: &Shared,
-    came: Came,
+    calling: Calling,
 ) -> Result<HttpResponse, Refused> {
     // A name that there is not is refused before the body is looked at.
     find(shared, model)?;
@@ -214,11 +221,11 @@ async fn answer(
         })
         .map_err(|e| bad(format!("the body is no inference request: {e}")))?;
     let entry = sized(shared, model, &parsed)?;
-    let call = understand(parsed, binary, entry, shared.default_budget, came.trace)?;
+    let call = understand(parsed, binary, entry, shared.default_budget, calling.trace)?;
     let pending: Vec<_> = call
         .rows
         .into_iter()
-        .map(|row| shared.front.infer(call.header.clone(), row, came.coming_in))
+        .map(|row| shared.front.infer(call.header.clone(), row, calling.came))
         .collect();
     let mut answers = vec![];
     for outcome in join_all(pending).await {
@@ -244,14 +251,14 @@ async fn answer(
         "parameters": {
             "epoch": first.epoch,
             "router_ms": first.timing.router_ns as f64 / 1e6,
-            "request_id": came.trace.request_id(),
+            "request_id": calling.trace.request_id(),
         },
         "outputs": listed,
     });
     if let Some(id) = call.id {
         reply["id"] = id.into();
     }
-    let traced = ("traceparent", came.trace.to_string());
+    let traced = ("traceparent", calling.trace.to_string());
     if !call.outputs.iter().any(|o| o.binary) {
         return Ok(HttpResponse::Ok().insert_header(traced).json(reply));
     }

@@ -1,0 +1,357 @@
+//! Whose requests are let in where more come than can be served.
+//!
+//! Shares are of addresses first, then of the connections of one. A connection that asks for much more than the others is let in the less, the
+//! more it asks for: those that ask for little are served, and of the rest each gets about as much. After "Approximate Fairness through
+//! Differential Dropping" (Pan, Breslau, Prabhakar, Shenker, 2003), with a steeper curve.
+
+use std::collections::{HashMap, VecDeque};
+
+use graft_plan::Nanos;
+
+/// A connection, of an address or of an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source {
+    /// The address, or the identity.
+    pub group: u128,
+    /// The connection.
+    pub connection: u64,
+}
+
+/// Why a request is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooMany {
+    /// Whether the request is demand that may be planned for: not where it comes from one who asks for far more than he could get.
+    pub is_demand: bool,
+}
+
+/// Time over which rates are observed.
+const OVER_S: f64 = 2.0;
+/// Time between two looks at what is asked for, served and refused.
+const LOOK_EVERY: Nanos = Nanos::from_millis(300);
+/// Time after which a connection that asks no more is forgotten.
+const FORGET_AFTER: Nanos = Nanos::from_millis(5_000);
+/// Connections that are told apart at most; further ones of an address are one.
+const MOST_CONNECTIONS: usize = 16_384;
+/// Power of the quotient of limit and rate with which a connection's requests are let in.
+const STEEPNESS: i32 = 4;
+/// Part of what was let in that is refused later on, from which on more comes than can be served.
+const TOO_MUCH: f64 = 0.02;
+/// Part of what can be served, which is an estimate, that is shared out after a look at which that was so.
+const SHARED: f64 = 0.95;
+/// Factor by which more is shared out from look to look, while it is not so; and the most that is.
+const RISE: f64 = 1.03;
+const MOST_SHARED: f64 = 2.0;
+/// Looks whose rates tell what can be served: those of ten seconds. What was served at the best fifth of them can be.
+const LOOKS: usize = 33;
+/// Time for which requests have to have been served before an estimate is made of how many can be.
+const KNOWN_AFTER: Nanos = Nanos::from_millis(1_000);
+/// Multiple of an equal share of what can be served up to which nobody's requests are held back here.
+const EXEMPT: f64 = 2.0;
+/// Multiple of a limit beyond which what is held back is no demand.
+const DEMAND_TIMES: f64 = 2.0;
+
+/// Events a second, the older the less.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rate {
+    /// Since when events are counted.
+    since: Option<Nanos>,
+    /// Sum of the events, each the less the older it is.
+    sum: f64,
+    at: Nanos,
+}
+
+impl Rate {
+    fn now(&self, now: Nanos) -> f64 {
+        let Some(since) = self.since else { return 0.0 };
+        let decayed = self.sum * (-(now - self.at).as_secs() / OVER_S).exp();
+        // So much of the window has been counted; the first event alone makes no rate.
+        let part = 1.0 - (-(now - since).as_secs() / OVER_S).exp();
+        decayed / (OVER_S * part.max(0.15))
+    }
+
+    fn is_known(&self, now: Nanos) -> bool {
+        self.since.is_some_and(|since| now - since >= KNOWN_AFTER)
+    }
+
+    fn add(&mut self, now: Nanos) {
+        self.since.get_or_insert(now);
+        self.sum = self.sum * (-(now - self.at).as_secs() / OVER_S).exp() + 1.0;
+        self.at = now;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Connection {
+    asks: Rate,
+    /// Parts of requests that were let in so far, below 1.
+    credit: f64,
+}
+
+#[derive(Debug)]
+struct Group {
+    /// Requests a second up to which all of a connection's are let in.
+    limit: f64,
+    /// Rates of its connections at the latest look.
+    rates: Vec<f64>,
+}
+
+/// Decides whose requests are let in.
+#[derive(Debug, Default)]
+pub(crate) struct Fair {
+    connections: HashMap<Source, Connection>,
+    groups: HashMap<u128, Group>,
+    served: Rate,
+    /// Requests a second that were served, at the latest looks.
+    lately: VecDeque<f64>,
+    /// Multiple of what can be served that is shared out. `None`: there were never too many.
+    shared: Option<f64>,
+    looked: Nanos,
+    /// Since the last look: requests that were let in, and that were refused later on since there are too many.
+    entered: u64,
+    refused: u64,
+}
+
+impl Fair {
+    /// A request comes in.
+    pub fn ask(&mut self, now: Nanos, source: Source) -> Result<(), TooMany> {
+        if now - self.looked >= LOOK_EVERY {
+            self.look(now);
+        }
+        // Beyond the bound, new connections of an address count as one.
+        let full = self.connections.len() >= MOST_CONNECTIONS;
+        let source = match full && !self.connections.contains_key(&source) {
+            true => Source {
+                connection: 0,
+                ..source
+            },
+            false => source,
+        };
+        let limit = self.groups.get(&source.group).map_or(f64::INFINITY, |g| g.limit);
+        let connection = self.connections.entry(source).or_default();
+        connection.asks.add(now);
+        let rate = connection.asks.now(now);
+        connection.credit += (limit / rate).min(1.0).powi(STEEPNESS);
+        if connection.credit < 1.0 {
+            return Err(TooMany {
+                is_demand: rate <= DEMAND_TIMES * limit,
+            });
+        }
+        connection.credit -= 1.0;
+        self.entered += 1;
+        Ok(())
+    }
+
+    /// A request that was let in is over.
+    pub fn ended(&mut self, now: Nanos, served: bool, too_much: bool) {
+        if served {
+            self.served.add(now);
+        }
+        self.refused += u64::from(too_much);
+    }
+
+    /// What can be served is shared out anew.
+    fn look(&mut self, now: Nanos) {
+        self.looked = now;
+        let (entered, refused) = (
+            std::mem::take(&mut self.entered),
+            std::mem::take(&mut self.refused),
+        );
+        self.connections
+            .retain(|_, connection| now - connection.asks.at < FORGET_AFTER);
+        let before = std::mem::take(&mut self.groups);
+        for (source, connection) in &self.connections {
+            let group = self.groups.entry(source.group).or_insert_with(|| Group {
+                limit: before.get(&source.group).map_or(f64::INFINITY, |g| g.limit),
+                rates: vec![],
+            });
+            group.rates.push(connection.asks.now(now));
+        }
+        let served = self.served.now(now);
+        let part = refused as f64 / entered.max(refused).max(1) as f64;
+        if !self.served.is_known(now) {
+            return;
+        }
+        if self.lately.len() >= LOOKS {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(served);
+        self.shared = match self.shared {
+            _ if part > TOO_MUCH => Some(SHARED),
+            shared => shared.map(|s| (s * RISE).min(MOST_SHARED)),
+        };
+        let Some(shared) = self.shared else { return };
+        let mut best: Vec<f64> = self.lately.iter().copied().collect();
+        best.sort_by(f64::total_cmp);
+        let capacity = best[(best.len() - 1) * 4 / 5].max(1.0);
+        let mut asked: Vec<(f64, u128)> = self
+            .groups
+            .iter()
+            .map(|(name, group)| (group.rates.iter().sum(), *name))
+            .collect();
+        // Those that ask for the least have all of it, as long as there is enough for all others to have as much.
+        asked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut left = capacity * shared;
+        let count = asked.len();
+        for (place, (wanted, name)) in asked.into_iter().enumerate() {
+            let share = left / (count - place) as f64;
+            left -= wanted.min(share);
+            if let Some(group) = self.groups.get_mut(&name) {
+                group.limit = match wanted <= share {
+                    true => f64::INFINITY,
+                    false => limit_for(&group.rates, share),
+                };
+            }
+        }
+    }
+}
+
+/// The limit with which connections of such rates are let in so often together.
+fn limit_for(rates: &[f64], share: f64) -> f64 {
+    let exempt = EXEMPT * share / rates.len().max(1) as f64;
+    let let_in = |limit: f64| -> f64 {
+        let of = |rate: &f64| rate * (limit / rate).min(1.0).powi(STEEPNESS);
+        rates.iter().map(of).sum()
+    };
+    let (mut low, mut high) = (exempt, rates.iter().copied().fold(exempt, f64::max));
+    // As near as makes no difference.
+    for _ in 0..32 {
+        let middle = (low + high) / 2.0;
+        match let_in(middle) > share {
+            true => high = middle,
+            false => low = middle,
+        }
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that serves so many requests a second, with some burst, and refuses the rest.
+    struct Server {
+        fair: Fair,
+        room: f64,
+        capacity: f64,
+        now: Nanos,
+    }
+
+    /// A connection that asks at a rate, and what became of its requests.
+    struct Client {
+        source: Source,
+        rate: f64,
+        due: f64,
+        asked: u64,
+        served: u64,
+        demand: u64,
+    }
+
+    fn client(group: u128, connection: u64, rate: f64) -> Client {
+        Client {
+            source: Source { group, connection },
+            rate,
+            due: connection as f64 / 97.0,
+            asked: 0,
+            served: 0,
+            demand: 0,
+        }
+    }
+
+    impl Client {
+        fn part(&self) -> f64 {
+            self.served as f64 / self.asked as f64
+        }
+    }
+
+    impl Server {
+        fn new(capacity: f64) -> Self {
+            Server {
+                fair: Fair::default(),
+                room: 0.0,
+                capacity,
+                now: Nanos::ZERO,
+            }
+        }
+
+        /// Lets clients ask for so many seconds; counts after the first.
+        fn run(&mut self, clients: &mut [Client], seconds: u64) {
+            let start = self.now;
+            for ms in 0..seconds * 1000 {
+                self.now = start + Nanos::from_millis(ms);
+                self.room = (self.room + self.capacity / 1e3).min(self.capacity * 0.4);
+                for client in &mut *clients {
+                    client.due += client.rate / 1e3;
+                    while client.due >= 1.0 {
+                        client.due -= 1.0;
+                        let counts = u64::from(ms >= 1000);
+                        client.asked += counts;
+                        match self.fair.ask(self.now, client.source) {
+                            Err(TooMany { is_demand }) => client.demand += counts * u64::from(is_demand),
+                            Ok(()) => {
+                                client.demand += counts;
+                                let served = self.room >= 1.0;
+                                self.room -= f64::from(u8::from(served));
+                                client.served += counts * u64::from(served);
+                                self.fair.ended(self.now, served, !served);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_asks_for_little_is_served_beside_those_who_flood() {
+        for (floods, rate) in [(1, 3000.0), (8, 1000.0), (9, 1000.0), (9, 100.0), (9, 40.0)] {
+            let mut server = Server::new(25.0);
+            // All behind one address.
+            let mut clients = vec![client(1, 1, 10.0)];
+            clients.extend((0..floods).map(|n| client(1, 2 + n, rate)));
+            server.run(&mut clients, 20);
+            let good = clients[0].part();
+            assert!(good >= 0.95, "{floods} floods of {rate}/s leave {good:.3}");
+            let all: u64 = clients.iter().map(|c| c.served).sum();
+            assert!(all as f64 >= 0.7 * 25.0 * 19.0, "what can be served is: {all}");
+        }
+    }
+
+    #[test]
+    fn an_address_with_many_connections_takes_no_more_than_one_with_few() {
+        let mut server = Server::new(25.0);
+        let mut clients = vec![client(1, 1, 10.0)];
+        clients.extend((0..200).map(|n| client(2, 2 + n, 5.0)));
+        server.run(&mut clients, 20);
+        let good = clients[0].part();
+        assert!(good >= 0.95, "{good:.3}");
+    }
+
+    #[test]
+    fn where_all_ask_for_about_the_same_nobody_is_held_back() {
+        let mut server = Server::new(100.0);
+        let mut clients: Vec<Client> = (0..30).map(|n| client(1, n + 1, 5.0)).collect();
+        server.run(&mut clients, 20);
+        let all: u64 = clients.iter().map(|c| c.served).sum();
+        assert!(all as f64 >= 0.97 * 100.0 * 19.0, "{all}");
+        assert!(clients.iter().all(|c| c.demand == c.asked), "all of it is demand");
+    }
+
+    #[test]
+    fn a_flood_is_no_demand_and_is_forgotten_when_it_is_over() {
+        let mut server = Server::new(25.0);
+        let mut clients = vec![client(1, 1, 10.0), client(1, 2, 2000.0)];
+        server.run(&mut clients, 10);
+        assert!(
+            clients[1].demand < clients[1].asked / 4,
+            "{} of {}",
+            clients[1].demand,
+            clients[1].asked
+        );
+        clients.truncate(1);
+        server.run(&mut clients, 10);
+        let mut later = vec![client(1, 1, 10.0), client(1, 3, 12.0)];
+        server.run(&mut later, 5);
+        assert!(later.iter().all(|c| c.part() > 0.98));
+        assert_eq!(server.fair.connections.len(), 2);
+    }
+}
