@@ -223,6 +223,12 @@ impl Connection {
         Ok(())
     }
 
+    /// A stream on which nothing was sent yet: for tests of how peers take what is no request.
+    #[doc(hidden)]
+    pub async fn open_raw(&self) -> Result<(SendStream, RecvStream), CallError> {
+        self.quinn.open_bi().await.map_err(lost)
+    }
+
     fn malformed(&self, error: &FrameError) {
         tracing::warn!(peer = %self.peer(), %error, "closing a connection that sent no frame");
         self.quinn

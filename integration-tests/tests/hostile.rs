@@ -1,0 +1,311 @@
+//! Strangers who mean no good, each beside a client who does: what he gets, and what the router holds.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use graft_files::CatalogEntry;
+use graft_integration_tests::{Program, Site, alone, emulated_profile, models, until};
+use graft_model::{CutPoint, DType, ModelInfo};
+use graft_plan::Nanos;
+use graft_transport::{Connection, Endpoint, EndpointOptions, Protocol, Role};
+use graft_wire::{ClientReply, ClientRequest, InferHeader, Limits, TraceContext, WireType, encode_frame};
+use quinn::{RecvStream, SendStream};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Everything takes so many times as long as on the device that is emulated.
+const STRETCH: f64 = 20.0;
+/// What the good client's answers may take.
+const BUDGET: Duration = Duration::from_millis(600);
+/// Time between two of his requests.
+const EVERY: Duration = Duration::from_millis(100);
+/// Part of his requests that are answered in time beside any attack, at least.
+const GOOD: f64 = 0.95;
+/// Memory of the router at most, in bytes.
+const MEMORY: u64 = 1_400 << 20;
+
+/// A site on an emulated device, with a client's way to it.
+struct Target {
+    site: Site,
+    router: Program,
+    _others: [Program; 2],
+    info: Arc<ModelInfo>,
+}
+
+impl Target {
+    async fn new() -> Self {
+        let site = Site::emulated(1, &emulated_profile(), STRETCH);
+        let others = ["planner", "worker"].map(|part| site.start(part));
+        let router = site.start("router");
+        until("the router is ready", PATIENCE, || site.is_ready(site.http));
+        let manifest = models().join("efficientnet-lite0/model.toml");
+        let (entry, _) = CatalogEntry::open(&manifest).expect("the model that comes with Graft");
+        let target = Target {
+            site,
+            router,
+            _others: others,
+            info: entry.info,
+        };
+        // The first requests make the planner plan for them.
+        let good = target.good();
+        let start = Instant::now();
+        while good.in_time(Duration::from_secs(1)).await < 1.0 {
+            assert!(start.elapsed() < PATIENCE, "a good client is served\n{}", target.site.logs());
+        }
+        target
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Connection {
+        let to = endpoint.connect(self.site.quic, Role::Router.server_name(), Protocol::Client);
+        to.await.expect("the router takes connections")
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::anonymous(&self.site.file("ca.pem"), EndpointOptions::default()).expect("an endpoint")
+    }
+
+    /// A request for the last layers but two.
+    fn request(&self, budget: Duration) -> (ClientRequest, Bytes) {
+        let point = CutPoint(self.info.last().0 - 2);
+        let cut = self.info.cut(point).expect("a cut point");
+        let header = InferHeader {
+            model: self.info.id,
+            partition_point: point,
+            dtypes: cut.tensors.iter().map(|_| WireType::F32).collect(),
+            time_left: Nanos::from(budget),
+            trace: TraceContext::new(u128::from(rand()), rand()),
+        };
+        let bytes = vec![0; cut.bytes_sent(DType::F32)];
+        (ClientRequest::Infer(header), Bytes::from(bytes))
+    }
+
+    fn good(&self) -> Good<'_> {
+        Good {
+            target: self,
+            endpoint: self.endpoint(),
+        }
+    }
+
+    /// What a good client gets beside an attack, of all that he asks for; he comes when it is under way.
+    async fn beside(&self, what: &str) {
+        let good = self.good();
+        let part = good.in_time(Duration::from_secs(5)).await;
+        println!("{what}: {:.1}% in time, {} MB", part * 100.0, self.memory() >> 20);
+        assert!(part >= GOOD, "{what}: {part:.3} in time\n{}", self.site.logs());
+        assert!(self.memory() <= MEMORY, "{what}: {} bytes", self.memory());
+    }
+
+    fn memory(&self) -> u64 {
+        self.router.memory_bytes().expect("the router runs")
+    }
+}
+
+/// Any number; tests that need the same again have none.
+fn rand() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish() | 1
+}
+
+/// A client who asks ten times a second.
+struct Good<'t> {
+    target: &'t Target,
+    endpoint: Endpoint,
+}
+
+impl Good<'_> {
+    /// The part of his requests that are answered in time.
+    async fn in_time(&self, duration: Duration) -> f64 {
+        let Ok(Ok(connection)) = tokio::time::timeout(
+            Duration::from_secs(2),
+            self.endpoint
+                .connect(self.target.site.quic, Role::Router.server_name(), Protocol::Client),
+        )
+        .await
+        else {
+            return 0.0;
+        };
+        let (served, mut asked) = (Arc::new(AtomicUsize::new(0)), vec![]);
+        let start = Instant::now();
+        while start.elapsed() < duration {
+            let (request, payload) = self.target.request(BUDGET);
+            let (connection, served) = (connection.clone(), Arc::clone(&served));
+            asked.push(tokio::spawn(async move {
+                let reply = connection
+                    .call::<_, ClientReply>(&request, payload, limits(), BUDGET)
+                    .await;
+                if matches!(reply, Ok((ClientReply::Answer(_), _))) {
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            }));
+            tokio::time::sleep(EVERY).await;
+        }
+        let count = asked.len();
+        for request in asked {
+            request.await.expect("a request ends");
+        }
+        served.load(Ordering::Relaxed) as f64 / count as f64
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        payload_bytes: 16 << 20,
+    }
+}
+
+/// Opens as many streams as it may in a moment, and does something with each.
+async fn streams<F>(connection: &Connection, most: usize, each: impl Fn(SendStream, RecvStream) -> F) -> usize
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    for opened in 0..most {
+        let opening = tokio::time::timeout(Duration::from_millis(200), connection.open_raw());
+        match opening.await {
+            Ok(Ok((send, receive))) => drop(tokio::spawn(each(send, receive))),
+            _ => return opened,
+        }
+    }
+    most
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_that_are_announced_take_nothing_from_others() {
+    let _alone = alone();
+    let target = Target::new().await;
+    let endpoint = target.endpoint();
+    let cut = target.info.cuts.iter().max_by_key(|c| c.bytes_sent(DType::F32)).expect("cut points");
+    let largest = cut.bytes_sent(DType::F32);
+    let mut kept = vec![];
+    for _ in 0..16 {
+        let connection = target.connect(&endpoint).await;
+        let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
+        streams(&connection, 128, |mut send, receive| {
+            let frame = frame.clone();
+            async move {
+                let _ = send.write_all(&frame).await;
+                let _ = send.write_all(&[1]).await;
+                // Until the router has had enough of it.
+                let _ = send.stopped().await;
+                drop(receive);
+            }
+        })
+        .await;
+        kept.push(connection);
+    }
+    target.beside("sizes that are announced").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_arrive_and_never_end_take_their_own_place() {
+    let _alone = alone();
+    let target = Target::new().await;
+    let endpoint = target.endpoint();
+    let cut = target.info.cuts.iter().max_by_key(|c| c.bytes_sent(DType::F32)).expect("cut points");
+    let largest = cut.bytes_sent(DType::F32);
+    let mut kept = vec![];
+    for _ in 0..24 {
+        let connection = target.connect(&endpoint).await;
+        let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
+        streams(&connection, 128, |mut send, receive| {
+            let frame = frame.clone();
+            async move {
+                let _ = send.write_all(&frame).await;
+                let _ = send.write_all(&vec![1; largest - 1]).await;
+                let _ = send.stopped().await;
+                drop(receive);
+            }
+        })
+        .await;
+        kept.push(connection);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    target.beside("requests that lack a byte").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_that_nobody_reads_hold_nobody_up() {
+    let _alone = alone();
+    let target = Target::new().await;
+    let endpoint = target.endpoint();
+    let mut kept = vec![];
+    for _ in 0..48 {
+        let connection = target.connect(&endpoint).await;
+        let model = target.info.id;
+        let frame = encode_frame(&ClientRequest::Describe { model }, 0).expect("a frame");
+        streams(&connection, 128, |mut send, receive| {
+            let frame = frame.clone();
+            async move {
+                let _ = send.write_all(&frame).await;
+                let _ = send.finish();
+                // The reply is there, and stays where it is.
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                drop(receive);
+            }
+        })
+        .await;
+        kept.push(connection);
+    }
+    target.beside("replies that nobody reads").await;
+}
+
+/// Requests without pause, so many at a time.
+async fn flood(target: &Target, connections: usize) -> Vec<tokio::task::JoinHandle<()>> {
+    let endpoint = target.endpoint();
+    let mut floods = vec![];
+    for _ in 0..connections {
+        let connection = target.connect(&endpoint).await;
+        for _ in 0..128 {
+            let (request, payload) = target.request(BUDGET);
+            let connection = connection.clone();
+            floods.push(tokio::spawn(async move {
+                loop {
+                    let again = connection.call::<_, ClientReply>(&request, payload.clone(), limits(), 4 * BUDGET);
+                    if again.await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
+            }));
+        }
+    }
+    floods
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_costs_those_who_make_it() {
+    let _alone = alone();
+    for connections in [1, 9] {
+        let target = Target::new().await;
+        let floods = flood(&target, connections).await;
+        // The planner has seen it.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        target.beside(&format!("a flood by {connections} connections")).await;
+        let plan = target.site.ask(target.site.planner_http, "/v1/plan");
+        let share: u64 = plan["plan"]["partitions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|p| p["share"].as_u64())
+            .sum();
+        assert!(share > 0, "what can be served is: {plan}");
+        floods.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_nobody_ends_keep_nobody_out() {
+    let _alone = alone();
+    let target = Target::new().await;
+    let to: SocketAddr = target.site.quic;
+    let mut kept = vec![];
+    for _ in 0..400 {
+        let endpoint = target.endpoint();
+        let begun = endpoint.clone();
+        // The first packet goes out; what comes back is never answered.
+        let connecting = async move { begun.connect(to, Role::Router.server_name(), Protocol::Client).await };
+        let _ = tokio::time::timeout(Duration::from_micros(300), connecting).await;
+        kept.push(endpoint);
+    }
+    target.beside("handshakes that nobody ends").await;
+}
