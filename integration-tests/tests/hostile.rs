@@ -1,13 +1,14 @@
 //! Strangers who mean no good, each beside a client who does: what he gets, and what the router holds.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_files::CatalogEntry;
-use graft_integration_tests::{Program, Site, alone, emulated_profile, models, until};
+use graft_integration_tests::{Program, Site, alone, emulated_profile, http, models, until};
 use graft_model::{CutPoint, DType, ModelInfo};
 use graft_plan::Nanos;
 use graft_transport::{Connection, Endpoint, EndpointOptions, Protocol, Role};
@@ -52,7 +53,11 @@ impl Target {
         let good = target.good();
         let start = Instant::now();
         while good.in_time(Duration::from_secs(1)).await < 1.0 {
-            assert!(start.elapsed() < PATIENCE, "a good client is served\n{}", target.site.logs());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "a good client is served\n{}",
+                target.site.logs()
+            );
         }
         target
     }
@@ -119,8 +124,11 @@ impl Good<'_> {
     async fn in_time(&self, duration: Duration) -> f64 {
         let Ok(Ok(connection)) = tokio::time::timeout(
             Duration::from_secs(2),
-            self.endpoint
-                .connect(self.target.site.quic, Role::Router.server_name(), Protocol::Client),
+            self.endpoint.connect(
+                self.target.site.quic,
+                Role::Router.server_name(),
+                Protocol::Client,
+            ),
         )
         .await
         else {
@@ -175,7 +183,12 @@ async fn sizes_that_are_announced_take_nothing_from_others() {
     let _alone = alone();
     let target = Target::new().await;
     let endpoint = target.endpoint();
-    let cut = target.info.cuts.iter().max_by_key(|c| c.bytes_sent(DType::F32)).expect("cut points");
+    let cut = target
+        .info
+        .cuts
+        .iter()
+        .max_by_key(|c| c.bytes_sent(DType::F32))
+        .expect("cut points");
     let largest = cut.bytes_sent(DType::F32);
     let mut kept = vec![];
     for _ in 0..16 {
@@ -202,13 +215,18 @@ async fn bytes_that_arrive_and_never_end_take_their_own_place() {
     let _alone = alone();
     let target = Target::new().await;
     let endpoint = target.endpoint();
-    let cut = target.info.cuts.iter().max_by_key(|c| c.bytes_sent(DType::F32)).expect("cut points");
+    let cut = target
+        .info
+        .cuts
+        .iter()
+        .max_by_key(|c| c.bytes_sent(DType::F32))
+        .expect("cut points");
     let largest = cut.bytes_sent(DType::F32);
     let mut kept = vec![];
     for _ in 0..24 {
         let connection = target.connect(&endpoint).await;
         let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
-        streams(&connection, 128, |mut send, receive| {
+        streams(&connection, 24, |mut send, receive| {
             let frame = frame.clone();
             async move {
                 let _ = send.write_all(&frame).await;
@@ -261,7 +279,8 @@ async fn flood(target: &Target, connections: usize) -> Vec<tokio::task::JoinHand
             let connection = connection.clone();
             floods.push(tokio::spawn(async move {
                 loop {
-                    let again = connection.call::<_, ClientReply>(&request, payload.clone(), limits(), 4 * BUDGET);
+                    let again =
+                        connection.call::<_, ClientReply>(&request, payload.clone(), limits(), 4 * BUDGET);
                     if again.await.is_err() {
                         tokio::time::sleep(Duration::from_millis(10)).await;
                     }
@@ -280,7 +299,9 @@ async fn a_flood_costs_those_who_make_it() {
         let floods = flood(&target, connections).await;
         // The planner has seen it.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        target.beside(&format!("a flood by {connections} connections")).await;
+        target
+            .beside(&format!("a flood by {connections} connections"))
+            .await;
         let plan = target.site.ask(target.site.planner_http, "/v1/plan");
         let share: u64 = plan["plan"]["partitions"]
             .as_array()
@@ -293,6 +314,105 @@ async fn a_flood_costs_those_who_make_it() {
     }
 }
 
+/// What the router's health answers beside an attack, and whether standard clients are served.
+fn assert_http(target: &Target, what: &str) {
+    for path in ["/healthz", "/readyz"] {
+        let began = Instant::now();
+        let answer = http::get(target.site.http, path);
+        let took = began.elapsed();
+        assert!(answer.is_some_and(|a| a.0 == 200), "{what}: {path} answers");
+        assert!(took <= Duration::from_secs(1), "{what}: {path} takes {took:?}");
+    }
+    let spec = &target.info.cuts[target.info.last().index() - 2].tensors[0];
+    let mut shape = vec![1];
+    shape.extend(&spec.shape);
+    let body = serde_json::json!({
+        "inputs": [{ "name": spec.name, "shape": shape, "datatype": "FP32", "data": vec![0.5; spec.elements] }],
+        "parameters": { "budget_ms": 3000, "partition_point": target.info.last().0 - 2 },
+    });
+    let path = "/v2/models/efficientnet-lite0/infer";
+    let mut answered = 0;
+    for _ in 0..10 {
+        let answer = http::post(target.site.http, path, &[], body.to_string().as_bytes());
+        answered += usize::from(answer.is_some_and(|(status, _)| status == 200));
+    }
+    assert!(
+        answered >= 9,
+        "{what}: {answered} of 10 standard clients are served\n{}",
+        target.site.logs()
+    );
+}
+
+/// A socket to the router's HTTP on which something was sent.
+fn sent(target: &Target, head: &str, body: &[u8]) -> TcpStream {
+    let mut socket = TcpStream::connect(target.site.http).expect("the router takes sockets");
+    socket.write_all(head.as_bytes()).expect("a head is taken");
+    // What is not wanted need not be taken whole.
+    let _ = socket.write_all(body);
+    socket
+}
+
+fn post(length: usize) -> String {
+    format!(
+        "POST /v2/models/efficientnet-lite0/infer HTTP/1.1\r\nHost: r\r\nContent-Length: {length}\r\n\r\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_clients_and_health_are_answered_beside_attacks_over_http() {
+    let _alone = alone();
+    let target = Target::new().await;
+    // The first of them makes the planner plan for standard clients.
+    until("standard clients are served", PATIENCE, || {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| assert_http(&target, "nobody"))).is_ok()
+    });
+
+    let mut refused = String::new();
+    let mut socket = sent(&target, &post(116_000_000), b"{");
+    let patience = Some(Duration::from_secs(2));
+    socket.set_read_timeout(patience).expect("a socket has a timeout");
+    let _ended_or_not = socket.read_to_string(&mut refused);
+    assert!(
+        refused.starts_with("HTTP/1.1 413"),
+        "a body that can't fit is refused at once: {refused:?}"
+    );
+    let announced: Vec<TcpStream> = (0..8).map(|_| sent(&target, &post(60_000_000), b"{")).collect();
+    assert_http(&target, "bodies that are announced");
+    target.beside("bodies that are announced").await;
+    drop(announced);
+
+    let idle: Vec<TcpStream> = (0..600).map(|_| sent(&target, "", b"")).collect();
+    let slow: Vec<TcpStream> = (0..600).map(|_| sent(&target, "POST /v2/models", b"")).collect();
+    assert_http(&target, "sockets that are idle or slow");
+    target.beside("sockets that are idle or slow").await;
+    drop((idle, slow));
+
+    let nonsense = r#"{"":0},"#.repeat((32 << 20) / 7);
+    let bodies = [
+        format!("{{\"inputs\": [{nonsense}{{}}]}}"),
+        format!("{{\"parameters\": {{\"a\": [{nonsense}{{}}]}}, \"inputs\": []}}"),
+    ];
+    let to = target.site.http;
+    let sending: Vec<_> = (0..6)
+        .map(|n| {
+            let body = bodies[n % 2].clone();
+            std::thread::spawn(move || {
+                http::post(to, "/v2/models/efficientnet-lite0/infer", &[], body.as_bytes())
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_http(&target, "bodies of nonsense");
+    for sent in sending {
+        let answer = sent.join().expect("it is sent");
+        assert!(
+            answer.is_none_or(|(status, _)| status >= 400),
+            "nonsense is refused"
+        );
+    }
+    assert!(target.memory() <= MEMORY, "{} bytes", target.memory());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_that_nobody_ends_keep_nobody_out() {
     let _alone = alone();
@@ -303,7 +423,11 @@ async fn handshakes_that_nobody_ends_keep_nobody_out() {
         let endpoint = target.endpoint();
         let begun = endpoint.clone();
         // The first packet goes out; what comes back is never answered.
-        let connecting = async move { begun.connect(to, Role::Router.server_name(), Protocol::Client).await };
+        let connecting = async move {
+            begun
+                .connect(to, Role::Router.server_name(), Protocol::Client)
+                .await
+        };
         let _ = tokio::time::timeout(Duration::from_micros(300), connecting).await;
         kept.push(endpoint);
     }

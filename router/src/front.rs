@@ -40,7 +40,7 @@ const HTTP: u64 = 1 << 32;
 /// Who asks from an address: its connections are told apart by their ports.
 pub(crate) fn source_at(address: SocketAddr, over_http: bool) -> Source {
     let group = match address.ip() {
-        IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped().to_bits()),
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
     };
     let port = u64::from(address.port());

@@ -58,6 +58,7 @@ impl Router {
             Arc::clone(&front),
             readiness.clone(),
             settings.http_budget,
+            Arc::clone(clients.account()),
         )?;
         let options = EndpointOptions {
             idle: MEMBER_IDLE,

@@ -11,13 +11,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Part of all that one connection may hold: one in so many.
-const CONNECTION_PART: usize = 16;
+const CONNECTION_PART: usize = 8;
 /// Time that a request may wait for room; after it, it gives up what it has.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// What the peers of an endpoint may make it hold.
 #[derive(Debug)]
-pub(crate) struct Account {
+pub struct Account {
     limit: usize,
     inner: Mutex<Inner>,
     freed: Notify,
@@ -41,7 +41,7 @@ struct Holder {
 
 /// A connection's part of an account.
 #[derive(Debug)]
-pub(crate) struct Purse {
+pub struct Purse {
     account: Arc<Account>,
     id: u64,
     gives_way: Arc<Notify>,
@@ -49,14 +49,14 @@ pub(crate) struct Purse {
 
 /// What a request holds, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Charge {
+pub struct Charge {
     purse: Arc<Purse>,
     bytes: usize,
 }
 
 /// There is no room for what a request brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NoRoom;
+pub struct NoRoom;
 
 impl Account {
     /// For so many bytes.
@@ -211,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: usize = 1_600_000;
+    const LIMIT: usize = 800_000;
 
     fn address(last: u8) -> IpAddr {
         Ipv4Addr::new(127, 0, 0, last).into()

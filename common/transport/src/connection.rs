@@ -80,6 +80,10 @@ impl Shared {
             open_replies: AtomicUsize::new(0),
         }
     }
+
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
 }
 
 /// A connection to another part.

@@ -12,6 +12,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 
+use crate::account::Account;
 use crate::callers::{Callers, Knock, Window, first_requests};
 use crate::connection::{Connection, Shared};
 use crate::identity::{Identity, IdentityError, Role, read_certificates};
@@ -264,6 +265,11 @@ impl Endpoint {
             shared: Arc::new(Shared::new(options.held_bytes, options.reply)),
             callers: Callers::new(options.connections, options.window, options.open_requests),
         })
+    }
+
+    /// What the requests and replies of its connections hold: others that come in beside them may be counted with them.
+    pub fn account(&self) -> &Arc<Account> {
+        self.shared.account()
     }
 
     /// Address at which it listens.

@@ -1,59 +1,28 @@
 //! `POST /v2/models/M/infer`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use graft_files::CatalogEntry;
-use graft_model::{Cut, CutPoint, padded};
+use graft_model::{Cut, CutPoint, ModelId, padded};
 use graft_plan::Nanos;
+use graft_transport::{Charge, NoRoom};
 use graft_wire::{AnswerHeader, InferHeader, Refused, Status, TraceContext, WireType};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use tokio::sync::SemaphorePermit;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use super::tensors::{datatype, from_json, quoted, to_json, wire_type};
+use super::body::{self, Body, HEADER_LENGTH, Input, MAX_BATCH, Rejected, bad, no_room, with_body};
+use super::sockets::{OnSocket, Socket};
+use super::tensors::{datatype, from_json, to_json, wire_type};
+use super::{Shared, find, refusal_of};
 use crate::front::{Came, source_at};
 
-use super::{BODIES_KIB, JSON_GROWTH, MAX_BODY_BYTES, Shared, find, refusal_of};
-
-/// Requests in one call; each is admitted and batched by itself.
-const MAX_BATCH: usize = 64;
-/// Longest wait for a body.
-const READ_WITHIN: Duration = Duration::from_secs(30);
-/// Header in which the protocol says how long the JSON part of a body is, in bytes.
-const HEADER_LENGTH: &str = "Inference-Header-Content-Length";
-
-#[derive(Deserialize)]
-struct Body {
-    #[serde(default)]
-    id: Option<String>,
-    #[serde(default)]
-    parameters: Map<String, Value>,
-    inputs: Vec<Input>,
-    #[serde(default)]
-    outputs: Vec<Output>,
-}
-
-#[derive(Deserialize)]
-struct Input {
-    name: String,
-    shape: Vec<usize>,
-    datatype: String,
-    #[serde(default)]
-    parameters: Map<String, Value>,
-    #[serde(default)]
-    data: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Output {
-    name: String,
-    #[serde(default)]
-    parameters: Map<String, Value>,
-}
+/// Bytes of JSON that are read on the thread of HTTP itself; more is read beside it.
+const READ_HERE: usize = 16 << 10;
 
 /// A call's trace, and how it came in.
 #[derive(Clone, Copy)]
@@ -74,6 +43,8 @@ fn trace_of(request: &HttpRequest) -> TraceContext {
 
 /// A body that was understood.
 struct Call {
+    /// Of several sizes, the one that takes it.
+    model: ModelId,
     id: Option<String>,
     header: InferHeader,
     rows: Vec<Bytes>,
@@ -137,10 +108,6 @@ impl<'m> Outputs<'m> {
     }
 }
 
-fn bad(what: impl Into<String>) -> Refused {
-    Refused::new(Status::BadRequest, what)
-}
-
 pub(super) async fn infer(
     request: HttpRequest,
     body: web::Payload,
@@ -148,57 +115,45 @@ pub(super) async fn infer(
 ) -> HttpResponse {
     let name = request.match_info().get("model").unwrap_or_default();
     let trace = trace_of(&request);
+    let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+    let from = request.peer_addr().unwrap_or(nobody);
+    let socket: Option<&Arc<Socket>> = request.conn_data();
+    let _under_way = socket.map(OnSocket::begin);
     let outcome = async {
         let began = Instant::now();
-        // Room is taken before anything is read, for as long as the call lasts.
-        let _room = take_room(&request, &shared)?;
-        let body = tokio::time::timeout(READ_WITHIN, body.to_bytes_limited(MAX_BODY_BYTES))
-            .await
-            .map_err(|_| bad("the body did not come in whole in time"))?
-            .map_err(|_| bad(format!("the body has more than {MAX_BODY_BYTES} bytes")))?
-            .map_err(|e| bad(format!("the body can't be read: {e}")))?;
-        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        // A name that there is not is refused before the body is looked at.
+        let entry = find(&shared, name)?;
+        let mut charge = shared.account.purse(from.ip()).charge();
+        let body = body::read(&request, body, body::most_bytes(entry), &mut charge).await?;
         let call = Calling {
             trace,
             came: Came {
-                source: source_at(request.peer_addr().unwrap_or(nobody), true),
+                source: source_at(from, true),
                 coming_in: began.elapsed(),
             },
         };
-        answer(&request, name, &body, &shared, call).await
+        answer(&request, name, body, &shared, call, &mut charge).await
     };
     match outcome.await {
         Ok(response) => response,
-        Err(refused) => refusal_of(&refused, Some(trace)),
+        Err(rejected) => {
+            let mut response = refusal_of(&rejected.refused, Some(trace));
+            if let Some(code) = rejected.code {
+                *response.status_mut() = code;
+            }
+            response
+        }
     }
-}
-
-/// Room for a body by its announced length; the largest where none is announced.
-fn take_room<'s>(request: &HttpRequest, shared: &'s Shared) -> Result<SemaphorePermit<'s>, Refused> {
-    let number = |name: &str| request.headers().get(name)?.to_str().ok()?.parse::<usize>().ok();
-    let whole = number("Content-Length")
-        .unwrap_or(MAX_BODY_BYTES)
-        .min(MAX_BODY_BYTES);
-    let json = number(HEADER_LENGTH).unwrap_or(whole).min(whole);
-    let kib = (whole + json * JSON_GROWTH).div_ceil(1024);
-    let kib = u32::try_from(kib.min(BODIES_KIB)).unwrap_or(u32::MAX);
-    shared.bodies.try_acquire_many(kib).map_err(|_| {
-        Refused::new(
-            Status::Overloaded,
-            "the bodies of other calls take all the memory that they may",
-        )
-    })
 }
 
 async fn answer(
     request: &HttpRequest,
     model: &str,
-    body: &Bytes,
-    shared: &Shared,
+    body: Bytes,
+    shared: &web::Data<Shared>,
     calling: Calling,
-) -> Result<HttpResponse, Refused> {
-    // A name that there is not is refused before the body is looked at.
-    find(shared, model)?;
+    charge: &mut Charge,
+) -> Result<HttpResponse, Rejected> {
     let header_length = request
         .headers()
         .get(HEADER_LENGTH)
@@ -214,14 +169,30 @@ async fn answer(
         None => (body.clone(), Bytes::new()),
         Some(n) => (body.slice(..n), body.slice(n..)),
     };
-    let parsed: Body = serde_json::from_slice(&json_part)
-        .or_else(|error| match quoted(&json_part) {
-            Some(body) => serde_json::from_slice(&body),
-            None => Err(error),
-        })
-        .map_err(|e| bad(format!("the body is no inference request: {e}")))?;
-    let entry = sized(shared, model, &parsed)?;
-    let call = understand(parsed, binary, entry, shared.default_budget, calling.trace)?;
+    // Elements take no more than their text, but for a few of the shortest; they are beside it for a moment.
+    charge.add(json_part.len()).await.map_err(|NoRoom| no_room())?;
+    let understood = {
+        let (its_shared, model) = (shared.clone(), model.to_owned());
+        let long = json_part.len() > READ_HERE;
+        let reading = move || {
+            with_body(&json_part, |body| {
+                let entry = sized(&its_shared, &model, &body)?;
+                understand(&body, binary, entry, its_shared.default_budget, calling.trace)
+            })
+        };
+        match long {
+            false => reading(),
+            true => {
+                // One after the other: health has the rest of the machine.
+                let _turn = shared.reading.acquire().await;
+                let lost = |_| Refused::new(Status::Internal, "reading the body was broken off");
+                web::block(reading).await.map_err(lost)?
+            }
+        }
+    };
+    let call = understood?;
+    let gone = || Refused::new(Status::Internal, "the model is gone");
+    let entry = shared.front.catalog.get(&call.model).ok_or_else(gone)?;
     let pending: Vec<_> = call
         .rows
         .into_iter()
@@ -273,13 +244,13 @@ async fn answer(
 }
 
 /// The model of a path; of several sizes the smallest that takes a call's inputs.
-fn sized<'a>(shared: &'a Shared, model: &str, body: &Body) -> Result<&'a CatalogEntry, Refused> {
+fn sized<'a>(shared: &'a Shared, model: &str, body: &Body<'_>) -> Result<&'a CatalogEntry, Refused> {
     let catalog = &shared.front.catalog;
     let sizes = catalog.sizes(model);
     if sizes.is_empty() {
         return find(shared, model);
     }
-    if body.parameters.contains_key("partition_point") {
+    if body.parameters.partition_point.is_some() {
         let names: Vec<&str> = sizes.iter().map(|e| e.manifest.name.as_str()).collect();
         return Err(bad(format!(
             "a partition_point belongs to one size of {model}: name {}",
@@ -300,22 +271,27 @@ fn sized<'a>(shared: &'a Shared, model: &str, body: &Body) -> Result<&'a Catalog
 }
 
 fn understand(
-    body: Body,
+    body: &Body<'_>,
     binary: Bytes,
     entry: &CatalogEntry,
     default_budget: Duration,
     trace: TraceContext,
 ) -> Result<Call, Refused> {
-    let number = |name: &str| match body.parameters.get(name) {
-        None => Ok(None),
-        Some(value) => value
-            .as_f64()
+    let number = |name: &str, given: Option<&RawValue>| {
+        let Some(given) = given else { return Ok(None) };
+        let value = given.get().parse::<f64>().ok();
+        value
             .filter(|v| v.is_finite() && *v >= 0.0 && *v <= 1e7)
             .map(Some)
-            .ok_or_else(|| bad(format!("parameter {name} is {value}; expected a number from 0"))),
+            .ok_or_else(|| {
+                let shown: String = given.get().chars().take(40).collect();
+                bad(format!("parameter {name} is {shown}; expected a number from 0"))
+            })
     };
-    let budget = number("budget_ms")?.map_or(default_budget, |ms| Duration::from_secs_f64(ms / 1e3));
-    let point = number("partition_point")?.unwrap_or(0.0);
+    let parameters = &body.parameters;
+    let budget = number("budget_ms", parameters.budget_ms)?
+        .map_or(default_budget, |ms| Duration::from_secs_f64(ms / 1e3));
+    let point = number("partition_point", parameters.partition_point)?.unwrap_or(0.0);
     let point = CutPoint(if point.fract() == 0.0 && point < 65_536.0 {
         point as u16
     } else {
@@ -339,9 +315,10 @@ fn understand(
                 .collect::<Vec<u8>>(),
         ),
     };
-    let outputs = wanted(&body, entry.info.outputs())?;
+    let outputs = wanted(body, entry.info.outputs())?;
     Ok(Call {
-        id: body.id,
+        model: entry.info.id,
+        id: body.id.clone(),
         header: InferHeader {
             model: entry.info.id,
             partition_point: point,
@@ -373,7 +350,7 @@ impl Given {
 /// The tensors of a call in the order of the cut point. `binary`: what comes after the JSON, in the order of the call;
 /// `fill`: with what a smaller input is filled up, if it may be.
 fn given(
-    inputs: &[Input],
+    inputs: &[Input<'_>],
     binary: &Bytes,
     cut: &Cut,
     fill: &dyn Fn(&str) -> Option<f64>,
@@ -423,10 +400,11 @@ fn given(
                 datatype(spec.dtype)
             ))
         })?;
-        let size = input.parameters.get("binary_data_size").map(Value::as_u64);
+        let size = input.parameters.binary_data_size;
+        let elements = own.iter().product::<usize>() * rows;
         let bytes = match (size, &input.data) {
-            (None, Some(data)) => Bytes::from(from_json(data, dtype)?),
-            (Some(Some(size)), None) if size <= rest.len() as u64 => rest.split_to(size as usize),
+            (None, Some(data)) => Bytes::from(from_json(data, dtype, elements)?),
+            (Some(size), None) if size <= rest.len() as u64 => rest.split_to(size as usize),
             (Some(_), None) => {
                 return Err(bad(format!(
                     "binary_data_size of input {} does not match the {} bytes after the JSON",
@@ -441,7 +419,7 @@ fn given(
             }
         };
         let width = spec.elements * dtype.dtype().bytes();
-        let expected = own.iter().product::<usize>() * dtype.dtype().bytes() * rows;
+        let expected = elements * dtype.dtype().bytes();
         if bytes.len() != expected {
             return Err(bad(format!(
                 "{} bytes of data for input {}; expected {expected}",
@@ -482,9 +460,8 @@ fn given(
 }
 
 /// The outputs that a call wants: those that it names, or all.
-fn wanted(body: &Body, cut: &Cut) -> Result<Vec<Wanted>, Refused> {
-    let flag = |map: &Map<String, Value>, name: &str| map.get(name).and_then(Value::as_bool);
-    let all_binary = flag(&body.parameters, "binary_data_output").unwrap_or(false);
+fn wanted(body: &Body<'_>, cut: &Cut) -> Result<Vec<Wanted>, Refused> {
+    let all_binary = body.parameters.binary_data_output.unwrap_or(false);
     if body.outputs.is_empty() {
         let all = (0..cut.tensors.len()).map(|at| Wanted {
             at,
@@ -507,7 +484,7 @@ fn wanted(body: &Body, cut: &Cut) -> Result<Vec<Wanted>, Refused> {
         })?;
         Ok(Wanted {
             at,
-            binary: flag(&output.parameters, "binary_data").unwrap_or(all_binary),
+            binary: output.parameters.binary_data.unwrap_or(all_binary),
         })
     });
     named.collect()

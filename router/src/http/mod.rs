@@ -7,7 +7,9 @@
 //! A W3C `traceparent` is accepted, passed on to workers and given back; its trace is the request's id, by which
 //! `/v1/requests/ID` tells the request's life (as `graft explain` shows it).
 
+mod body;
 mod infer;
+mod sockets;
 mod tensors;
 
 use std::net::SocketAddr;
@@ -20,28 +22,30 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use graft_files::CatalogEntry;
 use graft_model::{Cut, ModelInfo, TensorSpec};
 use graft_telemetry::health::{HttpError, Readiness, routes};
+use graft_transport::Account;
 use graft_wire::{Refused, Status, TraceContext};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+use self::sockets::Sockets;
 use crate::front::Front;
 
-/// Largest body, in bytes; a larger one is refused.
-const MAX_BODY_BYTES: usize = 64 << 20;
-/// Connections at a time.
-const MAX_CONNECTIONS: usize = 512;
-/// Memory that the bodies of all calls may take while they are read and answered, in KiB (1 GiB).
-const BODIES_KIB: usize = 1 << 20;
-/// Memory that JSON takes when it is read, as a multiple of its length.
-const JSON_GROWTH: usize = 8;
+/// Connections that are taken; beyond [`sockets::MOST_SOCKETS`] each makes another end, so that there are never as many.
+const MAX_CONNECTIONS: usize = 4096;
+/// Time for the head of a request.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// Long bodies whose JSON is read at a time.
+const READING: usize = 2;
 
 /// What handlers share.
 pub(crate) struct Shared {
     pub front: Arc<Front>,
     pub readiness: Readiness,
     pub default_budget: Duration,
-    /// Permits for [`BODIES_KIB`].
-    pub bodies: Semaphore,
+    /// What bodies hold while they are read and answered, with the requests that come over QUIC.
+    pub account: Arc<Account>,
+    /// Permits for [`READING`].
+    pub reading: Semaphore,
 }
 
 pub(crate) fn serve(
@@ -49,14 +53,17 @@ pub(crate) fn serve(
     front: Arc<Front>,
     readiness: Readiness,
     default_budget: Duration,
+    account: Arc<Account>,
 ) -> Result<(SocketAddr, ServerHandle), HttpError> {
     let error = |cause| HttpError { address, cause };
     let shared = web::Data::new(Shared {
         front,
         readiness: readiness.clone(),
         default_budget,
-        bodies: Semaphore::new(BODIES_KIB),
+        account,
+        reading: Semaphore::new(READING),
     });
+    let sockets: Arc<Sockets> = Arc::default();
     let server = HttpServer::new(move || {
         App::new()
             .app_data(shared.clone())
@@ -72,7 +79,8 @@ pub(crate) fn serve(
     })
     .workers(1)
     .max_connections(MAX_CONNECTIONS)
-    .client_request_timeout(Duration::from_secs(10))
+    .on_connect(move |io, kept| sockets.connected(io, kept))
+    .client_request_timeout(HEAD_WITHIN)
     .shutdown_timeout(2)
     .disable_signals()
     .bind(address)

@@ -2,7 +2,9 @@
 
 use graft_model::DType;
 use graft_wire::{Refused, Status, WireType};
+use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The protocol's name of an element type.
 pub(super) fn datatype(dtype: DType) -> &'static str {
@@ -36,64 +38,125 @@ fn bad(what: impl Into<String>) -> Refused {
     Refused::new(Status::BadRequest, what)
 }
 
-/// JSON data, nested or flat, as little-endian bytes.
-pub(super) fn from_json(data: &Value, dtype: WireType) -> Result<Vec<u8>, Refused> {
-    let mut out = vec![];
-    flatten(data, dtype, &mut out)?;
-    Ok(out)
+/// JSON data, nested or flat, of so many elements at most, as little-endian bytes.
+pub(super) fn from_json(data: &RawValue, dtype: WireType, most: usize) -> Result<Vec<u8>, Refused> {
+    let mut elements = Elements {
+        dtype,
+        left: most,
+        out: Vec::with_capacity(most * dtype.dtype().bytes()),
+    };
+    let mut from = serde_json::Deserializer::from_str(data.get());
+    (&mut elements).deserialize(&mut from).map_err(|error| {
+        // The place of the error is within the data; whoever wrote it knows it by its words.
+        let text = error.to_string();
+        let words = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
+        bad(words.to_owned())
+    })?;
+    Ok(elements.out)
 }
 
-fn flatten(data: &Value, dtype: WireType, out: &mut Vec<u8>) -> Result<(), Refused> {
-    match data {
-        Value::Array(list) => list.iter().try_for_each(|item| flatten(item, dtype, out)),
-        Value::Bool(value) if dtype == WireType::Bool => {
-            out.push(u8::from(*value));
-            Ok(())
+/// Elements as they are read.
+struct Elements {
+    dtype: WireType,
+    /// How many more there may be.
+    left: usize,
+    out: Vec<u8>,
+}
+
+impl Elements {
+    fn one<E: de::Error>(&mut self, bytes: &[u8]) -> Result<(), E> {
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or_else(|| E::custom("there are more elements of data than the shape has"))?;
+        self.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn float<E: de::Error>(&mut self, value: f64) -> Result<(), E> {
+        match self.dtype {
+            WireType::F32 => self.one(&(value as f32).to_le_bytes()),
+            WireType::F16 => Err(E::custom("FP16 travels as binary data only")),
+            _ => Err(E::custom(format!("{value} is no integer"))),
         }
-        // JSON has no such numbers; clients that send them write them as text.
-        Value::String(text) if dtype == WireType::F32 => {
-            let value = match text.as_str() {
-                "NaN" => f32::NAN,
-                "Infinity" => f32::INFINITY,
-                "-Infinity" => f32::NEG_INFINITY,
-                other => return Err(bad(format!("{other:?} is no number"))),
-            };
-            out.extend(value.to_le_bytes());
-            Ok(())
-        }
-        Value::Number(number) => {
-            let integer = || {
-                number
-                    .as_i64()
-                    .ok_or_else(|| bad(format!("{number} is no integer")))
-            };
-            match dtype {
-                WireType::F32 => {
-                    let value = number.as_f64().unwrap_or(f64::NAN) as f32;
-                    out.extend(value.to_le_bytes());
-                }
-                WireType::I64 => out.extend(integer()?.to_le_bytes()),
-                WireType::I32 => {
-                    let value = i32::try_from(integer()?)
-                        .map_err(|_| bad(format!("{number} does not fit 32 bits")))?;
-                    out.extend(value.to_le_bytes());
-                }
-                WireType::U8 => {
-                    let value = u8::try_from(integer()?)
-                        .map_err(|_| bad(format!("{number} does not fit 8 bits without a sign")))?;
-                    out.push(value);
-                }
-                WireType::I8 => {
-                    let value =
-                        i8::try_from(integer()?).map_err(|_| bad(format!("{number} does not fit 8 bits")))?;
-                    out.extend(value.to_le_bytes());
-                }
-                WireType::Bool => out.push(u8::from(integer()? != 0)),
-                WireType::F16 => return Err(bad("FP16 travels as binary data only")),
+    }
+
+    fn integer<E: de::Error>(&mut self, value: i64) -> Result<(), E> {
+        let not_in = |what: &str| E::custom(format!("{value} does not fit {what}"));
+        match self.dtype {
+            WireType::F32 | WireType::F16 => self.float(value as f64),
+            WireType::I64 => self.one(&value.to_le_bytes()),
+            WireType::I32 => {
+                let value = i32::try_from(value).map_err(|_| not_in("32 bits"))?;
+                self.one(&value.to_le_bytes())
             }
-            Ok(())
+            WireType::U8 => {
+                let value = u8::try_from(value).map_err(|_| not_in("8 bits without a sign"))?;
+                self.one(&[value])
+            }
+            WireType::I8 => {
+                let value = i8::try_from(value).map_err(|_| not_in("8 bits"))?;
+                self.one(&value.to_le_bytes())
+            }
+            WireType::Bool => self.one(&[u8::from(value != 0)]),
         }
-        _ => Err(bad("data must be numbers, in arrays or nested arrays")),
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Elements {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Elements {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "numbers, in arrays or nested arrays")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(&mut *self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+        match self.dtype {
+            WireType::Bool => self.one(&[u8::from(value)]),
+            _ => Err(E::custom("data must be numbers, in arrays or nested arrays")),
+        }
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        self.integer(value)
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
+        match i64::try_from(value) {
+            Ok(value) => self.integer(value),
+            Err(_) => self.float(value as f64),
+        }
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
+        self.float(value)
+    }
+
+    /// JSON has no such numbers; clients that send them write them as text.
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        let value = match (text, self.dtype) {
+            ("NaN", WireType::F32) => f32::NAN,
+            ("Infinity", WireType::F32) => f32::INFINITY,
+            ("-Infinity", WireType::F32) => f32::NEG_INFINITY,
+            (other, _) => {
+                let shown: String = other.chars().take(40).collect();
+                return Err(E::custom(format!("{shown:?} is no number")));
+            }
+        };
+        self.one(&value.to_le_bytes())
     }
 }
 
@@ -157,7 +220,12 @@ mod tests {
         assert!(serde_json::from_slice::<Value>(body).is_err());
         let value: Value = serde_json::from_slice(&quoted(body).unwrap()).unwrap();
         assert_eq!(value["name"], r#"NaN " NaN"#);
-        let bytes = from_json(&value["data"], WireType::F32).unwrap();
+        let data = serde_json::value::to_raw_value(&value["data"]).unwrap();
+        let bytes = from_json(&data, WireType::F32, 4).unwrap();
+        assert!(
+            from_json(&data, WireType::F32, 3).is_err(),
+            "more than there may be"
+        );
         let floats: Vec<f32> = bytes
             .as_chunks::<4>()
             .0
