@@ -18,7 +18,7 @@ use graft_transport::Connection;
 use graft_wire::{Join, ToRouter, ToWorker};
 
 use crate::connections::Connections;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::threads::Threads;
 
 /// Longest search for cheaper plans.
@@ -34,6 +34,11 @@ pub(crate) struct PlanNow;
 #[rtype(result = "T")]
 pub(crate) struct See<T: 'static>(pub fn(&Desk, Nanos) -> T);
 
+/// Why are plans kept in memory alone? `None`: they are on the disk, too.
+#[derive(Message)]
+#[rtype(result = "Option<String>")]
+pub(crate) struct StoreTrouble;
+
 /// The planner.
 pub(crate) struct PlannerActor {
     desk: Desk,
@@ -46,17 +51,17 @@ pub(crate) struct PlannerActor {
 }
 
 impl PlannerActor {
-    pub fn new(store: Store, options: DeskOptions, readiness: Readiness) -> Result<Self, StoreError> {
+    pub fn new(store: Store, options: DeskOptions, readiness: Readiness) -> Self {
         let clock = Clock::start();
-        let memory = store.memory()?;
-        Ok(PlannerActor {
+        let memory = store.memory();
+        PlannerActor {
             desk: Desk::new(clock.now(), options, memory),
             clock,
             store,
             readiness,
             connections: Connections::default(),
             waking: None,
-        })
+        }
     }
 
     /// The desk hears something, and what it wants is done.
@@ -102,6 +107,7 @@ impl PlannerActor {
     }
 
     fn drive(&mut self, context: &mut Context<Self>) {
+        self.store.tend();
         let now = self.clock.now();
         while let Some(what) = self.desk.poll(now) {
             self.carry_out(what, context);
@@ -126,9 +132,8 @@ impl PlannerActor {
     fn carry_out(&mut self, what: Do, context: &mut Context<Self>) {
         match what {
             Do::KeepEpoch(epoch) => {
-                let kept = self.store.keep_epoch(epoch);
-                let kept = kept.map_err(|e| Undone::NotKept(e.to_string()));
-                self.came_out(Event::EpochKept(epoch, kept), context);
+                self.store.keep_epoch(epoch);
+                self.came_out(Event::EpochKept(epoch, Ok(())), context);
             }
             Do::Plan {
                 epoch,
@@ -181,13 +186,13 @@ impl PlannerActor {
             Do::LetGo { router } => self.connections.let_go(&router, "you did not switch: join again"),
             Do::Keep(kept) => {
                 metrics::gauge!(names::PLANNER_SHARE).set(kept.plan.total_share as f64);
-                logged(self.store.keep(&kept), "the plan is in use, but not kept");
+                self.store.keep(&kept);
             }
             Do::KeepDecision(decision) => {
-                logged(self.store.keep_decision(&decision), "a decision is not kept");
+                self.store.keep_decision(&decision);
             }
             Do::ForgetDecision(epoch) => {
-                logged(self.store.forget_decision(epoch), "an old decision is kept");
+                self.store.forget_decision(epoch);
             }
             Do::Note(note) => tell_people(&note),
         }
@@ -235,12 +240,6 @@ fn planned(problem: &Problem, epoch: Epoch, running: Option<&Plan>) -> Made {
     }
 }
 
-fn logged(outcome: Result<(), StoreError>, what: &str) {
-    if let Err(error) = outcome {
-        tracing::error!(%error, "{what}");
-    }
-}
-
 fn tell_people(note: &Note) {
     let count = |outcome| metrics::counter!(names::PLANNER_PLANS, "outcome" => outcome).increment(1);
     match note {
@@ -264,6 +263,14 @@ impl Actor for PlannerActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         self.drive(context);
+    }
+}
+
+impl Handler<StoreTrouble> for PlannerActor {
+    type Result = Option<String>;
+
+    fn handle(&mut self, _: StoreTrouble, _: &mut Context<Self>) -> Self::Result {
+        self.store.trouble().map(str::to_owned)
     }
 }
 

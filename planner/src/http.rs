@@ -11,7 +11,7 @@ use graft_telemetry::health::{self, HttpError, Readiness};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::actor::{PlanNow, PlannerActor, See};
+use crate::actor::{PlanNow, PlannerActor, See, StoreTrouble};
 use crate::status::{Snapshot, Status, latest_decisions};
 
 pub(crate) fn serve(
@@ -34,9 +34,13 @@ fn gone(error: impl ToString) -> HttpResponse {
 }
 
 async fn status(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
-    match actor.send(See(Status::of)).await {
-        Ok(status) => HttpResponse::Ok().json(status),
-        Err(error) => gone(error),
+    match (actor.send(See(Status::of)).await, actor.send(StoreTrouble).await) {
+        (Ok(status), Ok(store_trouble)) => {
+            let mut status = json!(status);
+            status["store_trouble"] = json!(store_trouble);
+            HttpResponse::Ok().json(status)
+        }
+        (Err(error), _) | (_, Err(error)) => gone(error),
     }
 }
 

@@ -38,7 +38,7 @@ impl Planner {
     /// Opens the store and listens for workers and routers. Must be called on an actix system.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let readiness = Readiness::not_yet("no worker has joined");
-        let store = Store::open(&settings.state.join("plan.redb"))?;
+        let store = Store::open(&settings.state.join("plan.redb"));
         let options = EndpointOptions {
             idle: MEMBER_IDLE,
             keep_alive: MEMBER_IDLE / 4,
@@ -61,7 +61,7 @@ impl Planner {
             retire_after: Nanos::from(settings.retire_after),
             began_unix_ms: unix_ms(),
         };
-        let actor = PlannerActor::new(store, options, readiness.clone())?.start();
+        let actor = PlannerActor::new(store, options, readiness.clone()).start();
         let http = settings
             .http
             .map(|address| http::serve(address, readiness.clone(), actor.clone()))

@@ -1,11 +1,14 @@
 //! The last plan, the highest epoch and the latest decisions, in an embedded database (redb).
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use graft_plan::Epoch;
 use graft_planner_steer::{Decision, Kept, Memory};
-use redb::{Database, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition};
+use graft_telemetry::metrics as names;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition};
 
 const TABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("planner");
 /// Table of decisions: JSON by epoch.
@@ -22,31 +25,267 @@ const STANDING: &str = "standing";
 pub struct StoreError {
     file: String,
     cause: String,
+    /// What is there can't be read.
+    damaged: bool,
 }
 
+/// Time between two tries to open a store that could not be used.
+const TRY_EVERY: Duration = Duration::from_secs(5);
+/// Damaged stores that are kept beside the present one at most, for people to look at.
+const MOST_DAMAGED: usize = 4;
+
 /// Keeps the last plan. Epochs that it has given out never come again.
+///
+/// Where the disk is full, or the file can't be used, it goes on in memory, says so once, and tries again every few seconds. A file that is
+/// damaged, or none of ours, is set aside. What is lost with it, members tell when they join.
 #[derive(Debug)]
 pub struct Store {
+    file: PathBuf,
+    /// `None`: it goes on in memory.
+    disk: Option<Disk>,
+    trouble: Option<Trouble>,
+    /// What is kept, or to be kept when the disk is there again.
+    mirror: Memory,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    why: String,
+    tried: Instant,
+}
+
+/// The database.
+#[derive(Debug)]
+struct Disk {
     database: Database,
     file: String,
 }
 
+/// Why a file can't be opened.
+#[derive(Debug)]
+enum Unopened {
+    /// It holds nothing that can be read: it is to be set aside.
+    Damaged(StoreError),
+    /// It may be sound: it is locked, or the disk is full or can't be written.
+    NotNow(StoreError),
+}
+
+/// Does something with the database, which may find damage anywhere.
+fn guarded<T>(file: &str, f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let panicked = |_| {
+        Err(StoreError {
+            file: file.to_owned(),
+            cause: "it is damaged".to_owned(),
+            damaged: true,
+        })
+    };
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(panicked)
+}
+
 impl Store {
-    /// Opens or makes the store. Only one program can have it open.
-    pub fn open(file: &Path) -> Result<Self, StoreError> {
+    /// Opens or makes the store. Only one program can have it open; another goes on in memory.
+    pub fn open(file: &Path) -> Self {
+        let mut store = Store {
+            file: file.to_owned(),
+            disk: None,
+            trouble: None,
+            mirror: Memory::default(),
+        };
+        match store.try_disk() {
+            Ok((disk, memory)) => (store.disk, store.mirror) = (Some(disk), memory),
+            Err(error) => store.fails(&error),
+        }
+        store
+    }
+
+    /// Why it goes on in memory. `None`: it does not.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|t| t.why.as_str())
+    }
+
+    /// All that is kept.
+    pub fn memory(&self) -> Memory {
+        if let Some(kept) = &self.mirror.kept {
+            tracing::info!(epoch = %kept.plan.epoch, "going on from the plan that was kept");
+        }
+        self.mirror.clone()
+    }
+
+    /// The database and what it holds; one that is damaged is set aside for a fresh one.
+    fn try_disk(&self) -> Result<(Disk, Memory), StoreError> {
+        let opened = Disk::open(&self.file).and_then(|disk| {
+            let memory = guarded(&disk.file, || disk.memory());
+            memory.map(|memory| (disk, memory)).map_err(Unopened::Damaged)
+        });
+        let damaged = match opened {
+            Ok(opened) => return Ok(opened),
+            Err(Unopened::NotNow(error)) => return Err(error),
+            Err(Unopened::Damaged(error)) => error,
+        };
+        let aside = self.set_aside()?;
+        tracing::error!(error = %damaged, aside = %aside.display(), "the store can't be read, and is set aside; what members know is kept in a fresh one");
+        match Disk::open(&self.file) {
+            Ok(disk) => Ok((disk, Memory::default())),
+            Err(Unopened::Damaged(error) | Unopened::NotNow(error)) => Err(error),
+        }
+    }
+
+    /// Renames the file; the oldest of those that were set aside go.
+    fn set_aside(&self) -> Result<PathBuf, StoreError> {
+        let error = |cause: std::io::Error| StoreError {
+            file: self.file.display().to_string(),
+            cause: format!("it is damaged, and can't be set aside: {cause}"),
+            damaged: false,
+        };
+        let stem = self
+            .file
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let prefix = format!("{stem}.damaged-");
+        let folder = self.file.parent().unwrap_or(Path::new("."));
+        let list = std::fs::read_dir(folder)
+            .map_err(error)?
+            .flatten()
+            .map(|entry| entry.path());
+        let is_one = |path: &PathBuf| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
+        };
+        let mut before: Vec<PathBuf> = list.filter(is_one).collect();
+        before.sort();
+        while before.len() >= MOST_DAMAGED {
+            // One that stays is one more.
+            let _ = std::fs::remove_file(before.remove(0));
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let aside = folder.join(format!("{prefix}{:020}.redb", since.as_millis()));
+        std::fs::rename(&self.file, &aside).map_err(error)?;
+        Ok(aside)
+    }
+
+    /// From now on it goes on in memory.
+    fn fails(&mut self, error: &StoreError) {
+        if self.trouble.is_none() {
+            tracing::error!(%error, "plans are kept in memory alone until the store can be used");
+            metrics::gauge!(names::PLANNER_STORE_IN_MEMORY).set(1.0);
+        }
+        if let Some(disk) = self.disk.take() {
+            // A database that failed may fail once more when it is closed.
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(disk)));
+        }
+        self.trouble = Some(Trouble {
+            why: error.to_string(),
+            tried: Instant::now(),
+        });
+    }
+
+    /// Tries the disk again, where it is time to: to be called now and then.
+    pub fn tend(&mut self) {
+        if self
+            .trouble
+            .as_ref()
+            .is_none_or(|t| t.tried.elapsed() < TRY_EVERY)
+        {
+            return;
+        }
+        let written = self.try_disk().and_then(|(disk, _)| {
+            guarded(&disk.file, || disk.write_all(&self.mirror))?;
+            Ok(disk)
+        });
+        match written {
+            Ok(disk) => {
+                tracing::warn!(file = %disk.file, "plans are kept on the disk again");
+                metrics::gauge!(names::PLANNER_STORE_IN_MEMORY).set(0.0);
+                (self.disk, self.trouble) = (Some(disk), None);
+            }
+            Err(error) => self.fails(&error),
+        }
+    }
+
+    fn write(&mut self, f: impl FnOnce(&Disk) -> Result<(), StoreError>) {
+        self.tend();
+        let Some(disk) = &self.disk else { return };
+        let Err(error) = guarded(&disk.file, || f(disk)) else {
+            return;
+        };
+        self.fails(&error);
+        if error.damaged {
+            // What is to be kept is known here: a fresh one takes it.
+            let started_anew = self.set_aside().map(drop);
+            if let Some(trouble) = self.trouble.as_mut().filter(|_| started_anew.is_ok()) {
+                trouble.tried = Instant::now().checked_sub(TRY_EVERY).unwrap_or(trouble.tried);
+            }
+            self.tend();
+        }
+    }
+
+    /// Keeps the highest epoch that was given out; it is on the disk before this returns, where that can be used.
+    pub fn keep_epoch(&mut self, epoch: Epoch) {
+        self.mirror.highest = epoch;
+        self.write(|disk| disk.put(&[(EPOCH, &epoch.0.to_le_bytes())]));
+    }
+
+    /// Keeps a plan that was rolled out.
+    pub fn keep(&mut self, kept: &Kept) {
+        self.mirror.kept = Some(kept.clone());
+        self.write(|disk| disk.keep(kept));
+    }
+
+    /// Keeps a decision, in the place of what was kept of it before.
+    pub fn keep_decision(&mut self, decision: &Decision) {
+        self.mirror.decisions.retain(|d| d.epoch != decision.epoch);
+        self.mirror.decisions.push(decision.clone());
+        self.write(|disk| disk.keep_decision(decision));
+    }
+
+    /// Forgets a decision.
+    pub fn forget_decision(&mut self, epoch: Epoch) {
+        self.mirror.decisions.retain(|d| d.epoch != epoch);
+        self.write(|disk| disk.change_decisions(|table| table.remove(epoch.0).map(drop)));
+    }
+}
+
+impl Disk {
+    fn open(file: &Path) -> Result<Self, Unopened> {
         let name = file.display().to_string();
         let error = |cause: String| StoreError {
             file: name.clone(),
-            cause: format!("{cause} (is another planner running on it?)"),
+            cause,
+            damaged: false,
         };
-        let database = Database::create(file).map_err(|e| error(e.to_string()))?;
-        Ok(Store { database, file: name })
+        let opened = catch_unwind(AssertUnwindSafe(|| Database::create(file)));
+        let Ok(opened) = opened else {
+            return Err(Unopened::Damaged(error("it is damaged".to_owned())));
+        };
+        let database = opened.map_err(|cause| match cause {
+            DatabaseError::DatabaseAlreadyOpen => {
+                Unopened::NotNow(error("another planner is running on it".to_owned()))
+            }
+            DatabaseError::Storage(StorageError::Io(cause)) if !is_damage(&cause) => {
+                Unopened::NotNow(error(cause.to_string()))
+            }
+            other => Unopened::Damaged(error(other.to_string())),
+        })?;
+        Ok(Disk { database, file: name })
     }
 
-    fn error(&self, cause: impl std::fmt::Display) -> StoreError {
+    fn error(&self, cause: impl Into<redb::Error>) -> StoreError {
+        let cause = cause.into();
+        StoreError {
+            file: self.file.clone(),
+            damaged: matches!(cause, redb::Error::Corrupted(_)),
+            cause: cause.to_string(),
+        }
+    }
+
+    /// What was kept is none of ours.
+    fn unread(&self, cause: impl std::fmt::Display) -> StoreError {
         StoreError {
             file: self.file.clone(),
             cause: cause.to_string(),
+            damaged: true,
         }
     }
 
@@ -73,48 +312,43 @@ impl Store {
     }
 
     /// The highest epoch that was given out.
-    pub fn epoch(&self) -> Result<Epoch, StoreError> {
+    fn epoch(&self) -> Result<Epoch, StoreError> {
         let bytes = self.get(EPOCH)?;
         let number = bytes.and_then(|b| Some(u64::from_le_bytes(b.try_into().ok()?)));
         Ok(Epoch(number.unwrap_or(0)))
     }
 
-    /// Keeps the highest epoch that was given out; it is on disk before this returns.
-    pub fn keep_epoch(&self, epoch: Epoch) -> Result<(), StoreError> {
-        self.put(&[(EPOCH, &epoch.0.to_le_bytes())])
-    }
-
-    /// All that is kept. Decisions or a plan that can't be read are left, and logged.
-    pub fn memory(&self) -> Result<Memory, StoreError> {
-        let read = |error: StoreError| tracing::error!(%error, "what was kept can't be read");
-        let kept = self.last().map_err(read).ok().flatten();
-        if let Some(kept) = &kept {
-            tracing::info!(epoch = %kept.plan.epoch, "going on from the plan that was kept");
-        }
+    /// All that is kept.
+    fn memory(&self) -> Result<Memory, StoreError> {
         Ok(Memory {
-            kept,
+            kept: self.last()?,
             highest: self.epoch()?,
-            decisions: self.decisions().map_err(read).unwrap_or_default(),
+            decisions: self.decisions()?,
         })
     }
 
-    /// Keeps a plan that was rolled out.
-    pub fn keep(&self, kept: &Kept) -> Result<(), StoreError> {
-        let plan = serde_json::to_vec(&kept.plan).map_err(|e| self.error(e))?;
-        let workload = serde_json::to_vec(&kept.workload).map_err(|e| self.error(e))?;
-        let standing = serde_json::to_vec(&kept.standing).map_err(|e| self.error(e))?;
+    /// Writes all that is to be kept.
+    fn write_all(&self, memory: &Memory) -> Result<(), StoreError> {
+        self.put(&[(EPOCH, &memory.highest.0.to_le_bytes())])?;
+        if let Some(kept) = &memory.kept {
+            self.keep(kept)?;
+        }
+        memory
+            .decisions
+            .iter()
+            .try_for_each(|decision| self.keep_decision(decision))
+    }
+
+    fn keep(&self, kept: &Kept) -> Result<(), StoreError> {
+        let plan = serde_json::to_vec(&kept.plan).map_err(|e| self.unread(e))?;
+        let workload = serde_json::to_vec(&kept.workload).map_err(|e| self.unread(e))?;
+        let standing = serde_json::to_vec(&kept.standing).map_err(|e| self.unread(e))?;
         self.put(&[(PLAN, &plan), (WORKLOAD, &workload), (STANDING, &standing)])
     }
 
-    /// Keeps a decision, in the place of what was kept of it before.
-    pub fn keep_decision(&self, decision: &Decision) -> Result<(), StoreError> {
-        let json = serde_json::to_vec(decision).map_err(|e| self.error(e))?;
+    fn keep_decision(&self, decision: &Decision) -> Result<(), StoreError> {
+        let json = serde_json::to_vec(decision).map_err(|e| self.unread(e))?;
         self.change_decisions(|table| table.insert(decision.epoch.0, &*json).map(drop))
-    }
-
-    /// Forgets a decision.
-    pub fn forget_decision(&self, epoch: Epoch) -> Result<(), StoreError> {
-        self.change_decisions(|table| table.remove(epoch.0).map(drop))
     }
 
     fn change_decisions(
@@ -130,7 +364,7 @@ impl Store {
     }
 
     /// The decisions that were kept, by epoch. One that an older version wrote is passed over.
-    pub fn decisions(&self) -> Result<Vec<Decision>, StoreError> {
+    fn decisions(&self) -> Result<Vec<Decision>, StoreError> {
         let read = self.database.begin_read().map_err(|e| self.error(e))?;
         let table = match read.open_table(DECISIONS) {
             Ok(table) => table,
@@ -146,14 +380,14 @@ impl Store {
     }
 
     /// The last plan that was kept.
-    pub fn last(&self) -> Result<Option<Kept>, StoreError> {
+    fn last(&self) -> Result<Option<Kept>, StoreError> {
         let (Some(plan), Some(workload)) = (self.get(PLAN)?, self.get(WORKLOAD)?) else {
             return Ok(None);
         };
-        let plan = serde_json::from_slice(&plan).map_err(|e| self.error(e))?;
-        let workload = serde_json::from_slice(&workload).map_err(|e| self.error(e))?;
+        let plan = serde_json::from_slice(&plan).map_err(|e| self.unread(e))?;
+        let workload = serde_json::from_slice(&workload).map_err(|e| self.unread(e))?;
         let standing = match self.get(STANDING)? {
-            Some(standing) => serde_json::from_slice(&standing).map_err(|e| self.error(e))?,
+            Some(standing) => serde_json::from_slice(&standing).map_err(|e| self.unread(e))?,
             None => BTreeSet::new(),
         };
         Ok(Some(Kept {
@@ -164,45 +398,130 @@ impl Store {
     }
 }
 
+/// Whether an error of reading says that the file is cut off or scratched.
+fn is_damage(cause: &std::io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        std::io::ErrorKind::InvalidData
+            | std::io::ErrorKind::UnexpectedEof
+            | std::io::ErrorKind::InvalidInput
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use graft_plan::{Plan, Workload};
 
     use super::*;
 
-    #[test]
-    fn the_highest_epoch_survives_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("plan.redb");
-        assert_eq!(Store::open(&file).unwrap().memory().unwrap().highest, Epoch(0));
-        Store::open(&file).unwrap().keep_epoch(Epoch(41)).unwrap();
-        assert_eq!(Store::open(&file).unwrap().memory().unwrap().highest, Epoch(41));
-    }
-
-    #[test]
-    fn a_plan_survives_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("plan.redb");
-        let kept = Kept {
-            plan: Plan::empty("simple", Epoch(7)),
+    fn kept(epoch: u64) -> Kept {
+        Kept {
+            plan: Plan::empty("simple", Epoch(epoch)),
             workload: Workload {
                 version: 1,
                 headroom: 0.1,
                 fragments: vec![],
             },
             standing: BTreeSet::from(["a/0/standing".to_owned()]),
-        };
-        assert_eq!(Store::open(&file).unwrap().last().unwrap(), None);
-        Store::open(&file).unwrap().keep(&kept).unwrap();
-        assert_eq!(Store::open(&file).unwrap().last().unwrap(), Some(kept));
+        }
+    }
+
+    /// A store with a plan in it.
+    fn written(file: &Path) {
+        let mut store = Store::open(file);
+        store.keep_epoch(Epoch(41));
+        store.keep(&kept(41));
+        assert_eq!(store.trouble(), None);
     }
 
     #[test]
-    fn a_second_planner_is_told_that_it_is_one() {
+    fn the_highest_epoch_and_the_plan_survive_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("plan.redb");
-        let _first = Store::open(&file).unwrap();
-        let error = Store::open(&file).unwrap_err().to_string();
-        assert!(error.contains("another planner"), "{error}");
+        assert_eq!(Store::open(&file).memory(), Memory::default());
+        written(&file);
+        let memory = Store::open(&file).memory();
+        assert_eq!((memory.highest, memory.kept), (Epoch(41), Some(kept(41))));
+    }
+
+    #[test]
+    fn a_second_planner_goes_on_in_memory_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plan.redb");
+        let first = Store::open(&file);
+        let mut second = Store::open(&file);
+        let why = second.trouble().unwrap().to_owned();
+        assert!(
+            why.contains("another planner") && why.contains("plan.redb"),
+            "{why}"
+        );
+        second.keep_epoch(Epoch(7));
+        drop(first);
+        // When the file is free, what it knows is kept.
+        second.trouble.as_mut().unwrap().tried = Instant::now() - TRY_EVERY;
+        second.tend();
+        assert_eq!(second.trouble(), None);
+        drop(second);
+        assert_eq!(Store::open(&file).memory().highest, Epoch(7));
+    }
+
+    #[test]
+    fn whatever_is_wrong_with_the_file_a_store_is_opened_and_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plan.redb");
+        written(&file);
+        let sound = std::fs::read(&file).unwrap();
+        let mut damaged: Vec<(String, Vec<u8>)> = vec![
+            ("empty".to_owned(), vec![]),
+            (
+                "garbage".to_owned(),
+                (0..100_000).map(|i| (i * 7 % 251) as u8).collect(),
+            ),
+            ("another's".to_owned(), b"SQLite format 3\0".repeat(1000)),
+        ];
+        for part in [1, 17, 100, 511, 512, 4096, sound.len() / 2, sound.len() - 1] {
+            damaged.push((format!("cut off after {part}"), sound[..part].to_vec()));
+        }
+        for place in (0..sound.len()).step_by(sound.len() / 40) {
+            let mut scratched = sound.clone();
+            let end = (place + 64).min(sound.len());
+            scratched[place..end].fill(0xa5);
+            damaged.push((format!("scratched at {place}"), scratched));
+        }
+        let mut other_version = sound.clone();
+        other_version[9..13].fill(0x7f);
+        damaged.push(("of another version".to_owned(), other_version));
+        for (what, bytes) in damaged {
+            std::fs::write(&file, &bytes).unwrap();
+            let mut store = Store::open(&file);
+            assert_eq!(store.trouble(), None, "{what}");
+            store.keep_epoch(Epoch(50));
+            store.keep(&kept(50));
+            assert_eq!(store.trouble(), None, "{what}");
+            drop(store);
+            let memory = Store::open(&file).memory();
+            assert_eq!(
+                (memory.highest, memory.kept),
+                (Epoch(50), Some(kept(50))),
+                "{what}"
+            );
+        }
+        let files = std::fs::read_dir(folder.path()).unwrap().count();
+        assert!((2..=MOST_DAMAGED + 1).contains(&files), "{files} files are there");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_yet_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let mut store = Store::open(&state.join("plan.redb"));
+        assert!(store.trouble().is_some());
+        store.keep_epoch(Epoch(3));
+        std::fs::create_dir(&state).unwrap();
+        store.trouble.as_mut().unwrap().tried = Instant::now() - TRY_EVERY;
+        store.tend();
+        assert_eq!(store.trouble(), None);
+        drop(store);
+        assert_eq!(Store::open(&state.join("plan.redb")).memory().highest, Epoch(3));
     }
 }

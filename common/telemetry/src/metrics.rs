@@ -41,6 +41,8 @@ pub const PLANNER_PLANS: &str = "graft_planner_plans_total";
 pub const PLANNER_SHARE: &str = "graft_planner_total_share";
 /// Gauge: members that a planner sees, by `role`.
 pub const PLANNER_MEMBERS: &str = "graft_planner_members";
+/// 1 while the planner keeps plans in memory alone, since its store can't be used.
+pub const PLANNER_STORE_IN_MEMORY: &str = "graft_planner_store_in_memory";
 
 const SECONDS: &[f64] = &[
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
@@ -109,6 +111,10 @@ fn describe() {
     describe_counter!(PLANNER_PLANS, "Plans, by outcome");
     describe_gauge!(PLANNER_SHARE, "The plan's total share");
     describe_gauge!(PLANNER_MEMBERS, "Members seen, by role");
+    describe_gauge!(
+        PLANNER_STORE_IN_MEMORY,
+        "1 while plans are kept in memory alone, since the store can't be used"
+    );
 }
 
 /// All metrics in the text format that Prometheus reads. Empty before [`start`].

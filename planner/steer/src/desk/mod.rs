@@ -49,7 +49,7 @@ pub struct DeskOptions {
 }
 
 /// What a desk goes on from after a restart.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Memory {
     /// The plan that was in use last.
     pub kept: Option<Kept>,
