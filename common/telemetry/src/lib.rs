@@ -2,6 +2,8 @@
 //!
 //! It reports what it is told, and decides nothing: whether a program is ready is for the program to say.
 
+mod limited;
+
 pub mod health;
 pub mod logs;
 pub mod metrics;

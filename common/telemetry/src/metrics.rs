@@ -41,6 +41,8 @@ pub const PLANNER_PLANS: &str = "graft_planner_plans_total";
 pub const PLANNER_SHARE: &str = "graft_planner_total_share";
 /// Gauge: members that a planner sees, by `role`.
 pub const PLANNER_MEMBERS: &str = "graft_planner_members";
+/// Log lines that were left out, since there were too many of one cause.
+pub const LOG_LINES_LEFT_OUT: &str = "graft_log_lines_left_out_total";
 /// 1 while the planner keeps plans in memory alone, since its store can't be used.
 pub const PLANNER_STORE_IN_MEMORY: &str = "graft_planner_store_in_memory";
 
@@ -111,6 +113,10 @@ fn describe() {
     describe_counter!(PLANNER_PLANS, "Plans, by outcome");
     describe_gauge!(PLANNER_SHARE, "The plan's total share");
     describe_gauge!(PLANNER_MEMBERS, "Members seen, by role");
+    describe_counter!(
+        LOG_LINES_LEFT_OUT,
+        "Log lines left out, since there were too many of one cause"
+    );
     describe_gauge!(
         PLANNER_STORE_IN_MEMORY,
         "1 while plans are kept in memory alone, since the store can't be used"

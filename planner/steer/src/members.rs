@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use graft_model::ModelId;
 use graft_plan::{
-    Device, Devices, FormatFile, Hardware, ModelProfile, Nanos, PRICES, Profile, Profiles, Share,
+    Device, Devices, Epoch, FormatFile, Hardware, ModelProfile, Nanos, PRICES, Profile, Profiles, Share,
 };
 use graft_planner_search::Lacks;
 use graft_wire::{DeviceInfo, RunsTook, WorkerEndpoint, WorkerInfo, WorkerReport};
@@ -26,6 +26,24 @@ pub enum Unheard {
     TooMany {
         /// Worker or router.
         role: &'static str,
+    },
+    /// A member says that it has a plan which no planner can have made.
+    #[error("{member} reports plan {epoch}, which no planner can have made: the latest is {highest}")]
+    Epoch {
+        /// The member.
+        member: String,
+        /// What it reports.
+        epoch: Epoch,
+        /// The highest number that is known.
+        highest: Epoch,
+    },
+    /// A router's report is larger than routers make them, or tells what can't be.
+    #[error("the report of router {router} is not believed: {why}")]
+    Report {
+        /// The router.
+        router: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// The worker's profile breaks a rule.
     #[error("the worker's profile is not sound: {0}")]

@@ -87,6 +87,29 @@ enum Alarm {
     RetireDue,
 }
 
+/// Plans that were made since the latest that is known, at most: as many as a planner makes in thirty thousand years.
+const MOST_AHEAD: u64 = 1 << 40;
+/// Entries of a router's report, and outcomes, at most: routers count no more classes.
+const MOST_ENTRIES: usize = 4096;
+/// Rate of a class of one router at most, in requests a second.
+const MOST_RATE_RPS: f64 = 1e7;
+
+/// What is wrong with a router's report.
+fn believable(report: &MixReport) -> Result<(), String> {
+    for (what, count) in [
+        ("entries", report.entries.len()),
+        ("outcomes", report.outcomes.len()),
+    ] {
+        if count > MOST_ENTRIES {
+            return Err(format!("it has {count} {what}, more than {MOST_ENTRIES}"));
+        }
+    }
+    match report.entries.iter().find(|e| e.rate_rps > MOST_RATE_RPS) {
+        Some(entry) => Err(format!("{} requests a second of one class", entry.rate_rps)),
+        None => Ok(()),
+    }
+}
+
 /// The desk of a planner: members, the observed mix, decisions, roll-outs.
 ///
 /// Tell it with [`heard`](Self::heard) what happens. After that, and at [`next_at`](Self::next_at), ask
@@ -275,7 +298,23 @@ impl Desk {
         self.highest
     }
 
+    /// A number that a member reports, if a planner can have given it out.
+    fn plausible(&self, member: &str, epoch: Epoch) -> Result<(), Unheard> {
+        if epoch.0 <= self.highest.0.saturating_add(MOST_AHEAD) {
+            return Ok(());
+        }
+        Err(Unheard::Epoch {
+            member: member.to_owned(),
+            epoch,
+            highest: self.highest,
+        })
+    }
+
     fn joined(&mut self, now: Nanos, join: Join) -> Result<(), Unheard> {
+        match &join {
+            Join::Worker(info) => self.plausible(&info.name, info.epoch)?,
+            Join::Router { name, epoch } => self.plausible(name, *epoch)?,
+        }
         match join {
             Join::Worker(info) => {
                 let (name, epoch) = (info.name.clone(), info.epoch);
@@ -332,6 +371,10 @@ impl Desk {
         if !self.members.routers.contains(router) {
             return Err(Unheard::NotJoined(format!("router {router}")));
         }
+        believable(&report).map_err(|why| Unheard::Report {
+            router: router.to_owned(),
+            why,
+        })?;
         self.mix.report(now, router, &report.entries);
         let unix_ms = self.unix_ms(now);
         for entry in report.outcomes {

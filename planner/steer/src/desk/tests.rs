@@ -411,6 +411,39 @@ fn strangers_and_nonsense_are_not_heard() {
     let router = "stranger".to_owned();
     let unheard = around.desk.heard(ms(1), Event::Mix { router, report });
     assert!(matches!(unheard, Err(Unheard::NotJoined(_))));
+    around.hears(Event::Joined(Join::Router {
+        name: "r".to_owned(),
+        epoch: Epoch(0),
+    }));
+    let entry = MixEntry {
+        model: ModelId([7; 32]),
+        partition_point: CutPoint(0),
+        budget_ms: 10.0,
+        rate_rps: 1.0,
+        burstiness: 1.0,
+    };
+    let fast = MixEntry {
+        rate_rps: 1e9,
+        ..entry
+    };
+    for entries in [vec![entry; 16_000], vec![fast]] {
+        let report = MixReport {
+            window_s: 1.0,
+            entries,
+            urgent: true,
+            outcomes: vec![],
+        };
+        let router = "r".to_owned();
+        let unheard = around.desk.heard(ms(2), Event::Mix { router, report });
+        assert!(matches!(unheard, Err(Unheard::Report { .. })), "{unheard:?}");
+    }
+    assert!(around.desk.observed_mix().is_empty());
+    let from_nowhere = Join::Router {
+        name: "r2".to_owned(),
+        epoch: Epoch(u64::MAX - 1),
+    };
+    let unheard = around.desk.heard(ms(3), Event::Joined(from_nowhere));
+    assert!(matches!(unheard, Err(Unheard::Epoch { .. })), "{unheard:?}");
     let mut named = info("v");
     let models = &mut named.devices[0].profile.models;
     let (_, model) = models.pop_first().unwrap();
