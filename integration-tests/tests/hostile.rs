@@ -37,7 +37,13 @@ struct Target {
 
 impl Target {
     async fn new() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// After something was done to the site's files.
+    async fn with(before: impl FnOnce(&Site)) -> Self {
         let site = Site::emulated(1, &emulated_profile(), STRETCH);
+        before(&site);
         let others = ["planner", "worker"].map(|part| site.start(part));
         let router = site.start("router");
         until("the router is ready", PATIENCE, || site.is_ready(site.http));
@@ -105,6 +111,12 @@ impl Target {
     fn memory(&self) -> u64 {
         self.router.memory_bytes().expect("the router runs")
     }
+}
+
+/// Runs a test while no other of those that measure does.
+fn in_turn(test: impl Future<Output = ()>) {
+    let _alone = alone();
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(test);
 }
 
 /// Any number; tests that need the same again have none.
@@ -178,94 +190,97 @@ where
     most
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sizes_that_are_announced_take_nothing_from_others() {
-    let _alone = alone();
-    let target = Target::new().await;
-    let endpoint = target.endpoint();
-    let cut = target
-        .info
-        .cuts
-        .iter()
-        .max_by_key(|c| c.bytes_sent(DType::F32))
-        .expect("cut points");
-    let largest = cut.bytes_sent(DType::F32);
-    let mut kept = vec![];
-    for _ in 0..16 {
-        let connection = target.connect(&endpoint).await;
-        let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
-        streams(&connection, 128, |mut send, receive| {
-            let frame = frame.clone();
-            async move {
-                let _ = send.write_all(&frame).await;
-                let _ = send.write_all(&[1]).await;
-                // Until the router has had enough of it.
-                let _ = send.stopped().await;
-                drop(receive);
-            }
-        })
-        .await;
-        kept.push(connection);
-    }
-    target.beside("sizes that are announced").await;
+#[test]
+fn sizes_that_are_announced_take_nothing_from_others() {
+    in_turn(async {
+        let target = Target::new().await;
+        let endpoint = target.endpoint();
+        let cut = target
+            .info
+            .cuts
+            .iter()
+            .max_by_key(|c| c.bytes_sent(DType::F32))
+            .expect("cut points");
+        let largest = cut.bytes_sent(DType::F32);
+        let mut kept = vec![];
+        for _ in 0..16 {
+            let connection = target.connect(&endpoint).await;
+            let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
+            streams(&connection, 128, |mut send, receive| {
+                let frame = frame.clone();
+                async move {
+                    let _ = send.write_all(&frame).await;
+                    let _ = send.write_all(&[1]).await;
+                    // Until the router has had enough of it.
+                    let _ = send.stopped().await;
+                    drop(receive);
+                }
+            })
+            .await;
+            kept.push(connection);
+        }
+        target.beside("sizes that are announced").await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_arrive_and_never_end_take_their_own_place() {
-    let _alone = alone();
-    let target = Target::new().await;
-    let endpoint = target.endpoint();
-    let cut = target
-        .info
-        .cuts
-        .iter()
-        .max_by_key(|c| c.bytes_sent(DType::F32))
-        .expect("cut points");
-    let largest = cut.bytes_sent(DType::F32);
-    let mut kept = vec![];
-    for _ in 0..24 {
-        let connection = target.connect(&endpoint).await;
-        let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
-        streams(&connection, 24, |mut send, receive| {
-            let frame = frame.clone();
-            async move {
-                let _ = send.write_all(&frame).await;
-                let _ = send.write_all(&vec![1; largest - 1]).await;
-                let _ = send.stopped().await;
-                drop(receive);
-            }
-        })
-        .await;
-        kept.push(connection);
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    target.beside("requests that lack a byte").await;
+#[test]
+fn bytes_that_arrive_and_never_end_take_their_own_place() {
+    in_turn(async {
+        let target = Target::new().await;
+        let endpoint = target.endpoint();
+        let cut = target
+            .info
+            .cuts
+            .iter()
+            .max_by_key(|c| c.bytes_sent(DType::F32))
+            .expect("cut points");
+        let largest = cut.bytes_sent(DType::F32);
+        let mut kept = vec![];
+        for _ in 0..24 {
+            let connection = target.connect(&endpoint).await;
+            let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
+            streams(&connection, 24, |mut send, receive| {
+                let frame = frame.clone();
+                async move {
+                    let _ = send.write_all(&frame).await;
+                    let _ = send.write_all(&vec![1; largest - 1]).await;
+                    let _ = send.stopped().await;
+                    drop(receive);
+                }
+            })
+            .await;
+            kept.push(connection);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        target.beside("requests that lack a byte").await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn replies_that_nobody_reads_hold_nobody_up() {
-    let _alone = alone();
-    let target = Target::new().await;
-    let endpoint = target.endpoint();
-    let mut kept = vec![];
-    for _ in 0..48 {
-        let connection = target.connect(&endpoint).await;
-        let model = target.info.id;
-        let frame = encode_frame(&ClientRequest::Describe { model }, 0).expect("a frame");
-        streams(&connection, 128, |mut send, receive| {
-            let frame = frame.clone();
-            async move {
-                let _ = send.write_all(&frame).await;
-                let _ = send.finish();
-                // The reply is there, and stays where it is.
-                tokio::time::sleep(Duration::from_secs(60)).await;
-                drop(receive);
-            }
-        })
-        .await;
-        kept.push(connection);
-    }
-    target.beside("replies that nobody reads").await;
+#[test]
+fn replies_that_nobody_reads_hold_nobody_up() {
+    in_turn(async {
+        let target = Target::new().await;
+        let endpoint = target.endpoint();
+        let mut kept = vec![];
+        for _ in 0..48 {
+            let connection = target.connect(&endpoint).await;
+            let model = target.info.id;
+            let frame = encode_frame(&ClientRequest::Describe { model }, 0).expect("a frame");
+            streams(&connection, 128, |mut send, receive| {
+                let frame = frame.clone();
+                async move {
+                    let _ = send.write_all(&frame).await;
+                    let _ = send.finish();
+                    // The reply is there, and stays where it is.
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    drop(receive);
+                }
+            })
+            .await;
+            kept.push(connection);
+        }
+        target.beside("replies that nobody reads").await;
+    });
 }
 
 /// Requests without pause, so many at a time.
@@ -291,27 +306,28 @@ async fn flood(target: &Target, connections: usize) -> Vec<tokio::task::JoinHand
     floods
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_costs_those_who_make_it() {
-    let _alone = alone();
-    for connections in [1, 9] {
-        let target = Target::new().await;
-        let floods = flood(&target, connections).await;
-        // The planner has seen it.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        target
-            .beside(&format!("a flood by {connections} connections"))
-            .await;
-        let plan = target.site.ask(target.site.planner_http, "/v1/plan");
-        let share: u64 = plan["plan"]["partitions"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|p| p["share"].as_u64())
-            .sum();
-        assert!(share > 0, "what can be served is: {plan}");
-        floods.iter().for_each(tokio::task::JoinHandle::abort);
-    }
+#[test]
+fn a_flood_costs_those_who_make_it() {
+    in_turn(async {
+        for connections in [1, 9] {
+            let target = Target::new().await;
+            let floods = flood(&target, connections).await;
+            // The planner has seen it.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            target
+                .beside(&format!("a flood by {connections} connections"))
+                .await;
+            let plan = target.site.ask(target.site.planner_http, "/v1/plan");
+            let share: u64 = plan["plan"]["partitions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|p| p["share"].as_u64())
+                .sum();
+            assert!(share > 0, "what can be served is: {plan}");
+            floods.iter().for_each(tokio::task::JoinHandle::abort);
+        }
+    });
 }
 
 /// What the router's health answers beside an attack, and whether standard clients are served.
@@ -358,78 +374,105 @@ fn post(length: usize) -> String {
     )
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn standard_clients_and_health_are_answered_beside_attacks_over_http() {
-    let _alone = alone();
-    let target = Target::new().await;
-    // The first of them makes the planner plan for standard clients.
-    until("standard clients are served", PATIENCE, || {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| assert_http(&target, "nobody"))).is_ok()
-    });
+#[test]
+fn standard_clients_and_health_are_answered_beside_attacks_over_http() {
+    in_turn(async {
+        let target = Target::new().await;
+        // The first of them makes the planner plan for standard clients.
+        until("standard clients are served", PATIENCE, || {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| assert_http(&target, "nobody"))).is_ok()
+        });
 
-    let mut refused = String::new();
-    let mut socket = sent(&target, &post(116_000_000), b"{");
-    let patience = Some(Duration::from_secs(2));
-    socket.set_read_timeout(patience).expect("a socket has a timeout");
-    let _ended_or_not = socket.read_to_string(&mut refused);
-    assert!(
-        refused.starts_with("HTTP/1.1 413"),
-        "a body that can't fit is refused at once: {refused:?}"
-    );
-    let announced: Vec<TcpStream> = (0..8).map(|_| sent(&target, &post(60_000_000), b"{")).collect();
-    assert_http(&target, "bodies that are announced");
-    target.beside("bodies that are announced").await;
-    drop(announced);
-
-    let idle: Vec<TcpStream> = (0..600).map(|_| sent(&target, "", b"")).collect();
-    let slow: Vec<TcpStream> = (0..600).map(|_| sent(&target, "POST /v2/models", b"")).collect();
-    assert_http(&target, "sockets that are idle or slow");
-    target.beside("sockets that are idle or slow").await;
-    drop((idle, slow));
-
-    let nonsense = r#"{"":0},"#.repeat((32 << 20) / 7);
-    let bodies = [
-        format!("{{\"inputs\": [{nonsense}{{}}]}}"),
-        format!("{{\"parameters\": {{\"a\": [{nonsense}{{}}]}}, \"inputs\": []}}"),
-    ];
-    let to = target.site.http;
-    let sending: Vec<_> = (0..6)
-        .map(|n| {
-            let body = bodies[n % 2].clone();
-            std::thread::spawn(move || {
-                http::post(to, "/v2/models/efficientnet-lite0/infer", &[], body.as_bytes())
-            })
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(200));
-    assert_http(&target, "bodies of nonsense");
-    for sent in sending {
-        let answer = sent.join().expect("it is sent");
+        let mut refused = String::new();
+        let mut socket = sent(&target, &post(116_000_000), b"{");
+        let patience = Some(Duration::from_secs(2));
+        socket.set_read_timeout(patience).expect("a socket has a timeout");
+        let _ended_or_not = socket.read_to_string(&mut refused);
         assert!(
-            answer.is_none_or(|(status, _)| status >= 400),
-            "nonsense is refused"
+            refused.starts_with("HTTP/1.1 413"),
+            "a body that can't fit is refused at once: {refused:?}"
         );
-    }
-    assert!(target.memory() <= MEMORY, "{} bytes", target.memory());
+        let announced: Vec<TcpStream> = (0..8).map(|_| sent(&target, &post(60_000_000), b"{")).collect();
+        assert_http(&target, "bodies that are announced");
+        target.beside("bodies that are announced").await;
+        drop(announced);
+
+        let idle: Vec<TcpStream> = (0..600).map(|_| sent(&target, "", b"")).collect();
+        let slow: Vec<TcpStream> = (0..600).map(|_| sent(&target, "POST /v2/models", b"")).collect();
+        assert_http(&target, "sockets that are idle or slow");
+        target.beside("sockets that are idle or slow").await;
+        drop((idle, slow));
+
+        let nonsense = r#"{"":0},"#.repeat((32 << 20) / 7);
+        let bodies = [
+            format!("{{\"inputs\": [{nonsense}{{}}]}}"),
+            format!("{{\"parameters\": {{\"a\": [{nonsense}{{}}]}}, \"inputs\": []}}"),
+        ];
+        let to = target.site.http;
+        let sending: Vec<_> = (0..6)
+            .map(|n| {
+                let body = bodies[n % 2].clone();
+                std::thread::spawn(move || {
+                    http::post(to, "/v2/models/efficientnet-lite0/infer", &[], body.as_bytes())
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(200));
+        assert_http(&target, "bodies of nonsense");
+        for sent in sending {
+            let answer = sent.join().expect("it is sent");
+            assert!(
+                answer.is_none_or(|(status, _)| status >= 400),
+                "nonsense is refused"
+            );
+        }
+        assert!(target.memory() <= MEMORY, "{} bytes", target.memory());
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn handshakes_that_nobody_ends_keep_nobody_out() {
-    let _alone = alone();
-    let target = Target::new().await;
-    let to: SocketAddr = target.site.quic;
-    let mut kept = vec![];
-    for _ in 0..400 {
-        let endpoint = target.endpoint();
-        let begun = endpoint.clone();
-        // The first packet goes out; what comes back is never answered.
-        let connecting = async move {
-            begun
-                .connect(to, Role::Router.server_name(), Protocol::Client)
-                .await
-        };
-        let _ = tokio::time::timeout(Duration::from_micros(300), connecting).await;
-        kept.push(endpoint);
-    }
-    target.beside("handshakes that nobody ends").await;
+#[test]
+fn handshakes_that_nobody_ends_keep_nobody_out() {
+    in_turn(async {
+        let target = Target::new().await;
+        let to: SocketAddr = target.site.quic;
+        let mut kept = vec![];
+        for _ in 0..400 {
+            let endpoint = target.endpoint();
+            let begun = endpoint.clone();
+            // The first packet goes out; what comes back is never answered.
+            let connecting = async move {
+                begun
+                    .connect(to, Role::Router.server_name(), Protocol::Client)
+                    .await
+            };
+            let _ = tokio::time::timeout(Duration::from_micros(300), connecting).await;
+            kept.push(endpoint);
+        }
+        target.beside("handshakes that nobody ends").await;
+    });
+}
+
+#[test]
+fn a_damaged_store_of_the_planner_keeps_nobody_from_being_served() {
+    in_turn(async {
+        let target = Target::with(|site| {
+            std::fs::create_dir_all(site.file("planner-state")).expect("a state folder");
+            std::fs::write(site.file("planner-state/plan.redb"), vec![0x5a; 300_000]).expect("a store");
+        })
+        .await;
+        target.beside("a damaged store").await;
+        let names: Vec<String> = std::fs::read_dir(target.site.file("planner-state"))
+            .expect("a state folder")
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        let is_store = |name: &&String| name.ends_with(".redb");
+        assert_eq!(
+            names.iter().filter(is_store).count(),
+            2,
+            "a fresh one beside the damaged: {names:?}"
+        );
+        let status = target.site.ask(target.site.planner_http, "/v1/status");
+        assert!(status["store_trouble"].is_null(), "{status}");
+    });
 }

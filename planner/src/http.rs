@@ -35,11 +35,10 @@ fn gone(error: impl ToString) -> HttpResponse {
 
 async fn status(actor: web::Data<Addr<PlannerActor>>) -> HttpResponse {
     match (actor.send(See(Status::of)).await, actor.send(StoreTrouble).await) {
-        (Ok(status), Ok(store_trouble)) => {
-            let mut status = json!(status);
-            status["store_trouble"] = json!(store_trouble);
-            HttpResponse::Ok().json(status)
-        }
+        (Ok(status), Ok(store_trouble)) => HttpResponse::Ok().json(Status {
+            store_trouble,
+            ..status
+        }),
         (Err(error), _) | (_, Err(error)) => gone(error),
     }
 }

@@ -37,6 +37,9 @@ pub struct Status {
     pub total: Served,
     /// Kind of device, model, batch, and what its runs take as a multiple of what was measured at first.
     pub corrections: Vec<(String, String, u32, f64)>,
+    /// Why plans are kept in memory alone; not given: they are on the disk, too.
+    #[serde(default)]
+    pub store_trouble: Option<String>,
     /// The latest decisions, the oldest first.
     pub decisions: Vec<Decision>,
 }
@@ -167,6 +170,7 @@ impl Status {
                 .iter()
                 .map(|c| (c.kind.clone(), desk.name_of(c.model), c.batch, c.times))
                 .collect(),
+            store_trouble: None,
             decisions: latest_decisions(desk, LATEST),
         }
     }

@@ -102,7 +102,7 @@ fn overview(frame: &mut Frame<'_>, area: Rect, status: &Status, trouble: Option<
             corrections.join(", ")
         ))
     });
-    if let Some(trouble) = trouble {
+    for trouble in trouble.into_iter().chain(status.store_trouble.as_deref()) {
         lines.push(Line::styled(trouble.to_owned(), Style::new().fg(Color::Red)));
     }
     frame.render_widget(Paragraph::new(lines), area);

@@ -100,7 +100,7 @@ pub(super) fn norm(random: &mut SplitMix, round: usize) -> Case {
     making.node("Add", &["variance", "epsilon"], "sum", &[]);
     making.node("Sqrt", &["sum"], "deviation", &[]);
     making.node("Div", &["apart", "deviation"], "normal", &[]);
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         making.node("Mul", &["normal", "gain"], "scaled", &[]);
         making.node("Add", &["scaled", "offset"], "out", &[]);
     }
