@@ -13,7 +13,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Role of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +72,11 @@ pub enum IdentityError {
         /// Why.
         cause: String,
     },
+    /// A name that is not to be had beside a role.
+    #[error(
+        "a certificate for {0:?} is not issued: expected a host name or an address, no wildcard, and none of Graft's own (*.graft.internal), which are given by the role"
+    )]
+    Name(String),
     /// A certificate can't be made.
     #[error("certificate can't be made: {0}")]
     Make(#[from] rcgen::Error),
@@ -79,6 +84,9 @@ pub enum IdentityError {
     #[error("certificate or key can't be used: {0}")]
     Tls(#[from] rustls::Error),
 }
+
+/// Domain of the roles' names.
+const OWN_DOMAIN: &str = "graft.internal";
 
 /// A part's certificate and key, and the authority that it trusts.
 #[derive(Debug, Clone)]
@@ -208,6 +216,9 @@ impl Authority {
     }
 
     fn make(&self, role: Role, names: &[String]) -> Result<(rcgen::Certificate, KeyPair), IdentityError> {
+        if let Some(name) = names.iter().find(|name| !may_be_issued(name)) {
+            return Err(IdentityError::Name(name.clone()));
+        }
         let mut all = vec![role.server_name().to_owned()];
         all.extend_from_slice(names);
         let mut params = CertificateParams::new(all)?;
@@ -229,11 +240,43 @@ impl Authority {
     }
 }
 
+/// Whether a name may stand in a certificate beside its role's.
+fn may_be_issued(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let own = name == OWN_DOMAIN || name.ends_with(&format!(".{OWN_DOMAIN}"));
+    !name.is_empty() && !name.contains('*') && !own
+}
+
 /// Whether a verified certificate carries a role's name.
 pub(crate) fn bears(certificate: &CertificateDer<'_>, role: Role) -> bool {
     let Ok(end) = webpki::EndEntityCert::try_from(certificate) else {
         return false;
     };
-    ServerName::try_from(role.server_name())
-        .is_ok_and(|name| end.verify_is_valid_for_subject_name(&name).is_ok())
+    // The very name: a wildcard carries no role.
+    end.valid_dns_names().any(|name| name == role.server_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_roles_and_wildcards_are_issued_to_nobody() {
+        let authority = Authority::new().unwrap();
+        let own = [
+            "planner.graft.internal",
+            "*.graft.internal",
+            "Graft.Internal.",
+            "*.example",
+            "",
+        ];
+        for name in own {
+            let refused = authority.issue_pem(Role::Worker, &[name.to_owned()]);
+            assert!(matches!(refused, Err(IdentityError::Name(_))), "{name:?}");
+        }
+        let names = ["serve.example".to_owned(), "10.0.0.7".to_owned()];
+        let identity = authority.issue(Role::Router, &names).unwrap();
+        assert!(bears(&identity.chain[0], Role::Router));
+        assert!(!bears(&identity.chain[0], Role::Planner));
+    }
 }
