@@ -285,14 +285,16 @@ fn replies_that_nobody_reads_hold_nobody_up() {
 
 /// Requests without pause, so many at a time.
 async fn flood(target: &Target, connections: usize) -> Vec<tokio::task::JoinHandle<()>> {
-    let endpoint = target.endpoint();
     let mut floods = vec![];
     for _ in 0..connections {
+        // Each from a port of its own.
+        let endpoint = target.endpoint();
         let connection = target.connect(&endpoint).await;
         for _ in 0..128 {
             let (request, payload) = target.request(BUDGET);
-            let connection = connection.clone();
+            let (connection, endpoint) = (connection.clone(), endpoint.clone());
             floods.push(tokio::spawn(async move {
+                let _kept = endpoint;
                 loop {
                     let again =
                         connection.call::<_, ClientReply>(&request, payload.clone(), limits(), 4 * BUDGET);

@@ -70,6 +70,13 @@ enum Unopened {
     NotNow(StoreError),
 }
 
+/// Closes a database that failed, which may fail once more then.
+fn closed(disk: Disk) {
+    if catch_unwind(AssertUnwindSafe(move || drop(disk))).is_err() {
+        tracing::debug!("a store that failed does not close");
+    }
+}
+
 /// Does something with the database, which may find damage anywhere.
 fn guarded<T>(file: &str, f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let panicked = |_| {
@@ -113,9 +120,16 @@ impl Store {
 
     /// The database and what it holds; one that is damaged is set aside for a fresh one.
     fn try_disk(&self) -> Result<(Disk, Memory), StoreError> {
-        let opened = Disk::open(&self.file).and_then(|disk| {
-            let memory = guarded(&disk.file, || disk.memory());
-            memory.map(|memory| (disk, memory)).map_err(Unopened::Damaged)
+        let opened = Disk::open(&self.file).and_then(|disk| match guarded(&disk.file, || disk.memory()) {
+            Ok(memory) => Ok((disk, memory)),
+            Err(error) => {
+                let damaged = error.damaged;
+                closed(disk);
+                Err(match damaged {
+                    true => Unopened::Damaged(error),
+                    false => Unopened::NotNow(error),
+                })
+            }
         });
         let damaged = match opened {
             Ok(opened) => return Ok(opened),
@@ -172,8 +186,7 @@ impl Store {
             metrics::gauge!(names::PLANNER_STORE_IN_MEMORY).set(1.0);
         }
         if let Some(disk) = self.disk.take() {
-            // A database that failed may fail once more when it is closed.
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(disk)));
+            closed(disk);
         }
         self.trouble = Some(Trouble {
             why: error.to_string(),
@@ -190,9 +203,20 @@ impl Store {
         {
             return;
         }
-        let written = self.try_disk().and_then(|(disk, _)| {
-            guarded(&disk.file, || disk.write_all(&self.mirror))?;
-            Ok(disk)
+        let written = self.try_disk().and_then(|(disk, before)| {
+            // What was there all the time, while it could not be read, is not lost: later numbers count.
+            self.mirror.highest = self.mirror.highest.max(before.highest);
+            let epoch = |kept: &Option<Kept>| kept.as_ref().map_or(Epoch(0), |k| k.plan.epoch);
+            if epoch(&before.kept) > epoch(&self.mirror.kept) {
+                self.mirror.kept = before.kept;
+            }
+            match guarded(&disk.file, || disk.write_all(&self.mirror)) {
+                Ok(()) => Ok(disk),
+                Err(error) => {
+                    closed(disk);
+                    Err(error)
+                }
+            }
         });
         match written {
             Ok(disk) => {
@@ -223,7 +247,7 @@ impl Store {
 
     /// Keeps the highest epoch that was given out; it is on the disk before this returns, where that can be used.
     pub fn keep_epoch(&mut self, epoch: Epoch) {
-        self.mirror.highest = epoch;
+        self.mirror.highest = self.mirror.highest.max(epoch);
         self.write(|disk| disk.put(&[(EPOCH, &epoch.0.to_le_bytes())]));
     }
 
@@ -263,10 +287,14 @@ impl Disk {
             DatabaseError::DatabaseAlreadyOpen => {
                 Unopened::NotNow(error("another planner is running on it".to_owned()))
             }
-            DatabaseError::Storage(StorageError::Io(cause)) if !is_damage(&cause) => {
-                Unopened::NotNow(error(cause.to_string()))
+            DatabaseError::Storage(StorageError::Io(cause)) if is_damage(&cause) => {
+                Unopened::Damaged(error(cause.to_string()))
             }
-            other => Unopened::Damaged(error(other.to_string())),
+            DatabaseError::Storage(StorageError::Corrupted(cause)) => Unopened::Damaged(error(cause)),
+            DatabaseError::UpgradeRequired(version) => {
+                Unopened::Damaged(error(format!("it is of another version, {version}")))
+            }
+            other => Unopened::NotNow(error(other.to_string())),
         })?;
         Ok(Disk { database, file: name })
     }
@@ -333,10 +361,15 @@ impl Disk {
         if let Some(kept) = &memory.kept {
             self.keep(kept)?;
         }
-        memory
-            .decisions
-            .iter()
-            .try_for_each(|decision| self.keep_decision(decision))
+        let mut all = vec![];
+        for decision in &memory.decisions {
+            let json = serde_json::to_vec(decision).map_err(|e| self.unread(e))?;
+            all.push((decision.epoch.0, json));
+        }
+        self.change_decisions(|table| {
+            all.iter()
+                .try_for_each(|(epoch, json)| table.insert(*epoch, &**json).map(drop))
+        })
     }
 
     fn keep(&self, kept: &Kept) -> Result<(), StoreError> {
@@ -448,7 +481,9 @@ mod tests {
     fn a_second_planner_goes_on_in_memory_and_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("plan.redb");
-        let first = Store::open(&file);
+        let mut first = Store::open(&file);
+        first.keep_epoch(Epoch(5));
+        first.keep(&kept(5));
         let mut second = Store::open(&file);
         let why = second.trouble().unwrap().to_owned();
         assert!(
@@ -462,7 +497,9 @@ mod tests {
         second.tend();
         assert_eq!(second.trouble(), None);
         drop(second);
-        assert_eq!(Store::open(&file).memory().highest, Epoch(7));
+        // What was there is not lost.
+        let memory = Store::open(&file).memory();
+        assert_eq!((memory.highest, memory.kept), (Epoch(7), Some(kept(5))));
     }
 
     #[test]

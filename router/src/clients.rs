@@ -39,7 +39,7 @@ async fn serve(connection: Connection, front: Arc<Front>, limits: Limits) {
         .serve(limits, PATIENCE, move |caller, request, payload| {
             let front = Arc::clone(&front);
             let came = Came {
-                source: source_at(caller.address, false),
+                source: source_at(caller.address.ip(), caller.connection),
                 coming_in: caller.coming_in,
             };
             async move { answer(&front, request, payload, came).await }

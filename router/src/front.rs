@@ -3,7 +3,7 @@
 //! What happens to a request is decided by `graft-router-core`'s [`Passage`]; here it is carried out.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,17 +34,15 @@ pub(crate) struct Came {
     pub coming_in: Duration,
 }
 
-/// Numbers of connections over HTTP begin here; below are those over QUIC.
-const HTTP: u64 = 1 << 32;
+/// Numbers of connections over HTTP, which are their ports, begin here; below are those over QUIC.
+pub(crate) const HTTP: u64 = 1 << 48;
 
-/// Who asks from an address: its connections are told apart by their ports.
-pub(crate) fn source_at(address: SocketAddr, over_http: bool) -> Source {
-    let group = match address.ip() {
+/// Who asks from an address, on a connection of this number.
+pub(crate) fn source_at(address: IpAddr, connection: u64) -> Source {
+    let group = match graft_transport::network_of(address) {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
     };
-    let port = u64::from(address.port());
-    let connection = if over_http { HTTP + port } else { port };
     Source { group, connection }
 }
 
@@ -84,6 +82,8 @@ struct Living<'a> {
     start: Nanos,
     /// It counts as one of its model's: that is one of this router's, and what was asked for may be planned for.
     counts: bool,
+    /// Its client waited no longer.
+    taken_back: bool,
     life: Option<Life>,
     passage: Option<Passage>,
 }
@@ -100,8 +100,8 @@ impl Living<'_> {
                 .refused
                 .as_ref()
                 .map_or(Ok(()), |refused| Err(refused.status));
-            let sent = !passage.attempts().is_empty();
-            self.front.entrance.over(self.front.clock.now(), outcome, sent);
+            let heard = (!self.taken_back).then_some(outcome);
+            self.front.entrance.over(self.front.clock.now(), passage, heard);
         }
         life.attempts = self.passage.take().map_or_else(Vec::new, Passage::into_attempts);
         metrics::gauge!(names::ROUTER_IN_FLIGHT).set(self.front.entrance.in_flight() as f64);
@@ -124,6 +124,7 @@ impl Living<'_> {
 impl Drop for Living<'_> {
     fn drop(&mut self) {
         if self.life.is_some() {
+            self.taken_back = true;
             self.end(
                 Some(Refused::new(Status::Late, "the client waited no longer")),
                 false,
@@ -203,6 +204,7 @@ impl Front {
             front: self,
             start,
             counts: known.is_some(),
+            taken_back: false,
             life: Some(life),
             passage: None,
         };

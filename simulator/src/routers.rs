@@ -223,7 +223,7 @@ impl Routers {
         if let Some(request) = cx.requests.get(ticket) {
             if let Some(passage) = &request.passage {
                 let entrance = &self.routers[request.router as usize].entrance;
-                entrance.over(now, outcome, !passage.attempts().is_empty());
+                entrance.over(now, passage, Some(outcome));
             }
             (request.passage, request.place) = (None, Place::Outside);
             self.done.push((ticket, outcome));

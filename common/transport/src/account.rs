@@ -4,13 +4,13 @@
 //! connections hold most, the connection that does. So nobody takes the place of another who has less.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Part of all that one connection may hold: one in so many.
+/// Part of all that a stranger's connection may hold: one in so many.
 const CONNECTION_PART: usize = 8;
 /// Time that a request may wait for room; after it, it gives up what it has.
 const WAIT: Duration = Duration::from_secs(1);
@@ -19,6 +19,8 @@ const WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Account {
     limit: usize,
+    /// Whether a connection and an address have bounds of their own: where callers are strangers.
+    shares: bool,
     inner: Mutex<Inner>,
     freed: Notify,
 }
@@ -54,15 +56,24 @@ pub struct Charge {
     bytes: usize,
 }
 
+/// The network that an address counts with: of IPv6 the first 64 bits, which one subscriber has all to himself.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    }
+}
+
 /// There is no room for what a request brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
 impl Account {
-    /// For so many bytes.
-    pub fn new(limit: usize) -> Arc<Self> {
+    /// For so many bytes. `shares`: a connection and an address have bounds of their own.
+    pub fn new(limit: usize, shares: bool) -> Arc<Self> {
         Arc::new(Account {
             limit,
+            shares,
             inner: Mutex::default(),
             freed: Notify::new(),
         })
@@ -84,7 +95,7 @@ impl Account {
         inner.next += 1;
         let gives_way = Arc::new(Notify::new());
         let holder = Holder {
-            address,
+            address: network_of(address),
             held: 0,
             gives_way: Arc::clone(&gives_way),
         };
@@ -99,16 +110,18 @@ impl Account {
 }
 
 impl Inner {
-    /// Whoever holds most is told to give way, where he holds more than a connection would that asks for room.
-    fn ask_to_give_way(&self, would_hold: usize) {
-        let Some((crowded, _)) = self.by_address.iter().max_by_key(|(_, held)| **held) else {
+    /// Of the address whose connections hold most, the one that does is told to give way: where the address holds more than that of the one
+    /// who asks would, or, of his own, where the connection does.
+    fn ask_to_give_way(&self, asker: IpAddr, would_hold: usize, address_would: usize) {
+        let Some((crowded, held)) = self.by_address.iter().max_by_key(|(_, held)| **held) else {
             return;
         };
         let of_address = self.purses.values().filter(|p| p.address == *crowded);
         if let Some(most) = of_address.max_by_key(|p| p.held)
-            && most.held > would_hold
+            && (most.held > would_hold || (*crowded != asker && *held > address_would))
         {
-            most.gives_way.notify_one();
+            // Those of its requests that come in hear it; one that comes later has done nothing.
+            most.gives_way.notify_waiters();
         }
     }
 }
@@ -122,19 +135,29 @@ impl Purse {
         }
     }
 
+    /// Its number in the account.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     fn take(&self, bytes: usize) -> bool {
-        let limit = self.account.limit;
+        if bytes == 0 {
+            return true;
+        }
+        let (limit, shares) = (self.account.limit, self.account.shares);
         let mut inner = self.account.lock();
         let Some(own) = inner.purses.get(&self.id) else {
             return false;
         };
         let (address, own) = (own.address, own.held + bytes);
         let of_address = inner.by_address.get(&address).copied().unwrap_or(0) + bytes;
-        if own > limit / CONNECTION_PART {
+        if shares && own > limit / CONNECTION_PART {
             return false;
         }
-        if inner.held + bytes > limit || of_address > limit / 4 * 3 {
-            inner.ask_to_give_way(own);
+        if inner.held + bytes > limit || (shares && of_address > limit / 4 * 3) {
+            if shares {
+                inner.ask_to_give_way(address, own, of_address);
+            }
             return false;
         }
         inner.held += bytes;
@@ -240,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_fills_up_what_he_can_gives_way_to_those_who_have_less() {
-        let account = Account::new(LIMIT);
+        let account = Account::new(LIMIT, true);
         let mut purses: Vec<_> = (0..20).map(|_| account.purse(address(1))).collect();
         let requests: Vec<usize> = purses.iter().map(greedy).collect();
         assert_eq!(requests[0], 100, "a connection's bound");
@@ -260,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_room_gets_it_when_it_is_there_or_is_told() {
-        let account = Account::new(LIMIT);
+        let account = Account::new(LIMIT, true);
         let purse = account.purse(address(1));
         let (mut first, mut second) = (purse.charge(), purse.charge());
         first.add(60_000).await.unwrap();

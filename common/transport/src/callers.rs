@@ -7,9 +7,11 @@ use std::time::Instant;
 
 use quinn::VarInt;
 
+use crate::account::network_of;
+
 /// Part of the free places that the connections of one address may take, as a multiple.
 const ADDRESS_TIMES: usize = 4;
-/// Bytes that the windows of all connections may come to (512 MiB); beyond it, none grows.
+/// Bytes by which the windows of all connections may have grown together (512 MiB); beyond it, none grows.
 const MOST_WINDOWS: u64 = 512 << 20;
 /// Close code: another caller needs the place.
 const CODE_PLACE: u32 = 3;
@@ -74,6 +76,8 @@ struct Entry {
     quinn: quinn::Connection,
     address: IpAddr,
     window: u32,
+    /// What it began with.
+    first: u32,
     /// Requests that it may have open.
     allowed: u32,
     requests: usize,
@@ -127,7 +131,7 @@ impl Callers {
         if !proven && inner.under_way >= RETRY_FROM {
             return (Knock::Prove, None);
         }
-        let address = from.ip();
+        let address = network_of(from.ip());
         let free = MOST_HANDSHAKES.saturating_sub(inner.under_way);
         let of_address = inner.handshakes.get(&address).copied().unwrap_or(0);
         if free == 0 || of_address >= free.saturating_mul(ADDRESS_TIMES) {
@@ -143,7 +147,7 @@ impl Callers {
     /// A handshake succeeded. Where there are too many, of the address or in all, the one goes that was not used for longest: of the address,
     /// or of the address that has most.
     pub fn enter(self: &Arc<Self>, quinn: &quinn::Connection) -> Place {
-        let address = quinn.remote_address().ip();
+        let address = network_of(quinn.remote_address().ip());
         let mut inner = self.lock();
         let free = self.most.saturating_sub(inner.open.len());
         let of_address = inner.by_address.get(&address).copied().unwrap_or(0);
@@ -165,12 +169,12 @@ impl Callers {
         }
         let id = inner.next;
         inner.next += 1;
-        inner.windows += u64::from(self.window.first);
         *inner.by_address.entry(address).or_default() += 1;
         let entry = Entry {
             quinn: quinn.clone(),
             address,
             window: self.window.first,
+            first: self.window.first,
             allowed: first_requests(self.window, self.requests),
             requests: 0,
             used: Instant::now(),
@@ -189,7 +193,7 @@ impl Inner {
         let Some(entry) = self.open.remove(&id) else {
             return;
         };
-        self.windows -= u64::from(entry.window);
+        self.windows -= u64::from(entry.window - entry.first);
         if let Some(count) = self.by_address.get_mut(&entry.address) {
             *count -= 1;
             if *count == 0 {

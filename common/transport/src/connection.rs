@@ -56,6 +56,8 @@ pub type Reply<H> = (H, Vec<u8>);
 pub struct Caller {
     /// Address that it calls from.
     pub address: SocketAddr,
+    /// Number of its connection, which no other of the endpoint had.
+    pub connection: u64,
     /// Time from the request's first byte to its last.
     pub coming_in: Duration,
 }
@@ -72,10 +74,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// For so many bytes that requests and replies hold, and so long a time for a reply.
-    pub fn new(held_bytes: usize, reply: Duration) -> Self {
+    /// For so many bytes that requests and replies hold, of which strangers have shares, and so long a time for a reply.
+    pub fn new(held_bytes: usize, strangers: bool, reply: Duration) -> Self {
         Shared {
-            account: Account::new(held_bytes),
+            account: Account::new(held_bytes, strangers),
             reply,
             open_replies: AtomicUsize::new(0),
         }
@@ -301,6 +303,7 @@ impl Connection {
         }
         let caller = Caller {
             address: self.peer(),
+            connection: self.purse.id(),
             coming_in: began.elapsed(),
         };
         let work = handler(caller, request, Bytes::from(payload));

@@ -105,6 +105,8 @@ pub struct EndpointOptions {
     pub send_bytes: u64,
     /// Bytes that the requests and replies of all connections may hold.
     pub held_bytes: usize,
+    /// Whether its callers may be anybody: then a connection and an address have bounds of their own.
+    pub strangers: bool,
     /// Time for a reply to be taken by whoever asked.
     pub reply: Duration,
 }
@@ -119,6 +121,7 @@ impl Default for EndpointOptions {
             window: Window::fixed(WINDOW_BYTES),
             send_bytes: u64::from(WINDOW_BYTES),
             held_bytes: 1 << 30,
+            strangers: false,
             reply: Duration::from_secs(10),
         }
     }
@@ -133,6 +136,7 @@ impl EndpointOptions {
                 most: WINDOW_BYTES,
             },
             send_bytes: STRANGERS_SEND_BYTES,
+            strangers: true,
             ..EndpointOptions::default()
         }
     }
@@ -225,7 +229,7 @@ impl Endpoint {
                 roots,
             }),
             options,
-            shared: Arc::new(Shared::new(options.held_bytes, options.reply)),
+            shared: Arc::new(Shared::new(options.held_bytes, options.strangers, options.reply)),
             callers: Callers::new(options.connections, options.window, options.open_requests),
         })
     }
@@ -262,7 +266,7 @@ impl Endpoint {
             quinn: open(SocketAddr::from(([0, 0, 0, 0], 0)), None)?,
             client: Some(side),
             options,
-            shared: Arc::new(Shared::new(options.held_bytes, options.reply)),
+            shared: Arc::new(Shared::new(options.held_bytes, options.strangers, options.reply)),
             callers: Callers::new(options.connections, options.window, options.open_requests),
         })
     }

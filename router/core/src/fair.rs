@@ -32,15 +32,22 @@ const LOOK_EVERY: Nanos = Nanos::from_millis(300);
 const FORGET_AFTER: Nanos = Nanos::from_millis(5_000);
 /// Connections that are told apart at most; further ones of an address are one.
 const MOST_CONNECTIONS: usize = 16_384;
+/// Number that stands for the new connections of an address.
+const NEWCOMERS: u64 = u64::MAX;
+/// Events of which a rate is made at least.
+const FEW: f64 = 3.0;
 /// Power of the quotient of limit and rate with which a connection's requests are let in.
 const STEEPNESS: i32 = 4;
 /// Part of what was let in that is refused later on, from which on more comes than can be served.
 const TOO_MUCH: f64 = 0.02;
 /// Part of what can be served, which is an estimate, that is shared out after a look at which that was so.
 const SHARED: f64 = 0.95;
-/// Factor by which more is shared out from look to look, while it is not so; and the most that is.
+/// Factor by which more is shared out from look to look, while it is not so; and the most, beyond which nobody is held back.
 const RISE: f64 = 1.03;
-const MOST_SHARED: f64 = 2.0;
+const MOST_SHARED: f64 = 1.6;
+/// Requests that were refused since some looks at least where there are too many, and the looks.
+const LEAST_REFUSED: u64 = 1;
+const REFUSED_OVER: usize = 3;
 /// Looks whose rates tell what can be served: those of ten seconds. What was served at the best fifth of them can be.
 const LOOKS: usize = 33;
 /// Time for which requests have to have been served before an estimate is made of how many can be.
@@ -61,12 +68,18 @@ struct Rate {
 }
 
 impl Rate {
+    /// Of one that has just begun it is too low.
     fn now(&self, now: Nanos) -> f64 {
-        let Some(since) = self.since else { return 0.0 };
-        let decayed = self.sum * (-(now - self.at).as_secs() / OVER_S).exp();
-        // So much of the window has been counted; the first event alone makes no rate.
-        let part = 1.0 - (-(now - since).as_secs() / OVER_S).exp();
-        decayed / (OVER_S * part.max(0.15))
+        self.sum * (-(now - self.at).as_secs() / OVER_S).exp() / OVER_S
+    }
+
+    /// As far as it was counted so far; a few events make no rate.
+    fn counted(&self, now: Nanos) -> f64 {
+        if self.sum < FEW {
+            return self.now(now);
+        }
+        let since = self.since.map_or(0.0, |since| (now - since).as_secs());
+        self.now(now) / (1.0 - (-since / OVER_S).exp()).max(0.15)
     }
 
     fn is_known(&self, now: Nanos) -> bool {
@@ -80,11 +93,20 @@ impl Rate {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connection {
     asks: Rate,
-    /// Parts of requests that were let in so far, below 1.
+    /// Parts of requests that were let in so far, below 1; of a new one, all of its first.
     credit: f64,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Connection {
+            asks: Rate::default(),
+            credit: 1.0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -103,12 +125,16 @@ pub(crate) struct Fair {
     served: Rate,
     /// Requests a second that were served, at the latest looks.
     lately: VecDeque<f64>,
-    /// Multiple of what can be served that is shared out. `None`: there were never too many.
+    /// What was served when there were too many.
+    saturated: f64,
+    /// Multiple of what can be served that is shared out. `None`: there are not too many.
     shared: Option<f64>,
     looked: Nanos,
     /// Since the last look: requests that were let in, and that were refused later on since there are too many.
     entered: u64,
     refused: u64,
+    /// The same of the latest looks.
+    refusals: VecDeque<(u64, u64)>,
 }
 
 impl Fair {
@@ -127,9 +153,20 @@ impl Fair {
             false => source,
         };
         let limit = self.groups.get(&source.group).map_or(f64::INFINITY, |g| g.limit);
-        let connection = self.connections.entry(source).or_default();
+        // The first requests of an address's new connections count as those of one: who makes a connection for each is one, too.
+        let judged = match self.connections.contains_key(&source) {
+            true => source,
+            false => {
+                self.connections.entry(source).or_default().asks.at = now;
+                Source {
+                    connection: NEWCOMERS,
+                    ..source
+                }
+            }
+        };
+        let connection = self.connections.entry(judged).or_default();
         connection.asks.add(now);
-        let rate = connection.asks.now(now);
+        let rate = connection.asks.counted(now);
         connection.credit += (limit / rate).min(1.0).powi(STEEPNESS);
         if connection.credit < 1.0 {
             return Err(TooMany {
@@ -164,10 +201,19 @@ impl Fair {
                 limit: before.get(&source.group).map_or(f64::INFINITY, |g| g.limit),
                 rates: vec![],
             });
-            group.rates.push(connection.asks.now(now));
+            group.rates.push(connection.asks.counted(now));
         }
-        let served = self.served.now(now);
-        let part = refused as f64 / entered.max(refused).max(1) as f64;
+        let served = self.served.counted(now);
+        if self.refusals.len() >= REFUSED_OVER {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back((entered, refused));
+        let sum = |of: fn(&(u64, u64)) -> u64| self.refusals.iter().map(of).sum::<u64>();
+        let (entered, refused) = (sum(|counts| counts.0), sum(|counts| counts.1));
+        let part = match refused >= LEAST_REFUSED {
+            true => refused as f64 / entered.max(refused) as f64,
+            false => 0.0,
+        };
         if !self.served.is_known(now) {
             return;
         }
@@ -175,14 +221,21 @@ impl Fair {
             self.lately.pop_front();
         }
         self.lately.push_back(served);
-        self.shared = match self.shared {
-            _ if part > TOO_MUCH => Some(SHARED),
-            shared => shared.map(|s| (s * RISE).min(MOST_SHARED)),
+        if part > TOO_MUCH {
+            (self.shared, self.saturated) = (Some(SHARED), served);
+        } else {
+            // Nothing was refused for so long: there are not too many any more.
+            self.shared = self.shared.map(|s| s * RISE).filter(|s| *s <= MOST_SHARED);
+        }
+        let Some(shared) = self.shared else {
+            self.groups
+                .values_mut()
+                .for_each(|group| group.limit = f64::INFINITY);
+            return;
         };
-        let Some(shared) = self.shared else { return };
         let mut best: Vec<f64> = self.lately.iter().copied().collect();
         best.sort_by(f64::total_cmp);
-        let capacity = best[(best.len() - 1) * 4 / 5].max(1.0);
+        let capacity = best[(best.len() - 1) * 4 / 5].max(self.saturated).max(1.0);
         let mut asked: Vec<(f64, u128)> = self
             .groups
             .iter()
@@ -275,8 +328,12 @@ mod tests {
 
         /// Lets clients ask for so many seconds; counts after the first.
         fn run(&mut self, clients: &mut [Client], seconds: u64) {
+            self.run_for(clients, seconds * 1000);
+        }
+
+        fn run_for(&mut self, clients: &mut [Client], span_ms: u64) {
             let start = self.now;
-            for ms in 0..seconds * 1000 {
+            for ms in 0..span_ms {
                 self.now = start + Nanos::from_millis(ms);
                 self.room = (self.room + self.capacity / 1e3).min(self.capacity * 0.4);
                 for client in &mut *clients {
@@ -352,6 +409,42 @@ mod tests {
         let mut later = vec![client(1, 1, 10.0), client(1, 3, 12.0)];
         server.run(&mut later, 5);
         assert!(later.iter().all(|c| c.part() > 0.98));
-        assert_eq!(server.fair.connections.len(), 2);
+        // They, and what stands for new connections.
+        assert!(server.fair.connections.len() <= 3);
+    }
+
+    #[test]
+    fn an_overload_that_is_over_holds_nobody_back_later() {
+        let mut server = Server::new(300.0);
+        server.run(&mut [client(1, 1, 2000.0)], 3);
+        server.run(&mut [client(1, 2, 2.0)], 20);
+        let mut phones: Vec<Client> = (0..30).map(|n| client(1, n + 3, 1.0)).collect();
+        phones.push(client(1, 99, 60.0));
+        server.run(&mut phones, 5);
+        assert!(phones.iter().all(|p| p.part() > 0.98), "all of it can be served");
+        assert!(phones.iter().all(|p| p.demand == p.asked), "and is demand");
+    }
+
+    #[test]
+    fn connections_of_one_request_each_are_served_beside_a_flood_from_elsewhere() {
+        let mut server = Server::new(25.0);
+        let mut clients = vec![client(2, 1, 1000.0)];
+        let (mut served, mut asked) = (0, 0);
+        for second in 0..20u64 {
+            for eighth in 0..8u64 {
+                let number = 10 + second * 8 + eighth;
+                let source = Source {
+                    group: 1,
+                    connection: number,
+                };
+                let let_in = server.fair.ask(server.now, source).is_ok();
+                if second >= 3 {
+                    asked += 1;
+                    served += u64::from(let_in);
+                }
+                server.run_for(&mut clients, 125);
+            }
+        }
+        assert!(served * 10 >= asked * 9, "{served} of {asked}");
     }
 }

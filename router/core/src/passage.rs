@@ -121,12 +121,15 @@ impl Entrance {
         self.fair.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// A request that was let in is over; `sent`: it was with a worker.
-    pub fn over(&self, now: Nanos, outcome: Result<(), Status>, sent: bool) {
+    /// A request that was let in is over. `None`: its client waited no longer, which says nothing.
+    pub fn over(&self, now: Nanos, passage: &Passage, outcome: Option<Result<(), Status>>) {
+        let Some(outcome) = outcome else { return };
         let too_much = match outcome {
-            Err(Status::Overloaded) => true,
-            // It waited too long.
-            Err(Status::Late) => sent,
+            Err(Status::Overloaded) => !passage.left_out,
+            // It waited too long; one that had no time from the start is refused at once.
+            Err(Status::Late) => {
+                !passage.attempts.is_empty() && now - passage.began > Nanos(passage.asked.time_left.0 / 2)
+            }
             _ => false,
         };
         self.fair().ended(now, outcome.is_ok(), too_much);
@@ -217,6 +220,8 @@ pub struct Passage {
     lost: Option<(String, Epoch)>,
     /// The latest [`go`](Self::go) found no route.
     unserved: bool,
+    /// The plan leaves its class out.
+    left_out: bool,
     _in_flight: Seat,
     _holding: Option<Holding>,
     waiting: Option<Seat>,
@@ -244,17 +249,15 @@ impl Passage {
             outside(what.to_owned(), is_demand)
         })?;
         let full = || {
-            outside(
-                format!("{most} requests are in flight, as many as are allowed"),
-                true,
-            )
+            entrance.fair().ended(now, false, true);
+            let what = format!("{most} requests are in flight, as many as are allowed");
+            outside(what, true)
         };
         let free = most.saturating_sub(entrance.in_flight());
         let holding = match source {
             None => None,
             Some(source) => {
                 let crowding = || {
-                    entrance.over(now, Err(Status::Overloaded), false);
                     let what = "this connection has as many requests in flight as are left for all others";
                     outside(what.to_owned(), false)
                 };
@@ -268,6 +271,7 @@ impl Passage {
             until: None,
             lost: None,
             unserved: false,
+            left_out: false,
             _in_flight: entrance.in_flight.take(most).ok_or_else(full)?,
             _holding: holding,
             waiting: None,
@@ -335,6 +339,7 @@ impl Passage {
             Err(refused) => refused,
         };
         self.unserved = refused.status == Status::NotReady;
+        self.left_out = table.leaves_out(&model, point);
         if !may_come(refused.status) {
             self.waiting = None;
             return Go::Refuse(refused);

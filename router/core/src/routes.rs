@@ -263,6 +263,12 @@ impl RouteTable {
         pool.is_some_and(|p| p.gate.pass(now, target.work_ms, p.part(entry.budget())))
     }
 
+    /// Whether requests at a cut point have no route, since the plan leaves them out.
+    pub fn leaves_out(&self, model: &ModelId, point: CutPoint) -> bool {
+        let key = (*model, point);
+        !self.routes.contains_key(&key) && self.left_out.contains_key(&key)
+    }
+
     /// A plan's hints name every model that a worker runs.
     fn runs_nowhere(&self, model: &ModelId) -> bool {
         self.epoch > Epoch(0) && !self.server_ms.is_empty() && !self.server_ms.contains_key(model)

@@ -19,7 +19,7 @@ use super::body::{self, Body, HEADER_LENGTH, Input, MAX_BATCH, Rejected, bad, no
 use super::sockets::{OnSocket, Socket};
 use super::tensors::{datatype, from_json, to_json, wire_type};
 use super::{Shared, find, refusal_of};
-use crate::front::{Came, source_at};
+use crate::front::{Came, HTTP, source_at};
 
 /// Bytes of JSON that are read on the thread of HTTP itself; more is read beside it.
 const READ_HERE: usize = 16 << 10;
@@ -128,11 +128,11 @@ pub(super) async fn infer(
         let call = Calling {
             trace,
             came: Came {
-                source: source_at(from, true),
+                source: source_at(from.ip(), HTTP + u64::from(from.port())),
                 coming_in: began.elapsed(),
             },
         };
-        answer(&request, name, body, &shared, call, &mut charge).await
+        answer(&request, name, body, &shared, call, charge).await
     };
     match outcome.await {
         Ok(response) => response,
@@ -152,7 +152,7 @@ async fn answer(
     body: Bytes,
     shared: &web::Data<Shared>,
     calling: Calling,
-    charge: &mut Charge,
+    mut charge: Charge,
 ) -> Result<HttpResponse, Rejected> {
     let header_length = request
         .headers()
@@ -171,7 +171,7 @@ async fn answer(
     };
     // Elements take no more than their text, but for a few of the shortest; they are beside it for a moment.
     charge.add(json_part.len()).await.map_err(|NoRoom| no_room())?;
-    let understood = {
+    let (understood, _held) = {
         let (its_shared, model) = (shared.clone(), model.to_owned());
         let long = json_part.len() > READ_HERE;
         let reading = move || {
@@ -181,12 +181,14 @@ async fn answer(
             })
         };
         match long {
-            false => reading(),
+            false => (reading(), charge),
             true => {
-                // One after the other: health has the rest of the machine.
-                let _turn = shared.reading.acquire().await;
-                let lost = |_| Refused::new(Status::Internal, "reading the body was broken off");
-                web::block(reading).await.map_err(lost)?
+                // A few at a time: health has the rest of the machine. Turn and room are the reading's, whatever becomes of the call.
+                let lost = || Refused::new(Status::Internal, "reading the body was broken off");
+                let turn = Arc::clone(&shared.reading).acquire_owned().await;
+                let turn = turn.map_err(|_| lost())?;
+                let done = web::block(move || (reading(), (turn, charge).1)).await;
+                done.map_err(|_| lost())?
             }
         }
     };

@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     /// What bodies hold while they are read and answered, with the requests that come over QUIC.
     pub account: Arc<Account>,
     /// Permits for [`READING`].
-    pub reading: Semaphore,
+    pub reading: Arc<Semaphore>,
 }
 
 pub(crate) fn serve(
@@ -61,7 +61,7 @@ pub(crate) fn serve(
         readiness: readiness.clone(),
         default_budget,
         account,
-        reading: Semaphore::new(READING),
+        reading: Arc::new(Semaphore::new(READING)),
     });
     let sockets: Arc<Sockets> = Arc::default();
     let server = HttpServer::new(move || {

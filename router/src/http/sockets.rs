@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use actix_web::dev::Extensions;
+use graft_transport::network_of;
 
 /// Sockets that may be open at a time; one more takes the place of another, of the address that has most.
 pub(super) const MOST_SOCKETS: usize = 400;
@@ -54,7 +55,7 @@ impl Sockets {
         let (Ok(own), Ok(peer)) = (stream.as_fd().try_clone_to_owned(), stream.peer_addr()) else {
             return;
         };
-        if let Some(socket) = self.enter(TcpStream::from(own), peer.ip()) {
+        if let Some(socket) = self.enter(TcpStream::from(own), network_of(peer.ip())) {
             kept.insert(socket);
         }
     }

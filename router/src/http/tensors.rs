@@ -43,7 +43,8 @@ pub(super) fn from_json(data: &RawValue, dtype: WireType, most: usize) -> Result
     let mut elements = Elements {
         dtype,
         left: most,
-        out: Vec::with_capacity(most * dtype.dtype().bytes()),
+        // An element and what parts it from the next are two characters at least.
+        out: Vec::with_capacity(most.min(data.get().len() / 2 + 1) * dtype.dtype().bytes()),
     };
     let mut from = serde_json::Deserializer::from_str(data.get());
     (&mut elements).deserialize(&mut from).map_err(|error| {
