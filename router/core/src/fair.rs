@@ -43,7 +43,10 @@ const TOO_MUCH: f64 = 0.02;
 /// Part of what can be served, which is an estimate, that is shared out after a look at which that was so.
 const SHARED: f64 = 0.95;
 /// Factor by which more is shared out from look to look, while it is not so; and the most, beyond which nobody is held back.
-const RISE: f64 = 1.03;
+const RISE: f64 = 1.01;
+/// The same, from where certainly more can be served on.
+const RISE_ABOVE: f64 = 1.1;
+const ABOVE: f64 = 1.1;
 const MOST_SHARED: f64 = 1.6;
 /// Requests that were refused since some looks at least where there are too many, and the looks.
 const LEAST_REFUSED: u64 = 1;
@@ -225,7 +228,8 @@ impl Fair {
             (self.shared, self.saturated) = (Some(SHARED), served);
         } else {
             // Nothing was refused for so long: there are not too many any more.
-            self.shared = self.shared.map(|s| s * RISE).filter(|s| *s <= MOST_SHARED);
+            let rise = |s: f64| if s < ABOVE { s * RISE } else { s * RISE_ABOVE };
+            self.shared = self.shared.map(rise).filter(|s| *s <= MOST_SHARED);
         }
         let Some(shared) = self.shared else {
             self.groups
