@@ -198,7 +198,12 @@ impl Charge {
         self.purse.account.is_tight()
     }
 
-    /// Resolves when this request is the one of its connection that is to give up what it has.
+    /// Tells requests of this connection that come in to give up what they have.
+    pub fn gives_way(&self) -> Arc<Notify> {
+        Arc::clone(&self.purse.gives_way)
+    }
+
+    /// Resolves when that is told.
     pub async fn must_give_way(&self) {
         self.purse.gives_way.notified().await;
     }

@@ -24,8 +24,10 @@ const CODE_MALFORMED: u32 = 1;
 const CODE_CANCELLED: u32 = 2;
 /// Reset code: there is no room for the request, or it comes in too slowly while room is short.
 const CODE_NO_ROOM: u32 = 4;
-/// Bytes reserved at first for what is announced, so that announcing takes no memory (16 KiB).
-const FIRST_RESERVE: usize = 16 << 10;
+/// Bytes reserved at first for what is announced, so that announcing takes no memory (64 KiB).
+const FIRST_RESERVE: usize = 64 << 10;
+/// Factor by which that grows where more arrives.
+const GROWTH: usize = 4;
 /// Time after which a request has to come in at [`LEAST_RATE`], while room is short.
 const SLOW_AFTER: Duration = Duration::from_secs(3);
 /// Bytes a second that a request has to come in at while room is short.
@@ -402,24 +404,43 @@ async fn read_frame<H: Decode<()>>(
 async fn read_bytes(
     stream: &mut RecvStream,
     wanted: usize,
-    mut charge: Option<&mut Charge>,
+    charge: Option<&mut Charge>,
 ) -> Result<Vec<u8>, ReadFailure> {
-    let began = Instant::now();
     let mut bytes = Vec::new();
-    while bytes.len() < wanted {
-        let next = stream.read_chunk(wanted - bytes.len(), true);
-        let chunk = match &charge {
-            None => next.await?,
-            Some(charge) => unless_slow(next, began, bytes.len(), charge).await?,
-        };
-        let chunk = chunk.ok_or_else(cut_off)?;
-        let needed = bytes.len() + chunk.bytes.len();
-        if needed > bytes.capacity() {
-            let room = needed.max(bytes.capacity() * 2).max(FIRST_RESERVE).min(wanted);
-            if let Some(charge) = &mut charge {
-                let more = room - bytes.capacity();
-                charge.add(more).await.map_err(|NoRoom| ReadFailure::NoRoom)?;
+    let Some(charge) = charge else {
+        while bytes.len() < wanted {
+            let chunk = stream.read_chunk(wanted - bytes.len(), true).await?;
+            let chunk = chunk.ok_or_else(cut_off)?;
+            if chunk.bytes.len() > bytes.capacity() - bytes.len() {
+                bytes.reserve_exact(next_room(&bytes, chunk.bytes.len(), wanted) - bytes.len());
             }
+            bytes.extend_from_slice(&chunk.bytes);
+        }
+        return Ok(bytes);
+    };
+    let began = Instant::now();
+    let gives_way = charge.gives_way();
+    let mut must_give_way = std::pin::pin!(gives_way.notified());
+    let mut look = std::pin::pin!(tokio::time::sleep(SLOW_AFTER));
+    while bytes.len() < wanted {
+        // While room is short, nobody waits for someone who is slow.
+        let chunk = tokio::select! {
+            biased;
+            read = stream.read_chunk(wanted - bytes.len(), true) => read?.ok_or_else(cut_off)?,
+            () = &mut must_give_way => return Err(ReadFailure::NoRoom),
+            () = &mut look => {
+                let rate = bytes.len() as f64 / began.elapsed().as_secs_f64();
+                if rate < LEAST_RATE && charge.is_tight() {
+                    return Err(ReadFailure::NoRoom);
+                }
+                look.as_mut().reset(tokio::time::Instant::now() + SLOW_AFTER);
+                continue;
+            }
+        };
+        if chunk.bytes.len() > bytes.capacity() - bytes.len() {
+            let room = next_room(&bytes, chunk.bytes.len(), wanted);
+            let more = room - bytes.capacity();
+            charge.add(more).await.map_err(|NoRoom| ReadFailure::NoRoom)?;
             bytes.reserve_exact(room - bytes.len());
         }
         bytes.extend_from_slice(&chunk.bytes);
@@ -427,26 +448,13 @@ async fn read_bytes(
     Ok(bytes)
 }
 
-/// Waits for what comes next; while room is short, not for someone who is slow.
-async fn unless_slow<T>(
-    next: impl Future<Output = Result<T, ReadError>>,
-    began: Instant,
-    arrived: usize,
-    charge: &Charge,
-) -> Result<T, ReadFailure> {
-    let mut next = std::pin::pin!(next);
-    loop {
-        let since = began.elapsed();
-        let rate = arrived as f64 / since.as_secs_f64().max(1e-3);
-        if since >= SLOW_AFTER && rate < LEAST_RATE && charge.is_tight() {
-            return Err(ReadFailure::NoRoom);
-        }
-        tokio::select! {
-            read = &mut next => return Ok(read?),
-            () = charge.must_give_way() => return Err(ReadFailure::NoRoom),
-            () = tokio::time::sleep(SLOW_AFTER) => {}
-        }
-    }
+/// Room for what has arrived, and some of what is to come.
+fn next_room(bytes: &Vec<u8>, more: usize, wanted: usize) -> usize {
+    let needed = bytes.len() + more;
+    needed
+        .max(GROWTH * bytes.capacity())
+        .max(FIRST_RESERVE)
+        .min(wanted)
 }
 
 fn lost(error: ConnectionError) -> CallError {
