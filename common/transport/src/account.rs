@@ -15,6 +15,9 @@ const CONNECTION_PART: usize = 8;
 /// Time that a request may wait for room; after it, it gives up what it has.
 const WAIT: Duration = Duration::from_secs(1);
 
+/// Time after which those who hold most are asked once more.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
 /// What the peers of an endpoint may make it hold.
 #[derive(Debug)]
 pub struct Account {
@@ -216,7 +219,8 @@ impl Charge {
                 if self.purse.take(bytes) {
                     return;
                 }
-                freed.await;
+                // Whoever was to give way may not have heard it.
+                let _either = tokio::time::timeout(ASK_AGAIN, freed).await;
             }
         };
         tokio::time::timeout(WAIT, taking).await.map_err(|_| NoRoom)?;
