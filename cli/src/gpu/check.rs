@@ -108,7 +108,7 @@ fn say(text: &str, last: bool) {
 }
 
 /// Milliseconds on the host's clock for a modelled one of the software GPU, while it is timed: more than it takes to work them out.
-const STRETCH: u32 = 500;
+pub(super) const STRETCH: u32 = 500;
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     let stands_in = arguments.softgpu.then(use_softgpu).transpose()?;

@@ -1,7 +1,7 @@
 //! A report as a page.
 
 use super::beside::{Torch, torch_name};
-use super::check::Report;
+use super::check::{Report, STRETCH};
 
 /// Text for a page.
 fn escaped(text: &str) -> String {
@@ -144,6 +144,10 @@ pub(super) fn of(report: &Report) -> String {
     } else {
         ""
     };
+    let stretched = match report.softgpu {
+        true => format!(": modelled, and stretched {STRETCH} times"),
+        false => String::new(),
+    };
     format!(
         "<!doctype html><meta charset=utf-8><title>graft gpu-check</title>
 <style>
@@ -163,7 +167,7 @@ td:first-child {{ white-space: nowrap }}
 <h2>Networks, ‖out − ref‖ / ‖ref‖ within 1e-2</h2><table>{models}</table>
 <h2>The same launches elsewhere</h2><table>{elsewhere}</table>
 <h2>Launches of networks</h2><table>{latency}{torch}</table>
-<h2>Chunks and partitions together</h2><table>{together}</table>
+<h2>Chunks and partitions together{stretched}</h2><table>{together}</table>
 <h2>Planned faults</h2><table>{faults}</table>
 ",
         escaped(&report.device.name),

@@ -1,6 +1,6 @@
 //! A report as text.
 
-use super::check::Report;
+use super::check::{Report, STRETCH};
 use crate::output::line;
 
 fn mark(ok: bool) -> &'static str {
@@ -45,6 +45,11 @@ pub(super) fn text(report: &Report) -> anyhow::Result<()> {
         line(format_args!(
             "  {}: batch {:2} on {:3} SMs: {:.3} ms, {kind}",
             figure.network, figure.batch, figure.sms, figure.ms
+        ))?;
+    }
+    if report.softgpu && !report.together.is_empty() {
+        line(format_args!(
+            "  chunks and partitions together, modelled and stretched {STRETCH} times:"
         ))?;
     }
     for found in &report.together {
