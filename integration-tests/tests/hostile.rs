@@ -190,35 +190,42 @@ where
     most
 }
 
+/// Connections, and on each streams that announce the largest tensor and send so much of it: how many bytes of that many.
+async fn unfinished(
+    target: &Target,
+    connections: usize,
+    on_each: usize,
+    sent: impl Fn(usize) -> usize,
+) -> Vec<Connection> {
+    let endpoint = target.endpoint();
+    let sizes = target.info.cuts.iter().map(|c| c.bytes_sent(DType::F32));
+    let largest = sizes.max().expect("cut points");
+    let part = sent(largest);
+    let mut kept = vec![];
+    for _ in 0..connections {
+        let connection = target.connect(&endpoint).await;
+        let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
+        streams(&connection, on_each, |mut send, receive| {
+            let frame = frame.clone();
+            async move {
+                let _ = send.write_all(&frame).await;
+                let _ = send.write_all(&vec![1; part]).await;
+                // Until the router has had enough of it.
+                let _ = send.stopped().await;
+                drop(receive);
+            }
+        })
+        .await;
+        kept.push(connection);
+    }
+    kept
+}
+
 #[test]
 fn sizes_that_are_announced_take_nothing_from_others() {
     in_turn(async {
         let target = Target::new().await;
-        let endpoint = target.endpoint();
-        let cut = target
-            .info
-            .cuts
-            .iter()
-            .max_by_key(|c| c.bytes_sent(DType::F32))
-            .expect("cut points");
-        let largest = cut.bytes_sent(DType::F32);
-        let mut kept = vec![];
-        for _ in 0..16 {
-            let connection = target.connect(&endpoint).await;
-            let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
-            streams(&connection, 128, |mut send, receive| {
-                let frame = frame.clone();
-                async move {
-                    let _ = send.write_all(&frame).await;
-                    let _ = send.write_all(&[1]).await;
-                    // Until the router has had enough of it.
-                    let _ = send.stopped().await;
-                    drop(receive);
-                }
-            })
-            .await;
-            kept.push(connection);
-        }
+        let _kept = unfinished(&target, 16, 128, |_| 1).await;
         target.beside("sizes that are announced").await;
     });
 }
@@ -227,30 +234,7 @@ fn sizes_that_are_announced_take_nothing_from_others() {
 fn bytes_that_arrive_and_never_end_take_their_own_place() {
     in_turn(async {
         let target = Target::new().await;
-        let endpoint = target.endpoint();
-        let cut = target
-            .info
-            .cuts
-            .iter()
-            .max_by_key(|c| c.bytes_sent(DType::F32))
-            .expect("cut points");
-        let largest = cut.bytes_sent(DType::F32);
-        let mut kept = vec![];
-        for _ in 0..24 {
-            let connection = target.connect(&endpoint).await;
-            let frame = encode_frame(&ClientRequest::Probe, largest).expect("a frame");
-            streams(&connection, 24, |mut send, receive| {
-                let frame = frame.clone();
-                async move {
-                    let _ = send.write_all(&frame).await;
-                    let _ = send.write_all(&vec![1; largest - 1]).await;
-                    let _ = send.stopped().await;
-                    drop(receive);
-                }
-            })
-            .await;
-            kept.push(connection);
-        }
+        let _kept = unfinished(&target, 24, 24, |largest| largest - 1).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         target.beside("requests that lack a byte").await;
     });

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -195,10 +195,31 @@ impl Drop for Purse {
     }
 }
 
+/// Time after which what comes in has to do so at [`LEAST_RATE`], while room is short; also between two looks at it.
+pub const SLOW_AFTER: Duration = Duration::from_secs(3);
+/// Rate at which it has to, in bytes a second.
+const LEAST_RATE: f64 = 8192.0;
+/// Room that is made at first for what is announced, so that announcing takes no memory, in bytes (64 KiB).
+const FIRST_ROOM: usize = 64 << 10;
+/// Factor by which room grows where more arrives.
+const GROWTH: usize = 4;
+
 impl Charge {
-    /// Whether those who are slow are not waited for.
-    pub fn is_tight(&self) -> bool {
-        self.purse.account.is_tight()
+    /// Whether what began to come in then, of which so many bytes arrived, is not waited for any longer: it is slow, and room is short.
+    pub fn is_too_slow(&self, began: Instant, arrived: usize) -> bool {
+        let since = began.elapsed();
+        let slow = since >= SLOW_AFTER && (arrived as f64) < LEAST_RATE * since.as_secs_f64();
+        slow && self.purse.account.is_tight()
+    }
+
+    /// Makes room for `more` bytes that arrived, and for some of what is to come, of `most` in all. `Err`: there is none.
+    pub async fn make_room(&mut self, bytes: &mut Vec<u8>, more: usize, most: usize) -> Result<(), NoRoom> {
+        let room = next_room(bytes, more, most);
+        if room > bytes.capacity() {
+            self.add(room - bytes.capacity()).await?;
+            bytes.reserve_exact(room - bytes.len());
+        }
+        Ok(())
     }
 
     /// Tells requests of this connection that come in to give up what they have.
@@ -226,6 +247,15 @@ impl Charge {
         tokio::time::timeout(WAIT, taking).await.map_err(|_| NoRoom)?;
         self.bytes += bytes;
         Ok(())
+    }
+}
+
+/// Room for what arrived and some of what is to come; as much as there is, where that does.
+pub(crate) fn next_room(bytes: &Vec<u8>, more: usize, most: usize) -> usize {
+    let needed = bytes.len() + more;
+    match needed <= bytes.capacity() {
+        true => bytes.capacity(),
+        false => needed.max(GROWTH * bytes.capacity()).max(FIRST_ROOM).min(most),
     }
 }
 

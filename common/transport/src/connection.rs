@@ -12,7 +12,7 @@ use graft_wire::{FrameError, Limits, PREFIX_BYTES, Prefix, decode_header, encode
 use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
 
-use crate::account::{Account, Charge, NoRoom, Purse};
+use crate::account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, next_room};
 use crate::callers::Place;
 use crate::identity::{Role, bears};
 
@@ -24,14 +24,6 @@ const CODE_MALFORMED: u32 = 1;
 const CODE_CANCELLED: u32 = 2;
 /// Reset code: there is no room for the request, or it comes in too slowly while room is short.
 const CODE_NO_ROOM: u32 = 4;
-/// Bytes reserved at first for what is announced, so that announcing takes no memory (64 KiB).
-const FIRST_RESERVE: usize = 64 << 10;
-/// Factor by which that grows where more arrives.
-const GROWTH: usize = 4;
-/// Time after which a request has to come in at [`LEAST_RATE`], while room is short.
-const SLOW_AFTER: Duration = Duration::from_secs(3);
-/// Bytes a second that a request has to come in at while room is short.
-const LEAST_RATE: f64 = 8192.0;
 
 /// A call that got no reply.
 #[derive(Debug, thiserror::Error)]
@@ -411,9 +403,7 @@ async fn read_bytes(
         while bytes.len() < wanted {
             let chunk = stream.read_chunk(wanted - bytes.len(), true).await?;
             let chunk = chunk.ok_or_else(cut_off)?;
-            if chunk.bytes.len() > bytes.capacity() - bytes.len() {
-                bytes.reserve_exact(next_room(&bytes, chunk.bytes.len(), wanted) - bytes.len());
-            }
+            bytes.reserve_exact(next_room(&bytes, chunk.bytes.len(), wanted) - bytes.len());
             bytes.extend_from_slice(&chunk.bytes);
         }
         return Ok(bytes);
@@ -429,32 +419,18 @@ async fn read_bytes(
             read = stream.read_chunk(wanted - bytes.len(), true) => read?.ok_or_else(cut_off)?,
             () = &mut must_give_way => return Err(ReadFailure::NoRoom),
             () = &mut look => {
-                let rate = bytes.len() as f64 / began.elapsed().as_secs_f64();
-                if rate < LEAST_RATE && charge.is_tight() {
+                if charge.is_too_slow(began, bytes.len()) {
                     return Err(ReadFailure::NoRoom);
                 }
                 look.as_mut().reset(tokio::time::Instant::now() + SLOW_AFTER);
                 continue;
             }
         };
-        if chunk.bytes.len() > bytes.capacity() - bytes.len() {
-            let room = next_room(&bytes, chunk.bytes.len(), wanted);
-            let more = room - bytes.capacity();
-            charge.add(more).await.map_err(|NoRoom| ReadFailure::NoRoom)?;
-            bytes.reserve_exact(room - bytes.len());
-        }
+        let room = charge.make_room(&mut bytes, chunk.bytes.len(), wanted).await;
+        room.map_err(|NoRoom| ReadFailure::NoRoom)?;
         bytes.extend_from_slice(&chunk.bytes);
     }
     Ok(bytes)
-}
-
-/// Room for what has arrived, and some of what is to come.
-fn next_room(bytes: &Vec<u8>, more: usize, wanted: usize) -> usize {
-    let needed = bytes.len() + more;
-    needed
-        .max(GROWTH * bytes.capacity())
-        .max(FIRST_RESERVE)
-        .min(wanted)
 }
 
 fn lost(error: ConnectionError) -> CallError {

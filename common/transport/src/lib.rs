@@ -15,7 +15,7 @@ mod endpoint;
 mod identity;
 mod link;
 
-pub use account::{Account, Charge, NoRoom, Purse, network_of};
+pub use account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, network_of};
 pub use callers::Window;
 pub use connection::{CallError, Caller, Connection, Reply};
 pub use control::TellError;

@@ -42,15 +42,18 @@ const STEEPNESS: i32 = 4;
 const TOO_MUCH: f64 = 0.02;
 /// Part of what can be served, which is an estimate, that is shared out after a look at which that was so.
 const SHARED: f64 = 0.95;
-/// Factor by which more is shared out from look to look, while it is not so; and the most, beyond which nobody is held back.
+/// Factor by which more is shared out from look to look, while it is not so.
 const RISE: f64 = 1.01;
-/// The same, from where certainly more can be served on.
-const RISE_ABOVE: f64 = 1.1;
+/// Multiple of what can be served from which on it certainly is more.
 const ABOVE: f64 = 1.1;
+/// Factor by which more is shared out from there on.
+const RISE_ABOVE: f64 = 1.1;
+/// Multiple beyond which nobody is held back any more.
 const MOST_SHARED: f64 = 1.6;
-/// Requests that were refused since some looks at least where there are too many, and the looks.
-const LEAST_REFUSED: u64 = 1;
+/// Looks over which refusals are counted.
 const REFUSED_OVER: usize = 3;
+/// Part of its window that a rate has been counted for, at least.
+const LEAST_COUNTED: f64 = 0.15;
 /// Looks whose rates tell what can be served: those of ten seconds. What was served at the best fifth of them can be.
 const LOOKS: usize = 33;
 /// Time for which requests have to have been served before an estimate is made of how many can be.
@@ -82,7 +85,7 @@ impl Rate {
             return self.now(now);
         }
         let since = self.since.map_or(0.0, |since| (now - since).as_secs());
-        self.now(now) / (1.0 - (-since / OVER_S).exp()).max(0.15)
+        self.now(now) / (1.0 - (-since / OVER_S).exp()).max(LEAST_COUNTED)
     }
 
     fn is_known(&self, now: Nanos) -> bool {
@@ -213,10 +216,7 @@ impl Fair {
         self.refusals.push_back((entered, refused));
         let sum = |of: fn(&(u64, u64)) -> u64| self.refusals.iter().map(of).sum::<u64>();
         let (entered, refused) = (sum(|counts| counts.0), sum(|counts| counts.1));
-        let part = match refused >= LEAST_REFUSED {
-            true => refused as f64 / entered.max(refused) as f64,
-            false => 0.0,
-        };
+        let part = refused as f64 / entered.max(refused).max(1) as f64;
         if !self.served.is_known(now) {
             return;
         }

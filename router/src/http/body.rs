@@ -8,7 +8,7 @@ use actix_web::web::Payload;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use graft_files::CatalogEntry;
-use graft_transport::{Charge, NoRoom};
+use graft_transport::{Charge, NoRoom, SLOW_AFTER};
 use graft_wire::{Refused, Status};
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -21,10 +21,6 @@ pub(super) const MAX_BODY_BYTES: usize = 64 << 20;
 pub(super) const MAX_BATCH: usize = 64;
 /// Longest wait for a body.
 const READ_WITHIN: Duration = Duration::from_secs(30);
-/// Time after which a body has to come in at [`LEAST_RATE`], while room is short.
-const SLOW_AFTER: Duration = Duration::from_secs(3);
-/// Bytes a second that a body has to come in at while room is short.
-const LEAST_RATE: f64 = 8192.0;
 /// Bytes that an element takes as JSON at most, with what parts it from the next.
 const ELEMENT_BYTES: usize = 32;
 /// Bytes of a body beside its elements.
@@ -91,12 +87,10 @@ pub(super) async fn read(
     let began = Instant::now();
     let mut body = Vec::new();
     loop {
-        let since = began.elapsed();
-        let slow = since >= SLOW_AFTER && (body.len() as f64) < LEAST_RATE * since.as_secs_f64();
-        if slow && charge.is_tight() {
+        if charge.is_too_slow(began, body.len()) {
             return Err(no_room().into());
         }
-        let left = READ_WITHIN.saturating_sub(since);
+        let left = READ_WITHIN.saturating_sub(began.elapsed());
         let next = tokio::select! {
             next = payload.next() => next,
             () = charge.must_give_way() => return Err(no_room().into()),
@@ -113,14 +107,8 @@ pub(super) async fn read(
         if needed > most {
             return Err(too_large(most));
         }
-        if needed > body.capacity() {
-            let room = needed.max(2 * body.capacity()).min(most);
-            charge
-                .add(room - body.capacity())
-                .await
-                .map_err(|NoRoom| no_room())?;
-            body.reserve_exact(room - body.len());
-        }
+        let room = charge.make_room(&mut body, chunk.len(), most).await;
+        room.map_err(|NoRoom| no_room())?;
         body.extend_from_slice(&chunk);
     }
     Ok(Bytes::from(body))

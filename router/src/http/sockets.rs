@@ -55,12 +55,10 @@ impl Sockets {
         let (Ok(own), Ok(peer)) = (stream.as_fd().try_clone_to_owned(), stream.peer_addr()) else {
             return;
         };
-        if let Some(socket) = self.enter(TcpStream::from(own), network_of(peer.ip())) {
-            kept.insert(socket);
-        }
+        kept.insert(self.enter(TcpStream::from(own), network_of(peer.ip())));
     }
 
-    fn enter(self: &Arc<Self>, stream: TcpStream, address: IpAddr) -> Option<Arc<Socket>> {
+    fn enter(self: &Arc<Self>, stream: TcpStream, address: IpAddr) -> Arc<Socket> {
         let mut inner = self.lock();
         if inner.open.len() >= MOST_SOCKETS {
             inner.make_place();
@@ -76,7 +74,7 @@ impl Sockets {
         inner.open.insert(id, entry);
         drop(inner);
         let sockets = Arc::clone(self);
-        Some(Arc::new(Socket { sockets, id }))
+        Arc::new(Socket { sockets, id })
     }
 }
 
@@ -144,7 +142,7 @@ mod tests {
         for _ in 0..=MOST_SOCKETS {
             let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = listener.accept().unwrap();
-            let socket = sockets.enter(accepted, address).unwrap();
+            let socket = sockets.enter(accepted, address);
             // The first has a call.
             let call = callers.is_empty().then(|| OnSocket::begin(&socket));
             callers.push((caller, socket, call));
