@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use graft_client::{Device, Inference, LocalReason, Router, Session, SessionOptions, picture};
+use graft_client::{Device, Inference, LocalReason, Routers, Session, SessionOptions, picture};
 use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, DType, Sent, Tensor};
-use graft_service::{resolve, run_system};
+use graft_service::{resolve_all, run_system};
 use graft_transport::{Endpoint, EndpointOptions, Role};
 use graft_wire::Status;
 use serde_json::json;
@@ -26,9 +26,9 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// Send one picture or tensor through a router.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The router's QUIC address, host:port
-    #[arg(long)]
-    router: String,
+    /// A router's QUIC address, host:port (repeatable; a name may have several addresses): one of them is asked
+    #[arg(long, required = true, value_name = "HOST:PORT")]
+    router: Vec<String>,
     /// Certificate of the authority that issued the router's (PEM)
     #[arg(long, value_name = "FILE")]
     ca: PathBuf,
@@ -94,11 +94,12 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     );
     let device = Arc::new(Device::with_engines(None, &arguments.engine.options())?);
     let here = Arc::new(device.load(entry.clone(), &model)?);
-    let router = Router {
-        address: resolve("--router", &arguments.router)?,
-        name: arguments.server_name,
-        endpoint: Endpoint::anonymous(&arguments.ca, EndpointOptions::default())?,
-    };
+    let mut addresses = vec![];
+    for router in &arguments.router {
+        addresses.extend(resolve_all("--router", router)?);
+    }
+    let endpoint = Endpoint::anonymous(&arguments.ca, EndpointOptions::default())?;
+    let routers = Routers::new(endpoint, arguments.server_name, addresses);
     let options = SessionOptions {
         take_hints: true,
         slo: Duration::from_millis(arguments.slo_ms),
@@ -106,7 +107,7 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
         wire,
         emulation: None,
     };
-    let session = Session::new(device, here, router, options)?;
+    let session = Session::new(device, here, routers, options)?;
     let reachable = session.prepare().await;
     let answer = served(&session, &input).await?;
     if let Some(file) = &arguments.output {

@@ -195,7 +195,17 @@ impl Backend for InMemory {
         })
     }
 
-    fn is_connected(&self) -> bool {
+    fn is_alive(&self) -> bool {
         true
     }
+
+    fn silent(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn heard(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn expect_chunks(&self, _longest: Duration) {}
 }

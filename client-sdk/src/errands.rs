@@ -1,12 +1,14 @@
 //! What a session does beside inferences: it connects, probes the link, and asks what the server needs, when its pilot says.
 
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_client_core::{Errand, LinkEstimate};
-use graft_transport::{CallError, Connection, Protocol};
-use graft_wire::{ClientReply, ClientRequest, Description, Limits, MAX_PROBE_BYTES, Refused};
+use graft_transport::{CallError, Connection};
+use graft_wire::{ClientReply, ClientRequest, Description, MAX_PROBE_BYTES, Refused};
 
+use crate::routers::{Sending, ask};
 use crate::session::Session;
 
 // Routers take every probe.
@@ -47,9 +49,10 @@ impl Session {
 
     fn errand(&self) -> Option<Errand> {
         let now = self.now();
+        let routers = &self.inner.routers;
+        routers.follow_goodbye();
         let mut state = self.state();
-        if state.connection.as_ref().is_some_and(Connection::is_closed) {
-            state.connection = None;
+        if state.pilot.is_connected() && routers.current().is_none() {
             state.pilot.disconnected(now);
         }
         state.pilot.errand(now)
@@ -75,20 +78,17 @@ impl Session {
     }
 
     async fn run_errand(&self, errand: Errand) {
-        let connection = self.state().connection.clone();
+        let connection = self.inner.routers.current();
         match (errand, connection) {
             (Errand::Connect, _) => {
-                let router = &self.inner.router;
-                let connecting = router
-                    .endpoint
-                    .connect(router.address, &router.name, Protocol::Client);
-                let made = connecting.await;
-                if let Err(error) = &made {
+                let made = self.inner.routers.connect().await;
+                let done = made.is_ok();
+                let why = made.err().map(|error| {
                     tracing::debug!(%error, "no router");
-                }
+                    error.to_string()
+                });
                 let (now, mut state) = (self.now(), self.state());
-                state.connection = made.ok();
-                let done = state.connection.is_some();
+                state.unreachable = why;
                 state.pilot.connected(now, done);
             }
             (Errand::Probe, Some(connection)) => {
@@ -123,9 +123,9 @@ impl Session {
     async fn probe(&self, connection: &Connection) -> Result<(f64, f64), CallError> {
         let probe = ClientRequest::Probe;
         let patience = Errand::Probe.patience().duration();
-        let (_, _, empty) = self.exchange(connection, &probe, Bytes::new(), patience).await?;
+        let (_, _, empty) = self.exchange_once(connection, &probe, Bytes::new(), patience).await?;
         let zeros = Bytes::from(vec![0; LinkEstimate::PROBE_BYTES]);
-        let (_, _, full) = self.exchange(connection, &probe, zeros, patience).await?;
+        let (_, _, full) = self.exchange_once(connection, &probe, zeros, patience).await?;
         Ok((empty, full))
     }
 
@@ -133,7 +133,7 @@ impl Session {
         let model = self.info().id;
         let request = ClientRequest::Describe { model };
         let patience = Errand::Describe.patience().duration();
-        match self.exchange(connection, &request, Bytes::new(), patience).await {
+        match self.exchange_once(connection, &request, Bytes::new(), patience).await {
             Ok((ClientReply::Described, json, _)) => Ok(serde_json::from_slice(&json)?),
             Ok((ClientReply::Refused(refused), ..)) => Err(NotDescribed::Refused(refused)),
             Ok((other, ..)) => Err(NotDescribed::Unexpected(other)),
@@ -141,21 +141,36 @@ impl Session {
         }
     }
 
-    /// One message there and back, the emulated link's time included; the reply and the milliseconds.
-    pub(crate) async fn exchange(
+    /// One message there and back over a connection, the emulated link's time included; the reply and the milliseconds.
+    async fn exchange_once(
         &self,
         connection: &Connection,
         request: &ClientRequest,
         payload: Bytes,
         patience: Duration,
     ) -> Result<(ClientReply, Vec<u8>, f64), CallError> {
+        let sending = Sending {
+            connection: connection.clone(),
+            request: request.clone(),
+            patience,
+        };
+        self.exchange(sending, payload, || std::future::ready(None)).await
+    }
+
+    /// The same; where the router is lost or silent, over another connection, too, if `again` gives one.
+    pub(crate) async fn exchange<F: Future<Output = Option<Sending>>>(
+        &self,
+        mut sending: Sending,
+        payload: Bytes,
+        again: impl FnOnce() -> F,
+    ) -> Result<(ClientReply, Vec<u8>, f64), CallError> {
         let start = Instant::now();
         let emulation = self.emulation();
         if let Some(emulation) = emulation {
             tokio::time::sleep(emulation.before_send(payload.len() as u64)).await;
         }
-        let left = patience.saturating_sub(start.elapsed());
-        let (reply, bytes) = connection.call(request, payload, Limits::default(), left).await?;
+        sending.patience = sending.patience.saturating_sub(start.elapsed());
+        let (reply, bytes) = ask(sending, payload, again).await?;
         if let Some(emulation) = emulation {
             tokio::time::sleep(emulation.after_receive(bytes.len() as u64)).await;
         }

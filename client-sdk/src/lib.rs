@@ -11,11 +11,13 @@ mod device;
 mod emulation;
 mod errands;
 pub mod picture;
+mod routers;
 mod session;
 mod sizes;
 
 pub use device::{Device, DeviceError, ModelHere};
 pub use emulation::Emulation;
 pub use graft_client_core::{Choice, LinkEstimate};
-pub use session::{Inference, LocalReason, Router, Session, SessionError, SessionOptions, Times};
+pub use routers::{Routers, Sending, ask};
+pub use session::{Inference, LocalReason, Session, SessionError, SessionOptions, Times};
 pub use sizes::Sizes;

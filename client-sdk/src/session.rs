@@ -1,6 +1,5 @@
 //! One model on this device, with a router to share its layers with.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,23 +8,13 @@ use graft_client_core::{Choice, Handing, Layers, LinkEstimate, Local, Pilot, Pil
 use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, DType, ModelInfo, Sent, StageRange};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
-use graft_transport::{CallError, Connection, Endpoint};
+use graft_transport::{CallError, Connection};
 use graft_wire::{ClientReply, ClientRequest, InferHeader, Refused, Timing, TraceContext, WireType};
 use tokio::sync::Notify;
 
 use crate::device::{Device, DeviceError, ModelHere};
 use crate::emulation::Emulation;
-
-/// Where the router is.
-#[derive(Debug, Clone)]
-pub struct Router {
-    /// Its address (UDP).
-    pub address: SocketAddr,
-    /// The name that its certificate must carry.
-    pub name: String,
-    /// The client's end.
-    pub endpoint: Endpoint,
-}
+use crate::routers::{Routers, Sending};
 
 /// How a session behaves.
 #[derive(Debug, Clone, Copy)]
@@ -149,10 +138,11 @@ pub struct Inference {
 #[derive(Debug)]
 pub(crate) struct State {
     pub pilot: Pilot,
-    pub connection: Option<Connection>,
     pub emulation: Option<Emulation>,
     /// What layers take here, as emulated.
     pub layers: Layers,
+    /// Why no router could be reached the last time.
+    pub unreachable: Option<String>,
 }
 
 /// One model on this device, with a router to share its layers with. Clones share everything.
@@ -165,7 +155,7 @@ pub struct Session {
 pub(crate) struct Inner {
     device: Arc<Device>,
     model: Arc<ModelHere>,
-    pub router: Router,
+    pub routers: Routers,
     options: SessionOptions,
     /// The origin of the pilot's time.
     origin: Instant,
@@ -194,7 +184,7 @@ impl Session {
     pub fn new(
         device: Arc<Device>,
         model: Arc<ModelHere>,
-        router: Router,
+        routers: Routers,
         options: SessionOptions,
     ) -> Result<Self, SessionError> {
         let last = model.entry.info.last();
@@ -210,14 +200,14 @@ impl Session {
         });
         let state = State {
             pilot,
-            connection: None,
             emulation: options.emulation,
             layers: layers(&model, options.wire, options.emulation),
+            unreachable: None,
         };
         let inner = Inner {
             device,
             model,
-            router,
+            routers,
             options,
             origin: Instant::now(),
             state: Mutex::new(state),
@@ -261,6 +251,11 @@ impl Session {
     pub fn choice(&self) -> Option<Choice> {
         let state = self.state();
         state.pilot.choice(&state.layers)
+    }
+
+    /// Why no router could be reached the last time that it was tried; `None`: one was.
+    pub fn why_unreachable(&self) -> Option<String> {
+        self.state().unreachable.clone()
     }
 
     /// Connects if need be, measures the link, asks the server what it needs, and makes ready the layers before and after
@@ -363,7 +358,7 @@ impl Session {
         head: &Batch,
         result: &mut Inference,
     ) -> Result<Result<(), LocalReason>, SessionError> {
-        let Some(connection) = self.state().connection.clone() else {
+        let Some(connection) = self.inner.routers.current() else {
             return Ok(Err(LocalReason::Unreachable));
         };
         let types = self.info().cuts[point.index()].types_sent(self.inner.options.wire);
@@ -372,28 +367,41 @@ impl Session {
         let payload = head
             .to_bytes(&types)
             .map_err(|e| SessionError::Wire(e.to_string()))?;
-        let handing = {
-            let state = self.state();
-            let now = self.now();
-            state.pilot.hand_over(now, began, point, &state.layers)
+        let trace = TraceContext::new(fastrand::u128(..), fastrand::u64(..));
+        let sending = |connection: Connection| {
+            let handing = {
+                let state = self.state();
+                let now = self.now();
+                state.pilot.hand_over(now, began, point, &state.layers)
+            };
+            let Handing { budget, patience } = handing?;
+            let request = ClientRequest::Infer(InferHeader {
+                model: self.info().id,
+                partition_point: point,
+                dtypes: wire.clone(),
+                time_left: budget,
+                trace,
+            });
+            let sending = Sending {
+                connection,
+                request,
+                patience: patience.duration(),
+            };
+            Ok::<_, Local>((sending, budget))
         };
-        let Handing { budget, patience } = match handing {
-            Ok(handing) => handing,
+        let first = match sending(connection.clone()) {
+            Ok((first, budget)) => {
+                result.budget_ms = nanos_to_ms(budget);
+                first
+            }
             Err(why) => return Ok(Err(why.into())),
         };
-        result.budget_ms = nanos_to_ms(budget);
-        let trace = TraceContext::new(fastrand::u128(..), fastrand::u64(..));
         result.request_id = Some(trace.request_id());
-        let request = ClientRequest::Infer(InferHeader {
-            model: self.info().id,
-            partition_point: point,
-            dtypes: wire,
-            time_left: budget,
-            trace,
-        });
-        let reply = self
-            .exchange(&connection, &request, Bytes::from(payload), patience.duration())
-            .await;
+        let elsewhere = || async {
+            let other = self.inner.routers.move_from(&connection).await?;
+            Some(sending(other).ok()?.0)
+        };
+        let reply = self.exchange(first, Bytes::from(payload), elsewhere).await;
         let now = self.now();
         Ok(match reply {
             Ok((ClientReply::Answer(header), bytes, ms)) => {
@@ -423,8 +431,7 @@ impl Session {
             Err(error) => {
                 let mut state = self.state();
                 state.pilot.no_answer(now);
-                if matches!(error, CallError::Lost(_)) {
-                    state.connection = None;
+                if matches!(error, CallError::Lost(_)) && self.inner.routers.current().is_none() {
                     state.pilot.disconnected(now);
                 }
                 Err(LocalReason::NoAnswer(error.to_string()))

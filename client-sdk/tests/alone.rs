@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_client::{
-    Device, Emulation, LocalReason, ModelHere, Router, Session, SessionError, SessionOptions, Sizes,
+    Device, Emulation, LocalReason, ModelHere, Routers, Session, SessionError, SessionOptions, Sizes,
 };
 use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, DType, Elements, Manifest, Model, ReadOptions, Tensor, samples};
@@ -29,14 +29,12 @@ fn device_and_model() -> (Arc<Device>, Arc<ModelHere>) {
 }
 
 /// A router that takes datagrams and never answers. The socket lives as long as the test.
-fn silent_router() -> (Router, UdpSocket) {
+fn silent_router() -> (Routers, UdpSocket) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let identity = Authority::new().unwrap().issue(Role::Router, &[]).unwrap();
-    let router = Router {
-        address: socket.local_addr().unwrap(),
-        name: Role::Router.server_name().to_owned(),
-        endpoint: Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap(),
-    };
+    let endpoint = Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap();
+    let name = Role::Router.server_name();
+    let router = Routers::new(endpoint, name, vec![socket.local_addr().unwrap()]);
     (router, socket)
 }
 
@@ -113,16 +111,14 @@ async fn a_request_goes_to_the_smallest_size_that_takes_it() {
 }
 
 /// A router that answers probes and says what it needs, and never answers an inference.
-fn mute_router(cuts: usize) -> (Router, Endpoint) {
+fn mute_router(cuts: usize) -> (Routers, Endpoint) {
     let identity = Authority::new().unwrap().issue(Role::Router, &[]).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let options = EndpointOptions::default();
     let server = Endpoint::server(any, &identity, Protocol::Client, ClientAuth::None, options).unwrap();
-    let router = Router {
-        address: server.local_addr().unwrap(),
-        name: Role::Router.server_name().to_owned(),
-        endpoint: Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap(),
-    };
+    let endpoint = Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap();
+    let name = Role::Router.server_name();
+    let router = Routers::new(endpoint, name, vec![server.local_addr().unwrap()]);
     let mut server_ms = vec![1.0; cuts];
     server_ms[cuts - 1] = 0.0;
     let description = Description {

@@ -3,6 +3,9 @@
 //! What survives a restart: the last plan, what it was made for, the decisions, and the highest epoch. Members join again by
 //! themselves.
 
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -14,7 +17,7 @@ use graft_planner_steer::{
 use graft_service::Clock;
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
-use graft_transport::Connection;
+use graft_transport::{Connection, Role};
 use graft_wire::{Join, ToRouter, ToWorker};
 
 use crate::connections::Connections;
@@ -23,6 +26,9 @@ use crate::threads::Threads;
 
 /// Longest search for cheaper plans.
 const EFFORT: Duration = Duration::from_millis(100);
+
+/// Longest wait for a member's sign of life.
+const ALIVE_WITHIN: Duration = Duration::from_millis(200);
 
 /// Another plan is asked for.
 #[derive(Message)]
@@ -46,6 +52,8 @@ pub(crate) struct PlannerActor {
     store: Store,
     readiness: Readiness,
     connections: Connections,
+    /// Workers that are asked for a sign of life.
+    looked_after: BTreeSet<String>,
     /// When the desk is to be looked at again.
     waking: Option<(Nanos, SpawnHandle)>,
 }
@@ -60,6 +68,7 @@ impl PlannerActor {
             store,
             readiness,
             connections: Connections::default(),
+            looked_after: BTreeSet::new(),
             waking: None,
         }
     }
@@ -84,6 +93,44 @@ impl PlannerActor {
         self.connections.add(member, connection, number);
         self.drive(context);
         Ok(())
+    }
+
+    /// Where the member of a role and a name is, if it is there over another connection than this, and gives a sign of life.
+    pub fn alive(
+        &self,
+        role: Role,
+        name: &str,
+        number: u64,
+    ) -> impl Future<Output = Option<SocketAddr>> + use<> {
+        let other = self.connections.other(role, name, number);
+        async move {
+            let other = other?;
+            let told = match role {
+                Role::Worker => other.tell(&ToWorker::Alive, ALIVE_WITHIN).await,
+                _ => other.tell(&ToRouter::Alive, ALIVE_WITHIN).await,
+            };
+            told.ok().map(|()| other.peer())
+        }
+    }
+
+    /// A worker gives somebody no sign of life: where it gives none here either, it is gone.
+    pub fn look_after(&mut self, worker: String, by: &Member, context: &mut Context<Self>) {
+        if !self.looked_after.insert(worker.clone()) {
+            return;
+        }
+        tracing::warn!(worker, ?by, "a worker is said to be silent; it is asked for a sign of life");
+        let asked = self
+            .connections
+            .tell_worker(&worker, ToWorker::Alive, ALIVE_WITHIN);
+        let heard = asked.into_actor(self).map(move |sign, this, _| {
+            this.looked_after.remove(&worker);
+            if let Err(Undone::Unanswered(_)) = sign {
+                // Its end is heard of as any connection's.
+                this.connections
+                    .let_go_worker(&worker, "you gave no sign of life: join again");
+            }
+        });
+        context.spawn(heard);
     }
 
     /// Who joined over the connection of this number.

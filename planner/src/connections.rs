@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use graft_planner_steer::{Member, Undone};
 use graft_telemetry::metrics as names;
-use graft_transport::{Connection, TellError};
+use graft_transport::{Connection, Role, TellError};
 use graft_wire::{ControlMessage, ToRouter, ToWorker};
 
 /// A member's connection, and its number.
@@ -65,6 +65,24 @@ impl Connections {
     /// The number of a router's connection.
     pub fn router(&self, name: &str) -> Option<u64> {
         self.routers.get(name).map(|(_, number)| *number)
+    }
+
+    /// The connection of the member of a role and a name, if its number is not this.
+    pub fn other(&self, role: Role, name: &str, number: u64) -> Option<Connection> {
+        let list = match role {
+            Role::Worker => &self.workers,
+            Role::Router => &self.routers,
+            Role::Planner => return None,
+        };
+        let (connection, own) = list.get(name)?;
+        (*own != number && !connection.is_closed()).then(|| connection.clone())
+    }
+
+    /// Ends a worker's connection.
+    pub fn let_go_worker(&self, worker: &str, why: &str) {
+        if let Some((connection, _)) = self.workers.get(worker) {
+            connection.close(why);
+        }
     }
 
     /// Ends a router's connection.

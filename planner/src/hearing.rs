@@ -1,5 +1,7 @@
 //! What members say, and whether the planner's actor takes it.
 
+use std::net::SocketAddr;
+
 use actix::prelude::*;
 use graft_planner_steer::{Event, Member, Unheard};
 use graft_transport::{Connection, Role};
@@ -40,6 +42,14 @@ pub(crate) struct Worked {
     pub report: WorkerReport,
 }
 
+/// A worker gives a router, or another worker, no sign of life.
+#[derive(Message)]
+#[rtype(result = "Result<(), NotHeard>")]
+pub(crate) struct Silent {
+    pub number: u64,
+    pub worker: String,
+}
+
 /// Why a member's message is not taken: it is told so.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotHeard {
@@ -49,6 +59,21 @@ pub(crate) enum NotHeard {
     /// It closed its connection meanwhile.
     #[error("your connection is gone")]
     Gone,
+    /// Another member of its name is there, and gives signs of life.
+    #[error(
+        "another {role} named {name} is here, from {from}, and gives signs of life: names are unique; change `name` of one of them"
+    )]
+    Taken {
+        /// The role of both.
+        role: Role,
+        /// The name of both.
+        name: String,
+        /// Where the other is.
+        from: SocketAddr,
+    },
+    /// It is in no plan's business whether others are silent.
+    #[error("you have not joined: who are you?")]
+    Unknown,
     /// It reports before it joins.
     #[error("you are no {0} that has joined: join first")]
     NotJoined(Role),
@@ -61,9 +86,24 @@ pub(crate) enum NotHeard {
 }
 
 impl Handler<Joined> for PlannerActor {
-    type Result = Result<(), NotHeard>;
+    type Result = ResponseActFuture<Self, Result<(), NotHeard>>;
 
-    fn handle(&mut self, joined: Joined, context: &mut Self::Context) -> Self::Result {
+    /// Where one of its name is there already, that one is asked for a sign of life first.
+    fn handle(&mut self, joined: Joined, _: &mut Self::Context) -> Self::Result {
+        let (role, name) = match &joined.join {
+            Join::Worker(info) => (Role::Worker, info.name.clone()),
+            Join::Router { name, .. } => (Role::Router, name.clone()),
+        };
+        let before = self.alive(role, &name, joined.number);
+        Box::pin(before.into_actor(self).map(move |before, this, context| match before {
+            Some(from) => Err(NotHeard::Taken { role, name, from }),
+            None => this.take_in(joined, context),
+        }))
+    }
+}
+
+impl PlannerActor {
+    fn take_in(&mut self, joined: Joined, context: &mut Context<Self>) -> Result<(), NotHeard> {
         let Joined {
             join,
             connection,
@@ -85,6 +125,16 @@ impl Handler<Joined> for PlannerActor {
             }
         };
         Ok(self.joined(join, member, connection, number, context)?)
+    }
+}
+
+impl Handler<Silent> for PlannerActor {
+    type Result = Result<(), NotHeard>;
+
+    fn handle(&mut self, Silent { number, worker }: Silent, context: &mut Self::Context) -> Self::Result {
+        let by = self.member(number).ok_or(NotHeard::Unknown)?;
+        self.look_after(worker, &by, context);
+        Ok(())
     }
 }
 

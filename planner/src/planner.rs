@@ -14,7 +14,7 @@ use graft_wire::{Join, ToPlanner};
 
 use crate::actor::{PlannerActor, See};
 use crate::config::Settings;
-use crate::hearing::{Joined, Left, Mixed, NotHeard, Worked};
+use crate::hearing::{Joined, Left, Mixed, NotHeard, Silent, Worked};
 use crate::http;
 use crate::status::Snapshot;
 use crate::store::Store;
@@ -150,6 +150,7 @@ async fn hear(
         }
         ToPlanner::Mix(report) => actor.send(Mixed { number, report }).await,
         ToPlanner::Work(report) => actor.send(Worked { number, report }).await,
+        ToPlanner::Silent(worker) => actor.send(Silent { number, worker }).await,
     };
     sent.unwrap_or_else(|e| Err(e.into()))
 }

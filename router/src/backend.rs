@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use graft_transport::{CallError, Endpoint, Link, Protocol, Role};
-use graft_wire::{AnswerHeader, Limits, Refused, RunHeader, Visit, WorkReply, WorkRequest};
+use graft_wire::{AnswerHeader, Limits, Refused, RunHeader, Status, Visit, WorkReply, WorkRequest};
 
 /// Why a worker gave no answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +33,17 @@ pub trait Backend: Send + Sync {
         patience: Duration,
     ) -> Pin<Box<dyn Future<Output = BackendReply> + Send + '_>>;
 
-    /// It can be reached now.
-    fn is_connected(&self) -> bool;
+    /// It can be reached now, and gives signs of life.
+    fn is_alive(&self) -> bool;
+
+    /// Waits until it has given no sign of life for too long while something was asked of it.
+    fn silent(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// Waits until it gives signs of life, or can't be reached any more.
+    fn heard(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// Its longest chunk of work is so long from now on.
+    fn expect_chunks(&self, longest: Duration);
 }
 
 /// A worker on another host, or in another process.
@@ -43,9 +52,15 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    pub fn open(endpoint: Endpoint, address: SocketAddr) -> Self {
+    /// `changed` hears when it falls silent, and when it is heard again.
+    pub fn open(
+        endpoint: Endpoint,
+        address: SocketAddr,
+        changed: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Self {
+        let (role, protocol, sign) = (Role::Worker, Protocol::Work, WorkRequest::Alive);
         Remote {
-            link: Link::open(endpoint, address, Role::Worker, Protocol::Work, |_| {}),
+            link: Link::open_watched(endpoint, address, role, protocol, sign, changed),
         }
     }
 }
@@ -58,6 +73,7 @@ impl Backend for Remote {
         patience: Duration,
     ) -> Pin<Box<dyn Future<Output = BackendReply> + Send + '_>> {
         Box::pin(async move {
+            let _asking = self.link.asks();
             let connection = self
                 .link
                 .current()
@@ -69,13 +85,29 @@ impl Backend for Remote {
             {
                 Ok((WorkReply::Answer(header, visits), bytes)) => Ok((header, Bytes::from(bytes), visits)),
                 Ok((WorkReply::Refused(refused, visits), _)) => Err(BackendFailure::Refused(refused, visits)),
+                Ok((WorkReply::Alive, _)) => {
+                    let what = "the worker gave a sign of life for an answer";
+                    Err(BackendFailure::Refused(Refused::new(Status::Internal, what), vec![]))
+                }
                 Err(CallError::TimedOut(_)) => Err(BackendFailure::TimedOut),
                 Err(error) => Err(BackendFailure::Lost(error.to_string())),
             }
         })
     }
 
-    fn is_connected(&self) -> bool {
-        self.link.current().is_some()
+    fn is_alive(&self) -> bool {
+        self.link.is_alive()
+    }
+
+    fn silent(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.link.silent())
+    }
+
+    fn heard(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.link.heard())
+    }
+
+    fn expect_chunks(&self, longest: Duration) {
+        self.link.expect_chunks(longest);
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -58,7 +58,7 @@ pub(crate) struct Routing {
 
 impl Routing {
     fn is_usable(&self, worker: &str) -> bool {
-        self.backends.get(worker).is_some_and(|b| b.is_connected())
+        self.backends.get(worker).is_some_and(|b| b.is_alive())
     }
 }
 
@@ -69,6 +69,8 @@ pub(crate) struct Front {
     pub routing: ArcSwap<Routing>,
     pub entrance: Entrance,
     pub draining: AtomicBool,
+    /// Number of requests that came.
+    came: AtomicU64,
     pub counts: Counts,
     /// A request came that no route serves.
     pub unserved: Notify,
@@ -151,10 +153,16 @@ impl Front {
             routing: ArcSwap::default(),
             entrance: Entrance::new(max_in_flight),
             draining: AtomicBool::new(false),
+            came: AtomicU64::default(),
             counts: Counts::default(),
             unserved: Notify::new(),
             switched: Notify::new(),
         }
+    }
+
+    /// Number of requests that came so far.
+    pub fn came(&self) -> u64 {
+        self.came.load(Ordering::Relaxed)
     }
 
     /// What is served of a model.
@@ -232,6 +240,7 @@ impl Front {
         source: Source,
         living: &mut Living<'_>,
     ) -> Answer {
+        self.came.fetch_add(1, Ordering::Relaxed);
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::new(Status::NotReady, "the router is draining"));
         }
@@ -276,8 +285,8 @@ impl Front {
                     let _either = tokio::time::timeout(left.duration(), switched).await;
                 }
                 Go::Send(sending) => {
-                    let (answer, attempted, visits) =
-                        sorted(send(backend, header, payload.clone(), sending).await);
+                    let reply = self.reply(backend, header, &payload, sending, passage).await;
+                    let (answer, attempted, visits) = sorted(reply);
                     if let Some(outcome) = passage.replied(self.clock.now(), attempted, visits) {
                         let lost = || Refused::new(Status::Internal, "the answer is gone");
                         return outcome.and_then(|()| answer.ok_or_else(lost));
@@ -289,21 +298,59 @@ impl Front {
     }
 }
 
+impl Front {
+    /// A worker's reply; or none, where it gives no sign of life and another can have the request.
+    async fn reply(
+        &self,
+        backend: Option<Arc<dyn Backend>>,
+        header: &InferHeader,
+        payload: &Bytes,
+        sending: Sending,
+        passage: &Passage,
+    ) -> BackendReply {
+        let worker = sending.worker.clone();
+        let Some(backend) = backend else {
+            return Err(BackendFailure::Lost(format!("worker {worker} is gone")));
+        };
+        let mut reply = std::pin::pin!(send(&*backend, header, payload.clone(), sending));
+        loop {
+            tokio::select! {
+                reply = &mut reply => return reply,
+                () = backend.silent() => {}
+            }
+            let switched = self.switched.notified();
+            let elsewhere = {
+                let routing = self.routing.load();
+                let usable = |worker: &str| routing.is_usable(worker);
+                passage.may_go_elsewhere(self.clock.now(), &routing.table, &usable)
+            };
+            if elsewhere {
+                let what = format!("worker {worker} gives no sign of life");
+                return Err(BackendFailure::Lost(what));
+            }
+            tokio::select! {
+                reply = &mut reply => return reply,
+                () = backend.heard() => {}
+                () = switched => {}
+            }
+        }
+    }
+}
+
 /// Has a worker run the rest of a request.
 async fn send(
-    backend: Option<Arc<dyn Backend>>,
+    backend: &dyn Backend,
     header: &InferHeader,
     payload: Bytes,
     sending: Sending,
 ) -> BackendReply {
     let Sending {
-        worker,
+        worker: _,
         epoch,
         route,
         time_left,
         patience,
     } = sending;
-    let backend = backend.ok_or_else(|| BackendFailure::Lost(format!("worker {worker} is gone")))?;
     let run = RunHeader {
         epoch,
         route,

@@ -66,6 +66,14 @@ struct Switch(Box<RoutesUpdate>);
 #[rtype(result = "()")]
 struct ReportNow;
 
+/// A worker fell silent, or is heard again.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Pulsed {
+    worker: String,
+    silent: bool,
+}
+
 /// Owns the routes and the observation.
 pub(crate) struct Membership {
     pub name: String,
@@ -110,7 +118,7 @@ impl Membership {
         if routing.table.is_empty() {
             self.readiness
                 .not_ready("the plan serves nothing: no worker has room or models");
-        } else if routing.backends.values().any(|b| b.is_connected()) {
+        } else if routing.backends.values().any(|b| b.is_alive()) {
             self.readiness.ready();
         } else {
             self.readiness.not_ready("no worker of the plan is connected");
@@ -171,6 +179,29 @@ impl Handler<ReportNow> for Membership {
     }
 }
 
+impl Handler<Pulsed> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, Pulsed { worker, silent }: Pulsed, context: &mut Self::Context) {
+        if !silent {
+            // Requests may wait for it.
+            self.front.switched.notify_waiters();
+            return;
+        }
+        tracing::warn!(worker, "a worker gives no sign of life; what it had goes to others");
+        metrics::counter!(names::ROUTER_SILENT, "worker" => worker.clone()).increment(1);
+        let Some(planner) = self.planner.clone().filter(|p| !p.is_closed()) else {
+            return;
+        };
+        let telling = async move {
+            if let Err(error) = planner.tell(&ToPlanner::Silent(worker), PATIENCE).await {
+                tracing::debug!(%error, "the planner was not told of a silent worker");
+            }
+        };
+        context.spawn(telling.into_actor(self));
+    }
+}
+
 impl Handler<Connected> for Membership {
     type Result = ();
 
@@ -188,9 +219,12 @@ impl Handler<Connected> for Membership {
 async fn attend(connection: Connection, join: Join, me: Addr<Membership>) {
     let serving = connection.clone();
     tokio::spawn(async move {
-        let handler = move |ToRouter::Switch(update): ToRouter| {
+        let handler = move |message: ToRouter| {
             let me = me.clone();
             async move {
+                let ToRouter::Switch(update) = message else {
+                    return Ok(());
+                };
                 let switched = me.send(Switch(update)).await;
                 switched.unwrap_or_else(|busy| Err(busy.into()))
             }
@@ -209,7 +243,7 @@ async fn attend(connection: Connection, join: Join, me: Addr<Membership>) {
 impl Handler<Switch> for Membership {
     type Result = ResponseActFuture<Self, Result<(), NotSwitched>>;
 
-    fn handle(&mut self, Switch(update): Switch, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Switch(update): Switch, context: &mut Self::Context) -> Self::Result {
         let current: Epoch = self.front.routing.load().table.epoch();
         if update.epoch < current {
             let epoch = update.epoch;
@@ -226,20 +260,33 @@ impl Handler<Switch> for Membership {
             let backend = match self.remote.get(&key) {
                 Some(known) => Arc::clone(known),
                 None => match resolve("address", &place.address) {
-                    Ok(address) => Arc::new(Remote::open(self.endpoint.clone(), address)) as Arc<dyn Backend>,
+                    Ok(address) => {
+                        let (me, worker) = (context.address(), name.clone());
+                        let changed = move |silent| {
+                            let heard = me.try_send(Pulsed {
+                                worker: worker.clone(),
+                                silent,
+                            });
+                            if heard.is_err() {
+                                tracing::debug!("the membership actor has too much to do");
+                            }
+                        };
+                        Arc::new(Remote::open(self.endpoint.clone(), address, changed)) as Arc<dyn Backend>
+                    }
                     Err(error) => {
                         let (worker, error) = (name.clone(), Box::new(error));
                         return Box::pin(actix::fut::ready(Err(NotSwitched::Address { worker, error })));
                     }
                 },
             };
+            backend.expect_chunks(place.chunk.duration());
             remote.insert(key, Arc::clone(&backend));
             backends.insert(name.clone(), backend);
         }
         let waiting: Vec<_> = backends.values().cloned().collect();
         let connected = async move {
             let all = async {
-                while !waiting.iter().all(|b| b.is_connected()) {
+                while !waiting.iter().all(|b| b.is_alive()) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };

@@ -22,6 +22,9 @@ const CLIENT_IDLE: Duration = Duration::from_secs(30);
 /// Time after which a worker, or the planner, that is silent is gone: what it had goes to others.
 const MEMBER_IDLE: Duration = Duration::from_millis(1500);
 
+/// Time without a request after which a router that shuts down takes it that its clients have gone to others.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// A running router.
 pub struct Router {
     front: Arc<Front>,
@@ -114,11 +117,21 @@ impl Router {
         &self.readiness
     }
 
-    /// Not ready at once, new requests are refused; those in flight are answered, within the drain time.
+    /// Not ready at once, and clients are told to ask others. What comes all the same is answered until nobody asks any more, or half
+    /// of the drain time is over; then it is refused, and what is in flight has the rest of that time.
     pub async fn stop(self) {
         self.readiness.end("shutting down");
-        self.front.draining.store(true, Ordering::Relaxed);
+        self.clients.leave();
         let start = tokio::time::Instant::now();
+        let (mut came, mut quiet) = (self.front.came(), start);
+        while quiet.elapsed() < QUIET && start.elapsed() < self.drain / 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let now = self.front.came();
+            if now != came || self.front.entrance.in_flight() > 0 {
+                (came, quiet) = (now, tokio::time::Instant::now());
+            }
+        }
+        self.front.draining.store(true, Ordering::Relaxed);
         while self.front.entrance.in_flight() > 0 && start.elapsed() < self.drain {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -71,7 +71,7 @@ impl Hop {
 
     /// Where a request goes: workers that can't be reached are asked only where there are no others.
     pub fn choose(&self) -> Option<Next<&Instance, &Peer>> {
-        let usable = self.peers.iter().filter(|p| p.is_connected());
+        let usable = self.peers.iter().filter(|p| p.is_alive());
         let there = next(self.here(), usable.map(|p| (p.pressure(), p)));
         there.or(self.peers.first().map(Next::There))
     }

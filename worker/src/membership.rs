@@ -76,5 +76,6 @@ async fn obey(message: ToWorker, keeper: &Addr<PlanKeeper>) -> Result<(), PlanRe
         }
         ToWorker::Retire(before) => Ok(keeper.send(Retire { before }).await?),
         ToWorker::Abandon(epoch) => Ok(keeper.send(Abandon(epoch)).await?),
+        ToWorker::Alive => Ok(()),
     }
 }

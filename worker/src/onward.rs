@@ -22,7 +22,7 @@ pub(crate) fn go_on(mut job: Job, clock: Clock) {
     match hop.choose() {
         Some(Next::Here(instance)) => instance.submit(job),
         Some(Next::There(peer)) => {
-            let others = hop.peers.iter().filter(|p| p.is_connected() && !p.is(peer));
+            let others = hop.peers.iter().filter(|p| p.is_alive() && !p.is(peer));
             let other = others.min_by(|a, b| a.pressure().total_cmp(&b.pressure()));
             hand_over(job, clock, peer.clone(), other.cloned());
         }
@@ -60,6 +60,11 @@ fn hand_over(mut job: Job, clock: Clock, peer: Peer, other: Option<Peer>) {
                 // Dropping the call takes the request back.
                 () = job.reply.closed() => return,
                 came_back = send(&peer, header, payload.clone()) => came_back,
+                // Where no other worker could have it, this one may come back to life.
+                () = peer.link().silent(), if other.is_some() => {
+                    let what = format!("worker {}, which runs the next stage, gives no sign of life", peer.name());
+                    (Err(Refused::new(Status::WorkerLost, what)), Timing::default(), vec![])
+                }
             };
             let offset = now - job.began;
             job.visits.extend(visits.into_iter().map(|v| later(v, offset)));
@@ -98,7 +103,8 @@ type CameBack = (Result<Activation, Refused>, Timing, Vec<Visit>);
 async fn send(peer: &Peer, header: RunHeader, payload: Bytes) -> CameBack {
     let failed = |refused| (Err(refused), Timing::default(), vec![]);
     let name = peer.name();
-    let Some(connection) = peer.connection() else {
+    let _asking = peer.link().asks();
+    let Some(connection) = peer.link().current() else {
         let what = format!("worker {name}, which runs the next stage, is not connected");
         return failed(Refused::new(Status::WorkerLost, what));
     };
@@ -113,6 +119,10 @@ async fn send(peer: &Peer, header: RunHeader, payload: Bytes) -> CameBack {
             (Ok(activation), answer.timing, visits)
         }
         Ok((WorkReply::Refused(refused, visits), _)) => (Err(refused), Timing::default(), visits),
+        Ok((WorkReply::Alive, _)) => failed(Refused::new(
+            Status::Internal,
+            format!("worker {name} gave a sign of life for an answer"),
+        )),
         Err(CallError::TimedOut(_)) => {
             let what = format!("worker {name} did not answer before the deadline");
             failed(Refused::new(Status::Late, what))

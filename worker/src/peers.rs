@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use graft_transport::{Connection, Endpoint, Link, Protocol, Role};
+use graft_transport::{Endpoint, Link, Protocol, Role};
+use graft_wire::{WorkRequest, WorkerEndpoint};
+use tokio::sync::broadcast;
 
 /// Another worker that runs a stage.
 #[derive(Clone)]
@@ -37,8 +39,14 @@ impl Peer {
         }
     }
 
-    pub fn is_connected(&self) -> bool {
-        self.link.current().is_some()
+    /// It is connected, and gives signs of life.
+    pub fn is_alive(&self) -> bool {
+        self.link.is_alive()
+    }
+
+    /// The way to it.
+    pub fn link(&self) -> &Link {
+        &self.link
     }
 
     /// Requests for each of its partitions.
@@ -49,11 +57,6 @@ impl Peer {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The connection to it, if there is one now.
-    pub fn connection(&self) -> Option<Connection> {
-        self.link.current()
     }
 
     /// The same worker.
@@ -68,10 +71,14 @@ impl Peer {
     }
 }
 
+/// Names of workers that gave no sign of life, which wait for being told to the planner.
+const SUSPECTS: usize = 64;
+
 /// Connections to other workers; plans share them. One that no plan uses any more is closed.
 pub(crate) struct Peers {
     endpoint: Endpoint,
     links: HashMap<(String, SocketAddr), Weak<Link>>,
+    suspects: broadcast::Sender<String>,
 }
 
 impl Peers {
@@ -79,25 +86,41 @@ impl Peers {
         Peers {
             endpoint,
             links: HashMap::new(),
+            suspects: broadcast::Sender::new(SUSPECTS),
         }
     }
 
+    /// Tells names of workers when they give no sign of life.
+    pub fn suspects(&self) -> broadcast::Sender<String> {
+        self.suspects.clone()
+    }
+
     /// The connection to a worker.
-    pub fn link(&mut self, name: &str, address: SocketAddr) -> Arc<Link> {
+    pub fn link(&mut self, host: &WorkerEndpoint, address: SocketAddr) -> Arc<Link> {
         self.links.retain(|_, link| link.strong_count() > 0);
-        let key = (name.to_owned(), address);
-        if let Some(link) = self.links.get(&key).and_then(Weak::upgrade) {
-            return link;
-        }
-        let open = Link::open(
-            self.endpoint.clone(),
-            address,
-            Role::Worker,
-            Protocol::Work,
-            |_| {},
-        );
-        let link = Arc::new(open);
-        self.links.insert(key, Arc::downgrade(&link));
+        let key = (host.name.clone(), address);
+        let known = self.links.get(&key).and_then(Weak::upgrade);
+        let link = known.unwrap_or_else(|| {
+            let (name, suspects) = (host.name.clone(), self.suspects.clone());
+            let changed = move |silent: bool| {
+                if silent {
+                    tracing::warn!(worker = %name, "another worker gives no sign of life");
+                    // Nobody hears it while the planner is away.
+                    let _nobody = suspects.send(name.clone());
+                }
+            };
+            let link = Arc::new(Link::open_watched(
+                self.endpoint.clone(),
+                address,
+                Role::Worker,
+                Protocol::Work,
+                WorkRequest::Alive,
+                changed,
+            ));
+            self.links.insert(key, Arc::downgrade(&link));
+            link
+        });
+        link.expect_chunks(host.chunk.duration());
         link
     }
 }

@@ -8,6 +8,7 @@ use graft_plan::Epoch;
 use graft_transport::Connection;
 use graft_wire::{ToPlanner, WorkerReport};
 use graft_worker_core::REPORT_EVERY;
+use tokio::sync::broadcast;
 
 use crate::epochs::Epochs;
 use crate::observed::Observed;
@@ -21,6 +22,8 @@ pub(crate) struct Reporter {
     pub epochs: Arc<ArcSwap<Epochs>>,
     /// One for each device.
     pub observed: Vec<Arc<Observed>>,
+    /// Other workers that gave no sign of life.
+    pub suspects: broadcast::Sender<String>,
 }
 
 impl Reporter {
@@ -43,6 +46,25 @@ impl Reporter {
             epoch: self.epoch(),
             partitions: partitions.map(|(id, counts)| counts.take(id, since)).collect(),
             runs: self.observed.iter().flat_map(|o| o.take()).collect(),
+        }
+    }
+
+    /// Tells of other workers that give no sign of life, until the connection is gone.
+    pub async fn tell_suspects(self, connection: Connection) {
+        let mut suspects = self.suspects.subscribe();
+        loop {
+            let suspect = tokio::select! {
+                suspect = suspects.recv() => suspect,
+                _ = connection.closed() => return,
+            };
+            let name = match suspect {
+                Ok(name) => name,
+                Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                Err(broadcast::error::RecvError::Closed) => return,
+            };
+            if let Err(error) = connection.tell(&ToPlanner::Silent(name), PATIENCE).await {
+                tracing::debug!(%error, "the planner was not told of a silent worker");
+            }
         }
     }
 

@@ -35,6 +35,9 @@ use crate::workshop::Workshop;
 /// Time for a request to come in whole.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Time without a request after which a worker that shuts down takes it that routers ask others.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// A running worker.
 pub struct Worker {
     handle: Handle,
@@ -133,11 +136,13 @@ impl Worker {
         let client = Endpoint::client(&settings.identity, EndpointOptions::default())?;
         let stations: Vec<Station> = devices.iter().map(Station::new).collect();
         let observed = stations.iter().map(|s| Arc::clone(&s.observed)).collect();
+        let peers = Peers::new(client.clone());
+        let suspects = peers.suspects();
         let workshop = Workshop {
             name: settings.name.clone(),
             stations,
             clock,
-            peers: Peers::new(client.clone()),
+            peers,
         };
         let keeper = PlanKeeper::new(workshop, epochs, settings.drain, readiness.clone()).start();
 
@@ -157,6 +162,7 @@ impl Worker {
         let reporter = Reporter {
             epochs: Arc::clone(&handle.epochs),
             observed,
+            suspects,
         };
         let told = readiness.clone();
         let link = Link::open(
@@ -168,6 +174,7 @@ impl Worker {
                 let mut info = info.clone();
                 info.epoch = reporter.epoch();
                 tokio::spawn(reporter.clone().report_while_open(connection.clone()));
+                tokio::spawn(reporter.clone().tell_suspects(connection.clone()));
                 let attended = attend(connection, info, keeping.clone(), reporter.clone(), told.clone());
                 tokio::spawn(attended);
             },
@@ -218,11 +225,17 @@ impl Worker {
     /// Not ready at once; leaves the planner; what runs is finished, within the drain time.
     pub async fn stop(mut self) {
         self.readiness.end("shutting down");
-        // Leaving the planner first: it plans without this worker while requests here are finished.
+        // Leaving the planner first: it plans without this worker, and what comes until routers know is served here.
         self.link.take();
         let start = tokio::time::Instant::now();
-        let grace = self.drain.min(Duration::from_millis(300));
-        tokio::time::sleep(grace).await;
+        let came = || self.handle.next.load(Ordering::Relaxed);
+        let (mut seen, mut quiet) = (came(), start);
+        while quiet.elapsed() < QUIET && start.elapsed() < self.drain / 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if came() != seen || self.handle.memory.is_used() {
+                (seen, quiet) = (came(), tokio::time::Instant::now());
+            }
+        }
         self.handle.draining.store(true, Ordering::Relaxed);
         let retired = self
             .keeper
@@ -250,9 +263,12 @@ async fn serve_router(connection: Connection, handle: Handle) {
         .serve(
             Limits::default(),
             PATIENCE,
-            move |_, WorkRequest::Run(header), payload: Bytes| {
+            move |_, request: WorkRequest, payload: Bytes| {
                 let handle = handle.clone();
                 async move {
+                    let WorkRequest::Run(header) = request else {
+                        return (WorkReply::Alive, Bytes::new());
+                    };
                     match handle.run(header, payload).await {
                         (Ok((header, bytes)), visits) => (WorkReply::Answer(header, visits), bytes),
                         (Err(refused), visits) => (WorkReply::Refused(refused, visits), Bytes::new()),

@@ -199,7 +199,7 @@ impl Workshop {
                     worker: host.name.clone(),
                     error: Box::new(error),
                 })?;
-                links.insert(host.name.clone(), self.peers.link(&host.name, address));
+                links.insert(host.name.clone(), self.peers.link(host, address));
             }
         }
         Ok(links)

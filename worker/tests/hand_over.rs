@@ -144,6 +144,7 @@ fn work(plan: Plan, hosts: &[(&str, &Worker)], names: [&str; 2], corrections: Ve
         let endpoint = WorkerEndpoint {
             name: name.to_owned(),
             address: worker.address().to_string(),
+            chunk: Nanos::ZERO,
         };
         ((*device).to_owned(), endpoint)
     };

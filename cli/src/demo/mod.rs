@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
-use graft_client::{Device, ModelHere, Router, picture};
+use graft_client::{Device, ModelHere, Routers, picture};
 use graft_cuda::Gpu;
 use graft_engine::usable_cores;
 use graft_files::{Catalog, CatalogEntry};
@@ -183,16 +183,13 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
     site.ready(PATIENCE).await?;
 
     let endpoint = Endpoint::anonymous_trusting(&trust, EndpointOptions::default())?;
-    let router = Router {
-        address: site.router.address(),
-        name: Role::Router.server_name().to_owned(),
-        endpoint,
-    };
+    let name = Role::Router.server_name();
+    let routers = Routers::new(endpoint, name, vec![site.router.address()]);
     let whole_ms = here.head_ms.last().copied().unwrap_or(0.0);
     let fleet = Fleet {
         device,
         model: Arc::new(here),
-        router,
+        routers,
         samples: Arc::new(samples),
     };
     let phones = Phone::six(whole_ms);

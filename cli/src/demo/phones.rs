@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use graft_client::{Device, Emulation, Inference, ModelHere, Router, Session, SessionOptions};
+use graft_client::{Device, Emulation, Inference, ModelHere, Routers, Session, SessionOptions};
 use graft_model::{Batch, DType};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -81,7 +81,7 @@ impl Phone {
 pub(crate) struct Fleet {
     pub device: Arc<Device>,
     pub model: Arc<ModelHere>,
-    pub router: Router,
+    pub routers: Routers,
     pub samples: Arc<Vec<Sample>>,
 }
 
@@ -99,7 +99,7 @@ impl Fleet {
             Session::new(
                 Arc::clone(&self.device),
                 Arc::clone(&self.model),
-                self.router.clone(),
+                self.routers.apart(),
                 options,
             )
         };

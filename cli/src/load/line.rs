@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use graft_client::{Sending, ask};
 use graft_files::{Catalog, CatalogEntry};
 use graft_model::{DType, ModelId};
-use graft_plan::Epoch;
+use graft_plan::{Epoch, Nanos};
 use graft_simulator::Dispatch;
 use graft_transport::{Connection, Endpoint, Protocol};
 use graft_wire::{
@@ -67,43 +68,72 @@ impl Line {
         })
     }
 
-    /// An open connection; one that is gone is made anew. `None`: that fails.
+    /// An open connection; one that is gone is made anew. `None`: that fails, or the router goes away.
     async fn connection(&self, at: usize) -> Option<Connection> {
         let mut connection = self.connections[at % self.connections.len()].lock().await;
         if connection.is_closed() {
             let made = self.endpoint.connect(self.address, &self.name, Protocol::Client);
             *connection = made.await.ok()?;
         }
-        Some(connection.clone())
+        Some(connection.clone()).filter(|c| !c.is_leaving())
     }
 
-    /// Sends a request and waits for what becomes of it. Dropping the future takes it back.
+    /// A connection to one of several routers, the first that is there.
+    async fn any(lines: &[Line], at: usize) -> Option<Connection> {
+        for line in lines {
+            if let Some(connection) = line.connection(at).await {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Sends a request and waits for what becomes of it, as a phone does that knows all these routers: it asks the first, and
+    /// another where that one is lost, goes away, or gives no sign of life. Dropping the future takes it back.
     pub async fn infer(
-        self,
+        lines: Vec<Line>,
         id: RequestId,
         router: u32,
         header: InferHeader,
         payload: Bytes,
         patience: Duration,
     ) -> Outcome {
-        let Some(connection) = self.connection(id.0 as usize).await else {
+        let (at, start) = (id.0 as usize, Instant::now());
+        let Some(connection) = Line::any(&lines, at).await else {
             return Outcome::Lost(router);
         };
-        let request = ClientRequest::Infer(header);
-        let reply = connection.call::<_, ClientReply>(&request, payload, Limits::default(), patience);
-        match reply.await {
+        let sending = |connection: Connection| {
+            let (mut header, took) = (header.clone(), start.elapsed());
+            header.time_left = header.time_left - Nanos::from(took);
+            (header.time_left > Nanos::ZERO).then(|| Sending {
+                connection,
+                request: ClientRequest::Infer(header),
+                patience: patience.saturating_sub(took),
+            })
+        };
+        let (first, asked) = (sending(connection.clone()), connection.peer());
+        let Some(first) = first else {
+            return Outcome::Lost(router);
+        };
+        let again = || async {
+            let others: Vec<Line> = lines.iter().filter(|l| l.address != asked).cloned().collect();
+            sending(Line::any(&others, at).await?)
+        };
+        match ask(first, payload, again).await {
             Ok((ClientReply::Answer(header), _)) => Outcome::Answered(header.epoch),
             Ok((ClientReply::Refused(refused), _)) => Outcome::Refused(refused.status),
             Ok(_) | Err(_) => Outcome::Lost(router),
         }
     }
 
-    /// Probes again and again whether the router is there, and reports it to `to` until nobody receives there.
-    pub async fn watch(self, number: u32, to: mpsc::Sender<(u32, bool)>) {
+    /// Probes again and again whether one of these routers is there, the first before the others, and reports it to `to` until
+    /// nobody receives there.
+    pub async fn watch(lines: Vec<Line>, number: u32, to: mpsc::Sender<(u32, bool)>) {
+        let mut turn = 0;
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let there = match self.connection(turn).await {
+            turn += 1;
+            let there = match Line::any(&lines, turn).await {
                 None => false,
                 Some(connection) => {
                     let probe = ClientRequest::Probe;

@@ -31,7 +31,8 @@ use line::{Line, Outcome};
 /// Let the clients of a scenario ask real routers, and measure what they get.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A router's QUIC address, host:port; several: clients are spread over them
+    /// A router's QUIC address, host:port; several: clients are spread over them, and move to another when theirs goes away, is
+    /// lost or gives no sign of life
     #[arg(long, required = true, value_name = "HOST:PORT")]
     router: Vec<String>,
     /// Certificate of the authority that issued the routers' (PEM)
@@ -174,8 +175,8 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
         describing,
     ));
     let (watching, mut watched) = mpsc::channel::<(u32, bool)>(64);
-    for (line, number) in driver.lines.iter().zip(0..) {
-        tokio::spawn(line.clone().watch(number, watching.clone()));
+    for number in 0..scenario.routers {
+        tokio::spawn(Line::watch(driver.lines_from(number), number, watching.clone()));
     }
     driver.start = Instant::now();
     let mut doings = vec![];
@@ -258,6 +259,12 @@ impl Driver {
         self.start + at.duration().mul_f64(self.stretch)
     }
 
+    /// All routers, a client's own first.
+    fn lines_from(&self, router: u32) -> Vec<Line> {
+        let (own, count) = (router as usize, self.lines.len());
+        (0..count).map(|i| self.lines[(own + i) % count].clone()).collect()
+    }
+
     fn heard(&mut self, crowd: &mut Crowd, name: &str, description: &Description) {
         self.emulated = description.emulated;
         let here = |list: &[f64]| list.iter().map(|ms| ms / self.stretch).collect();
@@ -284,14 +291,12 @@ impl Driver {
                 self.lags.saturating_record((late_us as u64).max(1));
                 let id = sending.id;
                 let budget = sending.budget.duration().mul_f64(self.stretch);
-                let line = &self.lines[sending.router as usize % self.lines.len()];
                 if self.sent.len() >= MOST_IN_FLIGHT {
                     return Err(id);
                 }
                 let (header, payload) = self.payloads.of(&sending, budget).ok_or(id)?;
-                let call = line
-                    .clone()
-                    .infer(id, sending.router, header, payload, budget + GRACE);
+                let lines = self.lines_from(sending.router);
+                let call = Line::infer(lines, id, sending.router, header, payload, budget + GRACE);
                 let outcomes = outcomes.clone();
                 let task = tokio::spawn(async move {
                     let outcome = call.await;

@@ -183,6 +183,11 @@ impl Pilot {
 
     // The router.
 
+    /// There is a connection, as far as it was told.
+    pub fn is_connected(&self) -> bool {
+        self.is_connected
+    }
+
     /// There is a connection, and the server was asked what it needs.
     pub fn is_reached(&self) -> bool {
         self.is_connected && self.is_asked

@@ -53,18 +53,26 @@ pub fn read_config<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
     })
 }
 
-/// Resolves `host:port`.
+/// Resolves `host:port` to one address.
 pub fn resolve(key: &'static str, address: &str) -> Result<SocketAddr, ConfigError> {
+    Ok(resolve_all(key, address)?[0])
+}
+
+/// Resolves `host:port` to all addresses that the name has; at least one.
+pub fn resolve_all(key: &'static str, address: &str) -> Result<Vec<SocketAddr>, ConfigError> {
     let error = |cause: String| ConfigError::Value {
         key,
         value: address.to_owned(),
         cause,
     };
-    address
-        .to_socket_addrs()
+    let all = address.to_socket_addrs();
+    let all: Vec<SocketAddr> = all
         .map_err(|e| error(format!("{e}; expected host:port")))?
-        .next()
-        .ok_or_else(|| error("the name has no address".to_owned()))
+        .collect();
+    match all.is_empty() {
+        true => Err(error("the name has no address".to_owned())),
+        false => Ok(all),
+    }
 }
 
 /// `[tls]`: who the program is. `graft ca init` and `graft ca issue` write these files.

@@ -10,7 +10,7 @@ mod program;
 mod shutdown;
 
 pub use clock::Clock;
-pub use config::{ConfigError, TlsConfig, read_config, resolve};
+pub use config::{ConfigError, TlsConfig, read_config, resolve, resolve_all};
 pub use models::read_catalog;
 pub use program::{Arguments, run_program, run_system};
 pub use shutdown::Shutdown;

@@ -17,6 +17,8 @@ pub const ROUTER_NOT_FINITE: &str = "graft_router_not_finite_total";
 pub const ROUTER_IN_FLIGHT: &str = "graft_router_in_flight";
 /// Counter: requests that a router sent to another worker, since the first was gone.
 pub const ROUTER_RETRIES: &str = "graft_router_retries_total";
+/// Counter: times at which a worker gave a router no sign of life for too long, by `worker`.
+pub const ROUTER_SILENT: &str = "graft_router_silent_workers_total";
 /// Gauge: number (epoch) of the plan that a program works by.
 pub const EPOCH: &str = "graft_plan_epoch";
 /// Counter: requests at a worker, by `status`.
@@ -90,6 +92,10 @@ fn describe() {
     describe_gauge!(ROUTER_IN_FLIGHT, "Requests that are waited for");
     describe_counter!(ROUTER_NOT_FINITE, "Answers that hold NaN or infinite numbers");
     describe_counter!(ROUTER_RETRIES, "Requests sent to another worker");
+    describe_counter!(
+        ROUTER_SILENT,
+        "Times at which a worker gave no sign of life for too long"
+    );
     describe_gauge!(EPOCH, "The plan that is worked by");
     describe_counter!(WORKER_REQUESTS, "Requests at a worker, by status");
     describe_histogram!(

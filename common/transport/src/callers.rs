@@ -144,6 +144,13 @@ impl Callers {
         (Knock::Enter, Some(Handshake { callers, address }))
     }
 
+    /// Tells all that they should ask others from now on.
+    pub fn say_goodbye(&self) {
+        for entry in self.lock().open.values() {
+            goodbye(entry.quinn.clone());
+        }
+    }
+
     /// A handshake succeeded. Where there are too many, of the address or in all, the one goes that was not used for longest: of the address,
     /// or of the address that has most.
     pub fn enter(self: &Arc<Self>, quinn: &quinn::Connection) -> Place {
@@ -186,6 +193,17 @@ impl Callers {
             id,
         }
     }
+}
+
+/// Tells a caller that it should ask others from now on.
+pub(crate) fn goodbye(quinn: quinn::Connection) {
+    tokio::spawn(async move {
+        // Who is gone, or takes no such stream, need not be told.
+        if let Ok(mut stream) = quinn.open_uni().await {
+            let _gone = stream.finish();
+            let _gone = stream.stopped().await;
+        }
+    });
 }
 
 impl Inner {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
@@ -13,8 +13,9 @@ use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, 
 use rustls::pki_types::CertificateDer;
 
 use crate::account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, next_room};
-use crate::callers::Place;
+use crate::callers::{Place, goodbye};
 use crate::identity::{Role, bears};
+use crate::pulse::Pulse;
 
 /// Close code: the connection is not needed any more.
 const CODE_DONE: u32 = 0;
@@ -24,6 +25,9 @@ const CODE_MALFORMED: u32 = 1;
 const CODE_CANCELLED: u32 = 2;
 /// Reset code: there is no room for the request, or it comes in too slowly while room is short.
 const CODE_NO_ROOM: u32 = 4;
+
+/// Time for a question for a sign of life to be sent.
+const SIGN_WITHIN: Duration = Duration::from_millis(50);
 
 /// A call that got no reply.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +94,8 @@ pub struct Connection {
     purse: Arc<Purse>,
     /// Its place among the callers, where it came in.
     place: Option<Arc<Place>>,
+    /// The other side said that it goes away.
+    leaving: Arc<AtomicBool>,
 }
 
 /// An outgoing request. Dropped before it is whole, it is taken back: the other side must not take it for a
@@ -136,7 +142,59 @@ impl Connection {
             quinn,
             shared,
             place: place.map(Arc::new),
+            leaving: Arc::default(),
         }
+    }
+
+    /// Listens for the other side's saying that it goes away, which it does by a stream of its own.
+    pub(crate) fn expect_leave(&self) {
+        let (quinn, leaving) = (self.quinn.clone(), Arc::clone(&self.leaving));
+        tokio::spawn(async move {
+            if quinn.accept_uni().await.is_ok() {
+                leaving.store(true, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Whether the other side said that it goes away: what is under way is still answered, and others should be asked from now on.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Tells the other side that it should ask others from now on.
+    pub(crate) fn say_goodbye(&self) {
+        goodbye(self.quinn.clone());
+    }
+
+    /// Waits until the other side gives no sign of life for so long, or the connection is gone. `sign`: a request that it answers at
+    /// once.
+    pub async fn silence<Q: Encode>(&self, sign: &Q, longest: Duration) {
+        let pulse = Pulse::new(longest);
+        let _asking = pulse.asks();
+        tokio::select! {
+            () = pulse.take(self, sign, &|_| ()) => {}
+            () = pulse.silent() => {}
+        }
+    }
+
+    /// Packets that came in on it.
+    pub(crate) fn received(&self) -> u64 {
+        self.quinn.stats().udp_rx.datagrams
+    }
+
+    /// Asks the other side for a sign of life, and does not wait for it.
+    pub(crate) fn ask_for_sign<Q: Encode>(&self, sign: &Q) {
+        let Ok(frame) = encode_frame(sign, 0) else { return };
+        let quinn = self.quinn.clone();
+        tokio::spawn(async move {
+            let asking = async {
+                let (mut send, _receive) = quinn.open_bi().await.ok()?;
+                send.write_all(&frame).await.ok()?;
+                send.finish().ok()
+            };
+            // Where no more streams may be opened, others are open, and tell as much.
+            let _told = tokio::time::timeout(SIGN_WITHIN, asking).await;
+        });
     }
 
     /// Address of the other end.

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -30,6 +30,9 @@ const SOCKET_BYTES: usize = 4 << 20;
 /// Largest packet in bytes: what Ethernet carries. With the 8952 bytes of loopback and jumbo frames, a few losses in a
 /// row were taken for a black hole, and a connection stood still for half a second.
 const MAX_PACKET_BYTES: u16 = 1452;
+
+/// Streams by which a server may say that it goes away.
+const GOODBYES: u32 = 1;
 
 /// Protocol of a connection; its version is part of the ALPN name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +144,8 @@ impl EndpointOptions {
         }
     }
 
-    fn transport(self) -> Result<Arc<TransportConfig>, EndpointError> {
+    /// `goodbyes`: streams by which a server may say that it goes away.
+    fn transport(self, goodbyes: u32) -> Result<Arc<TransportConfig>, EndpointError> {
         let mut config = TransportConfig::default();
         let idle = IdleTimeout::try_from(self.idle).map_err(|e| EndpointError::Tls(e.to_string()))?;
         let mut mtu = MtuDiscoveryConfig::default();
@@ -150,7 +154,7 @@ impl EndpointOptions {
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(self.keep_alive))
             .max_concurrent_bidi_streams(VarInt::from_u32(first_requests(self.window, self.open_requests)))
-            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(VarInt::from_u32(goodbyes))
             .datagram_receive_buffer_size(None)
             .stream_receive_window(VarInt::from_u32(WINDOW_BYTES))
             .receive_window(VarInt::from_u32(self.window.first))
@@ -168,6 +172,8 @@ pub struct Endpoint {
     options: EndpointOptions,
     shared: Arc<Shared>,
     callers: Arc<Callers>,
+    /// It takes no more connections.
+    leaving: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -220,7 +226,7 @@ impl Endpoint {
         config.alpn_protocols = vec![protocol.alpn()];
         let crypto = QuicServerConfig::try_from(config).map_err(tls)?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(options.transport()?);
+        server.transport_config(options.transport(0)?);
         let quinn = open(address, Some(server))?;
         Ok(Endpoint {
             quinn,
@@ -231,6 +237,7 @@ impl Endpoint {
             options,
             shared: Arc::new(Shared::new(options.held_bytes, options.strangers, options.reply)),
             callers: Callers::new(options.connections, options.window, options.open_requests),
+            leaving: Arc::default(),
         })
     }
 
@@ -268,6 +275,7 @@ impl Endpoint {
             options,
             shared: Arc::new(Shared::new(options.held_bytes, options.strangers, options.reply)),
             callers: Callers::new(options.connections, options.window, options.open_requests),
+            leaving: Arc::default(),
         })
     }
 
@@ -305,7 +313,7 @@ impl Endpoint {
         config.alpn_protocols = vec![protocol.alpn()];
         let crypto = QuicClientConfig::try_from(config).map_err(tls)?;
         let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-        client.transport_config(self.options.transport()?);
+        client.transport_config(self.options.transport(GOODBYES)?);
         let error = |cause: String| EndpointError::Connect { address, cause };
         let connecting = self
             .quinn
@@ -315,7 +323,9 @@ impl Endpoint {
             .await
             .map_err(|_| error("nobody answers".to_owned()))?
             .map_err(|e| error(e.to_string()))?;
-        Ok(Connection::new(connection, Arc::clone(&self.shared), None))
+        let connection = Connection::new(connection, Arc::clone(&self.shared), None);
+        connection.expect_leave();
+        Ok(connection)
     }
 
     /// Connects to a part.
@@ -336,6 +346,10 @@ impl Endpoint {
     pub async fn listen(&self, roles: &'static [Role], each: impl Fn(Connection) + Clone + Send + 'static) {
         while let Some(incoming) = self.quinn.accept().await {
             let from = incoming.remote_address();
+            if self.leaving.load(Ordering::SeqCst) {
+                incoming.refuse();
+                continue;
+            }
             let proven = incoming.remote_address_validated() || !incoming.may_retry();
             let (knock, handshake) = self.callers.knock(from, proven);
             match knock {
@@ -354,6 +368,7 @@ impl Endpoint {
             }
             let patience = self.options.idle.min(HANDSHAKE);
             let (shared, callers, each) = (Arc::clone(&self.shared), Arc::clone(&self.callers), each.clone());
+            let leaving = Arc::clone(&self.leaving);
             tokio::spawn(async move {
                 let outcome = tokio::time::timeout(patience, incoming).await;
                 drop(handshake);
@@ -361,6 +376,9 @@ impl Endpoint {
                     Ok(Ok(quinn)) => {
                         let place = callers.enter(&quinn);
                         let connection = Connection::new(quinn, shared, Some(place));
+                        if leaving.load(Ordering::SeqCst) {
+                            connection.say_goodbye();
+                        }
                         if roles.is_empty() || roles.iter().any(|&r| connection.is_from(r)) {
                             each(connection);
                         } else {
@@ -373,6 +391,12 @@ impl Endpoint {
                 }
             });
         }
+    }
+
+    /// Tells all callers that they should ask others from now on, and takes no more of them. What they ask all the same is answered.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+        self.callers.say_goodbye();
     }
 
     /// Closes all connections and stops listening. Replies that are on their way get to their askers first, and

@@ -3,7 +3,8 @@
 //! [`Identity`] and [`Authority`] are who a part is, [`Endpoint`] and [`Connection`] reach others:
 //! [`Connection::call`] sends one framed request on a stream of its own and waits for the reply,
 //! [`Connection::serve`] answers such streams. Dropping a call's future resets its stream, which the other
-//! side's handler notices. [`Link`] keeps a connection to one place, with back-off.
+//! side's handler notices. [`Link`] keeps a connection to one place, with back-off, and a
+//! [`Pulse`] says whether the other end is alive.
 //!
 //! It moves frames and control messages, and says who sent them. It never looks at what they say, and knows no plan.
 
@@ -14,6 +15,7 @@ mod control;
 mod endpoint;
 mod identity;
 mod link;
+mod pulse;
 
 pub use account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, network_of};
 pub use callers::Window;
@@ -22,3 +24,4 @@ pub use control::TellError;
 pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protocol};
 pub use identity::{Authority, Identity, IdentityError, Role, UnknownRole};
 pub use link::Link;
+pub use pulse::{Asking, Pulse};

@@ -1,21 +1,78 @@
 //! A connection to one address that is opened again by itself when it is lost.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bincode::Encode;
+
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Protocol};
 use crate::identity::Role;
+use crate::pulse::{Asking, Pulse};
 
 /// Shortest and longest wait before the next attempt to connect.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Time for which a connection must hold for the next wait to be the shortest again.
+const HOLDS: Duration = Duration::from_secs(1);
+/// Silence of a watched link's other end that is too long, beside what its work may take.
+const SILENT_AFTER: Duration = Duration::from_millis(50);
+/// Chunks for whose time its other end may be silent besides.
+const SILENT_CHUNKS: u32 = 4;
 
 /// A connection to one address that is opened again by itself when it is lost. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Link {
     current: Arc<Mutex<Option<Connection>>>,
+    pulse: Pulse,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// Where a link leads.
+struct Goal {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    role: Role,
+    protocol: Protocol,
+}
+
+impl Goal {
+    /// Connects again and again; `attend` is called with each connection, and returns when it is gone.
+    async fn reach<F: Future<Output = ()>>(
+        self,
+        current: Arc<Mutex<Option<Connection>>>,
+        attend: impl Fn(Connection) -> F,
+    ) {
+        let Goal {
+            endpoint,
+            address,
+            role,
+            protocol,
+        } = self;
+        let mut wait = BACK_OFF.0;
+        loop {
+            match endpoint.connect_role(address, role, protocol).await {
+                Ok(connection) => {
+                    tracing::info!(%address, %role, "connected");
+                    let since = tokio::time::Instant::now();
+                    set(&current, Some(connection.clone()));
+                    attend(connection.clone()).await;
+                    let reason = connection.closed().await;
+                    set(&current, None);
+                    tracing::warn!(%address, %role, reason, "connection lost");
+                    if since.elapsed() >= HOLDS {
+                        wait = BACK_OFF.0;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, %role, "no connection yet");
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(BACK_OFF.1);
+        }
+    }
 }
 
 impl Link {
@@ -25,38 +82,85 @@ impl Link {
         address: SocketAddr,
         role: Role,
         protocol: Protocol,
-        connected: impl Fn(Connection) + Send + 'static,
+        connected: impl Fn(Connection) + Send + Sync + 'static,
     ) -> Self {
-        let current = Arc::new(Mutex::new(None));
-        let shared = Arc::clone(&current);
-        let task = tokio::spawn(async move {
-            let mut wait = BACK_OFF.0;
-            loop {
-                match endpoint.connect_role(address, role, protocol).await {
-                    Ok(connection) => {
-                        tracing::info!(%address, %role, "connected");
-                        wait = BACK_OFF.0;
-                        set(&shared, Some(connection.clone()));
-                        connected(connection.clone());
-                        let reason = connection.closed().await;
-                        set(&shared, None);
-                        tracing::warn!(%address, %role, reason, "connection lost");
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, %role, "no connection yet");
-                    }
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(BACK_OFF.1);
-            }
+        let goal = Goal {
+            endpoint,
+            address,
+            role,
+            protocol,
+        };
+        let current = Arc::default();
+        let reaching = goal.reach(Arc::clone(&current), move |connection| {
+            connected(connection);
+            std::future::ready(())
         });
-        Link { current, task }
+        Link {
+            current,
+            pulse: Pulse::new(SILENT_AFTER),
+            task: tokio::spawn(reaching),
+        }
+    }
+
+    /// The same, and takes the other end's pulse while something is asked of it: `sign` is a request that it answers at once,
+    /// `changed` hears when it falls silent, and when it is heard again.
+    pub fn open_watched<Q: Encode + Send + Sync + 'static>(
+        endpoint: Endpoint,
+        address: SocketAddr,
+        role: Role,
+        protocol: Protocol,
+        sign: Q,
+        changed: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Self {
+        let goal = Goal {
+            endpoint,
+            address,
+            role,
+            protocol,
+        };
+        let (current, pulse) = (Arc::default(), Pulse::new(SILENT_AFTER));
+        let taken = pulse.clone();
+        let watching = Arc::new((sign, changed));
+        let reaching = goal.reach(Arc::clone(&current), move |connection| {
+            let (pulse, watching) = (taken.clone(), Arc::clone(&watching));
+            async move { pulse.take(&connection, &watching.0, &watching.1).await }
+        });
+        Link {
+            current,
+            pulse,
+            task: tokio::spawn(reaching),
+        }
     }
 
     /// The connection, if there is one now.
     pub fn current(&self) -> Option<Connection> {
         let current = self.current.lock().unwrap_or_else(|e| e.into_inner());
         current.clone().filter(|c| !c.is_closed())
+    }
+
+    /// There is a connection now, and the other end gives signs of life where it is watched.
+    pub fn is_alive(&self) -> bool {
+        self.current().is_some() && !self.pulse.is_silent()
+    }
+
+    /// The longest chunk of work at the other end is so long: it may be silent for a few of them.
+    pub fn expect_chunks(&self, longest: Duration) {
+        self.pulse.set_longest(SILENT_AFTER + longest * SILENT_CHUNKS);
+    }
+
+    /// Something is asked of the other end, as long as what comes back lives.
+    pub fn asks(&self) -> Asking {
+        self.pulse.asks()
+    }
+
+    /// Waits until the other end has been silent for too long.
+    pub async fn silent(&self) {
+        self.pulse.silent().await;
+    }
+
+    /// Waits until it is not, or not any more.
+    pub async fn heard(&self) {
+        self.pulse.heard().await;
     }
 }
 

@@ -38,6 +38,8 @@ pub enum ToPlanner {
     Mix(MixReport),
     /// What a worker's partitions did.
     Work(WorkerReport),
+    /// A worker gives a router no sign of life.
+    Silent(String),
 }
 
 /// A message to a worker.
@@ -50,6 +52,8 @@ pub enum ToWorker {
     Retire(Epoch),
     /// Free this plan, which no router will use.
     Abandon(Epoch),
+    /// Give a sign of life.
+    Alive,
 }
 
 /// A message to a router.
@@ -58,6 +62,8 @@ pub enum ToWorker {
 pub enum ToRouter {
     /// Route by these routes from now on.
     Switch(Box<RoutesUpdate>),
+    /// Give a sign of life.
+    Alive,
 }
 
 impl ControlMessage for ToPlanner {
@@ -313,6 +319,9 @@ pub struct WorkerEndpoint {
     pub name: String,
     /// `host:port`.
     pub address: String,
+    /// Its longest chunk in the plan: how long it may have no time for anything else.
+    #[serde(default)]
+    pub chunk: Nanos,
 }
 
 /// One route, by way of one worker.

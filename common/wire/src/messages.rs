@@ -223,6 +223,8 @@ pub struct Description {
 pub enum WorkRequest {
     /// Run a route of a plan. The payload is one request's tensors.
     Run(RunHeader),
+    /// Give a sign of life.
+    Alive,
 }
 
 /// Header of a request to run a route.
@@ -249,4 +251,6 @@ pub enum WorkReply {
     Answer(AnswerHeader, Vec<Visit>),
     /// There is no answer, and why. The list says where the request was until then.
     Refused(Refused, Vec<Visit>),
+    /// The sign of life that was asked for.
+    Alive,
 }

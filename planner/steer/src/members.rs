@@ -338,6 +338,8 @@ impl Members {
             let endpoint = WorkerEndpoint {
                 name: w.info.name.clone(),
                 address: w.info.address.clone(),
+                // The plan's, which is not known here.
+                chunk: Nanos::ZERO,
             };
             w.info
                 .devices

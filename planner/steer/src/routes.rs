@@ -76,6 +76,31 @@ pub fn routes(
     })
 }
 
+/// The longest chunk that each worker runs in a plan, by the workers' names.
+pub fn longest_chunks(
+    plan: &Plan,
+    fleet: &Fleet<'_>,
+    hosts: &BTreeMap<String, WorkerEndpoint>,
+) -> BTreeMap<String, Nanos> {
+    let stages = plan.stages_by_id();
+    let mut longest: BTreeMap<String, Nanos> = BTreeMap::new();
+    for partition in &plan.partitions {
+        let known = (hosts.get(&partition.device)).zip(fleet.profile_of(&partition.device).ok());
+        let Some((host, profile)) = known else { continue };
+        let most = longest.entry(host.name.clone()).or_default();
+        for stage in partition.stages.iter().filter_map(|id| stages.get(id.as_str())) {
+            let chunks = stage.range().and_then(|range| {
+                let (share, quantum) = (partition.share, partition.quantum_ms);
+                let chunks = profile.chunks(&stage.model, range, stage.batch, share, quantum);
+                chunks.ok()
+            });
+            let own = chunks.into_iter().flatten().map(|chunk| chunk.time).max();
+            *most = (*most).max(own.unwrap_or_default());
+        }
+    }
+    longest
+}
+
 /// What one request of a route takes, in batches as they are planned: milliseconds of partitions, and of one unit of
 /// cost.
 fn work(

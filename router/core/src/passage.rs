@@ -358,6 +358,16 @@ impl Passage {
         Go::Wait { until }
     }
 
+    /// Whether another worker could have it now, were the one that has it lost.
+    pub fn may_go_elsewhere(&self, now: Nanos, table: &RouteTable, usable: &dyn Fn(&str) -> bool) -> bool {
+        let Some(latest) = self.attempts.last().filter(|_| self.lost.is_none()) else {
+            return false;
+        };
+        let other = |worker: &str| (worker != latest.worker || table.epoch() != latest.epoch) && usable(worker);
+        let Asked { model, point, .. } = self.asked;
+        table.could_serve(model, point, self.deadline() - now, &other)
+    }
+
     /// The attempt that [`go`](Self::go) said is over; `visits`: where the request was. `None`: it is tried once more, on
     /// another worker; call `go`.
     pub fn replied(

@@ -152,6 +152,12 @@ pub struct Admitted<'a> {
     pub in_flight: InFlight,
 }
 
+/// Of the routes for a model and partition point, by ascending budget, the one for a request that has `time_left`.
+fn fitting(list: &[Entry], time_left: Nanos) -> Option<&Entry> {
+    let fitting = list.iter().rev().find(|e| e.budget() <= time_left);
+    fitting.or(list.first())
+}
+
 impl RouteTable {
     /// From what the planner sends.
     pub fn new(update: RoutesUpdate) -> Self {
@@ -315,6 +321,22 @@ impl RouteTable {
         left.min(Nanos(time_left.0 / 2)).min(WAIT_AT_MOST)
     }
 
+    /// Whether some usable worker would have time for a request that has `time_left`.
+    pub fn could_serve(
+        &self,
+        model: ModelId,
+        point: CutPoint,
+        time_left: Nanos,
+        usable: &dyn Fn(&str) -> bool,
+    ) -> bool {
+        let list = self.routes.get(&(model, point));
+        let entry = list.and_then(|list| fitting(list, time_left));
+        entry.is_some_and(|entry| {
+            let in_time = time_left >= ms_to_nanos(entry.targets[0].target.least_ms);
+            in_time && entry.targets.iter().any(|t| usable(&t.target.worker))
+        })
+    }
+
     /// Finds the route for a request that has `time_left`, or says why there is none.
     ///
     /// Of the routes for its model and partition point it takes the one with the largest budget that is not
@@ -333,8 +355,7 @@ impl RouteTable {
         let Some(list) = self.routes.get(&(model, point)) else {
             return Err(self.without_route(model, point, time_left));
         };
-        let fitting = list.iter().rev().find(|e| e.budget() <= time_left);
-        let Some(entry) = fitting.or(list.first()) else {
+        let Some(entry) = fitting(list, time_left) else {
             return Err(Refused::new(
                 Status::NotReady,
                 "the plan has no route for this model",

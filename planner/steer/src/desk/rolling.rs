@@ -11,7 +11,7 @@ use crate::decisions::Outcome;
 use crate::doing::{Do, Kept, Note, Undone};
 use crate::members::Members;
 use crate::rollout::{Directive, Notice};
-use crate::routes::routes;
+use crate::routes::{longest_chunks, routes};
 
 use super::{Alarm, Desk, InUse};
 
@@ -51,6 +51,10 @@ impl Rolling {
         let Carried { plan, workload, .. } = carried;
         let (fleet, mut hosts) = (hardware.fleet(), members.hosts());
         hosts.retain(|device, _| plan.partitions.iter().any(|p| p.device == *device));
+        let chunks = longest_chunks(&plan, &fleet, &hosts);
+        for host in hosts.values_mut() {
+            host.chunk = chunks.get(&host.name).copied().unwrap_or_default();
+        }
         let update = routes(&plan, limited, &workload, &fleet, &hosts)?;
         let times = AloneTimes::of_plan(&plan, &fleet).tell();
         Ok(Rolling {

@@ -1,0 +1,199 @@
+//! The routers of a site, of which a phone asks one, and moves to another when that one goes away, is lost, or gives no sign of life.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use graft_transport::{CallError, Connection, Endpoint, EndpointError, Protocol};
+use graft_wire::{ClientReply, ClientRequest, Limits, Status};
+use tokio::task::JoinSet;
+
+/// Time after which the next router is tried beside one that has not answered yet (after RFC 8305, section 5).
+const NEXT_AFTER: Duration = Duration::from_millis(200);
+/// Silence of a router that is too long, beside some round trips.
+const SILENT_AFTER: Duration = Duration::from_millis(50);
+/// Round trips for which a router may be silent besides.
+const SILENT_TRIPS: u32 = 3;
+
+/// The routers of a site, of which one is asked. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Routers {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    name: String,
+    addresses: Vec<SocketAddr>,
+    current: Mutex<Option<Connection>>,
+    /// One at a time looks for another router.
+    looking: tokio::sync::Mutex<()>,
+}
+
+/// A request on its way: over a connection, for so long.
+#[derive(Debug)]
+pub struct Sending {
+    /// The connection.
+    pub connection: Connection,
+    /// The request.
+    pub request: ClientRequest,
+    /// How long to wait for the reply.
+    pub patience: Duration,
+}
+
+impl Routers {
+    /// Routers at these addresses (UDP), whose certificates must carry `name`. `endpoint`: the phone's end.
+    pub fn new(endpoint: Endpoint, name: impl Into<String>, mut addresses: Vec<SocketAddr>) -> Self {
+        // Phones spread over them.
+        fastrand::shuffle(&mut addresses);
+        Routers {
+            inner: Arc::new(Inner {
+                endpoint,
+                name: name.into(),
+                addresses,
+                current: Mutex::default(),
+                looking: tokio::sync::Mutex::default(),
+            }),
+        }
+    }
+
+    /// The same routers, with a connection of its own.
+    pub fn apart(&self) -> Self {
+        let inner = &self.inner;
+        Self::new(inner.endpoint.clone(), inner.name.clone(), inner.addresses.clone())
+    }
+
+    /// There are others than the one that is asked.
+    pub fn are_several(&self) -> bool {
+        self.inner.addresses.len() > 1
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.inner.current.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The connection to the one that is asked, if it is open.
+    pub fn current(&self) -> Option<Connection> {
+        self.slot().clone().filter(|c| !c.is_closed())
+    }
+
+    /// The open connection, or a new one to any of them, the next beside the one before where that takes long.
+    pub async fn connect(&self) -> Result<Connection, EndpointError> {
+        let _alone = self.inner.looking.lock().await;
+        match self.current() {
+            Some(open) => Ok(open),
+            None => self.reach(None).await,
+        }
+    }
+
+    /// Another router than the one at the other end of `from`; where somebody has moved meanwhile, that one.
+    /// `None`: there is none, or it can't be reached.
+    pub async fn move_from(&self, from: &Connection) -> Option<Connection> {
+        let _alone = self.inner.looking.lock().await;
+        let moved = self.current().filter(|c| c.peer() != from.peer());
+        if moved.is_some() || !self.are_several() {
+            return moved;
+        }
+        match self.reach(Some(from.peer())).await {
+            Ok(connection) => {
+                tracing::info!(from = %from.peer(), to = %connection.peer(), "moved to another router");
+                Some(connection)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "there is no other router");
+                None
+            }
+        }
+    }
+
+    /// Moves in the background, if the router that is asked said that it goes away.
+    pub fn follow_goodbye(&self) {
+        let leaving = self.current().filter(|c| c.is_leaving() && self.are_several());
+        if let Some(connection) = leaving.filter(|_| self.inner.looking.try_lock().is_ok()) {
+            let routers = self.clone();
+            tokio::spawn(async move { routers.move_from(&connection).await });
+        }
+    }
+
+    async fn reach(&self, but: Option<SocketAddr>) -> Result<Connection, EndpointError> {
+        let inner = &self.inner;
+        let mut waiting: Vec<SocketAddr> = inner.addresses.iter().copied().filter(|a| Some(*a) != but).rev().collect();
+        let mut attempts = JoinSet::new();
+        let mut error = EndpointError::Tls("there is no other router".to_owned());
+        loop {
+            if let Some(address) = waiting.pop() {
+                let (endpoint, name) = (inner.endpoint.clone(), inner.name.clone());
+                attempts.spawn(async move { endpoint.connect(address, &name, Protocol::Client).await });
+            }
+            let next = tokio::time::timeout(NEXT_AFTER, attempts.join_next());
+            match next.await {
+                Ok(Some(Ok(Ok(connection)))) => {
+                    *self.slot() = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Ok(Some(Ok(Err(why)))) => error = why,
+                Ok(Some(Err(panicked))) => error = EndpointError::Tls(panicked.to_string()),
+                Ok(None) if waiting.is_empty() => return Err(error),
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+}
+
+async fn call(sending: &Sending, payload: Bytes) -> Result<(ClientReply, Vec<u8>), CallError> {
+    let Sending {
+        connection,
+        request,
+        patience,
+    } = sending;
+    connection.call(request, payload, Limits::default(), *patience).await
+}
+
+/// Whether another router may do better: this one is gone, or goes away.
+fn may_be_better_elsewhere(reply: &Result<(ClientReply, Vec<u8>), CallError>, connection: &Connection) -> bool {
+    match reply {
+        Ok((ClientReply::Refused(refused), _)) => refused.status == Status::NotReady && connection.is_leaving(),
+        Ok(_) | Err(CallError::TimedOut(_) | CallError::Frame(_)) => false,
+        Err(CallError::Lost(_) | CallError::Reset) => true,
+    }
+}
+
+/// Asks a router. Where it is lost, goes away or gives no sign of life before it has answered, `again` says what to send over
+/// which other connection, if there is time; of both the first that answers counts.
+pub async fn ask<F: Future<Output = Option<Sending>>>(
+    first: Sending,
+    payload: Bytes,
+    again: impl FnOnce() -> F,
+) -> Result<(ClientReply, Vec<u8>), CallError> {
+    let connection = first.connection.clone();
+    let mut reply = std::pin::pin!(call(&first, payload.clone()));
+    let longest = SILENT_AFTER + connection.round_trip() * SILENT_TRIPS;
+    let lost = tokio::select! {
+        biased;
+        reply = &mut reply => match may_be_better_elsewhere(&reply, &connection) {
+            true => Some(reply),
+            false => return reply,
+        },
+        () = connection.silence(&ClientRequest::Probe, longest) => None,
+    };
+    let mut second = std::pin::pin!(async {
+        let second = again().await?;
+        Some(call(&second, payload).await)
+    });
+    if let Some(lost) = lost {
+        return second.await.unwrap_or(lost);
+    }
+    tokio::select! {
+        first = &mut reply => match may_be_better_elsewhere(&first, &connection) {
+            true => second.await.unwrap_or(first),
+            false => first,
+        },
+        second = &mut second => match second {
+            Some(reply @ Ok(_)) => reply,
+            Some(Err(_)) | None => reply.await,
+        },
+    }
+}
