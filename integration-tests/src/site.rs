@@ -155,7 +155,7 @@ impl Site {
     /// Starts `graft-PART`; its log goes to `PART.log`. Several workers are `worker`, `worker-2`, …
     pub fn start(&self, part: &str) -> Program {
         let name = match part {
-            "router" => "graft-router",
+            part if part.starts_with("router") => "graft-router",
             "planner" => "graft-planner",
             part if part.starts_with("worker") => "graft-worker",
             other => panic!("there is no part {other}"),
@@ -169,7 +169,7 @@ impl Site {
 
     /// All logs, for failures.
     pub fn logs(&self) -> String {
-        ["planner", "worker", "worker-2", "router"]
+        ["planner", "worker", "worker-2", "router", "router-2"]
             .map(|part| {
                 let text = std::fs::read_to_string(self.file(&format!("{part}.log"))).unwrap_or_default();
                 format!("--- {part}\n{text}")
@@ -205,16 +205,33 @@ impl Site {
             .unwrap_or_else(|e| panic!("graft infer printed no JSON ({e}): {output:?}\n{}", self.logs()))
     }
 
+    /// Configures one more router, `router-2`, like the first: its QUIC address.
+    pub fn second_router(&self) -> SocketAddr {
+        let (quic, http) = (free_udp_port(), free_tcp_port());
+        let first = std::fs::read_to_string(self.file("router.toml")).expect("the first router's configuration");
+        let second = first
+            .replace("\"router-1\"", "\"router-2\"")
+            .replace(&self.quic.to_string(), &quic.to_string())
+            .replace(&self.http.to_string(), &http.to_string());
+        std::fs::write(self.file("router-2.toml"), second).expect("a configuration can be written");
+        quic
+    }
+
     /// Lets the clients of a scenario ask the router, open-loop: what `graft load --json` prints.
     pub fn load(&self, scenario: &Value, stretch: f64) -> Value {
+        self.load_at(&[self.quic], scenario, stretch)
+    }
+
+    /// The same, with several routers that all clients know.
+    pub fn load_at(&self, routers: &[SocketAddr], scenario: &Value, stretch: f64) -> Value {
         let file = self.file("load.json");
         std::fs::write(&file, scenario.to_string()).expect("a scenario can be written");
         let path = |p: PathBuf| p.to_string_lossy().into_owned();
-        let arguments = [
-            "load".to_owned(),
-            "--json".to_owned(),
-            "--router".to_owned(),
-            self.quic.to_string(),
+        let mut arguments = vec!["load".to_owned(), "--json".to_owned()];
+        for router in routers {
+            arguments.extend(["--router".to_owned(), router.to_string()]);
+        }
+        arguments.extend([
             "--ca".to_owned(),
             path(self.file("ca.pem")),
             "--models".to_owned(),
@@ -223,7 +240,7 @@ impl Site {
             path(file),
             "--stretch".to_owned(),
             stretch.to_string(),
-        ];
+        ]);
         let output = graft(arguments);
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|e| panic!("graft load printed no JSON ({e}): {output:?}\n{}", self.logs()))

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use graft_wire::{
     ClientReply, ClientRequest, Description, InferHeader, Limits, Status, TraceContext, WireType,
 };
 use graft_worker_core::RequestId;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 
 /// Outcome of a request.
 #[derive(Debug)]
@@ -36,13 +36,26 @@ const WATCH_WITHIN: Duration = Duration::from_secs(1);
 /// Longest wait for the replies to small messages.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A connection to a router.
+struct Slot {
+    connection: Mutex<Connection>,
+    /// Another is being made in its place.
+    connecting: AtomicBool,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
 /// Connections to a router, which clients share. Clones share them too.
 #[derive(Clone)]
 pub(super) struct Line {
     endpoint: Endpoint,
     address: SocketAddr,
     name: Arc<str>,
-    connections: Arc<Vec<Mutex<Connection>>>,
+    connections: Arc<Vec<Slot>>,
     turn: Arc<AtomicUsize>,
 }
 
@@ -55,9 +68,10 @@ impl Line {
     ) -> anyhow::Result<Self> {
         let mut list = vec![];
         for _ in 0..connections {
-            list.push(Mutex::new(
-                endpoint.connect(address, name, Protocol::Client).await?,
-            ));
+            list.push(Slot {
+                connection: Mutex::new(endpoint.connect(address, name, Protocol::Client).await?),
+                connecting: AtomicBool::new(false),
+            });
         }
         Ok(Line {
             endpoint,
@@ -68,24 +82,27 @@ impl Line {
         })
     }
 
-    /// An open connection; one that is gone is made anew. `None`: that fails, or the router goes away.
-    async fn connection(&self, at: usize) -> Option<Connection> {
-        let mut connection = self.connections[at % self.connections.len()].lock().await;
-        if connection.is_closed() {
-            let made = self.endpoint.connect(self.address, &self.name, Protocol::Client);
-            *connection = made.await.ok()?;
+    /// An open connection. `None`: it is gone, and is made anew beside; or the router goes away.
+    fn connection(&self, at: usize) -> Option<Connection> {
+        let slot = &self.connections[at % self.connections.len()];
+        let connection = slot.lock();
+        if connection.is_closed() && !slot.connecting.swap(true, Ordering::Relaxed) {
+            let (line, at) = (self.clone(), at);
+            tokio::spawn(async move {
+                let made = line.endpoint.connect(line.address, &line.name, Protocol::Client).await;
+                let slot = &line.connections[at % line.connections.len()];
+                if let Ok(made) = made {
+                    *slot.lock() = made;
+                }
+                slot.connecting.store(false, Ordering::Relaxed);
+            });
         }
-        Some(connection.clone()).filter(|c| !c.is_leaving())
+        Some(connection.clone()).filter(|c| !c.is_closed() && !c.is_leaving())
     }
 
     /// A connection to one of several routers, the first that is there.
-    async fn any(lines: &[Line], at: usize) -> Option<Connection> {
-        for line in lines {
-            if let Some(connection) = line.connection(at).await {
-                return Some(connection);
-            }
-        }
-        None
+    fn any(lines: &[Line], at: usize) -> Option<Connection> {
+        lines.iter().find_map(|line| line.connection(at))
     }
 
     /// Sends a request and waits for what becomes of it, as a phone does that knows all these routers: it asks the first, and
@@ -99,7 +116,7 @@ impl Line {
         patience: Duration,
     ) -> Outcome {
         let (at, start) = (id.0 as usize, Instant::now());
-        let Some(connection) = Line::any(&lines, at).await else {
+        let Some(connection) = Line::any(&lines, at) else {
             return Outcome::Lost(router);
         };
         let sending = |connection: Connection| {
@@ -117,7 +134,7 @@ impl Line {
         };
         let again = || async {
             let others: Vec<Line> = lines.iter().filter(|l| l.address != asked).cloned().collect();
-            sending(Line::any(&others, at).await?)
+            sending(Line::any(&others, at)?)
         };
         match ask(first, payload, again).await {
             Ok((ClientReply::Answer(header), _)) => Outcome::Answered(header.epoch),
@@ -133,7 +150,7 @@ impl Line {
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
             turn += 1;
-            let there = match Line::any(&lines, turn).await {
+            let there = match Line::any(&lines, turn) {
                 None => false,
                 Some(connection) => {
                     let probe = ClientRequest::Probe;
@@ -155,7 +172,7 @@ impl Line {
     /// What the server needs for a model.
     pub async fn describe(&self, model: ModelId) -> anyhow::Result<Description> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let connection = self.connection(turn).await;
+        let connection = self.connection(turn);
         let connection = connection.ok_or_else(|| anyhow::anyhow!("the router is gone"))?;
         let request = ClientRequest::Describe { model };
         let call = connection.call(&request, Bytes::new(), Limits::default(), PATIENCE);
