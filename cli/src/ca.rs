@@ -3,10 +3,11 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use graft_transport::{Authority, Role};
+use graft_transport::{Authority, Claims, Role, issue_token};
 
 use crate::Verdict;
 use crate::output::line;
@@ -18,6 +19,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Issue a certificate and key for a part
     Issue(Issue),
+    /// Issue a token for a client, for routers whose `clients` is "token"
+    Token(Token),
 }
 
 #[derive(Debug, Args)]
@@ -32,13 +35,35 @@ pub(crate) struct Issue {
     /// What the part does: router, planner or worker
     #[arg(long)]
     role: Role,
-    /// Name of the files; default: the role
+    /// Name of the files; default: the part's name, or the role
     #[arg(long)]
     name: Option<String>,
+    /// The only name under which the part may join the planner (its configuration's `name`); default: any
+    #[arg(long, value_name = "NAME")]
+    part: Option<String>,
     /// Host name or address that clients use (repeatable)
     #[arg(long = "san", value_name = "NAME")]
     names: Vec<String>,
     /// Folder with ca.pem and ca.key, and to write to
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    /// The client's name: a person, an app, or a fleet of phones that share what they may
+    #[arg(long, value_name = "NAME")]
+    client: String,
+    /// Days for which it is valid
+    #[arg(long, default_value_t = 30.0, value_name = "DAYS")]
+    days: f64,
+    /// A model that may be asked for, by its name (repeatable); default: all
+    #[arg(long = "model", value_name = "NAME")]
+    models: Vec<String>,
+    /// Requests a second at most; default: no bound of its own
+    #[arg(long, value_name = "RATE")]
+    rps: Option<f64>,
+    /// Folder with ca.key
     #[arg(long, default_value = ".", value_name = "DIR")]
     dir: PathBuf,
 }
@@ -58,18 +83,30 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Issue(Issue {
             role,
             name,
+            part,
             names,
             dir,
         }) => {
             let authority = Authority::read(&dir.join("ca.pem"), &dir.join("ca.key"))?;
-            let (certificate, key) = authority.issue_pem(role, &names)?;
-            let name = name.unwrap_or_else(|| role.to_string());
+            let (certificate, key) = authority.issue_pem(role, part.as_deref(), &names)?;
+            let name = name.or(part).unwrap_or_else(|| role.to_string());
             write_new(&dir.join(format!("{name}.key")), &key, true)?;
             write_new(&dir.join(format!("{name}.pem")), &certificate, false)?;
             line(format_args!(
                 "wrote {0}/{name}.pem and {0}/{name}.key for a {role}",
                 dir.display()
             ))?;
+        }
+        Command::Token(token) => {
+            let days = token.days;
+            anyhow::ensure!(
+                (1e-4..=3650.0).contains(&days),
+                "--days is {days}; expected 0.0001 to 3650"
+            );
+            let models = (!token.models.is_empty()).then_some(token.models);
+            let valid = Duration::from_secs_f64(days * 86_400.0);
+            let claims = Claims::new(&token.client, valid, models, token.rps)?;
+            line(issue_token(&token.dir.join("ca.key"), &claims)?)?;
         }
     }
     Ok(Verdict::Yes)

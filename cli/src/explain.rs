@@ -16,9 +16,11 @@ pub(crate) struct Arguments {
     /// The request's id, or its traceparent
     #[arg(value_name = "REQUEST-ID")]
     id: Option<String>,
-    /// HTTP address of the router that it went through
+    /// The address at which the router that it went through is administered (`admin`, or its HTTP address)
     #[arg(long, value_name = "HOST:PORT")]
     router: String,
+    #[command(flatten)]
+    shown: ask::Shown,
     /// Without an id: list requests that were in time instead
     #[arg(long)]
     in_time: bool,
@@ -37,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
                 id.chars().all(|c| c.is_ascii_hexdigit() || c == '-'),
                 "{id:?} is no request's id: expected 32 hexadecimal digits, or a traceparent"
             );
-            let life: Life = ask::get(&arguments.router, &format!("/v1/requests/{id}"))?;
+            let life: Life = ask::get(&arguments.router, &arguments.shown, &format!("/v1/requests/{id}"))?;
             if arguments.json {
                 line(serde_json::to_string(&life)?)?;
             } else {
@@ -49,7 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
                 "/v1/requests?missed={}&limit={}",
                 !arguments.in_time, arguments.limit
             );
-            let lives: Vec<Life> = ask::get(&arguments.router, &path)?;
+            let lives: Vec<Life> = ask::get(&arguments.router, &arguments.shown, &path)?;
             if arguments.json {
                 line(serde_json::to_string(&lives)?)?;
             } else if lives.is_empty() {

@@ -1,6 +1,6 @@
 //! `graft infer`: one picture or tensor through a router.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,12 @@ pub(crate) struct Arguments {
     /// Name that the router's certificate must carry
     #[arg(long, default_value = Role::Router.server_name())]
     server_name: String,
+    /// File with the token that says who asks, where routers want to know (`graft ca token`)
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
+    /// Exit with 1, and say why, where no router can be reached or the server gives no answer; else all layers run here then
+    #[arg(long)]
+    require_server: bool,
     /// The model: an ONNX file, a model.toml, or a folder with one
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
@@ -94,12 +100,13 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     );
     let device = Arc::new(Device::with_engines(None, &arguments.engine.options())?);
     let here = Arc::new(device.load(entry.clone(), &model)?);
+    let token = read_token(arguments.token.as_deref())?;
     let mut addresses = vec![];
     for router in &arguments.router {
         addresses.extend(resolve_all("--router", router)?);
     }
     let endpoint = Endpoint::anonymous(&arguments.ca, EndpointOptions::default())?;
-    let routers = Routers::new(endpoint, arguments.server_name, addresses);
+    let routers = Routers::new(endpoint, arguments.server_name.clone(), addresses, token);
     let options = SessionOptions {
         take_hints: true,
         slo: Duration::from_millis(arguments.slo_ms),
@@ -109,7 +116,19 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     };
     let session = Session::new(device, here, routers, options)?;
     let reachable = session.prepare().await;
+    if !reachable {
+        let why = session.why_unreachable();
+        let why = why.unwrap_or_else(|| "it does not say what it serves".to_owned());
+        eprintln!("graft: no router can be reached: {why}");
+        if arguments.require_server {
+            return Ok(Verdict::No);
+        }
+    }
     let answer = served(&session, &input).await?;
+    if let (true, Some(why)) = (arguments.require_server, &answer.local) {
+        eprintln!("graft: the server gave no answer: {why}");
+        return Ok(Verdict::No);
+    }
     if let Some(file) = &arguments.output {
         let bytes = answer
             .outputs
@@ -124,13 +143,23 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     Ok(if answer.in_time { Verdict::Yes } else { Verdict::No })
 }
 
+/// The token in a file.
+pub(crate) fn read_token(file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    Ok(Some(text.trim().to_owned()))
+}
+
 fn input(arguments: &Arguments, entry: &CatalogEntry) -> anyhow::Result<Batch> {
     let read = |file: &PathBuf| std::fs::read(file).with_context(|| file.display().to_string());
     if let Some(file) = &arguments.image {
         let spec = entry.manifest.input.image.as_ref().context(
             "the model's manifest has no [input.image]: it takes tensors (--tensor), or needs a manifest",
         )?;
-        return Ok(picture::tensor(&picture::decode(&read(file)?)?, spec)?.into());
+        let picture = picture::decode(&read(file)?).with_context(|| file.display().to_string())?;
+        return Ok(picture::tensor(&picture, spec)
+            .with_context(|| file.display().to_string())?
+            .into());
     }
     let file = arguments.tensor.as_ref().context("give --image or --tensor")?;
     let inputs = entry.info.inputs();

@@ -17,7 +17,7 @@ use graft_planner_search::{GPUS, Gpu};
 use crate::Verdict;
 use crate::engines::EngineArguments;
 use crate::model::open;
-use crate::output::line;
+use crate::output::{can_be_written, line};
 
 /// Measure models on this machine's cores, or model them for a GPU.
 #[derive(Debug, Args)]
@@ -87,6 +87,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
 }
 
 fn modelled(arguments: &Modelled) -> anyhow::Result<Verdict> {
+    can_be_written(&arguments.out)?;
     let known = || GPUS.map(|g| g.name).join(", ");
     let gpu = Gpu::named(&arguments.gpu).with_context(|| {
         format!(
@@ -168,6 +169,7 @@ fn cpu(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Bench> 
 }
 
 fn measured(arguments: &Measured, engine: &EngineArguments) -> anyhow::Result<Verdict> {
+    can_be_written(&arguments.out)?;
     let bench = match &arguments.device {
         Some(name) => gpu(name)?,
         None => cpu(arguments, engine)?,

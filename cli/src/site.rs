@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use bytes::Bytes;
 use graft_cuda::{CudaEngine, Gpu};
 use graft_files::Catalog;
 use graft_model::Precision;
 use graft_planner::Planner;
-use graft_router::{Backend, BackendFailure, BackendReply, Router};
+use graft_router::{Backend, BackendFailure, BackendReply, Clients, Router};
+use graft_telemetry::admin::Admin;
 use graft_transport::{Authority, Role};
 use graft_wire::RunHeader;
 use graft_worker::{DeviceSettings, EngineChoice, Handle, Worker};
@@ -25,6 +27,10 @@ pub(crate) struct SiteSettings {
     /// Address for clients (QUIC over UDP).
     pub listen: SocketAddr,
     pub http: SocketAddr,
+    /// Where the router is administered.
+    pub admin: Admin,
+    /// Clients that the router answers.
+    pub clients: Clients,
     /// The worker's devices, at least one.
     pub devices: Vec<DeviceSettings>,
     pub batches: Vec<u32>,
@@ -104,7 +110,9 @@ impl Site {
         let authority = &settings.authority;
         let drain = Duration::from_secs(5);
         for part in ["planner", "worker"] {
-            std::fs::create_dir_all(settings.state.join(part))?;
+            let folder = settings.state.join(part);
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("{}: the folder can't be made", folder.display()))?;
         }
         let planner = Planner::start(graft_planner::Settings {
             listen: any,
@@ -142,6 +150,8 @@ impl Site {
                 catalog: settings.catalog,
                 listen: settings.listen,
                 http: settings.http,
+                admin: settings.admin,
+                clients: settings.clients,
                 planner: planner.address(),
                 max_in_flight: 1024,
                 http_budget: settings.http_budget,

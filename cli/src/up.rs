@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 use graft_engine::usable_cores;
-use graft_service::{Shutdown, read_catalog, read_config, resolve, run_system};
+use graft_router::Clients;
+use graft_service::{Shutdown, administered, read_catalog, read_config, resolve, run_system};
 use graft_transport::Authority;
 use graft_worker::{DeviceSettings, EngineChoice, EngineName};
 use serde::Deserialize;
@@ -22,7 +24,11 @@ use crate::site::{Site, SiteSettings, only_gpus, with_gpus};
 ///   models = "models"          folder of models, each with a model.toml
 ///   state = "state"            plans, measured profiles and the certificate authority are kept here
 ///   listen = "0.0.0.0:4433"    UDP address for clients (QUIC); they trust state/ca.pem
-///   http = "0.0.0.0:8000"      Open Inference Protocol v2, /healthz, /readyz, /metrics
+///   http = "0.0.0.0:8000"      Open Inference Protocol v2, /healthz, /readyz
+///   admin = "127.0.0.1:8001"   /metrics and /v1/requests (graft explain); default: at http, where that is this machine's
+///                              alone, else 127.0.0.1 at the port after it
+///   admin_token = "admin.txt"  file with a token that has to be shown there; needed where others reach it
+///   clients = "anyone"         "token": those alone that show a token of `graft ca token --dir state`
 ///   names = ["graft.example"]  host names and addresses that clients use
 ///   cores = [1]                cores to run layers on; default: all but the first
 ///   engine = "cpu"             each model on the fastest engine here; or one engine: "rten", "onnxruntime"; or "cuda":
@@ -49,6 +55,12 @@ struct Config {
     state: PathBuf,
     listen: String,
     http: String,
+    #[serde(default)]
+    admin: Option<String>,
+    #[serde(default)]
+    admin_token: Option<PathBuf>,
+    #[serde(default)]
+    clients: Clients,
     #[serde(default)]
     names: Vec<String>,
     #[serde(default)]
@@ -124,7 +136,8 @@ impl Config {
             self.gpu.is_none() || self.engine == Some(EngineName::Cuda),
             "gpu is given, but engine is not \"cuda\""
         );
-        std::fs::create_dir_all(&self.state)?;
+        std::fs::create_dir_all(&self.state)
+            .with_context(|| format!("state = {}: the folder can't be made", self.state.display()))?;
         let catalog = read_catalog(&self.models)?;
         let devices = match self.engine {
             None => with_gpus(&catalog, EngineName::Cpu.on_cpu(self.onnxruntime)?, cores),
@@ -134,10 +147,13 @@ impl Config {
             },
             Some(engine) => vec![DeviceSettings::only(engine.on_cpu(self.onnxruntime)?, cores)],
         };
+        let http = resolve("http", &self.http)?;
         Ok(SiteSettings {
             catalog,
             listen: resolve("listen", &self.listen)?,
-            http: resolve("http", &self.http)?,
+            http,
+            admin: administered(http, self.admin.as_deref(), self.admin_token.as_deref())?,
+            clients: self.clients,
             authority: authority(&self.state)?,
             state: self.state,
             devices,

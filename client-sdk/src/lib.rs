@@ -18,6 +18,6 @@ mod sizes;
 pub use device::{Device, DeviceError, ModelHere};
 pub use emulation::Emulation;
 pub use graft_client_core::{Choice, LinkEstimate};
-pub use routers::{Routers, Sending, ask};
+pub use routers::{Routers, Sending, ask, connect};
 pub use session::{Inference, LocalReason, Session, SessionError, SessionOptions, Times};
 pub use sizes::Sizes;

@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 
 /// Time after which the next router is tried beside one that has not answered yet (after RFC 8305, section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(200);
+/// Longest wait for a token to be taken.
+const PRESENT_WITHIN: Duration = Duration::from_secs(3);
 /// Silence of a router that is too long, beside some round trips.
 const SILENT_AFTER: Duration = Duration::from_millis(50);
 /// Round trips for which a router may be silent besides.
@@ -28,6 +30,7 @@ struct Inner {
     endpoint: Endpoint,
     name: String,
     addresses: Vec<SocketAddr>,
+    token: Option<String>,
     current: Mutex<Option<Connection>>,
     /// One at a time looks for another router.
     looking: tokio::sync::Mutex<()>,
@@ -45,8 +48,14 @@ pub struct Sending {
 }
 
 impl Routers {
-    /// Routers at these addresses (UDP), whose certificates must carry `name`. `endpoint`: the phone's end.
-    pub fn new(endpoint: Endpoint, name: impl Into<String>, mut addresses: Vec<SocketAddr>) -> Self {
+    /// Routers at these addresses (UDP), whose certificates must carry `name`. `endpoint`: the phone's end; `token`: what says who
+    /// asks, where routers want to know.
+    pub fn new(
+        endpoint: Endpoint,
+        name: impl Into<String>,
+        mut addresses: Vec<SocketAddr>,
+        token: Option<String>,
+    ) -> Self {
         // Phones spread over them.
         fastrand::shuffle(&mut addresses);
         Routers {
@@ -54,6 +63,7 @@ impl Routers {
                 endpoint,
                 name: name.into(),
                 addresses,
+                token,
                 current: Mutex::default(),
                 looking: tokio::sync::Mutex::default(),
             }),
@@ -63,7 +73,8 @@ impl Routers {
     /// The same routers, with a connection of its own.
     pub fn apart(&self) -> Self {
         let inner = &self.inner;
-        Self::new(inner.endpoint.clone(), inner.name.clone(), inner.addresses.clone())
+        let (name, addresses) = (inner.name.clone(), inner.addresses.clone());
+        Self::new(inner.endpoint.clone(), name, addresses, inner.token.clone())
     }
 
     /// There are others than the one that is asked.
@@ -126,7 +137,8 @@ impl Routers {
         loop {
             if let Some(address) = waiting.pop() {
                 let (endpoint, name) = (inner.endpoint.clone(), inner.name.clone());
-                attempts.spawn(async move { endpoint.connect(address, &name, Protocol::Client).await });
+                let token = inner.token.clone();
+                attempts.spawn(async move { connect(&endpoint, address, &name, token.as_deref()).await });
             }
             let next = tokio::time::timeout(NEXT_AFTER, attempts.join_next());
             match next.await {
@@ -140,6 +152,32 @@ impl Routers {
                 Ok(None) | Err(_) => {}
             }
         }
+    }
+}
+
+/// Connects to a router as a client, who shows a token if it has one.
+pub async fn connect(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    name: &str,
+    token: Option<&str>,
+) -> Result<Connection, EndpointError> {
+    let connection = endpoint.connect(address, name, Protocol::Client).await?;
+    let Some(token) = token else {
+        return Ok(connection);
+    };
+    let refused = |cause: String| EndpointError::Connect { address, cause };
+    let token = token.to_owned();
+    let sending = Sending {
+        connection: connection.clone(),
+        request: ClientRequest::Present { token },
+        patience: PRESENT_WITHIN,
+    };
+    match call(&sending, Bytes::new()).await {
+        Ok((ClientReply::Welcome, _)) => Ok(connection),
+        Ok((ClientReply::Refused(why), _)) => Err(refused(why.to_string())),
+        Ok((other, _)) => Err(refused(format!("the router replied {other:?}"))),
+        Err(error) => Err(refused(error.to_string())),
     }
 }
 

@@ -34,7 +34,7 @@ fn silent_router() -> (Routers, UdpSocket) {
     let identity = Authority::new().unwrap().issue(Role::Router, &[]).unwrap();
     let endpoint = Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap();
     let name = Role::Router.server_name();
-    let router = Routers::new(endpoint, name, vec![socket.local_addr().unwrap()]);
+    let router = Routers::new(endpoint, name, vec![socket.local_addr().unwrap()], None);
     (router, socket)
 }
 
@@ -118,7 +118,7 @@ fn mute_router(cuts: usize) -> (Routers, Endpoint) {
     let server = Endpoint::server(any, &identity, Protocol::Client, ClientAuth::None, options).unwrap();
     let endpoint = Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap();
     let name = Role::Router.server_name();
-    let router = Routers::new(endpoint, name, vec![server.local_addr().unwrap()]);
+    let router = Routers::new(endpoint, name, vec![server.local_addr().unwrap()], None);
     let mut server_ms = vec![1.0; cuts];
     server_ms[cuts - 1] = 0.0;
     let description = Description {
@@ -138,6 +138,7 @@ fn mute_router(cuts: usize) -> (Routers, Endpoint) {
                 async move {
                     match request {
                         ClientRequest::Describe { .. } => (ClientReply::Described, json),
+                        ClientRequest::Present { .. } => (ClientReply::Welcome, Bytes::new()),
                         ClientRequest::Probe => (ClientReply::Probed, Bytes::new()),
                         ClientRequest::Infer(_) => std::future::pending().await,
                     }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use graft_service::{ConfigError, TlsConfig, resolve};
+use graft_service::{ConfigError, TlsConfig, administered, resolve};
+use graft_telemetry::admin::Admin;
 use graft_transport::Identity;
 use serde::Deserialize;
 
@@ -14,8 +15,14 @@ use serde::Deserialize;
 pub struct Config {
     /// UDP address for workers and routers.
     pub listen: String,
-    /// Health and metrics.
+    /// Health.
     pub http: String,
+    /// TCP address of metrics and administration.
+    #[serde(default)]
+    pub admin: Option<String>,
+    /// File with a token that has to be shown there.
+    #[serde(default)]
+    pub admin_token: Option<PathBuf>,
     /// The last plan is kept here.
     pub state: PathBuf,
     /// Capacity exceeds the rate by this part.
@@ -55,8 +62,8 @@ fn default_retire_after_ms() -> u64 {
 pub struct Settings {
     /// UDP address for workers and routers.
     pub listen: SocketAddr,
-    /// Health and metrics; `None`: not served.
-    pub http: Option<SocketAddr>,
+    /// Health, and where it is administered; `None`: neither is served.
+    pub http: Option<(SocketAddr, Admin)>,
     /// The last plan is kept here.
     pub state: PathBuf,
     /// Capacity exceeds the rate by this part.
@@ -97,9 +104,11 @@ impl Config {
         }
         std::fs::create_dir_all(&self.state)
             .map_err(|e| wrong("state", self.state.display().to_string(), &e.to_string()))?;
+        let http = resolve("http", &self.http)?;
+        let admin = administered(http, self.admin.as_deref(), self.admin_token.as_deref())?;
         Ok(Settings {
             listen: resolve("listen", &self.listen)?,
-            http: Some(resolve("http", &self.http)?),
+            http: Some((http, admin)),
             identity: self.tls.identity()?,
             state: self.state,
             headroom: self.headroom,

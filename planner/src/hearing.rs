@@ -56,6 +56,9 @@ pub(crate) enum NotHeard {
     /// Its certificate is another role's.
     #[error("your certificate is not a {0}'s")]
     Certificate(Role),
+    /// Its certificate is bound to another name.
+    #[error("your certificate is bound to another name than {0:?}: `graft ca issue --part {0}` makes one for this")]
+    Name(String),
     /// It closed its connection meanwhile.
     #[error("your connection is gone")]
     Gone,

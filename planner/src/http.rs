@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 
 use actix::Addr;
-use actix_web::dev::ServerHandle;
 use actix_web::{HttpResponse, web};
 use graft_planner_steer::MOST_DECISIONS;
-use graft_telemetry::health::{self, HttpError, Readiness};
+use graft_telemetry::admin::Admin;
+use graft_telemetry::health::{self, HttpError, Readiness, Served};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -15,17 +15,23 @@ use crate::actor::{PlanNow, PlannerActor, See, StoreTrouble};
 use crate::status::{Snapshot, Status, latest_decisions};
 
 pub(crate) fn serve(
-    address: SocketAddr,
-    readiness: Readiness,
+    (address, admin): (SocketAddr, Admin),
+    readiness: &Readiness,
     actor: Addr<PlannerActor>,
-) -> Result<(SocketAddr, ServerHandle), HttpError> {
-    health::serve_with(address, readiness, move |config| {
-        config
-            .app_data(web::Data::new(actor.clone()))
-            .route("/v1/status", web::get().to(status))
-            .route("/v1/plan", web::get().to(plan))
-            .route("/v1/decisions", web::get().to(decisions))
-            .route("/v1/plan", web::post().to(plan_now));
+) -> Result<Served, HttpError> {
+    let administration = admin.clone();
+    health::serve(address, &admin, readiness, move |config| {
+        config.app_data(web::Data::new(actor.clone()));
+        let plans = web::resource("/v1/plan")
+            .route(web::get().to(plan))
+            .route(web::post().to(plan_now));
+        for resource in [
+            web::resource("/v1/status").route(web::get().to(status)),
+            web::resource("/v1/decisions").route(web::get().to(decisions)),
+            plans,
+        ] {
+            administration.serve(config, resource);
+        }
     })
 }
 

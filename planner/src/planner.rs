@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actix::prelude::*;
 use graft_plan::Nanos;
 use graft_planner_steer::{DeskOptions, Standing};
-use graft_telemetry::health::Readiness;
+use graft_service::Renewal;
+use graft_telemetry::health::{Readiness, Served};
 use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
 use graft_wire::{Join, ToPlanner};
 
@@ -31,7 +32,8 @@ pub struct Planner {
     endpoint: Endpoint,
     readiness: Readiness,
     address: SocketAddr,
-    http: Option<(SocketAddr, actix_web::dev::ServerHandle)>,
+    http: Option<Served>,
+    _renewal: Renewal,
 }
 
 impl Planner {
@@ -64,8 +66,14 @@ impl Planner {
         let actor = PlannerActor::new(store, options, readiness.clone()).start();
         let http = settings
             .http
-            .map(|address| http::serve(address, readiness.clone(), actor.clone()))
+            .map(|http| http::serve(http, &readiness, actor.clone()))
             .transpose()?;
+        let renewed = endpoint.clone();
+        let renewal = Renewal::of(settings.identity, move |identity| {
+            if let Err(error) = renewed.renew(identity) {
+                tracing::warn!(%error, "the renewed certificate can't be used");
+            }
+        });
         let listening = endpoint.clone();
         let members = actor.clone();
         let numbers = Arc::new(AtomicU64::new(0));
@@ -84,6 +92,7 @@ impl Planner {
             readiness,
             address,
             http,
+            _renewal: renewal,
         })
     }
 
@@ -101,8 +110,8 @@ impl Planner {
     pub async fn stop(mut self) {
         self.readiness.end("shutting down");
         self.endpoint.close("the planner shuts down").await;
-        if let Some((_, server)) = self.http.take() {
-            server.stop(false).await;
+        if let Some(http) = self.http.take() {
+            http.stop().await;
         }
     }
 }
@@ -140,6 +149,13 @@ async fn hear(
             };
             if !connection.is_from(role) {
                 return Err(NotHeard::Certificate(role));
+            }
+            let name = match &join {
+                Join::Worker(info) => &info.name,
+                Join::Router { name, .. } => name,
+            };
+            if !connection.may_be_called(role, name) {
+                return Err(NotHeard::Name(name.clone()));
             }
             let joined = Joined {
                 join,

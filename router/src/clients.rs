@@ -1,6 +1,6 @@
 //! Clients over QUIC.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +8,8 @@ use graft_model::DType;
 use graft_transport::{Connection, Endpoint};
 use graft_wire::{ClientReply, ClientRequest, Limits, MAX_PROBE_BYTES, Refused, Status};
 
-use crate::front::{Came, Front, source_at};
+use crate::bearers::Bearer;
+use crate::front::{Came, Front};
 
 /// Time for a request to come in whole: a large tensor over a slow uplink.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,27 +36,40 @@ fn largest_tensor(front: &Front) -> u64 {
 async fn serve(connection: Connection, front: Arc<Front>, limits: Limits) {
     let peer = connection.peer();
     tracing::debug!(%peer, "a client connected");
+    // Who asks over this connection, if that was shown.
+    let shown: Arc<Mutex<Option<Arc<Bearer>>>> = Arc::default();
     let reason = connection
         .serve(limits, PATIENCE, move |caller, request, payload| {
-            let front = Arc::clone(&front);
-            let came = Came {
-                source: source_at(caller.address.ip(), caller.connection),
-                coming_in: caller.coming_in,
-            };
-            async move { answer(&front, request, payload, came).await }
+            let (front, shown) = (Arc::clone(&front), Arc::clone(&shown));
+            async move {
+                let known = shown.lock().unwrap_or_else(|e| e.into_inner()).clone();
+                let came = Came::new(caller.address.ip(), caller.connection, known, caller.coming_in);
+                answer(&front, request, payload, came, &shown).await
+            }
         })
         .await;
     tracing::debug!(%peer, reason, "a client left");
 }
 
-async fn answer(front: &Front, request: ClientRequest, payload: Bytes, came: Came) -> (ClientReply, Bytes) {
+async fn answer(
+    front: &Front,
+    request: ClientRequest,
+    payload: Bytes,
+    came: Came,
+    shown: &Mutex<Option<Arc<Bearer>>>,
+) -> (ClientReply, Bytes) {
     let outcome = match request {
-        ClientRequest::Describe { model } => front.describe(&model).and_then(|description| {
+        ClientRequest::Describe { model } => front.describe(&model, came.bearer.as_deref()).and_then(|description| {
             let json = serde_json::to_vec(&description)
                 .map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
             Ok((ClientReply::Described, Bytes::from(json)))
         }),
         ClientRequest::Probe => Ok((ClientReply::Probed, Bytes::new())),
+        ClientRequest::Present { token } => front.bearers.read(&token).and_then(|bearer| {
+            front.bearers.may_look(Some(&bearer))?;
+            *shown.lock().unwrap_or_else(|e| e.into_inner()) = Some(bearer);
+            Ok((ClientReply::Welcome, Bytes::new()))
+        }),
         ClientRequest::Infer(header) => front
             .infer(header, payload, came)
             .await

@@ -6,9 +6,21 @@ use std::time::Duration;
 
 use graft_files::Catalog;
 use graft_router_core::MOST_IN_FLIGHT;
-use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
+use graft_service::{ConfigError, TlsConfig, administered, read_catalog, resolve};
+use graft_telemetry::admin::Admin;
 use graft_transport::Identity;
 use serde::Deserialize;
+
+/// Clients that a router answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clients {
+    /// Anyone.
+    #[default]
+    Anyone,
+    /// Those that show a token of the site's authority.
+    Token,
+}
 
 /// The configuration file. `graft-router --help` describes the keys.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,10 +32,19 @@ pub struct Config {
     pub models: PathBuf,
     /// UDP address for clients.
     pub listen: String,
-    /// Open Inference Protocol, health and metrics.
+    /// Open Inference Protocol, and health.
     pub http: String,
+    /// TCP address of metrics and administration.
+    #[serde(default)]
+    pub admin: Option<String>,
+    /// File with a token that has to be shown there.
+    #[serde(default)]
+    pub admin_token: Option<PathBuf>,
     /// The planner.
     pub planner: String,
+    /// Clients that are answered.
+    #[serde(default)]
+    pub clients: Clients,
     /// Requests waited for; more are refused as overload.
     #[serde(default = "default_in_flight")]
     pub max_in_flight: usize,
@@ -58,10 +79,14 @@ pub struct Settings {
     pub catalog: Catalog,
     /// UDP address for clients.
     pub listen: SocketAddr,
-    /// Open Inference Protocol, health and metrics.
+    /// Open Inference Protocol, and health.
     pub http: SocketAddr,
+    /// Where it is administered.
+    pub admin: Admin,
     /// The planner.
     pub planner: SocketAddr,
+    /// Clients that are answered.
+    pub clients: Clients,
     /// Requests waited for; more are refused as overload.
     pub max_in_flight: usize,
     /// Deadline of HTTP requests that name none.
@@ -89,13 +114,16 @@ impl Config {
         if self.http_budget_ms == 0 {
             return Err(wrong("http_budget_ms", "0".to_owned(), "expected 1 or more").into());
         }
+        let http = resolve("http", &self.http)?;
         Ok(Settings {
             listen: resolve("listen", &self.listen)?,
-            http: resolve("http", &self.http)?,
+            http,
+            admin: administered(http, self.admin.as_deref(), self.admin_token.as_deref())?,
             planner: resolve("planner", &self.planner)?,
             identity: self.tls.identity()?,
             catalog: read_catalog(&self.models)?,
             name: self.name,
+            clients: self.clients,
             max_in_flight: self.max_in_flight,
             http_budget: Duration::from_millis(self.http_budget_ms),
             drain: Duration::from_millis(self.drain_ms),

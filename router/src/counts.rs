@@ -56,6 +56,8 @@ impl Counts {
         let mut outcomes = self.outcomes.entry(key).or_default();
         match refused {
             None => outcomes.answered(life.took_ms, life.in_time),
+            // It was given up after its deadline.
+            Some(Status::Cancelled) => outcomes.refused(Status::Late),
             Some(status) => outcomes.refused(status),
         }
     }

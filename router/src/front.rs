@@ -11,25 +11,28 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use graft_files::{Catalog, CatalogEntry};
-use graft_model::{Cut, ModelId};
+use graft_model::{Cut, CutPoint, ModelId};
 use graft_plan::{Nanos, nanos_to_ms};
 use graft_router_core::{
     Asked, Attempt, Attempted, Entrance, Go, Life, Passage, RouteTable, Sending, Source,
 };
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
-use graft_wire::{AnswerHeader, Description, InferHeader, Refused, RunHeader, Status, Visit, WireType};
+use graft_wire::{AnswerHeader, Description, InferHeader, Refused, RunHeader, Status, TraceContext, Visit, WireType};
 use tokio::sync::Notify;
 
+use crate::bearers::{Bearer, Bearers};
 use crate::backend::{Backend, BackendFailure, BackendReply};
 use crate::check::check;
 use crate::counts::Counts;
 
 /// How a request came in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Came {
-    /// Who asks.
+    /// From where.
     pub source: Source,
+    /// Who asks, if it is shown.
+    pub bearer: Option<Arc<Bearer>>,
     /// Time from its first byte to its last.
     pub coming_in: Duration,
 }
@@ -38,12 +41,24 @@ pub(crate) struct Came {
 pub(crate) const HTTP: u64 = 1 << 48;
 
 /// Who asks from an address, on a connection of this number.
-pub(crate) fn source_at(address: IpAddr, connection: u64) -> Source {
+fn source_at(address: IpAddr, connection: u64) -> Source {
     let group = match graft_transport::network_of(address) {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
     };
     Source { group, connection }
+}
+
+impl Came {
+    /// From an address, on a connection of this number.
+    pub fn new(address: IpAddr, connection: u64, bearer: Option<Arc<Bearer>>, coming_in: Duration) -> Self {
+        let named = bearer.as_ref().map(|bearer| bearer.source(connection));
+        Came {
+            source: named.unwrap_or_else(|| source_at(address, connection)),
+            bearer,
+            coming_in,
+        }
+    }
 }
 
 /// An answer, or why there is none.
@@ -66,6 +81,7 @@ impl Routing {
 pub(crate) struct Front {
     pub catalog: Catalog,
     pub clock: Clock,
+    pub bearers: Bearers,
     pub routing: ArcSwap<Routing>,
     pub entrance: Entrance,
     pub draining: AtomicBool,
@@ -127,10 +143,12 @@ impl Drop for Living<'_> {
     fn drop(&mut self) {
         if self.life.is_some() {
             self.taken_back = true;
-            self.end(
-                Some(Refused::new(Status::Late, "the client waited no longer")),
-                false,
-            );
+            let now = self.front.clock.now();
+            let late = self.passage.as_ref().is_some_and(|passage| !passage.is_in_time(now));
+            // One that was given up early says nothing of how its model is served.
+            self.counts &= late;
+            let why = Refused::new(Status::Cancelled, "the client waited no longer");
+            self.end(Some(why), false);
         }
     }
 }
@@ -146,9 +164,10 @@ fn not_finite(outputs: &Cut, types: &[WireType], bytes: &[u8]) -> u64 {
 }
 
 impl Front {
-    pub fn new(catalog: Catalog, max_in_flight: usize) -> Self {
+    pub fn new(catalog: Catalog, max_in_flight: usize, bearers: Bearers) -> Self {
         Front {
             catalog,
+            bearers,
             clock: Clock::start(),
             routing: ArcSwap::default(),
             entrance: Entrance::new(max_in_flight),
@@ -165,8 +184,9 @@ impl Front {
         self.came.load(Ordering::Relaxed)
     }
 
-    /// What is served of a model.
-    pub fn describe(&self, model: &ModelId) -> Result<Description, Refused> {
+    /// What is served of a model, for whoever may ask for that.
+    pub fn describe(&self, model: &ModelId, bearer: Option<&Bearer>) -> Result<Description, Refused> {
+        self.bearers.may_look(bearer)?;
         let entry = self.entry(model)?;
         let routing = self.routing.load();
         Ok(Description {
@@ -185,6 +205,29 @@ impl Front {
                 format!("this router has no model {model:?}"),
             )
         })
+    }
+
+    /// A call over HTTP that did not come to be a request: it is counted and remembered.
+    pub fn refused_at_door(&self, model: &str, trace: TraceContext, refused: &Refused) {
+        let entry = self.catalog.find(model);
+        let name = entry.map_or("unknown", |e| e.manifest.name.as_str());
+        metrics::counter!(names::ROUTER_REQUESTS, "model" => name.to_owned(), "status" => refused.status.name())
+            .increment(1);
+        self.counts.remember(Life {
+            request_id: trace.request_id(),
+            model: entry.map_or(ModelId([0; 32]), |e| e.info.id),
+            model_name: name.to_owned(),
+            partition_point: CutPoint(0),
+            budget_ms: 0.0,
+            at_unix_ms: unix_ms(),
+            upload_ms: 0.0,
+            bytes: 0,
+            took_ms: 0.0,
+            in_time: false,
+            not_finite: 0,
+            refused: Some(refused.clone()),
+            attempts: vec![],
+        });
     }
 
     /// Runs the rest of one request. Dropping the future takes the request back.
@@ -217,7 +260,7 @@ impl Front {
             passage: None,
         };
         let mut outcome = self
-            .serve(&header, payload, start, came.source, &mut living)
+            .serve(&header, payload, start, &came, &mut living)
             .await;
         let now = self.clock.now();
         if let Ok((answer, bytes)) = &mut outcome {
@@ -237,20 +280,23 @@ impl Front {
         header: &InferHeader,
         payload: Bytes,
         start: Nanos,
-        source: Source,
+        came: &Came,
         living: &mut Living<'_>,
     ) -> Answer {
         self.came.fetch_add(1, Ordering::Relaxed);
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::new(Status::NotReady, "the router is draining"));
         }
-        check(self.entry(&header.model)?, header, payload.len())?;
+        let entry = self.entry(&header.model)?;
+        let allowed = self.bearers.may_ask(start, came.bearer.as_deref(), &entry.manifest.name);
+        allowed.inspect_err(|_| living.counts = false)?;
+        check(entry, header, payload.len())?;
         let asked = Asked {
             model: header.model,
             point: header.partition_point,
             time_left: header.time_left,
         };
-        let passage = match Passage::enter(&self.entrance, start, Some(source), asked) {
+        let passage = match Passage::enter(&self.entrance, start, Some(came.source), asked) {
             Ok(passage) => living.passage.insert(passage),
             Err(outside) => {
                 match outside.demand {

@@ -6,6 +6,7 @@
 //! It batches nothing and plans nothing: it reports what it observes and routes as it is told.
 
 mod backend;
+mod bearers;
 mod check;
 mod clients;
 mod config;
@@ -16,5 +17,5 @@ mod membership;
 mod router;
 
 pub use backend::{Backend, BackendFailure, BackendReply};
-pub use config::{Config, Settings};
+pub use config::{Clients, Config, Settings};
 pub use router::Router;

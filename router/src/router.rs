@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
+use graft_service::Renewal;
 use graft_telemetry::health::Readiness;
 use graft_transport::{ClientAuth, Endpoint, EndpointOptions, Link, Protocol, Role};
 
 use crate::backend::Backend;
+use crate::bearers::Bearers;
 use crate::clients;
 use crate::config::Settings;
 use crate::front::Front;
@@ -33,15 +35,17 @@ pub struct Router {
     link: Link,
     readiness: Readiness,
     address: SocketAddr,
-    http: (SocketAddr, actix_web::dev::ServerHandle),
+    http: http::Served,
     drain: Duration,
+    _renewal: Renewal,
 }
 
 impl Router {
     /// Listens and joins the planner. `local`: workers in this process by name. Must be called on an actix system.
     pub async fn start(settings: Settings, local: Vec<(String, Arc<dyn Backend>)>) -> anyhow::Result<Self> {
         let readiness = Readiness::not_yet("no plan yet: the planner has not sent routes");
-        let front = Arc::new(Front::new(settings.catalog, settings.max_in_flight));
+        let bearers = Bearers::new(settings.clients, &settings.identity);
+        let front = Arc::new(Front::new(settings.catalog, settings.max_in_flight, bearers));
         let options = EndpointOptions {
             idle: CLIENT_IDLE,
             keep_alive: Duration::from_secs(5),
@@ -58,8 +62,9 @@ impl Router {
         let address = clients.local_addr()?;
         let http = http::serve(
             settings.http,
+            &settings.admin,
             Arc::clone(&front),
-            readiness.clone(),
+            &readiness,
             settings.http_budget,
             Arc::clone(clients.account()),
         )?;
@@ -69,6 +74,15 @@ impl Router {
             ..EndpointOptions::default()
         };
         let workers = Endpoint::client(&settings.identity, options)?;
+        let (renewed, renewing) = ([clients.clone(), workers.clone()], Arc::clone(&front));
+        let renewal = Renewal::of(settings.identity, move |identity| {
+            renewing.bearers.renew(identity);
+            for endpoint in &renewed {
+                if let Err(error) = endpoint.renew(identity) {
+                    tracing::warn!(%error, "the renewed certificate can't be used");
+                }
+            }
+        });
         let membership = Membership::new(
             settings.name.clone(),
             Arc::clone(&front),
@@ -89,7 +103,7 @@ impl Router {
                 }
             },
         );
-        tracing::info!(name = %settings.name, %address, http = %http.0, "serving");
+        tracing::info!(name = %settings.name, %address, http = %http.address, "serving");
         Ok(Router {
             front,
             clients,
@@ -99,6 +113,7 @@ impl Router {
             address,
             http,
             drain: settings.drain,
+            _renewal: renewal,
         })
     }
 
@@ -109,7 +124,7 @@ impl Router {
 
     /// Where it serves HTTP.
     pub fn http_address(&self) -> SocketAddr {
-        self.http.0
+        self.http.address
     }
 
     /// Whether it has routes.
@@ -136,7 +151,7 @@ impl Router {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         drop(self.link);
-        self.http.1.stop(true).await;
+        self.http.stop().await;
         self.clients.close("the router shuts down").await;
         self.workers.close("the router shuts down").await;
     }

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use graft_engine::{EngineKind, EngineOptions, usable_cores};
 use graft_files::{Catalog, ReadFile};
 use graft_plan::{PRICES, Profile};
-use graft_service::{ConfigError, TlsConfig, read_catalog, resolve};
+use graft_service::{ConfigError, TlsConfig, administered, read_catalog, resolve};
+use graft_telemetry::admin::Admin;
 use graft_transport::Identity;
 use serde::Deserialize;
 
@@ -30,8 +31,14 @@ pub struct Config {
     pub advertise: Option<String>,
     /// The planner.
     pub planner: String,
-    /// Health and metrics.
+    /// Health.
     pub http: String,
+    /// TCP address of metrics and administration.
+    #[serde(default)]
+    pub admin: Option<String>,
+    /// File with a token that has to be shown there.
+    #[serde(default)]
+    pub admin_token: Option<PathBuf>,
     /// Measured profiles are kept here.
     pub state: PathBuf,
     /// Cores to run on.
@@ -188,7 +195,7 @@ pub struct Settings {
     /// The planner.
     pub planner: SocketAddr,
     /// Health and metrics; `None`: not served.
-    pub http: Option<SocketAddr>,
+    pub http: Option<(SocketAddr, Admin)>,
     /// Measured profiles are kept here.
     pub state: PathBuf,
     /// Its devices, at least one.
@@ -294,10 +301,12 @@ impl Config {
         let devices = self.devices()?;
         std::fs::create_dir_all(&self.state)
             .map_err(|e| wrong("state", self.state.display().to_string(), &e.to_string()))?;
+        let http = resolve("http", &self.http)?;
+        let admin = administered(http, self.admin.as_deref(), self.admin_token.as_deref())?;
         Ok(Settings {
             listen: resolve("listen", &self.listen)?,
             planner: resolve("planner", &self.planner)?,
-            http: Some(resolve("http", &self.http)?),
+            http: Some((http, admin)),
             identity: self.tls.identity()?,
             catalog: read_catalog(&self.models)?,
             advertise: self.advertise,

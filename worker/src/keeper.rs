@@ -10,7 +10,6 @@ use std::time::Duration;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use graft_plan::Epoch;
-use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
 use graft_wire::WorkerPlan;
 
@@ -45,7 +44,6 @@ pub(crate) struct PlanKeeper {
     workshop: Workshop,
     epochs: Arc<ArcSwap<Epochs>>,
     drain: Duration,
-    readiness: Readiness,
     /// The latest plan that is to be prepared, or that comes after all that were retired.
     wanted: Arc<AtomicU64>,
     /// The latest plans that were abandoned, maybe before they were prepared.
@@ -86,17 +84,11 @@ impl Handler<Prepare> for PlanKeeper {
 
 impl PlanKeeper {
     /// With no plan. `drain`: time that what is under way in an old plan has.
-    pub fn new(
-        workshop: Workshop,
-        epochs: Arc<ArcSwap<Epochs>>,
-        drain: Duration,
-        readiness: Readiness,
-    ) -> Self {
+    pub fn new(workshop: Workshop, epochs: Arc<ArcSwap<Epochs>>, drain: Duration) -> Self {
         PlanKeeper {
             workshop,
             epochs,
             drain,
-            readiness,
             wanted: Arc::default(),
             given_up: VecDeque::new(),
         }
@@ -131,7 +123,6 @@ impl PlanKeeper {
         }
         metrics::gauge!(names::EPOCH).set(plan.epoch.0 as f64);
         self.epochs.store(Arc::new(epochs));
-        self.readiness.ready();
         Ok(())
     }
 }
@@ -162,9 +153,6 @@ impl Handler<Abandon> for PlanKeeper {
         let mut epochs = (**self.epochs.load()).clone();
         if let Some(plan) = epochs.remove(&epoch) {
             tracing::info!(%epoch, "a plan was abandoned");
-            if epochs.is_empty() {
-                self.readiness.not_ready("the only plan was abandoned");
-            }
             self.epochs.store(Arc::new(epochs));
             plan.drain(self.drain);
         }

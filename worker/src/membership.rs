@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use graft_plan::FormatFile;
+use graft_plan::{Epoch, FormatFile};
 use graft_telemetry::health::Readiness;
 use graft_transport::Connection;
 use graft_wire::{Join, ToPlanner, ToWorker, WorkerInfo, WorkerPlan};
@@ -45,15 +45,24 @@ pub(crate) async fn attend(
         serving.obey(PATIENCE, handler).await
     });
     let join = ToPlanner::Join(Join::Worker(Box::new(info)));
-    match connection.tell(&join, PATIENCE).await {
-        Ok(()) => tracing::info!("joined the planner"),
+    let joined = connection.tell(&join, PATIENCE).await;
+    match &joined {
+        Ok(()) => {
+            tracing::info!("joined the planner");
+            // Also where the plan has nothing for it to do: it would do what the next one says.
+            readiness.ready();
+        }
         Err(error) => {
             tracing::error!(%error, "joining the planner failed; trying again");
+            readiness.not_ready(format!("joining the planner failed: {error}"));
             connection.close("joining failed");
         }
     }
     if let Ok(reason) = server.await {
         tracing::debug!(reason, "left the planner");
+    }
+    if joined.is_ok() && reporter.epoch() == Epoch(0) {
+        readiness.not_ready("the planner is away, and had no plan for this worker");
     }
 }
 

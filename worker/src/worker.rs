@@ -13,8 +13,8 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use graft_plan::Epoch;
-use graft_service::Clock;
-use graft_telemetry::health::{self, Readiness};
+use graft_service::{Clock, Renewal};
+use graft_telemetry::health::{self, Readiness, Served};
 use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Link, Protocol, Role};
 use graft_wire::{Limits, WorkReply, WorkRequest, WorkerInfo, WorkerModel};
 use tokio::sync::oneshot;
@@ -45,12 +45,13 @@ pub struct Worker {
     endpoint: Endpoint,
     link: Option<Link>,
     readiness: Readiness,
-    http: Option<(SocketAddr, actix_web::dev::ServerHandle)>,
+    http: Option<Served>,
     drain: Duration,
     failed: oneshot::Receiver<String>,
     address: SocketAddr,
     /// Where its engines keep weights.
     _scratch: Vec<Scratch>,
+    _renewal: Renewal,
 }
 
 impl Worker {
@@ -59,7 +60,7 @@ impl Worker {
         let readiness = Readiness::not_yet("models are being loaded and measured");
         let http = settings
             .http
-            .map(|address| health::serve(address, readiness.clone()))
+            .map(|(address, admin)| health::serve(address, &admin, &readiness, |_| ()))
             .transpose()?;
         let options = EndpointOptions {
             open_requests: 1024,
@@ -113,7 +114,7 @@ impl Worker {
             next: Arc::new(AtomicU64::new(0)),
             draining: Arc::new(AtomicBool::new(false)),
         };
-        readiness.not_ready("no plan yet: the planner has not sent one");
+        readiness.not_ready("the planner is not joined yet");
         let info = WorkerInfo {
             name: settings.name.clone(),
             address: settings.advertise.clone().unwrap_or_else(|| address.to_string()),
@@ -134,6 +135,14 @@ impl Worker {
             epoch: Epoch(0),
         };
         let client = Endpoint::client(&settings.identity, EndpointOptions::default())?;
+        let renewed = [endpoint.clone(), client.clone()];
+        let renewal = Renewal::of(settings.identity, move |identity| {
+            for endpoint in &renewed {
+                if let Err(error) = endpoint.renew(identity) {
+                    tracing::warn!(%error, "the renewed certificate can't be used");
+                }
+            }
+        });
         let stations: Vec<Station> = devices.iter().map(Station::new).collect();
         let observed = stations.iter().map(|s| Arc::clone(&s.observed)).collect();
         let peers = Peers::new(client.clone());
@@ -144,7 +153,7 @@ impl Worker {
             clock,
             peers,
         };
-        let keeper = PlanKeeper::new(workshop, epochs, settings.drain, readiness.clone()).start();
+        let keeper = PlanKeeper::new(workshop, epochs, settings.drain).start();
 
         let serving = handle.clone();
         let listening = endpoint.clone();
@@ -190,6 +199,7 @@ impl Worker {
             drain: settings.drain,
             failed,
             address,
+            _renewal: renewal,
             _scratch: devices.iter_mut().filter_map(|d| d.scratch.take()).collect(),
         })
     }
@@ -206,10 +216,10 @@ impl Worker {
 
     /// Where health and metrics are.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http.as_ref().map(|(address, _)| *address)
+        self.http.as_ref().map(|http| http.address)
     }
 
-    /// Whether it has a plan.
+    /// Whether it has joined the planner, or has a plan.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
     }
@@ -250,8 +260,8 @@ impl Worker {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.endpoint.close("the worker shuts down").await;
-        if let Some((_, server)) = self.http.take() {
-            server.stop(false).await;
+        if let Some(http) = self.http.take() {
+            http.stop().await;
         }
     }
 }

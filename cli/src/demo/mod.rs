@@ -17,7 +17,9 @@ use graft_cuda::Gpu;
 use graft_engine::usable_cores;
 use graft_files::{Catalog, CatalogEntry};
 use graft_model::{Batch, Precision};
+use graft_router::Clients;
 use graft_service::run_system;
+use graft_telemetry::admin::Admin;
 use graft_transport::{Authority, Endpoint, EndpointOptions, Role};
 use graft_worker::{DeviceSettings, EngineChoice};
 
@@ -174,6 +176,8 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
         batches: vec![1, 2, 4],
         authority,
         names: vec![],
+        admin: Admin::default(),
+        clients: Clients::Anyone,
         headroom: 0.2,
         standing: Some((1000.0, 0.5)),
         http_budget: Duration::from_secs(1),
@@ -184,7 +188,7 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
 
     let endpoint = Endpoint::anonymous_trusting(&trust, EndpointOptions::default())?;
     let name = Role::Router.server_name();
-    let routers = Routers::new(endpoint, name, vec![site.router.address()]);
+    let routers = Routers::new(endpoint, name, vec![site.router.address()], None);
     let whole_ms = here.head_ms.last().copied().unwrap_or(0.0);
     let fleet = Fleet {
         device,

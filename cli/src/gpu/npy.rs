@@ -2,20 +2,21 @@
 //!
 //! Format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
-use std::io;
 use std::path::Path;
 
+use anyhow::Context;
 use graft_model::{Batch, Elements, Tensor};
 
 /// Writes each tensor of a batch to a file of its own: STEM.npy, or STEM.0.npy and so on where there are several.
-pub(super) fn write(folder: &Path, stem: &str, batch: &Batch) -> io::Result<()> {
+pub(super) fn write(folder: &Path, stem: &str, batch: &Batch) -> anyhow::Result<()> {
     let tensors = batch.tensors();
     for (place, tensor) in tensors.iter().enumerate() {
         let name = match tensors.len() {
             1 => format!("{stem}.npy"),
             _ => format!("{stem}.{place}.npy"),
         };
-        std::fs::write(folder.join(name), file(tensor))?;
+        let path = folder.join(name);
+        std::fs::write(&path, file(tensor)).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }

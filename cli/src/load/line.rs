@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use graft_client::{Sending, ask};
+use graft_client::{Sending, ask, connect};
 use graft_files::{Catalog, CatalogEntry};
 use graft_model::{DType, ModelId};
 use graft_plan::{Epoch, Nanos};
 use graft_simulator::Dispatch;
-use graft_transport::{Connection, Endpoint, Protocol};
+use graft_transport::{Connection, Endpoint};
 use graft_wire::{
     ClientReply, ClientRequest, Description, InferHeader, Limits, Status, TraceContext, WireType,
 };
@@ -55,6 +55,7 @@ pub(super) struct Line {
     endpoint: Endpoint,
     address: SocketAddr,
     name: Arc<str>,
+    token: Option<Arc<str>>,
     connections: Arc<Vec<Slot>>,
     turn: Arc<AtomicUsize>,
 }
@@ -64,12 +65,13 @@ impl Line {
         endpoint: Endpoint,
         address: SocketAddr,
         name: &str,
+        token: Option<&str>,
         connections: u32,
     ) -> anyhow::Result<Self> {
         let mut list = vec![];
         for _ in 0..connections {
             list.push(Slot {
-                connection: Mutex::new(endpoint.connect(address, name, Protocol::Client).await?),
+                connection: Mutex::new(connect(&endpoint, address, name, token).await?),
                 connecting: AtomicBool::new(false),
             });
         }
@@ -77,6 +79,7 @@ impl Line {
             endpoint,
             address,
             name: name.into(),
+            token: token.map(Arc::from),
             connections: Arc::new(list),
             turn: Arc::default(),
         })
@@ -89,7 +92,7 @@ impl Line {
         if connection.is_closed() && !slot.connecting.swap(true, Ordering::Relaxed) {
             let (line, at) = (self.clone(), at);
             tokio::spawn(async move {
-                let made = line.endpoint.connect(line.address, &line.name, Protocol::Client).await;
+                let made = connect(&line.endpoint, line.address, &line.name, line.token.as_deref()).await;
                 let slot = &line.connections[at % line.connections.len()];
                 if let Ok(made) = made {
                     *slot.lock() = made;

@@ -24,7 +24,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::Verdict;
-use crate::output::line as print;
+use crate::output::{can_be_written, line as print};
 use crate::scenario::Files;
 use line::{Line, Outcome};
 
@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Name that routers' certificates must carry
     #[arg(long, default_value = Role::Router.server_name())]
     server_name: String,
+    /// File with the token that says who asks, where routers want to know (`graft ca token`)
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
     /// Folder of the scenario's models: what tensors look like
     #[arg(long, value_name = "DIR", default_value = "models")]
     models: PathBuf,
@@ -98,6 +101,9 @@ pub(crate) struct Measured {
 }
 
 async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
+    if let Some(file) = &arguments.html {
+        can_be_written(file)?;
+    }
     anyhow::ensure!(
         arguments.stretch.is_finite() && arguments.stretch > 0.0,
         "--stretch is {}; expected a number above 0",
@@ -113,6 +119,7 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
         .map(String::as_str)
         .collect();
     let endpoint = Endpoint::anonymous(&arguments.ca, EndpointOptions::default())?;
+    let token = crate::infer::read_token(arguments.token.as_deref())?;
     let mut lines = vec![];
     for router in &arguments.router {
         let address = resolve("--router", router)?;
@@ -120,6 +127,7 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
             endpoint.clone(),
             address,
             &arguments.server_name,
+            token.as_deref(),
             arguments.connections,
         );
         lines.push(line.await.with_context(|| format!("router {router}"))?);

@@ -173,7 +173,7 @@ fn write(
     let draft = PathBuf::from(draft);
     let written = std::fs::write(&draft, &part.bytes).and_then(|()| std::fs::rename(&draft, file));
     if written.is_err() && draft.exists() {
-        std::fs::remove_file(&draft)?;
+        std::fs::remove_file(&draft).with_context(|| draft.display().to_string())?;
     }
     written.with_context(|| format!("{} can't be written", file.display()))?;
     Ok(part)

@@ -33,6 +33,9 @@ pub(crate) struct Check {
 }
 
 pub(super) fn summary(c: &Certificate) -> String {
+    if c.requests == 0 {
+        return "NOT certified: the plan serves nothing".to_owned();
+    }
     format!(
         "{}: {:.4}% of {} requests in time, worst {:.3}% ({})",
         if c.certified { "certified" } else { "NOT certified" },

@@ -12,9 +12,11 @@ use crate::output::line;
 
 #[derive(Debug, Args)]
 pub(crate) struct Log {
-    /// The planner's HTTP address
+    /// The address at which the planner is administered (`admin`, or its HTTP address)
     #[arg(long, value_name = "HOST:PORT")]
     planner: String,
+    #[command(flatten)]
+    shown: ask::Shown,
     /// The latest so many
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
@@ -25,7 +27,7 @@ pub(crate) struct Log {
 
 pub(crate) fn log(arguments: &Log) -> anyhow::Result<Verdict> {
     let path = format!("/v1/decisions?limit={}", arguments.limit);
-    let decisions: Vec<Decision> = ask::get(&arguments.planner, &path)?;
+    let decisions: Vec<Decision> = ask::get(&arguments.planner, &arguments.shown, &path)?;
     if arguments.json {
         line(serde_json::to_string(&decisions)?)?;
     } else {

@@ -15,7 +15,7 @@ use super::algorithm::Algorithm;
 use super::check::summary;
 use super::{Files, cost, rounded};
 use crate::Verdict;
-use crate::output::line;
+use crate::output::{can_be_written, line};
 
 #[derive(Debug, Args)]
 pub(crate) struct Make {
@@ -66,6 +66,9 @@ pub(super) fn make(files: &Files, arguments: &Make) -> anyhow::Result<Verdict> {
         change_costs: arguments.change_costs,
         ..GraftOptions::default()
     };
+    if let Some(file) = &arguments.out {
+        can_be_written(file)?;
+    }
     let start = Instant::now();
     let effort = Duration::from_millis(arguments.effort);
     let mut moves = 0;

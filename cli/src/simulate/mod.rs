@@ -14,7 +14,7 @@ use graft_planner_search::{Carried, Problem};
 use graft_simulator::{Planner, Planning, run as play};
 
 use crate::Verdict;
-use crate::output::line;
+use crate::output::{can_be_written, line};
 use crate::plan::Algorithm;
 use crate::scenario::Files;
 
@@ -69,6 +69,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
         arguments.algorithm != Algorithm::Exact,
         "--algorithm exact plans small inputs only; a scenario's mix is not one"
     );
+    if let Some(file) = &arguments.html {
+        can_be_written(file)?;
+    }
     let stage = arguments.files.read()?;
     let fixed = arguments.plan.as_deref().map(Plan::read).transpose()?;
     let mut living = Living {

@@ -18,9 +18,11 @@ use crate::output::line;
 /// Watch a site live: its plan, what is asked for, what becomes of it, and how busy its partitions are.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The planner's HTTP address
+    /// The address at which the planner is administered (`admin`, or its HTTP address)
     #[arg(long, value_name = "HOST:PORT")]
     planner: String,
+    #[command(flatten)]
+    shown: ask::Shown,
     /// Look so often, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     every: f64,
@@ -41,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         "--every is {}; expected 0.1 to 3600 seconds",
         arguments.every
     );
-    let look = || ask::get::<Status>(&arguments.planner, "/v1/status");
+    let look = || ask::get::<Status>(&arguments.planner, &arguments.shown, "/v1/status");
     let first = look()?;
     if arguments.json {
         line(serde_json::to_string(&first)?)?;

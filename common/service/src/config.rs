@@ -2,7 +2,9 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use graft_telemetry::admin::Admin;
 use graft_transport::{Identity, IdentityError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -73,6 +75,45 @@ pub fn resolve_all(key: &'static str, address: &str) -> Result<Vec<SocketAddr>, 
         true => Err(error("the name has no address".to_owned())),
         false => Ok(all),
     }
+}
+
+/// Shortest token for administration, in characters.
+const LEAST_TOKEN: usize = 16;
+
+/// Where a program is administered, beside health at an address: `admin` and `admin_token` of its configuration.
+pub fn administered(
+    http: SocketAddr,
+    admin: Option<&str>,
+    admin_token: Option<&Path>,
+) -> Result<Admin, ConfigError> {
+    let wrong = |key, value: String, cause: String| ConfigError::Value { key, value, cause };
+    let read = |file: &Path| {
+        let shown = file.display().to_string();
+        let text = std::fs::read_to_string(file).map_err(|e| wrong("admin_token", shown.clone(), e.to_string()))?;
+        match text.trim() {
+            token if token.len() >= LEAST_TOKEN => Ok(Arc::from(token)),
+            _ => {
+                let cause = format!("expected a file with {LEAST_TOKEN} characters or more");
+                Err(wrong("admin_token", shown, cause))
+            }
+        }
+    };
+    let token = admin_token.map(read).transpose()?;
+    let Some(address) = admin else {
+        return Ok(Admin {
+            token,
+            ..Admin::beside(http)
+        });
+    };
+    let apart = resolve("admin", address)?;
+    if token.is_none() && !apart.ip().is_loopback() {
+        let cause = "others than this machine reach it: name a file with a token as admin_token, or take 127.0.0.1";
+        return Err(wrong("admin", address.to_owned(), cause.to_owned()));
+    }
+    Ok(Admin {
+        apart: (apart != http).then_some(apart),
+        token,
+    })
 }
 
 /// `[tls]`: who the program is. `graft ca init` and `graft ca issue` write these files.

@@ -7,10 +7,12 @@ mod clock;
 mod config;
 mod models;
 mod program;
+mod renewal;
 mod shutdown;
 
 pub use clock::Clock;
-pub use config::{ConfigError, TlsConfig, read_config, resolve, resolve_all};
+pub use config::{ConfigError, TlsConfig, administered, read_config, resolve, resolve_all};
 pub use models::read_catalog;
+pub use renewal::Renewal;
 pub use program::{Arguments, run_program, run_system};
 pub use shutdown::Shutdown;

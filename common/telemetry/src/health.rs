@@ -1,11 +1,13 @@
-//! `/healthz`, `/readyz` and `/metrics` over HTTP.
+//! `/healthz` and `/readyz` over HTTP, for anybody; `/metrics`, and what else is for administrators.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
 
+use crate::admin::Admin;
 use crate::metrics;
 
 /// Readiness of a program: whether it is ready, and if not, why. Clones share the state.
@@ -75,15 +77,20 @@ pub struct HttpError {
     pub cause: std::io::Error,
 }
 
-/// Adds the three paths to an application.
+/// Adds the two paths that are for anybody to an application.
 pub fn routes(readiness: Readiness) -> impl FnOnce(&mut web::ServiceConfig) {
     move |config| {
         config
             .app_data(web::Data::new(readiness))
             .route("/healthz", web::get().to(healthz))
-            .route("/readyz", web::get().to(readyz))
-            .route("/metrics", web::get().to(metrics_text));
+            .route("/readyz", web::get().to(readyz));
     }
+}
+
+/// Adds `/metrics` for administrators to an application.
+pub fn metrics_route(admin: &Admin) -> impl FnOnce(&mut web::ServiceConfig) {
+    let admin = admin.clone();
+    move |config| admin.serve(config, web::resource("/metrics").route(web::get().to(metrics_text)))
 }
 
 async fn healthz() -> HttpResponse {
@@ -105,21 +112,73 @@ async fn metrics_text() -> HttpResponse {
         .body(metrics::render())
 }
 
-/// Serves the three paths alone. The bound address comes back; the server runs until its handle is stopped.
-pub fn serve(
-    address: SocketAddr,
-    readiness: Readiness,
-) -> Result<(SocketAddr, actix_web::dev::ServerHandle), HttpError> {
-    serve_with(address, readiness, |_| ())
+/// Servers of a program's health and administration.
+#[derive(Debug)]
+pub struct Served {
+    /// Where health is.
+    pub address: SocketAddr,
+    servers: Vec<ServerHandle>,
 }
 
-/// Serves the three paths and `more`.
-pub fn serve_with(
+impl Served {
+    /// Ends them.
+    pub async fn stop(self) {
+        for server in self.servers {
+            server.stop(false).await;
+        }
+    }
+}
+
+/// Serves health at an address, and at that of administration this, metrics and `more`; both run until they are stopped.
+pub fn serve(
     address: SocketAddr,
-    readiness: Readiness,
+    admin: &Admin,
+    readiness: &Readiness,
     more: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
-) -> Result<(SocketAddr, actix_web::dev::ServerHandle), HttpError> {
+) -> Result<Served, HttpError> {
+    let (bound, server) = match admin.apart {
+        None => listen(address, readiness, administration(admin, more.clone()))?,
+        Some(_) => listen(address, readiness, |_: &mut web::ServiceConfig| ())?,
+    };
+    let mut servers = vec![server];
+    servers.extend(serve_apart(admin, readiness, more)?);
+    Ok(Served {
+        address: bound,
+        servers,
+    })
+}
+
+/// Serves health, metrics and `more` at an address that is for administration alone, if there is one.
+pub fn serve_apart(
+    admin: &Admin,
+    readiness: &Readiness,
+    more: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+) -> Result<Option<ServerHandle>, HttpError> {
+    let Some(address) = admin.apart else {
+        return Ok(None);
+    };
+    let (bound, server) = listen(address, readiness, administration(admin, more))?;
+    tracing::info!(address = %bound, "administration");
+    Ok(Some(server))
+}
+
+fn administration(
+    admin: &Admin,
+    more: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
+    let admin = admin.clone();
+    move |config: &mut web::ServiceConfig| {
+        config.configure(metrics_route(&admin)).configure(more.clone());
+    }
+}
+
+fn listen(
+    address: SocketAddr,
+    readiness: &Readiness,
+    more: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+) -> Result<(SocketAddr, ServerHandle), HttpError> {
     let error = |cause| HttpError { address, cause };
+    let readiness = readiness.clone();
     let app = move || {
         App::new()
             .configure(routes(readiness.clone()))

@@ -4,6 +4,7 @@
 
 mod limited;
 
+pub mod admin;
 pub mod health;
 pub mod logs;
 pub mod metrics;

@@ -43,6 +43,8 @@ pub const PLANNER_PLANS: &str = "graft_planner_plans_total";
 pub const PLANNER_SHARE: &str = "graft_planner_total_share";
 /// Gauge: members that a planner sees, by `role`.
 pub const PLANNER_MEMBERS: &str = "graft_planner_members";
+/// Gauge: time at which a program's certificate is over, in seconds since 1970.
+pub const CERTIFICATE_NOT_AFTER: &str = "graft_certificate_not_after_seconds";
 /// Log lines that were left out, since there were too many of one cause.
 pub const LOG_LINES_LEFT_OUT: &str = "graft_log_lines_left_out_total";
 /// 1 while the planner keeps plans in memory alone, since its store can't be used.
@@ -119,6 +121,11 @@ fn describe() {
     describe_counter!(PLANNER_PLANS, "Plans, by outcome");
     describe_gauge!(PLANNER_SHARE, "The plan's total share");
     describe_gauge!(PLANNER_MEMBERS, "Members seen, by role");
+    describe_gauge!(
+        CERTIFICATE_NOT_AFTER,
+        Unit::Seconds,
+        "Time at which the certificate is over, since 1970"
+    );
     describe_counter!(
         LOG_LINES_LEFT_OUT,
         "Log lines left out, since there were too many of one cause"

@@ -14,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, next_room};
 use crate::callers::{Place, goodbye};
-use crate::identity::{Role, bears};
+use crate::identity::{Role, bears, may_be_called};
 use crate::pulse::Pulse;
 
 /// Close code: the connection is not needed any more.
@@ -209,11 +209,17 @@ impl Connection {
 
     /// Whether the other side's certificate carries this role.
     pub fn is_from(&self, role: Role) -> bool {
-        self.quinn
-            .peer_identity()
-            .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
-            .and_then(|chain| chain.first().map(|c| bears(c, role)))
-            .unwrap_or(false)
+        self.certificate().is_some_and(|c| bears(&c, role))
+    }
+
+    /// Whether the other side may call itself so: its certificate is bound to this name, or to none.
+    pub fn may_be_called(&self, role: Role, part: &str) -> bool {
+        self.certificate().is_some_and(|c| may_be_called(&c, role, part))
+    }
+
+    fn certificate(&self) -> Option<CertificateDer<'static>> {
+        let chain = self.quinn.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>();
+        chain.ok()?.first().cloned()
     }
 
     /// Closes the connection, which is not needed any more.

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub enum ClientAuth {
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The address can't be bound.
-    #[error("can't listen on {address} (UDP): {cause}")]
+    #[error("can't listen on {address} (UDP): {cause}{}", hint(.cause))]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -89,6 +89,15 @@ pub enum EndpointError {
         /// Why.
         cause: String,
     },
+}
+
+fn hint(cause: &std::io::Error) -> &'static str {
+    match cause.kind() {
+        std::io::ErrorKind::AddrInUse => "; is another program, or another of these, there?",
+        std::io::ErrorKind::PermissionDenied => "; ports below 1024 are for the administrator",
+        std::io::ErrorKind::AddrNotAvailable => "; it is no address of this machine",
+        _ => "",
+    }
 }
 
 /// Bounds of an endpoint's connections.
@@ -168,7 +177,9 @@ impl EndpointOptions {
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     quinn: quinn::Endpoint,
-    client: Option<ClientSide>,
+    client: Arc<RwLock<ClientSide>>,
+    /// How it serves, if it does.
+    served: Option<(Protocol, ClientAuth)>,
     options: EndpointOptions,
     shared: Arc<Shared>,
     callers: Arc<Callers>,
@@ -180,6 +191,43 @@ pub struct Endpoint {
 struct ClientSide {
     identity: Option<Identity>,
     roots: Arc<RootCertStore>,
+}
+
+impl ClientSide {
+    fn of(identity: &Identity) -> Result<Self, EndpointError> {
+        Ok(ClientSide {
+            identity: Some(identity.clone()),
+            roots: store(&identity.roots)?,
+        })
+    }
+}
+
+/// How a server with an identity answers handshakes.
+fn serving(
+    identity: &Identity,
+    protocol: Protocol,
+    auth: ClientAuth,
+    options: EndpointOptions,
+) -> Result<quinn::ServerConfig, EndpointError> {
+    let builder = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(IdentityError::from)?;
+    let builder = match auth {
+        ClientAuth::None => builder.with_no_client_auth(),
+        ClientAuth::Required => {
+            let roots = store(&identity.roots)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            builder.with_client_cert_verifier(verifier.build().map_err(tls)?)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(IdentityError::from)?;
+    config.alpn_protocols = vec![protocol.alpn()];
+    let crypto = QuicServerConfig::try_from(config).map_err(tls)?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    server.transport_config(options.transport(0)?);
+    Ok(server)
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -207,47 +255,25 @@ impl Endpoint {
         auth: ClientAuth,
         options: EndpointOptions,
     ) -> Result<Self, EndpointError> {
-        let roots = store(&identity.roots)?;
-        let builder = rustls::ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(IdentityError::from)?;
-        let builder = match auth {
-            ClientAuth::None => builder.with_no_client_auth(),
-            ClientAuth::Required => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
-                    .build()
-                    .map_err(tls)?;
-                builder.with_client_cert_verifier(verifier)
-            }
-        };
-        let mut config = builder
-            .with_single_cert(identity.chain.clone(), identity.key.clone_key())
-            .map_err(IdentityError::from)?;
-        config.alpn_protocols = vec![protocol.alpn()];
-        let crypto = QuicServerConfig::try_from(config).map_err(tls)?;
-        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(options.transport(0)?);
-        let quinn = open(address, Some(server))?;
-        Ok(Endpoint {
-            quinn,
-            client: Some(ClientSide {
-                identity: Some(identity.clone()),
-                roots,
-            }),
-            options,
-            shared: Arc::new(Shared::new(options.held_bytes, options.strangers, options.reply)),
-            callers: Callers::new(options.connections, options.window, options.open_requests),
-            leaving: Arc::default(),
-        })
+        let server = serving(identity, protocol, auth, options)?;
+        let side = ClientSide::of(identity)?;
+        Ok(Self::opened(open(address, Some(server))?, side, Some((protocol, auth)), options))
+    }
+
+    /// From now on it has this identity: what is connected stays so.
+    pub fn renew(&self, identity: &Identity) -> Result<(), EndpointError> {
+        let side = ClientSide::of(identity)?;
+        if let Some((protocol, auth)) = self.served {
+            let server = serving(identity, protocol, auth, self.options)?;
+            self.quinn.set_server_config(Some(server));
+        }
+        *self.client.write().unwrap_or_else(|e| e.into_inner()) = side;
+        Ok(())
     }
 
     /// Connects to other parts as `identity`. Must be called within a tokio runtime.
     pub fn client(identity: &Identity, options: EndpointOptions) -> Result<Self, EndpointError> {
-        let side = ClientSide {
-            identity: Some(identity.clone()),
-            roots: store(&identity.roots)?,
-        };
-        Self::connecting(side, options)
+        Self::connecting(ClientSide::of(identity)?, options)
     }
 
     /// Connects as nobody in particular, trusting the authority of a PEM file: a phone.
@@ -269,14 +295,25 @@ impl Endpoint {
     }
 
     fn connecting(side: ClientSide, options: EndpointOptions) -> Result<Self, EndpointError> {
-        Ok(Endpoint {
-            quinn: open(SocketAddr::from(([0, 0, 0, 0], 0)), None)?,
-            client: Some(side),
+        let quinn = open(SocketAddr::from(([0, 0, 0, 0], 0)), None)?;
+        Ok(Self::opened(quinn, side, None, options))
+    }
+
+    fn opened(
+        quinn: quinn::Endpoint,
+        side: ClientSide,
+        served: Option<(Protocol, ClientAuth)>,
+        options: EndpointOptions,
+    ) -> Self {
+        Endpoint {
+            quinn,
+            client: Arc::new(RwLock::new(side)),
+            served,
             options,
             shared: Arc::new(Shared::new(options.held_bytes, options.strangers, options.reply)),
             callers: Callers::new(options.connections, options.window, options.open_requests),
             leaving: Arc::default(),
-        })
+        }
     }
 
     /// What the requests and replies of its connections hold: others that come in beside them may be counted with them.
@@ -296,10 +333,7 @@ impl Endpoint {
         name: &str,
         protocol: Protocol,
     ) -> Result<Connection, EndpointError> {
-        let side = self
-            .client
-            .as_ref()
-            .ok_or_else(|| tls("this endpoint only listens"))?;
+        let side = self.client.read().unwrap_or_else(|e| e.into_inner()).clone();
         let builder = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(IdentityError::from)?
@@ -321,8 +355,8 @@ impl Endpoint {
             .map_err(|e| error(e.to_string()))?;
         let connection = tokio::time::timeout(self.options.idle, connecting)
             .await
-            .map_err(|_| error("nobody answers".to_owned()))?
-            .map_err(|e| error(e.to_string()))?;
+            .map_err(|_| error(NOBODY.to_owned()))?
+            .map_err(|e| error(why_not(&e, name)))?;
         let connection = Connection::new(connection, Arc::clone(&self.shared), None);
         connection.expect_leave();
         Ok(connection)
@@ -414,6 +448,33 @@ impl Endpoint {
         {
             tracing::debug!("peers did not notice the end in time");
         }
+    }
+}
+
+/// What a person is told of an address at which nobody answers.
+const NOBODY: &str = "nobody answers over UDP: is it the address for QUIC, and does every firewall on the way let UDP through?";
+
+/// Why a handshake failed, and what to look at. `name`: what the certificate must carry.
+fn why_not(error: &quinn::ConnectionError, name: &str) -> String {
+    let text = error.to_string();
+    // The reasons of rustls come as text only.
+    let hints = [
+        ("UnknownIssuer", "its certificate is of another authority than the one that is trusted here".to_owned()),
+        ("BadSignature", "its certificate is of another authority than the one that is trusted here".to_owned()),
+        ("NotValidForName", format!("its certificate does not carry the name {name}")),
+        ("not valid for name", format!("its certificate does not carry the name {name}")),
+        ("NotValidYet", "its certificate is not valid yet: is the clock right, there and here?".to_owned()),
+        ("not valid yet", "its certificate is not valid yet: is the clock right, there and here?".to_owned()),
+        ("Expired", "its certificate is over, or the clock is wrong, there or here".to_owned()),
+        ("expired", "its certificate is over, or the clock is wrong, there or here".to_owned()),
+        ("no_application_protocol", "it speaks another protocol or version of Graft".to_owned()),
+        ("no application protocol", "it speaks another protocol or version of Graft".to_owned()),
+    ];
+    let hint = hints.iter().find(|(sign, _)| text.contains(sign)).map(|(_, hint)| hint.as_str());
+    match (error, hint) {
+        (quinn::ConnectionError::TimedOut, _) => NOBODY.to_owned(),
+        (_, Some(hint)) => format!("{hint} ({text})"),
+        (_, None) => text,
     }
 }
 

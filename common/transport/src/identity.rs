@@ -4,7 +4,7 @@
 //! for that name, and a part that is connected to looks for it in the caller's certificate.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Role of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,12 +78,25 @@ pub enum IdentityError {
         "a certificate for {0:?} is not issued: expected a host name or an address, no wildcard, and none of Graft's own (*.graft.internal), which are given by the role"
     )]
     Name(String),
+    /// A name that no part can be bound to.
+    #[error("{0:?} is no part's name that a certificate can be bound to: expected 1 to 63 letters, digits and hyphens")]
+    Part(String),
     /// A certificate can't be made.
     #[error("certificate can't be made: {0}")]
     Make(#[from] rcgen::Error),
     /// TLS refuses the certificate or key.
     #[error("certificate or key can't be used: {0}")]
     Tls(#[from] rustls::Error),
+}
+
+impl IdentityError {
+    /// A file that is no PEM file with what is looked for.
+    pub(crate) fn unread(file: &Path, cause: &dyn fmt::Display) -> Self {
+        IdentityError::File {
+            file: file.display().to_string(),
+            cause: cause.to_string(),
+        }
+    }
 }
 
 /// Domain of the roles' names.
@@ -94,36 +108,71 @@ pub struct Identity {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: Arc<PrivateKeyDer<'static>>,
     pub(crate) roots: Vec<CertificateDer<'static>>,
+    /// Where it was read: certificate, key, authority.
+    files: Option<Arc<[PathBuf; 3]>>,
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.chain, &self.key, &self.roots) == (&other.chain, &other.key, &other.roots)
+    }
 }
 
 impl Identity {
     /// Reads an identity from PEM files.
     pub fn read(certificate: &Path, key: &Path, authority: &Path) -> Result<Self, IdentityError> {
-        let error = |file: &Path, cause: String| IdentityError::File {
-            file: file.display().to_string(),
-            cause,
+        let (chain, roots) = (read_certificates(certificate)?, read_certificates(authority)?);
+        let own = PrivateKeyDer::from_pem_file(key).map_err(|e| IdentityError::unread(key, &e))?;
+        let identity = Identity {
+            chain,
+            key: Arc::new(own),
+            roots,
+            files: Some(Arc::new([certificate, key, authority].map(Path::to_owned))),
         };
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|e| error(key, e.to_string()))?;
-        Ok(Identity {
-            chain: read_certificates(certificate)?,
-            key: Arc::new(key),
-            roots: read_certificates(authority)?,
+        identity.check(certificate, key)?;
+        Ok(identity)
+    }
+
+    /// Reads its files again. `None`: it was not read from files.
+    pub fn read_again(&self) -> Result<Option<Self>, IdentityError> {
+        let Some([certificate, key, authority]) = self.files.as_deref() else {
+            return Ok(None);
+        };
+        Identity::read(certificate, key, authority).map(Some)
+    }
+
+    /// The key is the certificate's.
+    fn check(&self, certificate: &Path, key: &Path) -> Result<(), IdentityError> {
+        let unfit = |cause: String| IdentityError::unread(key, &cause);
+        let signing = rustls::crypto::ring::sign::any_supported_type(&self.key)
+            .map_err(|e| unfit(format!("it is no key that can be used: {e}")))?;
+        let certified = rustls::sign::CertifiedKey::new(self.chain.clone(), signing);
+        certified.keys_match().map_err(|_| {
+            let certificate = certificate.display();
+            unfit(format!("it is not the key of {certificate}: name the two that were issued together"))
         })
+    }
+
+    /// Time at which its certificate is over, in seconds since 1970. `None`: it can't be read.
+    pub fn not_after(&self) -> Option<i64> {
+        let (_, parsed) = X509Certificate::from_der(self.chain.first()?).ok()?;
+        Some(parsed.validity().not_after.timestamp())
     }
 }
 
 /// Certificates of a PEM file; at least one.
 pub(crate) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let error = |cause: String| IdentityError::File {
-        file: file.display().to_string(),
-        cause,
-    };
+    let error = |cause: &dyn fmt::Display| IdentityError::unread(file, cause);
     let list: Vec<_> = CertificateDer::pem_file_iter(file)
-        .map_err(|e| error(e.to_string()))?
+        .map_err(|e| error(&e))?
         .collect::<Result<_, _>>()
-        .map_err(|e| error(e.to_string()))?;
+        .map_err(|e| error(&e))?;
     if list.is_empty() {
-        return Err(error("holds no certificate".to_owned()));
+        let is_key = PrivateKeyDer::from_pem_file(file).is_ok();
+        return Err(error(match is_key {
+            true => &"it holds a key where a certificate is expected: are the two mixed up?",
+            false => &"it holds no certificate",
+        }));
     }
     Ok(list)
 }
@@ -168,10 +217,7 @@ impl Authority {
     /// Reads an authority from PEM files that [`Authority::write`] wrote.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
         let text = |file: &Path| {
-            std::fs::read_to_string(file).map_err(|e| IdentityError::File {
-                file: file.display().to_string(),
-                cause: e.to_string(),
-            })
+            std::fs::read_to_string(file).map_err(|e| IdentityError::unread(file, &e))
         };
         let (certificate_pem, key_pem) = (text(certificate)?, text(key)?);
         let pair = KeyPair::from_pem(&key_pem)?;
@@ -195,31 +241,44 @@ impl Authority {
         &self.key_pem
     }
 
-    /// A certificate and key in PEM for a part; `names` are host names and addresses that clients use.
-    pub fn issue_pem(&self, role: Role, names: &[String]) -> Result<(String, String), IdentityError> {
-        let (certificate, key) = self.make(role, names)?;
+    /// A certificate and key in PEM for a part; `part`: the only name under which it may join, if it is bound to one; `names` are
+    /// host names and addresses that clients use.
+    pub fn issue_pem(
+        &self,
+        role: Role,
+        part: Option<&str>,
+        names: &[String],
+    ) -> Result<(String, String), IdentityError> {
+        let (certificate, key) = self.make(role, part, names)?;
         Ok((certificate.pem(), key.serialize_pem()))
     }
 
     /// An identity in memory for a part.
     pub fn issue(&self, role: Role, names: &[String]) -> Result<Identity, IdentityError> {
-        let (certificate, key) = self.make(role, names)?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| IdentityError::File {
-            file: "in memory".to_owned(),
-            cause: e.to_owned(),
-        })?;
+        let (certificate, key) = self.make(role, None, names)?;
+        let key = PrivateKeyDer::try_from(key.serialize_der())
+            .map_err(|e| IdentityError::unread(Path::new("in memory"), &e))?;
         Ok(Identity {
             chain: vec![certificate.der().clone()],
             key: Arc::new(key),
             roots: vec![self.certificate.clone()],
+            files: None,
         })
     }
 
-    fn make(&self, role: Role, names: &[String]) -> Result<(rcgen::Certificate, KeyPair), IdentityError> {
+    fn make(
+        &self,
+        role: Role,
+        part: Option<&str>,
+        names: &[String],
+    ) -> Result<(rcgen::Certificate, KeyPair), IdentityError> {
         if let Some(name) = names.iter().find(|name| !may_be_issued(name)) {
             return Err(IdentityError::Name(name.clone()));
         }
         let mut all = vec![role.server_name().to_owned()];
+        if let Some(part) = part {
+            all.push(bound_name(role, part).ok_or_else(|| IdentityError::Part(part.to_owned()))?);
+        }
         all.extend_from_slice(names);
         let mut params = CertificateParams::new(all)?;
         params
@@ -247,6 +306,26 @@ fn may_be_issued(name: &str) -> bool {
     !name.is_empty() && !name.contains('*') && !own
 }
 
+/// What a certificate carries that is bound to a part's name.
+fn bound_name(role: Role, part: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let fits = (1..=63).contains(&part.len()) && part.chars().all(plain) && !part.starts_with('-') && !part.ends_with('-');
+    fits.then(|| format!("{part}.{}", role.server_name()).to_ascii_lowercase())
+}
+
+/// Whether the bearer of a verified certificate may call itself so: its certificate is bound to this name, or to none.
+pub(crate) fn may_be_called(certificate: &CertificateDer<'_>, role: Role, part: &str) -> bool {
+    let Ok(end) = webpki::EndEntityCert::try_from(certificate) else {
+        return false;
+    };
+    let suffix = format!(".{}", role.server_name());
+    let mut bound = end.valid_dns_names().filter(|name| name.ends_with(&suffix)).peekable();
+    bound.peek().is_none() || {
+        let own = bound_name(role, part);
+        bound.any(|name| Some(name) == own.as_deref())
+    }
+}
+
 /// Whether a verified certificate carries a role's name.
 pub(crate) fn bears(certificate: &CertificateDer<'_>, role: Role) -> bool {
     let Ok(end) = webpki::EndEntityCert::try_from(certificate) else {
@@ -261,6 +340,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_certificate_that_is_bound_to_a_name_allows_no_other() {
+        let authority = Authority::new().unwrap();
+        let first = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let bound = first(&authority.issue_pem(Role::Worker, Some("gpu-7"), &[]).unwrap().0);
+        assert!(bears(&bound, Role::Worker));
+        assert!(may_be_called(&bound, Role::Worker, "gpu-7") && may_be_called(&bound, Role::Worker, "GPU-7"));
+        assert!(!may_be_called(&bound, Role::Worker, "gpu-8") && !may_be_called(&bound, Role::Worker, ""));
+        let free = first(&authority.issue_pem(Role::Worker, None, &["host.example".to_owned()]).unwrap().0);
+        assert!(may_be_called(&free, Role::Worker, "any name at all"));
+        for part in ["", "a.b", "*", "-a", "a b"] {
+            let refused = authority.issue_pem(Role::Worker, Some(part), &[]);
+            assert!(matches!(refused, Err(IdentityError::Part(_))), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_and_a_certificate_that_are_mixed_up_or_do_not_belong_together_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new().unwrap();
+        let write = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            file
+        };
+        let (certificate, key) = authority.issue_pem(Role::Worker, None, &[]).unwrap();
+        let (_, other) = authority.issue_pem(Role::Worker, None, &[]).unwrap();
+        let ca = write("ca.pem", authority.certificate_pem());
+        let (certificate, key, other) = (write("a.pem", &certificate), write("a.key", &key), write("b.key", &other));
+        assert!(Identity::read(&certificate, &key, &ca).unwrap().not_after().is_some());
+        let told = |c: &Path, k: &Path| Identity::read(c, k, &ca).unwrap_err().to_string();
+        assert!(told(&key, &certificate).contains("mixed up"), "{}", told(&key, &certificate));
+        assert!(told(&certificate, &other).contains("a.pem"), "{}", told(&certificate, &other));
+    }
+
+    #[test]
     fn names_of_roles_and_wildcards_are_issued_to_nobody() {
         let authority = Authority::new().unwrap();
         let own = [
@@ -271,7 +385,7 @@ mod tests {
             "",
         ];
         for name in own {
-            let refused = authority.issue_pem(Role::Worker, &[name.to_owned()]);
+            let refused = authority.issue_pem(Role::Worker, None, &[name.to_owned()]);
             assert!(matches!(refused, Err(IdentityError::Name(_))), "{name:?}");
         }
         let names = ["serve.example".to_owned(), "10.0.0.7".to_owned()];

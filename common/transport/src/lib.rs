@@ -16,6 +16,7 @@ mod endpoint;
 mod identity;
 mod link;
 mod pulse;
+mod token;
 
 pub use account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, network_of};
 pub use callers::Window;
@@ -25,3 +26,4 @@ pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protoco
 pub use identity::{Authority, Identity, IdentityError, Role, UnknownRole};
 pub use link::Link;
 pub use pulse::{Asking, Pulse};
+pub use token::{Claims, TokenError, Tokens, issue_token};

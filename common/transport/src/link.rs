@@ -16,6 +16,8 @@ use crate::pulse::{Asking, Pulse};
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Time for which a connection must hold for the next wait to be the shortest again.
 const HOLDS: Duration = Duration::from_secs(1);
+/// Time between two log lines of a link that does not hold.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Silence of a watched link's other end that is too long, beside what its work may take.
 const SILENT_AFTER: Duration = Duration::from_millis(50);
 /// Chunks for whose time its other end may be silent besides.
@@ -51,27 +53,45 @@ impl Goal {
             protocol,
         } = self;
         let mut wait = BACK_OFF.0;
+        let mut telling = Telling::default();
         loop {
             match endpoint.connect_role(address, role, protocol).await {
                 Ok(connection) => {
-                    tracing::info!(%address, %role, "connected");
+                    tracing::debug!(%address, %role, "connected");
                     let since = tokio::time::Instant::now();
                     set(&current, Some(connection.clone()));
                     attend(connection.clone()).await;
                     let reason = connection.closed().await;
                     set(&current, None);
-                    tracing::warn!(%address, %role, reason, "connection lost");
                     if since.elapsed() >= HOLDS {
-                        wait = BACK_OFF.0;
+                        (wait, telling) = (BACK_OFF.0, Telling::default());
+                        tracing::warn!(%address, %role, reason, "connection lost");
+                    } else if telling.is_due() {
+                        tracing::warn!(%address, %role, reason, "connections end at once; trying again");
                     }
                 }
-                Err(error) => {
-                    tracing::debug!(%error, %role, "no connection yet");
+                Err(error) if telling.is_due() => {
+                    tracing::warn!(%error, %role, "no connection yet; trying again");
                 }
+                Err(error) => tracing::debug!(%error, %role, "no connection yet"),
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(BACK_OFF.1);
         }
+    }
+}
+
+/// When people were told last of a link that does not hold.
+#[derive(Default)]
+struct Telling(Option<tokio::time::Instant>);
+
+impl Telling {
+    fn is_due(&mut self) -> bool {
+        let due = self.0.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if due {
+            self.0 = Some(tokio::time::Instant::now());
+        }
+        due
     }
 }
 

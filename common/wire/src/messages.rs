@@ -92,6 +92,11 @@ pub enum ClientRequest {
     Infer(InferHeader),
     /// Probes how fast the connection is. The payload, of [`MAX_PROBE_BYTES`] at most, is dropped.
     Probe,
+    /// Shows a token (RFC 7519), which says who asks over this connection from now on.
+    Present {
+        /// The token.
+        token: String,
+    },
 }
 
 /// Header of an inference request.
@@ -120,6 +125,8 @@ pub enum ClientReply {
     Refused(Refused),
     /// The probe came in whole.
     Probed,
+    /// The token is taken.
+    Welcome,
 }
 
 /// Header of an answer.

@@ -23,11 +23,17 @@ pub enum Status {
     WorkerLost,
     /// Something failed that should not.
     Internal,
+    /// Who asks does not show who it is, and must.
+    Unauthenticated,
+    /// Who asks may not ask for this.
+    Forbidden,
+    /// Who asked waited no longer.
+    Cancelled,
 }
 
 impl Status {
     /// All statuses, for metrics and documentation.
-    pub const ALL: [Status; 7] = [
+    pub const ALL: [Status; 10] = [
         Status::NotReady,
         Status::Overloaded,
         Status::Late,
@@ -35,6 +41,9 @@ impl Status {
         Status::BadRequest,
         Status::WorkerLost,
         Status::Internal,
+        Status::Unauthenticated,
+        Status::Forbidden,
+        Status::Cancelled,
     ];
 
     /// Name in metrics and JSON.
@@ -47,6 +56,9 @@ impl Status {
             Status::BadRequest => "bad_request",
             Status::WorkerLost => "worker_lost",
             Status::Internal => "internal",
+            Status::Unauthenticated => "unauthenticated",
+            Status::Forbidden => "forbidden",
+            Status::Cancelled => "cancelled",
         }
     }
 
@@ -54,8 +66,12 @@ impl Status {
     pub fn http(self) -> u16 {
         match self {
             Status::BadRequest => 400,
+            Status::Unauthenticated => 401,
+            Status::Forbidden => 403,
             Status::UnknownModel => 404,
             Status::Overloaded => 429,
+            // As nginx has it: nobody is there to read it.
+            Status::Cancelled => 499,
             Status::Internal => 500,
             Status::WorkerLost => 502,
             Status::NotReady => 503,

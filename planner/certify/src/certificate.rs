@@ -32,7 +32,7 @@ pub struct Certificate {
     pub worst_fragment: f64,
     /// The fragment, or the small fragments of a model, with that least attainment.
     pub worst: String,
-    /// Requests of all runs.
+    /// Requests of all runs; where there are none, the plan is not certified.
     pub requests: u64,
     /// Requests of all runs that were late or dropped.
     pub late: u64,
@@ -78,7 +78,8 @@ pub fn certify_each(
         }
     }
     let certificate = Certificate {
-        certified,
+        // Where nothing is served there is nothing to certify.
+        certified: certified && all.requests > 0,
         attainment: all.attainment(),
         worst_fragment: worst.0,
         worst: worst.1,

@@ -44,6 +44,11 @@ impl Gate {
             .is_ok()
     }
 
+    /// Nothing is owed for what passed: a new gate would be the same.
+    pub fn is_free(&self, now: Nanos) -> bool {
+        self.due.load(Ordering::Relaxed) <= now.0
+    }
+
     /// So many units pass now in any case; what is owed for them is bounded.
     pub fn passed(&self, now: Nanos, units: f64) {
         let interval = (self.interval * units) as u64;

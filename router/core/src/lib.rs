@@ -14,10 +14,12 @@ mod mix;
 #[cfg(test)]
 mod pair;
 mod passage;
+mod rates;
 mod routes;
 
 pub use fair::Source;
 pub use lives::{Attempt, Life, Lives};
 pub use mix::{Arrived, BudgetClass, ClassKey, MixWindow, REPORT_EVERY, URGENT_EVERY};
 pub use passage::{Asked, Attempted, Entrance, Go, MOST_IN_FLIGHT, Outside, Passage, Sending};
+pub use rates::Rates;
 pub use routes::{InFlight, RouteTable};

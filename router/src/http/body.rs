@@ -37,11 +37,27 @@ pub(super) const HEADER_LENGTH: &str = "Inference-Header-Content-Length";
 pub(super) struct Rejected {
     pub code: Option<StatusCode>,
     pub refused: Refused,
+    /// It came to be a request, which is counted and remembered as such.
+    pub is_known: bool,
+}
+
+impl Rejected {
+    /// Of a request that is counted and remembered.
+    pub fn known(refused: Refused) -> Self {
+        Rejected {
+            is_known: true,
+            ..refused.into()
+        }
+    }
 }
 
 impl From<Refused> for Rejected {
     fn from(refused: Refused) -> Self {
-        Rejected { code: None, refused }
+        Rejected {
+            code: None,
+            refused,
+            is_known: false,
+        }
     }
 }
 
@@ -55,6 +71,7 @@ fn too_large(most: usize) -> Rejected {
         refused: bad(format!(
             "the body has more than {most} bytes, which no call of this model has"
         )),
+        is_known: false,
     }
 }
 

@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use graft_files::CatalogEntry;
 use graft_model::{Cut, CutPoint, ModelId, padded};
 use graft_plan::Nanos;
+use graft_telemetry::admin::{CROSS_ORIGIN, is_cross_origin};
 use graft_transport::{Charge, NoRoom};
 use graft_wire::{AnswerHeader, InferHeader, Refused, Status, TraceContext, WireType};
 use serde_json::value::RawValue;
@@ -19,13 +20,14 @@ use super::body::{self, Body, HEADER_LENGTH, Input, MAX_BATCH, Rejected, bad, no
 use super::sockets::{OnSocket, Socket};
 use super::tensors::{datatype, from_json, to_json, wire_type};
 use super::{Shared, find, refusal_of};
-use crate::front::{Came, HTTP, source_at};
+use crate::bearers::Bearer;
+use crate::front::{Came, Front, HTTP};
 
 /// Bytes of JSON that are read on the thread of HTTP itself; more is read beside it.
 const READ_HERE: usize = 16 << 10;
 
 /// A call's trace, and how it came in.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Calling {
     trace: TraceContext,
     came: Came,
@@ -119,24 +121,36 @@ pub(super) async fn infer(
     let from = request.peer_addr().unwrap_or(nobody);
     let socket: Option<&Arc<Socket>> = request.conn_data();
     let _under_way = socket.map(OnSocket::begin);
+    let mut door = Door {
+        front: &shared.front,
+        model: name,
+        trace,
+        is_through: false,
+    };
     let outcome = async {
         let began = Instant::now();
+        let text = |name| request.headers().get(name).and_then(|v| v.to_str().ok());
+        if is_cross_origin(text("Origin"), text("Host")) {
+            return Err(Refused::new(Status::Forbidden, CROSS_ORIGIN).into());
+        }
+        let bearer = bearer_of(&request, &shared.front)?;
+        shared.front.bearers.may_look(bearer.as_deref())?;
         // A name that there is not is refused before the body is looked at.
         let entry = find(&shared, name)?;
         let mut charge = shared.account.purse(from.ip()).charge();
         let body = body::read(&request, body, body::most_bytes(entry), &mut charge).await?;
         let call = Calling {
             trace,
-            came: Came {
-                source: source_at(from.ip(), HTTP + u64::from(from.port())),
-                coming_in: began.elapsed(),
-            },
+            came: Came::new(from.ip(), HTTP + u64::from(from.port()), bearer, began.elapsed()),
         };
-        answer(&request, name, body, &shared, call, charge).await
+        answer(&request, name, body, &shared, call, charge, &mut door).await
     };
     match outcome.await {
         Ok(response) => response,
         Err(rejected) => {
+            if !rejected.is_known {
+                door.refuse(&rejected.refused);
+            }
             let mut response = refusal_of(&rejected.refused, Some(trace));
             if let Some(code) = rejected.code {
                 *response.status_mut() = code;
@@ -146,6 +160,40 @@ pub(super) async fn infer(
     }
 }
 
+/// The way in of a call. What does not get through is counted and remembered, too; so is one whose caller waited no longer.
+struct Door<'f> {
+    front: &'f Front,
+    model: &'f str,
+    trace: TraceContext,
+    is_through: bool,
+}
+
+impl Door<'_> {
+    fn refuse(&mut self, refused: &Refused) {
+        self.is_through = true;
+        self.front.refused_at_door(self.model, self.trace, refused);
+    }
+}
+
+impl Drop for Door<'_> {
+    fn drop(&mut self) {
+        if !self.is_through {
+            self.refuse(&Refused::new(Status::Cancelled, "the client waited no longer"));
+        }
+    }
+}
+
+/// Who calls, if a token shows it (RFC 6750, section 2.1).
+fn bearer_of(request: &HttpRequest, front: &Front) -> Result<Option<Arc<Bearer>>, Refused> {
+    let Some(header) = request.headers().get("Authorization") else {
+        return Ok(None);
+    };
+    let token = header.to_str().ok().and_then(|v| v.strip_prefix("Bearer "));
+    let what = "the Authorization header is no \"Bearer TOKEN\"";
+    let token = token.ok_or_else(|| Refused::new(Status::Unauthenticated, what))?;
+    front.bearers.read(token.trim()).map(Some)
+}
+
 async fn answer(
     request: &HttpRequest,
     model: &str,
@@ -153,6 +201,7 @@ async fn answer(
     shared: &web::Data<Shared>,
     calling: Calling,
     mut charge: Charge,
+    door: &mut Door<'_>,
 ) -> Result<HttpResponse, Rejected> {
     let header_length = request
         .headers()
@@ -193,20 +242,71 @@ async fn answer(
         }
     };
     let call = understood?;
-    let gone = || Refused::new(Status::Internal, "the model is gone");
-    let entry = shared.front.catalog.get(&call.model).ok_or_else(gone)?;
+    door.is_through = true;
     let pending: Vec<_> = call
         .rows
         .into_iter()
-        .map(|row| shared.front.infer(call.header.clone(), row, calling.came))
+        .map(|row| shared.front.infer(call.header.clone(), row, calling.came.clone()))
         .collect();
     let mut answers = vec![];
     for outcome in join_all(pending).await {
-        answers.push(outcome?);
+        answers.push(outcome.map_err(Rejected::known)?);
     }
+    let asked = Asked {
+        model: call.model,
+        id: call.id,
+        outputs: call.outputs,
+    };
+    let (its_shared, trace) = (shared.clone(), calling.trace);
+    let long = answers.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > READ_HERE;
+    let writing = move || reply(&its_shared, &asked, answers, trace);
+    let written = match long {
+        false => writing(),
+        true => {
+            let turn = Arc::clone(&shared.reading).acquire_owned().await;
+            let lost = || Refused::new(Status::Internal, "writing the answer was broken off");
+            let turn = turn.map_err(|_| Rejected::known(lost()))?;
+            let done = web::block(move || (writing(), turn).0).await;
+            done.map_err(|_| Rejected::known(lost()))?
+        }
+    };
+    let Reply { json_bytes, body } = written.map_err(Rejected::known)?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header(("traceparent", trace.to_string()));
+    Ok(match json_bytes {
+        None => response.content_type("application/json").body(body),
+        Some(length) => response
+            .insert_header((HEADER_LENGTH, length.to_string()))
+            .content_type("application/octet-stream")
+            .body(body),
+    })
+}
+
+/// What an answered call asked for.
+struct Asked {
+    model: ModelId,
+    id: Option<String>,
+    outputs: Vec<Wanted>,
+}
+
+/// A response's body.
+struct Reply {
+    /// Length of its JSON, where elements follow as bytes.
+    json_bytes: Option<usize>,
+    body: Vec<u8>,
+}
+
+fn reply(
+    shared: &Shared,
+    asked: &Asked,
+    answers: Vec<(AnswerHeader, Bytes)>,
+    trace: TraceContext,
+) -> Result<Reply, Refused> {
+    let gone = || Refused::new(Status::Internal, "the model is gone");
+    let entry = shared.front.catalog.get(&asked.model).ok_or_else(gone)?;
     let outputs = Outputs::of(entry.info.outputs(), answers)?;
     let (mut listed, mut bytes) = (vec![], vec![]);
-    for wanted in &call.outputs {
+    for wanted in &asked.outputs {
         let mut tensor = outputs.json(wanted.at);
         let own = outputs.bytes(wanted.at);
         if wanted.binary {
@@ -224,25 +324,21 @@ async fn answer(
         "parameters": {
             "epoch": first.epoch,
             "router_ms": first.timing.router_ns as f64 / 1e6,
-            "request_id": calling.trace.request_id(),
+            "request_id": trace.request_id(),
         },
         "outputs": listed,
     });
-    if let Some(id) = call.id {
-        reply["id"] = id.into();
+    if let Some(id) = &asked.id {
+        reply["id"] = id.as_str().into();
     }
-    let traced = ("traceparent", calling.trace.to_string());
-    if !call.outputs.iter().any(|o| o.binary) {
-        return Ok(HttpResponse::Ok().insert_header(traced).json(reply));
-    }
-    let mut json = reply.to_string().into_bytes();
-    let length = json.len();
-    json.extend(bytes);
-    Ok(HttpResponse::Ok()
-        .insert_header(traced)
-        .insert_header((HEADER_LENGTH, length.to_string()))
-        .content_type("application/octet-stream")
-        .body(json))
+    let mut body = reply.to_string().into_bytes();
+    let length = body.len();
+    body.extend(bytes);
+    let binary = asked.outputs.iter().any(|o| o.binary);
+    Ok(Reply {
+        json_bytes: binary.then_some(length),
+        body,
+    })
 }
 
 /// The model of a path; of several sizes the smallest that takes a call's inputs.
@@ -424,9 +520,10 @@ fn given(
         let expected = elements * dtype.dtype().bytes();
         if bytes.len() != expected {
             return Err(bad(format!(
-                "{} bytes of data for input {}; expected {expected}",
+                "{} bytes of data for input {}; expected {expected}: {elements} elements of {} bytes",
                 bytes.len(),
                 input.name,
+                dtype.dtype().bytes(),
             )));
         }
         let bytes = match fill.filter(|_| own != spec.shape) {

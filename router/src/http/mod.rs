@@ -21,7 +21,8 @@ use actix_web::http::StatusCode;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use graft_files::CatalogEntry;
 use graft_model::{Cut, ModelInfo, TensorSpec};
-use graft_telemetry::health::{HttpError, Readiness, routes};
+use graft_telemetry::admin::Admin;
+use graft_telemetry::health::{self, HttpError, Readiness};
 use graft_transport::Account;
 use graft_wire::{Refused, Status, TraceContext};
 use serde_json::json;
@@ -48,13 +49,32 @@ pub(crate) struct Shared {
     pub reading: Arc<Semaphore>,
 }
 
+/// Servers of clients and of administration.
+pub(crate) struct Served {
+    /// Where clients are answered.
+    pub address: SocketAddr,
+    clients: ServerHandle,
+    administration: Option<ServerHandle>,
+}
+
+impl Served {
+    /// Ends both; clients get the answers that are on their way.
+    pub async fn stop(self) {
+        self.clients.stop(true).await;
+        if let Some(server) = self.administration {
+            server.stop(false).await;
+        }
+    }
+}
+
 pub(crate) fn serve(
     address: SocketAddr,
+    admin: &Admin,
     front: Arc<Front>,
-    readiness: Readiness,
+    readiness: &Readiness,
     default_budget: Duration,
     account: Arc<Account>,
-) -> Result<(SocketAddr, ServerHandle), HttpError> {
+) -> Result<Served, HttpError> {
     let error = |cause| HttpError { address, cause };
     let shared = web::Data::new(Shared {
         front,
@@ -63,13 +83,26 @@ pub(crate) fn serve(
         account,
         reading: Arc::new(Semaphore::new(READING)),
     });
+    let (guard, told) = (admin.clone(), shared.clone());
+    let explained = move |config: &mut web::ServiceConfig| {
+        config.app_data(told.clone());
+        let latest = web::resource("/v1/requests").route(web::get().to(requests));
+        let one = web::resource("/v1/requests/{id}").route(web::get().to(request_life));
+        guard.serve(config, latest);
+        guard.serve(config, one);
+    };
+    let administration = health::serve_apart(admin, readiness, explained.clone())?;
+    let here = admin.apart.is_none().then(|| admin.clone());
     let sockets: Arc<Sockets> = Arc::default();
+    let readiness = readiness.clone();
     let server = HttpServer::new(move || {
-        App::new()
+        let mut app = App::new()
             .app_data(shared.clone())
-            .configure(routes(readiness.clone()))
-            .route("/v1/requests", web::get().to(requests))
-            .route("/v1/requests/{id}", web::get().to(request_life))
+            .configure(health::routes(readiness.clone()));
+        if let Some(admin) = &here {
+            app = app.configure(health::metrics_route(admin)).configure(explained.clone());
+        }
+        app
             .route("/v2", web::get().to(server_metadata))
             .route("/v2/health/live", web::get().to(live))
             .route("/v2/health/ready", web::get().to(ready))
@@ -81,19 +114,25 @@ pub(crate) fn serve(
     .max_connections(MAX_CONNECTIONS)
     .on_connect(move |io, kept| sockets.connected(io, kept))
     .client_request_timeout(HEAD_WITHIN)
+    // Who closes his end waits no longer: what he asked for is taken back.
+    .h1_allow_half_closed(false)
     .shutdown_timeout(2)
     .disable_signals()
     .bind(address)
     .map_err(error)?;
     let bound = server.addrs().first().copied().unwrap_or(address);
     let server = server.run();
-    let handle = server.handle();
+    let clients = server.handle();
     actix_web::rt::spawn(async move {
         if let Err(error) = server.await {
             tracing::error!(%error, "the HTTP server ended");
         }
     });
-    Ok((bound, handle))
+    Ok(Served {
+        address: bound,
+        clients,
+        administration,
+    })
 }
 
 fn model_scope(path: &str) -> actix_web::Scope {

@@ -1,0 +1,55 @@
+//! Rates that clients were promised, by their names.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use graft_plan::Nanos;
+
+use crate::gate::Gate;
+
+/// Clients whose rates are kept at most; of more, those that are owed nothing are forgotten.
+const MOST_CLIENTS: usize = 16_384;
+
+/// Rates of clients that have bounds of their own.
+#[derive(Debug, Default)]
+pub struct Rates(Mutex<HashMap<String, (u64, Gate)>>);
+
+impl Rates {
+    /// Whether a client, who may ask so often a second, may ask now.
+    pub fn pass(&self, now: Nanos, client: &str, rps: f64) -> bool {
+        let mut clients = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let known = clients.get(client).filter(|(of, _)| *of == rps.to_bits());
+        if known.is_none() {
+            if clients.len() >= MOST_CLIENTS {
+                clients.retain(|_, (_, gate)| !gate.is_free(now));
+            }
+            if clients.len() >= MOST_CLIENTS {
+                return false;
+            }
+            clients.insert(client.to_owned(), (rps.to_bits(), Gate::new(rps, 1.0)));
+        }
+        clients.get(client).is_some_and(|(_, gate)| gate.pass(now, 1.0, 1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_has_the_rate_that_it_was_promised() {
+        let rates = Rates::default();
+        let passed = |client: &str, rps: f64| {
+            (0..10_000u64)
+                .filter(|ms| rates.pass(Nanos::from_millis(*ms), client, rps))
+                .count()
+        };
+        assert!((50..=53).contains(&passed("a", 5.0)));
+        assert!((500..=521).contains(&passed("b", 50.0)));
+        // Many names don't make room for more than they are promised, nor take memory without end.
+        for i in 0..2 * MOST_CLIENTS as u64 {
+            rates.pass(Nanos::from_millis(20_000 + i), &i.to_string(), 1000.0);
+        }
+        assert!(rates.0.lock().unwrap().len() <= MOST_CLIENTS);
+    }
+}
