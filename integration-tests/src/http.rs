@@ -8,7 +8,7 @@ use std::time::Duration;
 pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     request(
         address,
-        &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"),
+        &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"),
         b"",
     )
     .map(|(status, body)| (status, String::from_utf8_lossy(&body).into_owned()))
@@ -17,7 +17,7 @@ pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 /// Status and body of a POST; `headers` are whole lines.
 pub fn post(address: SocketAddr, path: &str, headers: &[&str], body: &[u8]) -> Option<(u16, Vec<u8>)> {
     let mut head = format!(
-        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n",
+        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n",
         body.len()
     );
     for header in headers {

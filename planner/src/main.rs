@@ -11,7 +11,11 @@ use graft_service::{Arguments, run_program};
 /// The configuration is a TOML file:
 ///
 ///   listen = "0.0.0.0:4800"          UDP address for workers and routers
-///   http = "127.0.0.1:9800"          /healthz, /readyz, /metrics
+///   http = "127.0.0.1:9800"          /healthz, /readyz
+///   admin = "127.0.0.1:9700"         /metrics, /v1/status (graft top), /v1/plan, /v1/decisions (graft plan log);
+///                                    default: at http, where that is this machine's alone, else 127.0.0.1 at the port
+///                                    after it
+///   admin_token = "admin.txt"        file with a token that has to be shown there; needed where others reach it
 ///   state = "/var/lib/graft/planner" the last plan is kept here
 ///   headroom = 0.2                   capacity exceeds the rate by this part
 ///   standing_budget_ms = 1000        whole models are always served within this; 0: only what is asked for

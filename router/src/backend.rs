@@ -52,15 +52,16 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// `changed` hears when it falls silent, and when it is heard again.
+    /// The worker of this name; `changed` hears when it falls silent, and when it is heard again.
     pub fn open(
         endpoint: Endpoint,
         address: SocketAddr,
+        worker: &str,
         changed: impl Fn(bool) + Send + Sync + 'static,
     ) -> Self {
-        let (role, protocol, sign) = (Role::Worker, Protocol::Work, WorkRequest::Alive);
+        let part = (Role::Worker, worker.to_owned());
         Remote {
-            link: Link::open_watched(endpoint, address, role, protocol, sign, changed),
+            link: Link::open_watched(endpoint, address, part, Protocol::Work, WorkRequest::Alive, changed),
         }
     }
 }

@@ -13,7 +13,11 @@ use graft_service::{Arguments, run_program};
 ///   name = "router-1"               unique name of this router
 ///   models = "/var/lib/graft/models" folder of models, each with a model.toml
 ///   listen = "0.0.0.0:4433"         UDP address for clients (QUIC)
-///   http = "0.0.0.0:8000"           Open Inference Protocol v2, /healthz, /readyz, /metrics
+///   http = "0.0.0.0:8000"           Open Inference Protocol v2, /healthz, /readyz
+///   admin = "127.0.0.1:8001"        /metrics and /v1/requests (graft explain); default: at http, where that is this
+///                                   machine's alone, else 127.0.0.1 at the port after it
+///   admin_token = "admin.txt"       file with a token that has to be shown there; needed where others reach it
+///   clients = "anyone"              "token": those alone that show a token of `graft ca token`
 ///   planner = "10.0.0.2:4800"       the planner
 ///   max_in_flight = 1024            requests waited for; more are refused as overload
 ///   http_budget_ms = 1000           deadline of HTTP requests that name none

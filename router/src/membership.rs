@@ -271,7 +271,8 @@ impl Handler<Switch> for Membership {
                                 tracing::debug!("the membership actor has too much to do");
                             }
                         };
-                        Arc::new(Remote::open(self.endpoint.clone(), address, changed)) as Arc<dyn Backend>
+                        let remote = Remote::open(self.endpoint.clone(), address, name, changed);
+                        Arc::new(remote) as Arc<dyn Backend>
                     }
                     Err(error) => {
                         let (worker, error) = (name.clone(), Box::new(error));

@@ -56,7 +56,7 @@ fn info(device: &graft_plan::Device, profile: &Profile, names: &Profiles) -> Wor
     });
     WorkerInfo {
         name: device.id.clone(),
-        address: String::new(),
+        address: device.id.clone(),
         devices: vec![DeviceInfo {
             id: device.id.clone(),
             kind: device.kind.clone(),

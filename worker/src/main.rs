@@ -15,7 +15,10 @@ use graft_worker::{Config, Worker};
 ///   listen = "0.0.0.0:4801"         UDP address for routers
 ///   advertise = "10.0.0.5:4801"     where routers reach it; default: listen
 ///   planner = "10.0.0.2:4800"       the planner
-///   http = "127.0.0.1:9801"         /healthz, /readyz, /metrics
+///   http = "127.0.0.1:9801"         /healthz, /readyz
+///   admin = "127.0.0.1:9701"        /metrics; default: at http, where that is this machine's alone, else 127.0.0.1 at
+///                                   the port after it
+///   admin_token = "admin.txt"       file with a token that has to be shown there; needed where others reach it
 ///   state = "/var/lib/graft/worker" measured profiles are kept here
 ///   cores = [2, 3]                  cores to run on; default: all but the first
 ///   batches = [1, 2, 4, 8]          batches that are measured

@@ -112,7 +112,7 @@ impl Peers {
             let link = Arc::new(Link::open_watched(
                 self.endpoint.clone(),
                 address,
-                Role::Worker,
+                (Role::Worker, host.name.clone()),
                 Protocol::Work,
                 WorkRequest::Alive,
                 changed,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bincode::Encode;
 
 use crate::connection::Connection;
-use crate::endpoint::{Endpoint, Protocol};
+use crate::endpoint::{Endpoint, EndpointError, Protocol};
 use crate::identity::Role;
 use crate::pulse::{Asking, Pulse};
 
@@ -36,26 +36,37 @@ struct Goal {
     endpoint: Endpoint,
     address: SocketAddr,
     role: Role,
+    /// The name of the part that is meant, where it is known.
+    part: Option<String>,
     protocol: Protocol,
 }
 
 impl Goal {
+    /// Connects once, to the part that is meant.
+    async fn connect(&self) -> Result<Connection, EndpointError> {
+        let Goal { address, role, .. } = *self;
+        let connection = self.endpoint.connect_role(address, role, self.protocol).await?;
+        match &self.part {
+            Some(part) if !connection.may_be_called(role, part) => {
+                connection.close("you are not the one that was meant");
+                let cause = format!("whoever answers there has a certificate of another {role} than {part}");
+                Err(EndpointError::Connect { address, cause })
+            }
+            _ => Ok(connection),
+        }
+    }
+
     /// Connects again and again; `attend` is called with each connection, and returns when it is gone.
     async fn reach<F: Future<Output = ()>>(
         self,
         current: Arc<Mutex<Option<Connection>>>,
         attend: impl Fn(Connection) -> F,
     ) {
-        let Goal {
-            endpoint,
-            address,
-            role,
-            protocol,
-        } = self;
+        let Goal { address, role, .. } = self;
         let mut wait = BACK_OFF.0;
         let mut telling = Telling::default();
         loop {
-            match endpoint.connect_role(address, role, protocol).await {
+            match self.connect().await {
                 Ok(connection) => {
                     tracing::debug!(%address, %role, "connected");
                     let since = tokio::time::Instant::now();
@@ -108,6 +119,7 @@ impl Link {
             endpoint,
             address,
             role,
+            part: None,
             protocol,
         };
         let current = Arc::default();
@@ -122,12 +134,12 @@ impl Link {
         }
     }
 
-    /// The same, and takes the other end's pulse while something is asked of it: `sign` is a request that it answers at once,
-    /// `changed` hears when it falls silent, and when it is heard again.
+    /// The same to the part of this name, and takes the other end's pulse while something is asked of it: `sign` is a request that it
+    /// answers at once, `changed` hears when it falls silent, and when it is heard again.
     pub fn open_watched<Q: Encode + Send + Sync + 'static>(
         endpoint: Endpoint,
         address: SocketAddr,
-        role: Role,
+        (role, part): (Role, String),
         protocol: Protocol,
         sign: Q,
         changed: impl Fn(bool) + Send + Sync + 'static,
@@ -136,6 +148,7 @@ impl Link {
             endpoint,
             address,
             role,
+            part: Some(part),
             protocol,
         };
         let (current, pulse) = (Arc::default(), Pulse::new(SILENT_AFTER));

@@ -61,6 +61,16 @@ pub enum Unheard {
         /// The device's id.
         device: String,
     },
+    /// Another worker is reached where it says that it is.
+    #[error("worker {worker} says that it is reached at address {address}, where worker {other} is")]
+    Address {
+        /// The worker.
+        worker: String,
+        /// What it says.
+        address: String,
+        /// Who is there.
+        other: String,
+    },
     /// The worker has no device, or more than are allowed.
     #[error("worker {worker} has {count} devices; expected 1 to {MOST_DEVICES}")]
     Devices {
@@ -175,6 +185,14 @@ impl Members {
             return Err(Unheard::Devices {
                 worker: info.name.clone(),
                 count: info.devices.len(),
+            });
+        }
+        let mut others = self.workers.values().map(|w| &w.info).filter(|i| i.name != info.name);
+        if let Some(other) = others.find(|other| other.address == info.address) {
+            return Err(Unheard::Address {
+                worker: info.name.clone(),
+                address: info.address.clone(),
+                other: other.name.clone(),
             });
         }
         for (place, device) in info.devices.iter().enumerate() {
