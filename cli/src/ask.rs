@@ -38,9 +38,7 @@ pub(crate) fn get<T: DeserializeOwned>(address: &str, shown: &Shown, path: &str)
         let token = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         request = request.header("Authorization", format!("Bearer {}", token.trim()));
     }
-    let mut response = request
-        .call()
-        .with_context(|| format!("can't ask {url}"))?;
+    let mut response = request.call().with_context(|| format!("can't ask {url}"))?;
     let status = response.status();
     let body = response
         .body_mut()
@@ -51,7 +49,10 @@ pub(crate) fn get<T: DeserializeOwned>(address: &str, shown: &Shown, path: &str)
     if !status.is_success() {
         let reason = serde_json::from_str::<serde_json::Value>(&body).ok();
         let reason = reason.and_then(|v| v["error"].as_str().map(str::to_owned));
-        let plain = format!("status {status}: {}", body.trim().chars().take(200).collect::<String>());
+        let plain = format!(
+            "status {status}: {}",
+            body.trim().chars().take(200).collect::<String>()
+        );
         anyhow::bail!("{url}: {}", reason.unwrap_or(plain));
     }
     serde_json::from_str(&body)

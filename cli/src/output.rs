@@ -26,13 +26,26 @@ pub(crate) fn can_be_written(file: &Path) -> anyhow::Result<()> {
     let folder = file.parent().filter(|f| !f.as_os_str().is_empty());
     let folder = folder.unwrap_or_else(|| Path::new("."));
     let there = folder.is_dir();
-    anyhow::ensure!(there, "{}: there is no folder {}", file.display(), folder.display());
+    anyhow::ensure!(
+        there,
+        "{}: there is no folder {}",
+        file.display(),
+        folder.display()
+    );
     anyhow::ensure!(!file.is_dir(), "{} is a folder; expected a file", file.display());
     if file.exists() {
         let opened = OpenOptions::new().append(true).open(file);
-        return opened.map(drop).with_context(|| format!("{}: can't be written", file.display()));
+        return opened
+            .map(drop)
+            .with_context(|| format!("{}: can't be written", file.display()));
     }
     let probe = folder.join(format!(".graft-{}", std::process::id()));
     let tried = std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe));
-    tried.with_context(|| format!("{}: nothing can be written to {}", file.display(), folder.display()))
+    tried.with_context(|| {
+        format!(
+            "{}: nothing can be written to {}",
+            file.display(),
+            folder.display()
+        )
+    })
 }

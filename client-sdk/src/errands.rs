@@ -123,7 +123,9 @@ impl Session {
     async fn probe(&self, connection: &Connection) -> Result<(f64, f64), CallError> {
         let probe = ClientRequest::Probe;
         let patience = Errand::Probe.patience().duration();
-        let (_, _, empty) = self.exchange_once(connection, &probe, Bytes::new(), patience).await?;
+        let (_, _, empty) = self
+            .exchange_once(connection, &probe, Bytes::new(), patience)
+            .await?;
         let zeros = Bytes::from(vec![0; LinkEstimate::PROBE_BYTES]);
         let (_, _, full) = self.exchange_once(connection, &probe, zeros, patience).await?;
         Ok((empty, full))
@@ -133,7 +135,10 @@ impl Session {
         let model = self.info().id;
         let request = ClientRequest::Describe { model };
         let patience = Errand::Describe.patience().duration();
-        match self.exchange_once(connection, &request, Bytes::new(), patience).await {
+        match self
+            .exchange_once(connection, &request, Bytes::new(), patience)
+            .await
+        {
             Ok((ClientReply::Described, json, _)) => Ok(serde_json::from_slice(&json)?),
             Ok((ClientReply::Refused(refused), ..)) => Err(NotDescribed::Refused(refused)),
             Ok((other, ..)) => Err(NotDescribed::Unexpected(other)),

@@ -131,7 +131,13 @@ impl Routers {
 
     async fn reach(&self, but: Option<SocketAddr>) -> Result<Connection, EndpointError> {
         let inner = &self.inner;
-        let mut waiting: Vec<SocketAddr> = inner.addresses.iter().copied().filter(|a| Some(*a) != but).rev().collect();
+        let mut waiting: Vec<SocketAddr> = inner
+            .addresses
+            .iter()
+            .copied()
+            .filter(|a| Some(*a) != but)
+            .rev()
+            .collect();
         let mut attempts = JoinSet::new();
         let mut error = EndpointError::Tls("there is no other router".to_owned());
         loop {
@@ -187,13 +193,20 @@ async fn call(sending: &Sending, payload: Bytes) -> Result<(ClientReply, Vec<u8>
         request,
         patience,
     } = sending;
-    connection.call(request, payload, Limits::default(), *patience).await
+    connection
+        .call(request, payload, Limits::default(), *patience)
+        .await
 }
 
 /// Whether another router may do better: this one is gone, or goes away.
-fn may_be_better_elsewhere(reply: &Result<(ClientReply, Vec<u8>), CallError>, connection: &Connection) -> bool {
+fn may_be_better_elsewhere(
+    reply: &Result<(ClientReply, Vec<u8>), CallError>,
+    connection: &Connection,
+) -> bool {
     match reply {
-        Ok((ClientReply::Refused(refused), _)) => refused.status == Status::NotReady && connection.is_leaving(),
+        Ok((ClientReply::Refused(refused), _)) => {
+            refused.status == Status::NotReady && connection.is_leaving()
+        }
         Ok(_) | Err(CallError::TimedOut(_) | CallError::Frame(_)) => false,
         Err(CallError::Lost(_) | CallError::Reset) => true,
     }

@@ -208,7 +208,8 @@ impl Site {
     /// Configures one more router, `router-2`, like the first: its QUIC address.
     pub fn second_router(&self) -> SocketAddr {
         let (quic, http) = (free_udp_port(), free_tcp_port());
-        let first = std::fs::read_to_string(self.file("router.toml")).expect("the first router's configuration");
+        let first =
+            std::fs::read_to_string(self.file("router.toml")).expect("the first router's configuration");
         let second = first
             .replace("\"router-1\"", "\"router-2\"")
             .replace(&self.quic.to_string(), &quic.to_string())

@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
         "graft-client",
         "graft-simulator",
     ],
-    &["graft", "graft-integration-tests"],
+    &["graft", "graft-integration-tests", "graft-fuzz-targets"],
 ];
 
 /// Crates of values and of decisions: no I/O may be reachable from them.

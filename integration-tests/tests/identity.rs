@@ -19,8 +19,13 @@ fn text(path: PathBuf) -> String {
 /// Status and body of a request with these header lines and no body.
 fn ask(address: SocketAddr, line: &str, headers: &[&str]) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
-    let head = format!("{line} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n{}\r\n\r\n", headers.join("\r\n"));
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a time-out");
+    let head = format!(
+        "{line} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n{}\r\n\r\n",
+        headers.join("\r\n")
+    );
     stream.write_all(head.as_bytes()).expect("a request is sent");
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("a reply comes");
@@ -44,9 +49,17 @@ fn a_router_that_wants_tokens_answers_nobody_else_and_holds_each_to_what_his_say
     let site = OneHost::with_models(&models(), "clients = \"token\"\n", &[]);
     let infer = |token: Option<&Path>| {
         let image = text(models().join(MODEL).join("espresso.png"));
-        let mut arguments = ["infer", "--json", "--require-server", "--partition-point", "0", "--slo-ms", "5000"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut arguments = [
+            "infer",
+            "--json",
+            "--require-server",
+            "--partition-point",
+            "0",
+            "--slo-ms",
+            "5000",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         let all = [
             ("--router", site.quic.to_string()),
             ("--ca", text(site.file("state/ca.pem"))),
@@ -58,12 +71,21 @@ fn a_router_that_wants_tokens_answers_nobody_else_and_holds_each_to_what_his_say
             arguments.extend(["--token".to_owned(), text(token.to_owned())]);
         }
         let ran = graft(arguments);
-        (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
+        (
+            ran.status.code(),
+            String::from_utf8_lossy(&ran.stderr).into_owned(),
+        )
     };
-    let (good, other) = (token(&site, "app", &[]), token(&site, "other", &["--model", "another"]));
+    let (good, other) = (
+        token(&site, "app", &[]),
+        token(&site, "other", &["--model", "another"]),
+    );
     assert_eq!(infer(Some(&good)), (Some(0), String::new()));
     let (code, why) = infer(None);
-    assert!(code == Some(1) && why.contains("unauthenticated"), "{code:?} {why}");
+    assert!(
+        code == Some(1) && why.contains("unauthenticated"),
+        "{code:?} {why}"
+    );
     let (code, why) = infer(Some(&other));
     assert!(code == Some(1) && why.contains("not for model"), "{code:?} {why}");
     let forged = site.file("forged.token");
@@ -85,16 +107,25 @@ fn a_router_that_wants_tokens_answers_nobody_else_and_holds_each_to_what_his_say
     let (status, body) = ask(site.http, &path, &["Host: a", &shown(&good)]);
     assert_eq!(status, 400, "{body}");
     let (_, metrics) = ask(site.http, "GET /metrics", &["Host: 127.0.0.1"]);
-    let counted = metrics.lines().any(|l| l.starts_with("graft_router_requests_total") && l.contains("unauthenticated"));
+    let counted = metrics
+        .lines()
+        .any(|l| l.starts_with("graft_router_requests_total") && l.contains("unauthenticated"));
     assert!(counted, "{metrics}");
-    let told = graft(["explain", "--router", &site.http.to_string(), "0000000000000000000000000000a001"]);
+    let told = graft([
+        "explain",
+        "--router",
+        &site.http.to_string(),
+        "0000000000000000000000000000a001",
+    ]);
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(told.contains("unauthenticated"), "{told}");
 
     // Ten a second in the mean, and a burst of a few.
     let slow = token(&site, "slow", &["--rps", "2"]);
     let zeros = vec![0u8; 4 * 224 * 224 * 3];
-    let input = &http::get(site.http, &format!("/v2/models/{MODEL}")).expect("metadata").1;
+    let input = &http::get(site.http, &format!("/v2/models/{MODEL}"))
+        .expect("metadata")
+        .1;
     let input: serde_json::Value = serde_json::from_str(input).expect("JSON");
     let mut shape = input["inputs"][0]["shape"].as_array().expect("a shape").clone();
     shape[0] = 1.into();
@@ -105,7 +136,9 @@ fn a_router_that_wants_tokens_answers_nobody_else_and_holds_each_to_what_his_say
     let length = format!("Inference-Header-Content-Length: {}", head.len());
     let statuses = [(); 6].map(|()| {
         let path = format!("/v2/models/{MODEL}/infer");
-        http::post(site.http, &path, &[&length, &shown(&slow)], &body).expect("an answer").0
+        http::post(site.http, &path, &[&length, &shown(&slow)], &body)
+            .expect("an answer")
+            .0
     });
     assert!(statuses.contains(&200) && statuses.contains(&429), "{statuses:?}");
 }
@@ -116,16 +149,28 @@ fn administration_has_an_address_of_its_own_and_is_not_for_pages_of_others() {
     let site = OneHost::with_models(&models(), &format!("admin = \"{admin}\"\n"), &[]);
     for path in ["/metrics", "/v1/requests"] {
         assert_eq!(http::get(site.http, path).expect("it answers").0, 404, "{path}");
-        assert_eq!(ask(admin, &format!("GET {path}"), &["Host: 127.0.0.1"]).0, 200, "{path}");
+        assert_eq!(
+            ask(admin, &format!("GET {path}"), &["Host: 127.0.0.1"]).0,
+            200,
+            "{path}"
+        );
         // A name of somebody's that leads here.
-        assert_eq!(ask(admin, &format!("GET {path}"), &["Host: evil.example"]).0, 403, "{path}");
+        assert_eq!(
+            ask(admin, &format!("GET {path}"), &["Host: evil.example"]).0,
+            403,
+            "{path}"
+        );
     }
     for at in [site.http, admin] {
         assert_eq!(http::get(at, "/healthz").expect("it answers").0, 200);
         assert_eq!(http::get(at, "/readyz").expect("it answers").0, 200);
     }
     let path = format!("POST /v2/models/{MODEL}/infer");
-    let (status, body) = ask(site.http, &path, &["Host: 127.0.0.1:8000", "Origin: http://evil.example"]);
+    let (status, body) = ask(
+        site.http,
+        &path,
+        &["Host: 127.0.0.1:8000", "Origin: http://evil.example"],
+    );
     assert_eq!(status, 403, "{body}");
 }
 
@@ -145,16 +190,34 @@ fn administration_that_others_reach_asks_for_a_token() {
     let guarded = open.replace("[tls]", &format!("admin_token = \"{}\"\n[tls]", token.display()));
     std::fs::write(&config, guarded).expect("a configuration");
     let _planner = site.start("planner");
-    until("administration answers", PATIENCE, || http::get(admin, "/healthz").is_some());
+    until("administration answers", PATIENCE, || {
+        http::get(admin, "/healthz").is_some()
+    });
     let shown = "Authorization: Bearer a token of some length";
     let asked = |line: &str, headers: &[&str]| ask(admin, line, headers).0;
     assert_eq!(asked("GET /metrics", &["Host: a"]), 401);
-    assert_eq!(asked("POST /v1/plan", &["Host: a", "Authorization: Bearer a token of some lengt"]), 401);
+    assert_eq!(
+        asked(
+            "POST /v1/plan",
+            &["Host: a", "Authorization: Bearer a token of some lengt"]
+        ),
+        401
+    );
     assert_eq!(asked("GET /metrics", &["Host: a", shown]), 200);
-    assert_eq!(asked("POST /v1/plan", &["Host: a", shown, "Origin: http://evil.example"]), 403);
+    assert_eq!(
+        asked(
+            "POST /v1/plan",
+            &["Host: a", shown, "Origin: http://evil.example"]
+        ),
+        403
+    );
     assert_eq!(asked("POST /v1/plan", &["Host: a", shown]), 202);
     let (at, token) = (admin.to_string(), text(token));
-    let top = |more: &[&str]| graft([&["top", "--once", "--planner", &at], more].concat()).status.code();
+    let top = |more: &[&str]| {
+        graft([&["top", "--once", "--planner", &at], more].concat())
+            .status
+            .code()
+    };
     assert_eq!((top(&[]), top(&["--admin-token", &token])), (Some(2), Some(0)));
 }
 
@@ -163,7 +226,9 @@ fn a_part_can_t_take_another_s_name_or_address() {
     let site = Site::emulated(2, &emulated_profile(), 1.0);
     let _programs = ["planner", "worker"].map(|part| site.start(part));
     let joined = |name: &str| {
-        let told = http::get(site.planner_http, "/v1/status").map(|(_, body)| body).unwrap_or_default();
+        let told = http::get(site.planner_http, "/v1/status")
+            .map(|(_, body)| body)
+            .unwrap_or_default();
         told.contains(&format!("\"{name}\""))
     };
     until("the first has joined", PATIENCE, || joined("worker-1"));
@@ -173,7 +238,9 @@ fn a_part_can_t_take_another_s_name_or_address() {
     std::fs::write(&config, own.replace("\"worker-2\"", "\"worker-1\"")).expect("a configuration");
     let second = site.start("worker-2");
     let log = || std::fs::read_to_string(site.file("worker-2.log")).unwrap_or_default();
-    until("the second is refused", PATIENCE, || log().contains("names are unique"));
+    until("the second is refused", PATIENCE, || {
+        log().contains("names are unique")
+    });
     std::thread::sleep(Duration::from_secs(3));
     let tries = log().matches("names are unique").count();
     assert!(tries <= 12, "it tries {tries} times in three seconds");
@@ -183,26 +250,43 @@ fn a_part_can_t_take_another_s_name_or_address() {
 
     // A certificate that is bound to a name allows no other.
     let dir = text(site.file(""));
-    let issued = graft(["ca", "issue", "--role", "worker", "--part", "worker-9", "--dir", &dir]);
+    let issued = graft([
+        "ca", "issue", "--role", "worker", "--part", "worker-9", "--dir", &dir,
+    ]);
     assert!(issued.status.success(), "{issued:?}");
     let bound = |name: &str| {
-        let own = own.replace("/worker.pem", "/worker-9.pem").replace("/worker.key", "/worker-9.key");
-        std::fs::write(&config, own.replace("\"worker-2\"", &format!("\"{name}\""))).expect("a configuration");
+        let own = own
+            .replace("/worker.pem", "/worker-9.pem")
+            .replace("/worker.key", "/worker-9.key");
+        std::fs::write(&config, own.replace("\"worker-2\"", &format!("\"{name}\"")))
+            .expect("a configuration");
         site.start("worker-2")
     };
     let wrong = bound("worker-3");
-    until("its name is refused", PATIENCE, || log().contains("bound to another name"));
+    until("its name is refused", PATIENCE, || {
+        log().contains("bound to another name")
+    });
     wrong.kill();
     let _right = bound("worker-9");
     until("its own name is taken", PATIENCE, || joined("worker-9"));
     // The same address under another name.
-    let (listen, taken) = (free_udp_port(), own.lines().find(|l| l.starts_with("listen")).expect("an address"));
+    let (listen, taken) = (
+        free_udp_port(),
+        own.lines().find(|l| l.starts_with("listen")).expect("an address"),
+    );
     let address = taken.split('"').nth(1).expect("an address");
     let third = own
-        .replace(taken, &format!("listen = \"{listen}\"\nadvertise = \"{address}\""))
+        .replace(
+            taken,
+            &format!("listen = \"{listen}\"\nadvertise = \"{address}\""),
+        )
         .replace("worker-2-state", "worker-4-state")
         .replace("\"worker-2\"", "\"worker-4\"");
-    let http_line = third.lines().find(|l| l.starts_with("http")).expect("an address").to_owned();
+    let http_line = third
+        .lines()
+        .find(|l| l.starts_with("http"))
+        .expect("an address")
+        .to_owned();
     let third = third.replace(&http_line, &format!("http = \"{}\"", free_tcp_port()));
     std::fs::write(site.file("worker-4.toml"), third).expect("a configuration");
     let _third = site.start("worker-4");
@@ -219,16 +303,31 @@ fn certificates_are_taken_up_when_they_are_renewed() {
     until("the router is ready", PATIENCE, || site.is_ready(site.http));
     let told = |at: SocketAddr| {
         let (_, metrics) = http::get(at, "/metrics").expect("metrics");
-        metrics.lines().any(|l| l.starts_with("graft_certificate_not_after_seconds"))
+        metrics
+            .lines()
+            .any(|l| l.starts_with("graft_certificate_not_after_seconds"))
     };
     assert!(told(site.http) && told(site.planner_http) && told(site.worker_http));
     let dir = text(site.file(""));
     // A key that does not belong to it changes nothing, and is told.
-    let issued = graft(["ca", "issue", "--role", "router", "--name", "new", "--san", "serve.example", "--dir", &dir]);
+    let issued = graft([
+        "ca",
+        "issue",
+        "--role",
+        "router",
+        "--name",
+        "new",
+        "--san",
+        "serve.example",
+        "--dir",
+        &dir,
+    ]);
     assert!(issued.status.success(), "{issued:?}");
     std::fs::copy(site.file("new.pem"), site.file("router.pem")).expect("a certificate");
     let log = || std::fs::read_to_string(site.file("router.log")).unwrap_or_default();
-    until("it says that they don't fit", PATIENCE, || log().contains("not the key of"));
+    until("it says that they don't fit", PATIENCE, || {
+        log().contains("not the key of")
+    });
     let named = ["--server-name", "serve.example"];
     assert_eq!(site.infer(&named)["reachable"], false);
     std::fs::copy(site.file("new.key"), site.file("router.key")).expect("a key");
@@ -248,15 +347,34 @@ fn who_can_t_reach_a_router_is_told_why() {
         let image = text(model.join("espresso.png"));
         let (router, ca, model) = (router.to_string(), text(ca), text(model.clone()));
         let ran = graft([
-            "infer", "--require-server", "--router", &router, "--ca", &ca, "--server-name", name, "--model", &model, "--image", &image,
+            "infer",
+            "--require-server",
+            "--router",
+            &router,
+            "--ca",
+            &ca,
+            "--server-name",
+            name,
+            "--model",
+            &model,
+            "--image",
+            &image,
         ]);
         assert_eq!(ran.status.code(), Some(1), "{ran:?}");
         String::from_utf8_lossy(&ran.stderr).into_owned()
     };
     let (name, ca) = ("router.graft.internal", site.file("ca.pem"));
     let told = |why: &str, words: &str| assert!(why.contains(words), "{why}");
-    until("the router listens", PATIENCE, || http::get(site.http, "/healthz").is_some());
-    told(&why(site.quic, ca.clone(), "serve.example"), "does not carry the name serve.example");
-    told(&why(site.quic, other.path().join("ca.pem"), name), "another authority");
+    until("the router listens", PATIENCE, || {
+        http::get(site.http, "/healthz").is_some()
+    });
+    told(
+        &why(site.quic, ca.clone(), "serve.example"),
+        "does not carry the name serve.example",
+    );
+    told(
+        &why(site.quic, other.path().join("ca.pem"), name),
+        "another authority",
+    );
     told(&why(free_udp_port(), ca, name), "nobody answers over UDP");
 }

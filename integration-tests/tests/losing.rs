@@ -90,7 +90,9 @@ fn a_worker_that_dies_costs_no_more_than_one_in_a_hundred() {
 fn a_worker_that_stands_still_costs_no_more_than_one_in_a_hundred() {
     let _alone = alone();
     let (parts, programs) = Parts::start();
-    let report = parts.loaded("a worker stands still", || programs[&parts.busiest_worker()].stop());
+    let report = parts.loaded("a worker stands still", || {
+        programs[&parts.busiest_worker()].stop()
+    });
     assert!(missed(&report) <= LOST, "{report}\n{}", parts.site.logs());
 }
 
@@ -98,10 +100,14 @@ fn a_worker_that_stands_still_costs_no_more_than_one_in_a_hundred() {
 fn a_router_that_dies_or_stands_still_costs_no_more_than_one_in_a_hundred() {
     let _alone = alone();
     let (parts, mut programs) = Parts::start();
-    let report = parts.loaded("a router is killed", || programs.remove("router").expect("a router").kill());
+    let report = parts.loaded("a router is killed", || {
+        programs.remove("router").expect("a router").kill()
+    });
     assert!(missed(&report) <= LOST, "{report}\n{}", parts.site.logs());
     programs.insert("router".to_owned(), parts.site.start("router"));
-    until("the router is ready", PATIENCE, || parts.site.is_ready(parts.site.http));
+    until("the router is ready", PATIENCE, || {
+        parts.site.is_ready(parts.site.http)
+    });
     let report = parts.loaded("a router stands still", || programs["router-2"].stop());
     assert!(missed(&report) <= LOST, "{report}\n{}", parts.site.logs());
 }
@@ -119,6 +125,8 @@ fn draining_a_router_or_a_worker_loses_nothing() {
     };
     drained("router");
     let _again = parts.site.start("router");
-    until("the router is ready", PATIENCE, || parts.site.is_ready(parts.site.http));
+    until("the router is ready", PATIENCE, || {
+        parts.site.is_ready(parts.site.http)
+    });
     drained(&parts.busiest_worker());
 }

@@ -118,7 +118,11 @@ impl PlannerActor {
         if !self.looked_after.insert(worker.clone()) {
             return;
         }
-        tracing::warn!(worker, ?by, "a worker is said to be silent; it is asked for a sign of life");
+        tracing::warn!(
+            worker,
+            ?by,
+            "a worker is said to be silent; it is asked for a sign of life"
+        );
         let asked = self
             .connections
             .tell_worker(&worker, ToWorker::Alive, ALIVE_WITHIN);

@@ -57,7 +57,9 @@ pub(crate) enum NotHeard {
     #[error("your certificate is not a {0}'s")]
     Certificate(Role),
     /// Its certificate is bound to another name.
-    #[error("your certificate is bound to another name than {0:?}: `graft ca issue --part {0}` makes one for this")]
+    #[error(
+        "your certificate is bound to another name than {0:?}: `graft ca issue --part {0}` makes one for this"
+    )]
     Name(String),
     /// It closed its connection meanwhile.
     #[error("your connection is gone")]
@@ -98,10 +100,14 @@ impl Handler<Joined> for PlannerActor {
             Join::Router { name, .. } => (Role::Router, name.clone()),
         };
         let before = self.alive(role, &name, joined.number);
-        Box::pin(before.into_actor(self).map(move |before, this, context| match before {
-            Some(from) => Err(NotHeard::Taken { role, name, from }),
-            None => this.take_in(joined, context),
-        }))
+        Box::pin(
+            before
+                .into_actor(self)
+                .map(move |before, this, context| match before {
+                    Some(from) => Err(NotHeard::Taken { role, name, from }),
+                    None => this.take_in(joined, context),
+                }),
+        )
     }
 }
 

@@ -61,7 +61,14 @@ impl Remote {
     ) -> Self {
         let part = (Role::Worker, worker.to_owned());
         Remote {
-            link: Link::open_watched(endpoint, address, part, Protocol::Work, WorkRequest::Alive, changed),
+            link: Link::open_watched(
+                endpoint,
+                address,
+                part,
+                Protocol::Work,
+                WorkRequest::Alive,
+                changed,
+            ),
         }
     }
 }
@@ -88,7 +95,10 @@ impl Backend for Remote {
                 Ok((WorkReply::Refused(refused, visits), _)) => Err(BackendFailure::Refused(refused, visits)),
                 Ok((WorkReply::Alive, _)) => {
                     let what = "the worker gave a sign of life for an answer";
-                    Err(BackendFailure::Refused(Refused::new(Status::Internal, what), vec![]))
+                    Err(BackendFailure::Refused(
+                        Refused::new(Status::Internal, what),
+                        vec![],
+                    ))
                 }
                 Err(CallError::TimedOut(_)) => Err(BackendFailure::TimedOut),
                 Err(error) => Err(BackendFailure::Lost(error.to_string())),

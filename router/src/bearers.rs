@@ -56,7 +56,12 @@ impl Bearers {
 
     /// Who shows this token.
     pub fn read(&self, token: &str) -> Result<Arc<Bearer>, Refused> {
-        let known = self.known.lock().unwrap_or_else(|e| e.into_inner()).get(token).cloned();
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .get(token)
+            .cloned();
         if let Some(bearer) = known {
             return Ok(bearer);
         }
@@ -86,7 +91,9 @@ impl Bearers {
     /// Whether a model may be asked for now.
     pub fn may_ask(&self, now: Nanos, bearer: Option<&Bearer>, model: &str) -> Result<(), Refused> {
         self.may_look(bearer)?;
-        let Some(Bearer { claims, .. }) = bearer else { return Ok(()) };
+        let Some(Bearer { claims, .. }) = bearer else {
+            return Ok(());
+        };
         if !claims.allows(model) {
             let what = format!("the token of {} is not for model {model}", claims.sub);
             return Err(Refused::new(Status::Forbidden, what));

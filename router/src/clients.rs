@@ -59,11 +59,15 @@ async fn answer(
     shown: &Mutex<Option<Arc<Bearer>>>,
 ) -> (ClientReply, Bytes) {
     let outcome = match request {
-        ClientRequest::Describe { model } => front.describe(&model, came.bearer.as_deref()).and_then(|description| {
-            let json = serde_json::to_vec(&description)
-                .map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
-            Ok((ClientReply::Described, Bytes::from(json)))
-        }),
+        ClientRequest::Describe { model } => {
+            front
+                .describe(&model, came.bearer.as_deref())
+                .and_then(|description| {
+                    let json = serde_json::to_vec(&description)
+                        .map_err(|e| Refused::new(Status::Internal, e.to_string()))?;
+                    Ok((ClientReply::Described, Bytes::from(json)))
+                })
+        }
         ClientRequest::Probe => Ok((ClientReply::Probed, Bytes::new())),
         ClientRequest::Present { token } => front.bearers.read(&token).and_then(|bearer| {
             front.bearers.may_look(Some(&bearer))?;

@@ -18,11 +18,13 @@ use graft_router_core::{
 };
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
-use graft_wire::{AnswerHeader, Description, InferHeader, Refused, RunHeader, Status, TraceContext, Visit, WireType};
+use graft_wire::{
+    AnswerHeader, Description, InferHeader, Refused, RunHeader, Status, TraceContext, Visit, WireType,
+};
 use tokio::sync::Notify;
 
-use crate::bearers::{Bearer, Bearers};
 use crate::backend::{Backend, BackendFailure, BackendReply};
+use crate::bearers::{Bearer, Bearers};
 use crate::check::check;
 use crate::counts::Counts;
 
@@ -144,7 +146,10 @@ impl Drop for Living<'_> {
         if self.life.is_some() {
             self.taken_back = true;
             let now = self.front.clock.now();
-            let late = self.passage.as_ref().is_some_and(|passage| !passage.is_in_time(now));
+            let late = self
+                .passage
+                .as_ref()
+                .is_some_and(|passage| !passage.is_in_time(now));
             // One that was given up early says nothing of how its model is served.
             self.counts &= late;
             let why = Refused::new(Status::Cancelled, "the client waited no longer");
@@ -259,9 +264,7 @@ impl Front {
             life: Some(life),
             passage: None,
         };
-        let mut outcome = self
-            .serve(&header, payload, start, &came, &mut living)
-            .await;
+        let mut outcome = self.serve(&header, payload, start, &came, &mut living).await;
         let now = self.clock.now();
         if let Ok((answer, bytes)) = &mut outcome {
             answer.timing.router_ns = (now - start).0;
@@ -288,7 +291,9 @@ impl Front {
             return Err(Refused::new(Status::NotReady, "the router is draining"));
         }
         let entry = self.entry(&header.model)?;
-        let allowed = self.bearers.may_ask(start, came.bearer.as_deref(), &entry.manifest.name);
+        let allowed = self
+            .bearers
+            .may_ask(start, came.bearer.as_deref(), &entry.manifest.name);
         allowed.inspect_err(|_| living.counts = false)?;
         check(entry, header, payload.len())?;
         let asked = Asked {
@@ -384,12 +389,7 @@ impl Front {
 }
 
 /// Has a worker run the rest of a request.
-async fn send(
-    backend: &dyn Backend,
-    header: &InferHeader,
-    payload: Bytes,
-    sending: Sending,
-) -> BackendReply {
+async fn send(backend: &dyn Backend, header: &InferHeader, payload: Bytes, sending: Sending) -> BackendReply {
     let Sending {
         worker: _,
         epoch,

@@ -188,7 +188,10 @@ impl Handler<Pulsed> for Membership {
             self.front.switched.notify_waiters();
             return;
         }
-        tracing::warn!(worker, "a worker gives no sign of life; what it had goes to others");
+        tracing::warn!(
+            worker,
+            "a worker gives no sign of life; what it had goes to others"
+        );
         metrics::counter!(names::ROUTER_SILENT, "worker" => worker.clone()).increment(1);
         let Some(planner) = self.planner.clone().filter(|p| !p.is_closed()) else {
             return;

@@ -189,14 +189,7 @@ fn install(
     let devices = plan.partitions.iter().map(|p| p.device.clone());
     let hosts = devices.map(|name| {
         let (address, chunk) = (String::new(), Nanos::ZERO);
-        (
-            name.clone(),
-            WorkerEndpoint {
-                name,
-                address,
-                chunk,
-            },
-        )
+        (name.clone(), WorkerEndpoint { name, address, chunk })
     });
     let fleet = control.hardware().fleet();
     let mut update = routes(&plan, false, &workload, &fleet, &hosts.collect())?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Handler, Message};
 use graft_engine::{Cause, Engine, EngineError, Held, PartitionId, RunEnd, guarded};
-use graft_model::{Batch, Cut, DType, ModelId, Sent, StageRange};
+use graft_model::{Batch, Cut, DType, ModelId, Sent, StageRange, TensorError};
 use graft_wire::WireType;
 use graft_worker_core::BatchId;
 
@@ -438,6 +438,13 @@ fn one_by_one(
     })
 }
 
+/// Rows as they were sent. What is all but zero is zero from here on: no request slows down the batch that it is in.
+fn taken_in(cut: &Cut, rows: &[Sent<'_>]) -> Result<Batch, TensorError> {
+    let mut batch = Batch::from_requests(cut, rows)?;
+    batch.flush_tiny();
+    Ok(batch)
+}
+
 /// The rows of a batch together.
 fn gather(
     place: &Place,
@@ -459,7 +466,7 @@ fn gather(
                 Activation::Held(..) => None,
             })
             .collect();
-        return Ok(Held::Host(Batch::from_requests(cut, &rows)?));
+        return Ok(Held::Host(taken_in(cut, &rows)?));
     }
     let rows: Vec<Held> = inputs
         .into_iter()
@@ -471,7 +478,7 @@ fn gather(
                     types: &types,
                     bytes: &bytes,
                 };
-                Ok(Held::Host(Batch::from_requests(cut, &[sent])?))
+                Ok(Held::Host(taken_in(cut, &[sent])?))
             }
         })
         .collect::<Result<_, EngineError>>()?;

@@ -270,7 +270,9 @@ impl Driver {
     /// All routers, a client's own first.
     fn lines_from(&self, router: u32) -> Vec<Line> {
         let (own, count) = (router as usize, self.lines.len());
-        (0..count).map(|i| self.lines[(own + i) % count].clone()).collect()
+        (0..count)
+            .map(|i| self.lines[(own + i) % count].clone())
+            .collect()
     }
 
     fn heard(&mut self, crowd: &mut Crowd, name: &str, description: &Description) {

@@ -47,6 +47,11 @@ impl Batch {
         Batch::new(tensors.collect::<Result<_, _>>()?)
     }
 
+    /// Makes floats that are all but zero zeros: [`Tensor::flush_tiny`].
+    pub fn flush_tiny(&mut self) {
+        self.tensors.iter_mut().for_each(Tensor::flush_tiny);
+    }
+
     /// Number of requests.
     pub fn requests(&self) -> usize {
         self.tensors.first().map_or(0, Tensor::requests)

@@ -56,5 +56,5 @@ pub use parts::{Part, Parts};
 pub use precision::Precision;
 pub use read::Model;
 pub use splitmix::SplitMix;
-pub use tensor::{Elements, Tensor, largest_difference};
+pub use tensor::{Elements, LEAST_FLOAT, Tensor, largest_difference};
 pub use tensor_error::TensorError;

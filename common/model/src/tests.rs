@@ -3,10 +3,26 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use crate::samples::{self, BatchAs};
-use crate::{CutPoint, Model, ModelErrorKind, ModelId, ReadOptions};
+use crate::{CutPoint, Elements, LEAST_FLOAT, Model, ModelErrorKind, ModelId, ReadOptions, Tensor};
 
 fn parse(bytes: &[u8]) -> Result<Model, crate::ModelError> {
     Model::parse(Path::new("sample.onnx"), bytes, &ReadOptions::default())
+}
+
+#[test]
+fn what_is_all_but_zero_becomes_zero_and_nothing_else_changes() {
+    let (least, tiny) = (LEAST_FLOAT, LEAST_FLOAT * 0.99);
+    let given = vec![1e-45, -1e-39, tiny, -tiny, least, -least, 1.0, f32::INFINITY, f32::NAN, 0.0];
+    let mut tensor = Tensor::new(1, vec![given.len()], Elements::F32(given.clone())).unwrap();
+    tensor.flush_tiny();
+    let flushed = tensor.floats().unwrap();
+    assert_eq!(&flushed[..4], &[0.0; 4]);
+    for (now, before) in flushed[4..].iter().zip(&given[4..]) {
+        assert_eq!(now.to_bits(), before.to_bits());
+    }
+    let mut integers = Tensor::new(1, vec![2], Elements::I32(vec![1, -1])).unwrap();
+    integers.flush_tiny();
+    assert_eq!(integers.elements(), &Elements::I32(vec![1, -1]));
 }
 
 #[test]

@@ -89,7 +89,8 @@ pub fn administered(
     let wrong = |key, value: String, cause: String| ConfigError::Value { key, value, cause };
     let read = |file: &Path| {
         let shown = file.display().to_string();
-        let text = std::fs::read_to_string(file).map_err(|e| wrong("admin_token", shown.clone(), e.to_string()))?;
+        let text =
+            std::fs::read_to_string(file).map_err(|e| wrong("admin_token", shown.clone(), e.to_string()))?;
         match text.trim() {
             token if token.len() >= LEAST_TOKEN => Ok(Arc::from(token)),
             _ => {
@@ -107,7 +108,8 @@ pub fn administered(
     };
     let apart = resolve("admin", address)?;
     if token.is_none() && !apart.ip().is_loopback() {
-        let cause = "others than this machine reach it: name a file with a token as admin_token, or take 127.0.0.1";
+        let cause =
+            "others than this machine reach it: name a file with a token as admin_token, or take 127.0.0.1";
         return Err(wrong("admin", address.to_owned(), cause.to_owned()));
     }
     Ok(Admin {

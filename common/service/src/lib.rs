@@ -13,6 +13,6 @@ mod shutdown;
 pub use clock::Clock;
 pub use config::{ConfigError, TlsConfig, administered, read_config, resolve, resolve_all};
 pub use models::read_catalog;
-pub use renewal::Renewal;
 pub use program::{Arguments, run_program, run_system};
+pub use renewal::Renewal;
 pub use shutdown::Shutdown;

@@ -72,7 +72,10 @@ fn tell_validity(identity: &Identity, told: &mut Option<Instant>) {
     }
     *told = Some(Instant::now());
     match left > 0 {
-        true => tracing::warn!(days = left / 86_400, "the certificate is over soon: `graft ca issue` makes another"),
+        true => tracing::warn!(
+            days = left / 86_400,
+            "the certificate is over soon: `graft ca issue` makes another"
+        ),
         false => tracing::error!(
             seconds_ago = -left,
             "the certificate is over: others refuse it; `graft ca issue` makes another, which is taken up at once"

@@ -43,7 +43,9 @@ async fn guarded<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
     if let Err((status, why)) = admitted(token.as_deref(), &request) {
-        let refused = HttpResponse::build(status).content_type("text/plain").body(format!("{why}\n"));
+        let refused = HttpResponse::build(status)
+            .content_type("text/plain")
+            .body(format!("{why}\n"));
         return Ok(request.into_response(refused).map_into_right_body());
     }
     Ok(next.call(request).await?.map_into_left_body())
@@ -84,7 +86,10 @@ pub fn is_cross_origin(origin: Option<&str>, host: Option<&str>) -> bool {
 
 /// Whether both are the same; takes as long wherever they differ.
 fn is_same(shown: &str, token: &str) -> bool {
-    let differ = shown.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
+    let differ = shown
+        .bytes()
+        .zip(token.bytes())
+        .fold(0, |all, (a, b)| all | (a ^ b));
     shown.len() == token.len() && differ == 0
 }
 
@@ -119,7 +124,9 @@ mod tests {
         for host in ["evil.example:9000", "", "127.0.0.1.evil.example"] {
             assert!(!is_this_machine(host), "{host}");
         }
-        assert!(is_same("abc", "abc") && !is_same("abd", "abc") && !is_same("", "abc") && !is_same("abcd", "abc"));
+        assert!(
+            is_same("abc", "abc") && !is_same("abd", "abc") && !is_same("", "abc") && !is_same("abcd", "abc")
+        );
     }
 
     #[test]

@@ -90,7 +90,12 @@ pub fn routes(readiness: Readiness) -> impl FnOnce(&mut web::ServiceConfig) {
 /// Adds `/metrics` for administrators to an application.
 pub fn metrics_route(admin: &Admin) -> impl FnOnce(&mut web::ServiceConfig) {
     let admin = admin.clone();
-    move |config| admin.serve(config, web::resource("/metrics").route(web::get().to(metrics_text)))
+    move |config| {
+        admin.serve(
+            config,
+            web::resource("/metrics").route(web::get().to(metrics_text)),
+        )
+    }
 }
 
 async fn healthz() -> HttpResponse {

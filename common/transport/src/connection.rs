@@ -218,7 +218,10 @@ impl Connection {
     }
 
     fn certificate(&self) -> Option<CertificateDer<'static>> {
-        let chain = self.quinn.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>();
+        let chain = self
+            .quinn
+            .peer_identity()?
+            .downcast::<Vec<CertificateDer<'static>>>();
         chain.ok()?.first().cloned()
     }
 

@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::{Arc, RwLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -257,7 +257,12 @@ impl Endpoint {
     ) -> Result<Self, EndpointError> {
         let server = serving(identity, protocol, auth, options)?;
         let side = ClientSide::of(identity)?;
-        Ok(Self::opened(open(address, Some(server))?, side, Some((protocol, auth)), options))
+        Ok(Self::opened(
+            open(address, Some(server))?,
+            side,
+            Some((protocol, auth)),
+            options,
+        ))
     }
 
     /// From now on it has this identity: what is connected stays so.
@@ -459,18 +464,51 @@ fn why_not(error: &quinn::ConnectionError, name: &str) -> String {
     let text = error.to_string();
     // The reasons of rustls come as text only.
     let hints = [
-        ("UnknownIssuer", "its certificate is of another authority than the one that is trusted here".to_owned()),
-        ("BadSignature", "its certificate is of another authority than the one that is trusted here".to_owned()),
-        ("NotValidForName", format!("its certificate does not carry the name {name}")),
-        ("not valid for name", format!("its certificate does not carry the name {name}")),
-        ("NotValidYet", "its certificate is not valid yet: is the clock right, there and here?".to_owned()),
-        ("not valid yet", "its certificate is not valid yet: is the clock right, there and here?".to_owned()),
-        ("Expired", "its certificate is over, or the clock is wrong, there or here".to_owned()),
-        ("expired", "its certificate is over, or the clock is wrong, there or here".to_owned()),
-        ("no_application_protocol", "it speaks another protocol or version of Graft".to_owned()),
-        ("no application protocol", "it speaks another protocol or version of Graft".to_owned()),
+        (
+            "UnknownIssuer",
+            "its certificate is of another authority than the one that is trusted here".to_owned(),
+        ),
+        (
+            "BadSignature",
+            "its certificate is of another authority than the one that is trusted here".to_owned(),
+        ),
+        (
+            "NotValidForName",
+            format!("its certificate does not carry the name {name}"),
+        ),
+        (
+            "not valid for name",
+            format!("its certificate does not carry the name {name}"),
+        ),
+        (
+            "NotValidYet",
+            "its certificate is not valid yet: is the clock right, there and here?".to_owned(),
+        ),
+        (
+            "not valid yet",
+            "its certificate is not valid yet: is the clock right, there and here?".to_owned(),
+        ),
+        (
+            "Expired",
+            "its certificate is over, or the clock is wrong, there or here".to_owned(),
+        ),
+        (
+            "expired",
+            "its certificate is over, or the clock is wrong, there or here".to_owned(),
+        ),
+        (
+            "no_application_protocol",
+            "it speaks another protocol or version of Graft".to_owned(),
+        ),
+        (
+            "no application protocol",
+            "it speaks another protocol or version of Graft".to_owned(),
+        ),
     ];
-    let hint = hints.iter().find(|(sign, _)| text.contains(sign)).map(|(_, hint)| hint.as_str());
+    let hint = hints
+        .iter()
+        .find(|(sign, _)| text.contains(sign))
+        .map(|(_, hint)| hint.as_str());
     match (error, hint) {
         (quinn::ConnectionError::TimedOut, _) => NOBODY.to_owned(),
         (_, Some(hint)) => format!("{hint} ({text})"),

@@ -79,7 +79,9 @@ pub enum IdentityError {
     )]
     Name(String),
     /// A name that no part can be bound to.
-    #[error("{0:?} is no part's name that a certificate can be bound to: expected 1 to 63 letters, digits and hyphens")]
+    #[error(
+        "{0:?} is no part's name that a certificate can be bound to: expected 1 to 63 letters, digits and hyphens"
+    )]
     Part(String),
     /// A certificate can't be made.
     #[error("certificate can't be made: {0}")]
@@ -149,7 +151,9 @@ impl Identity {
         let certified = rustls::sign::CertifiedKey::new(self.chain.clone(), signing);
         certified.keys_match().map_err(|_| {
             let certificate = certificate.display();
-            unfit(format!("it is not the key of {certificate}: name the two that were issued together"))
+            unfit(format!(
+                "it is not the key of {certificate}: name the two that were issued together"
+            ))
         })
     }
 
@@ -216,9 +220,7 @@ impl Authority {
 
     /// Reads an authority from PEM files that [`Authority::write`] wrote.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let text = |file: &Path| {
-            std::fs::read_to_string(file).map_err(|e| IdentityError::unread(file, &e))
-        };
+        let text = |file: &Path| std::fs::read_to_string(file).map_err(|e| IdentityError::unread(file, &e));
         let (certificate_pem, key_pem) = (text(certificate)?, text(key)?);
         let pair = KeyPair::from_pem(&key_pem)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, pair)?;
@@ -309,7 +311,10 @@ fn may_be_issued(name: &str) -> bool {
 /// What a certificate carries that is bound to a part's name.
 fn bound_name(role: Role, part: &str) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    let fits = (1..=63).contains(&part.len()) && part.chars().all(plain) && !part.starts_with('-') && !part.ends_with('-');
+    let fits = (1..=63).contains(&part.len())
+        && part.chars().all(plain)
+        && !part.starts_with('-')
+        && !part.ends_with('-');
     fits.then(|| format!("{part}.{}", role.server_name()).to_ascii_lowercase())
 }
 
@@ -319,7 +324,10 @@ pub(crate) fn may_be_called(certificate: &CertificateDer<'_>, role: Role, part: 
         return false;
     };
     let suffix = format!(".{}", role.server_name());
-    let mut bound = end.valid_dns_names().filter(|name| name.ends_with(&suffix)).peekable();
+    let mut bound = end
+        .valid_dns_names()
+        .filter(|name| name.ends_with(&suffix))
+        .peekable();
     bound.peek().is_none() || {
         let own = bound_name(role, part);
         bound.any(|name| Some(name) == own.as_deref())
@@ -347,7 +355,12 @@ mod tests {
         assert!(bears(&bound, Role::Worker));
         assert!(may_be_called(&bound, Role::Worker, "gpu-7") && may_be_called(&bound, Role::Worker, "GPU-7"));
         assert!(!may_be_called(&bound, Role::Worker, "gpu-8") && !may_be_called(&bound, Role::Worker, ""));
-        let free = first(&authority.issue_pem(Role::Worker, None, &["host.example".to_owned()]).unwrap().0);
+        let free = first(
+            &authority
+                .issue_pem(Role::Worker, None, &["host.example".to_owned()])
+                .unwrap()
+                .0,
+        );
         assert!(may_be_called(&free, Role::Worker, "any name at all"));
         for part in ["", "a.b", "*", "-a", "a b"] {
             let refused = authority.issue_pem(Role::Worker, Some(part), &[]);
@@ -367,11 +380,28 @@ mod tests {
         let (certificate, key) = authority.issue_pem(Role::Worker, None, &[]).unwrap();
         let (_, other) = authority.issue_pem(Role::Worker, None, &[]).unwrap();
         let ca = write("ca.pem", authority.certificate_pem());
-        let (certificate, key, other) = (write("a.pem", &certificate), write("a.key", &key), write("b.key", &other));
-        assert!(Identity::read(&certificate, &key, &ca).unwrap().not_after().is_some());
+        let (certificate, key, other) = (
+            write("a.pem", &certificate),
+            write("a.key", &key),
+            write("b.key", &other),
+        );
+        assert!(
+            Identity::read(&certificate, &key, &ca)
+                .unwrap()
+                .not_after()
+                .is_some()
+        );
         let told = |c: &Path, k: &Path| Identity::read(c, k, &ca).unwrap_err().to_string();
-        assert!(told(&key, &certificate).contains("mixed up"), "{}", told(&key, &certificate));
-        assert!(told(&certificate, &other).contains("a.pem"), "{}", told(&certificate, &other));
+        assert!(
+            told(&key, &certificate).contains("mixed up"),
+            "{}",
+            told(&key, &certificate)
+        );
+        assert!(
+            told(&certificate, &other).contains("a.pem"),
+            "{}",
+            told(&certificate, &other)
+        );
     }
 
     #[test]

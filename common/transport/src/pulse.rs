@@ -94,7 +94,12 @@ impl Pulse {
 
     /// Takes the pulse of a connection until it is gone. `sign`: a request that the other side answers at once; `changed`
     /// hears when it falls silent, and when it is heard again.
-    pub async fn take<Q: Encode>(&self, connection: &Connection, sign: &Q, changed: &(dyn Fn(bool) + Send + Sync)) {
+    pub async fn take<Q: Encode>(
+        &self,
+        connection: &Connection,
+        sign: &Q,
+        changed: &(dyn Fn(bool) + Send + Sync),
+    ) {
         let inner = &*self.inner;
         self.is_now(false, changed);
         while !connection.is_closed() {
@@ -117,7 +122,12 @@ impl Pulse {
     }
 
     /// Until nothing is asked, or the connection is gone.
-    async fn listen<Q: Encode>(&self, connection: &Connection, sign: &Q, changed: &(dyn Fn(bool) + Send + Sync)) {
+    async fn listen<Q: Encode>(
+        &self,
+        connection: &Connection,
+        sign: &Q,
+        changed: &(dyn Fn(bool) + Send + Sync),
+    ) {
         let mut received = connection.received();
         let (mut quiet, mut looked) = (Duration::ZERO, Instant::now());
         let mut unasked = Duration::ZERO;

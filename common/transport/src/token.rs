@@ -135,10 +135,14 @@ impl Tokens {
     /// What a token says, if it is one of the authority's and not over.
     pub fn read(&self, token: &str) -> Result<Claims, TokenError> {
         if token.len() > MOST_BYTES {
-            let what = format!("the token has {} bytes; tokens have {MOST_BYTES} at most", token.len());
+            let what = format!(
+                "the token has {} bytes; tokens have {MOST_BYTES} at most",
+                token.len()
+            );
             return Err(TokenError::Claims(what));
         }
-        let mut why = TokenError::Claims("the site's authority has no key that tokens can be held against".to_owned());
+        let mut why =
+            TokenError::Claims("the site's authority has no key that tokens can be held against".to_owned());
         for key in &self.keys {
             match decode::<Claims>(token, key, &self.rules) {
                 Ok(read) => {
@@ -178,19 +182,32 @@ mod tests {
         assert_eq!(tokens.read(&token).unwrap(), claims);
         assert!(claims.allows("a") && !claims.allows("b"));
 
-        let over = Claims { exp: unix_s() - 1, ..claims.clone() };
+        let over = Claims {
+            exp: unix_s() - 1,
+            ..claims.clone()
+        };
         assert!(tokens.read(&issue_token(&key, &over).unwrap()).is_err());
-        let elsewhere = Claims { aud: "another".to_owned(), ..claims.clone() };
+        let elsewhere = Claims {
+            aud: "another".to_owned(),
+            ..claims.clone()
+        };
         assert!(tokens.read(&issue_token(&key, &elsewhere).unwrap()).is_err());
         let other = Tokens::of(&Authority::new().unwrap().issue(Role::Router, &[]).unwrap());
         assert!(other.read(&token).is_err());
         // Not signed at all, signed by what the reader is told to trust, cut off, too long.
-        let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIiwiYXVkIjoiZ3JhZnQtcm91dGVyIiwiZXhwIjo5OTk5OTk5OTk5fQ.";
+        let unsigned =
+            "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIiwiYXVkIjoiZ3JhZnQtcm91dGVyIiwiZXhwIjo5OTk5OTk5OTk5fQ.";
         let mut changed = token.clone().into_bytes();
         let middle = changed.len() / 2;
         changed[middle] ^= 1;
         let changed = String::from_utf8(changed).unwrap();
-        for bad in [unsigned, changed.as_str(), &token[..token.len() - 4], "", &"a".repeat(5000)] {
+        for bad in [
+            unsigned,
+            changed.as_str(),
+            &token[..token.len() - 4],
+            "",
+            &"a".repeat(5000),
+        ] {
             assert!(tokens.read(bad).is_err(), "{bad:.40}");
         }
         for (name, rps) in [("", None), ("a", Some(0.0)), ("a", Some(f64::NAN))] {

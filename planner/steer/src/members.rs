@@ -187,7 +187,11 @@ impl Members {
                 count: info.devices.len(),
             });
         }
-        let mut others = self.workers.values().map(|w| &w.info).filter(|i| i.name != info.name);
+        let mut others = self
+            .workers
+            .values()
+            .map(|w| &w.info)
+            .filter(|i| i.name != info.name);
         if let Some(other) = others.find(|other| other.address == info.address) {
             return Err(Unheard::Address {
                 worker: info.name.clone(),

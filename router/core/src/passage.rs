@@ -363,7 +363,8 @@ impl Passage {
         let Some(latest) = self.attempts.last().filter(|_| self.lost.is_none()) else {
             return false;
         };
-        let other = |worker: &str| (worker != latest.worker || table.epoch() != latest.epoch) && usable(worker);
+        let other =
+            |worker: &str| (worker != latest.worker || table.epoch() != latest.epoch) && usable(worker);
         let Asked { model, point, .. } = self.asked;
         table.could_serve(model, point, self.deadline() - now, &other)
     }

@@ -28,7 +28,9 @@ impl Rates {
             }
             clients.insert(client.to_owned(), (rps.to_bits(), Gate::new(rps, 1.0)));
         }
-        clients.get(client).is_some_and(|(_, gate)| gate.pass(now, 1.0, 1.0))
+        clients
+            .get(client)
+            .is_some_and(|(_, gate)| gate.pass(now, 1.0, 1.0))
     }
 }
 

@@ -13,7 +13,7 @@ use graft_wire::{Refused, Status};
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::tensors::quoted;
+use super::tensors::{from_json, quoted, wire_type};
 
 /// Largest body, in bytes; a larger one is refused.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 20;
@@ -238,4 +238,17 @@ pub(super) fn with_body<T>(
             None => Err(wrong(error)),
         },
     }
+}
+
+/// Reads the JSON of a call and the elements of its inputs, as many as a body may hold. Whether it is one.
+pub(crate) fn is_call(json: &[u8]) -> bool {
+    let read = with_body(json, |body| {
+        for input in &body.inputs {
+            if let (Some(data), Some(dtype)) = (input.data, wire_type(&input.datatype)) {
+                from_json(data, dtype, json.len())?;
+            }
+        }
+        Ok(())
+    });
+    read.is_ok()
 }

@@ -28,6 +28,7 @@ use graft_wire::{Refused, Status, TraceContext};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+pub(crate) use self::body::is_call;
 use self::sockets::Sockets;
 use crate::front::Front;
 
@@ -100,10 +101,11 @@ pub(crate) fn serve(
             .app_data(shared.clone())
             .configure(health::routes(readiness.clone()));
         if let Some(admin) = &here {
-            app = app.configure(health::metrics_route(admin)).configure(explained.clone());
+            app = app
+                .configure(health::metrics_route(admin))
+                .configure(explained.clone());
         }
-        app
-            .route("/v2", web::get().to(server_metadata))
+        app.route("/v2", web::get().to(server_metadata))
             .route("/v2/health/live", web::get().to(live))
             .route("/v2/health/ready", web::get().to(ready))
             .service(model_scope("/v2/models/{model}/versions/{version}"))
