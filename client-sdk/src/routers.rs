@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use graft_transport::{CallError, Connection, Endpoint, EndpointError, Protocol};
+use graft_transport::{CallError, Connection, Endpoint, EndpointError, Protocol, silence};
 use graft_wire::{ClientReply, ClientRequest, Limits, Status};
 use tokio::task::JoinSet;
 
@@ -228,7 +228,7 @@ pub async fn ask<F: Future<Output = Option<Sending>>>(
             true => Some(reply),
             false => return reply,
         },
-        () = connection.silence(&ClientRequest::Probe, longest) => None,
+        () = silence(&connection, &ClientRequest::Probe, longest) => None,
     };
     let mut second = std::pin::pin!(async {
         let second = again().await?;

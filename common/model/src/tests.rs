@@ -12,7 +12,18 @@ fn parse(bytes: &[u8]) -> Result<Model, crate::ModelError> {
 #[test]
 fn what_is_all_but_zero_becomes_zero_and_nothing_else_changes() {
     let (least, tiny) = (LEAST_FLOAT, LEAST_FLOAT * 0.99);
-    let given = vec![1e-45, -1e-39, tiny, -tiny, least, -least, 1.0, f32::INFINITY, f32::NAN, 0.0];
+    let given = vec![
+        1e-45,
+        -1e-39,
+        tiny,
+        -tiny,
+        least,
+        -least,
+        1.0,
+        f32::INFINITY,
+        f32::NAN,
+        0.0,
+    ];
     let mut tensor = Tensor::new(1, vec![given.len()], Elements::F32(given.clone())).unwrap();
     tensor.flush_tiny();
     let flushed = tensor.floats().unwrap();

@@ -15,7 +15,6 @@ use rustls::pki_types::CertificateDer;
 use crate::account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, next_room};
 use crate::callers::{Place, goodbye};
 use crate::identity::{Role, bears, may_be_called};
-use crate::pulse::Pulse;
 
 /// Close code: the connection is not needed any more.
 const CODE_DONE: u32 = 0;
@@ -164,17 +163,6 @@ impl Connection {
     /// Tells the other side that it should ask others from now on.
     pub(crate) fn say_goodbye(&self) {
         goodbye(self.quinn.clone());
-    }
-
-    /// Waits until the other side gives no sign of life for so long, or the connection is gone. `sign`: a request that it answers at
-    /// once.
-    pub async fn silence<Q: Encode>(&self, sign: &Q, longest: Duration) {
-        let pulse = Pulse::new(longest);
-        let _asking = pulse.asks();
-        tokio::select! {
-            () = pulse.take(self, sign, &|_| ()) => {}
-            () = pulse.silent() => {}
-        }
     }
 
     /// Packets that came in on it.

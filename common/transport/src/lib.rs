@@ -25,5 +25,5 @@ pub use control::TellError;
 pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protocol};
 pub use identity::{Authority, Identity, IdentityError, Role, UnknownRole};
 pub use link::Link;
-pub use pulse::{Asking, Pulse};
+pub use pulse::{Asking, Pulse, silence};
 pub use token::{Claims, TokenError, Tokens, issue_token};

@@ -43,6 +43,17 @@ impl Drop for Asking {
     }
 }
 
+/// Waits until the other side of a connection gives no sign of life for so long, or the connection is gone. `sign`: a request that it
+/// answers at once.
+pub async fn silence<Q: Encode>(connection: &Connection, sign: &Q, longest: Duration) {
+    let pulse = Pulse::new(longest);
+    let _asking = pulse.asks();
+    tokio::select! {
+        () = pulse.take(connection, sign, &|_| ()) => {}
+        () = pulse.silent() => {}
+    }
+}
+
 impl Pulse {
     /// Where so long a silence is too long.
     pub fn new(longest: Duration) -> Self {
