@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use graft_wire::VERSION;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 use rustls::RootCertStore;
@@ -47,11 +48,12 @@ pub enum Protocol {
 
 impl Protocol {
     fn alpn(self) -> Vec<u8> {
-        match self {
-            Protocol::Client => b"graft-client/4".to_vec(),
-            Protocol::Work => b"graft-work/4".to_vec(),
-            Protocol::Control => b"graft-control/4".to_vec(),
-        }
+        let name = match self {
+            Protocol::Client => "client",
+            Protocol::Work => "work",
+            Protocol::Control => "control",
+        };
+        format!("graft-{name}/{VERSION}").into_bytes()
     }
 }
 

@@ -37,8 +37,8 @@ fn bytes_that_are_no_frames_end_their_own_connections_and_fill_no_log() {
                     let bytes: [&[u8]; 4] = [
                         b"GET / HTTP/1.1\r\n\r\n",
                         b"Gf\xff\xff\x01\0\0\0\0\0\0\0\0\0\0\0",
-                        b"Gf\x07\0\xff\xff\xff\xff\0\0\0\0\0\0\0\0",
-                        b"Gf\x07\0\x04\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff",
+                        b"Gf\x08\0\xff\xff\xff\xff\0\0\0\0\0\0\0\0",
+                        b"Gf\x08\0\x04\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff",
                     ];
                     let _ended = connection.send_unframed(bytes[usize::from(n) % 4]).await;
                     tokio::time::sleep(Duration::from_millis(20)).await;
