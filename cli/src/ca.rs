@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use graft_transport::{Authority, Claims, Role, issue_token};
+use graft_transport::{Authority, Claims, Role, VALID, issue_token};
 
 use crate::Verdict;
 use crate::output::line;
@@ -41,6 +41,9 @@ pub(crate) struct Issue {
     /// The only name under which the part may join the planner (its configuration's `name`); default: any
     #[arg(long, value_name = "NAME")]
     part: Option<String>,
+    /// Days for which it is valid
+    #[arg(long, default_value_t = VALID.as_secs_f64() / DAY, value_name = "DAYS")]
+    days: f64,
     /// Host name or address that clients use (repeatable)
     #[arg(long = "san", value_name = "NAME")]
     names: Vec<String>,
@@ -84,11 +87,12 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
             role,
             name,
             part,
+            days,
             names,
             dir,
         }) => {
             let authority = Authority::read(&dir.join("ca.pem"), &dir.join("ca.key"))?;
-            let (certificate, key) = authority.issue_pem(role, part.as_deref(), &names)?;
+            let (certificate, key) = authority.issue_pem(role, part.as_deref(), &names, valid_for(days)?)?;
             let name = name.or(part).unwrap_or_else(|| role.to_string());
             write_new(&dir.join(format!("{name}.key")), &key, true)?;
             write_new(&dir.join(format!("{name}.pem")), &certificate, false)?;
@@ -98,18 +102,23 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
             ))?;
         }
         Command::Token(token) => {
-            let days = token.days;
-            anyhow::ensure!(
-                (1e-4..=3650.0).contains(&days),
-                "--days is {days}; expected 0.0001 to 3650"
-            );
             let models = (!token.models.is_empty()).then_some(token.models);
-            let valid = Duration::from_secs_f64(days * 86_400.0);
-            let claims = Claims::new(&token.client, valid, models, token.rps)?;
+            let claims = Claims::new(&token.client, valid_for(token.days)?, models, token.rps)?;
             line(issue_token(&token.dir.join("ca.key"), &claims)?)?;
         }
     }
     Ok(Verdict::Yes)
+}
+
+/// Seconds of a day.
+const DAY: f64 = 86_400.0;
+
+fn valid_for(days: f64) -> anyhow::Result<Duration> {
+    anyhow::ensure!(
+        (1e-5..=3650.0).contains(&days),
+        "--days is {days}; expected 0.00001 to 3650"
+    );
+    Ok(Duration::from_secs_f64(days * DAY))
 }
 
 /// Writes a file that is not there yet; a secret is readable by its owner alone.

@@ -1,4 +1,4 @@
-//! A phone without a router: everything runs here, in time, and the result says so.
+//! A phone without a router: everything runs here, in time, and the result says so. One that knows several loses nothing.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -11,8 +11,11 @@ use graft_client::{
 };
 use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, DType, Elements, Manifest, Model, ReadOptions, Tensor, samples};
-use graft_transport::{Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Protocol, Role};
-use graft_wire::{ClientReply, ClientRequest, Description, Limits};
+use graft_plan::Epoch;
+use graft_transport::{
+    Authority, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Protocol, Role,
+};
+use graft_wire::{AnswerHeader, ClientReply, ClientRequest, Description, Limits, Timing, WireType};
 
 fn device_and_model() -> (Arc<Device>, Arc<ModelHere>) {
     let bytes = samples::residual_cnn();
@@ -113,12 +116,18 @@ async fn a_request_goes_to_the_smallest_size_that_takes_it() {
 /// A router that answers probes and says what it needs, and never answers an inference.
 fn mute_router(cuts: usize) -> (Routers, Endpoint) {
     let identity = Authority::new().unwrap().issue(Role::Router, &[]).unwrap();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = EndpointOptions::default();
-    let server = Endpoint::server(any, &identity, Protocol::Client, ClientAuth::None, options).unwrap();
+    let server = router(&identity, cuts, None);
     let endpoint = Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap();
     let name = Role::Router.server_name();
-    let router = Routers::new(endpoint, name, vec![server.local_addr().unwrap()], None);
+    let routers = Routers::new(endpoint, name, vec![server.local_addr().unwrap()], None);
+    (routers, server)
+}
+
+/// A router that answers probes, says what it needs, and answers inferences so; or never.
+fn router(identity: &Identity, cuts: usize, answered: Option<Bytes>) -> Endpoint {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = EndpointOptions::default();
+    let server = Endpoint::server(any, identity, Protocol::Client, ClientAuth::None, options).unwrap();
     let mut server_ms = vec![1.0; cuts];
     server_ms[cuts - 1] = 0.0;
     let description = Description {
@@ -132,15 +141,25 @@ fn mute_router(cuts: usize) -> (Routers, Endpoint) {
     let listening = server.clone();
     tokio::spawn(async move {
         let serve = move |connection: Connection| {
-            let json = json.clone();
+            let (json, answered) = (json.clone(), answered.clone());
             let answer = move |_, request: ClientRequest, _| {
-                let json = json.clone();
+                let (json, answered) = (json.clone(), answered.clone());
                 async move {
                     match request {
                         ClientRequest::Describe { .. } => (ClientReply::Described, json),
                         ClientRequest::Present { .. } => (ClientReply::Welcome, Bytes::new()),
                         ClientRequest::Probe => (ClientReply::Probed, Bytes::new()),
-                        ClientRequest::Infer(_) => std::future::pending().await,
+                        ClientRequest::Infer(_) => match answered {
+                            None => std::future::pending().await,
+                            Some(bytes) => {
+                                let header = AnswerHeader {
+                                    dtypes: vec![WireType::F32],
+                                    epoch: Epoch(1),
+                                    timing: Timing::default(),
+                                };
+                                (ClientReply::Answer(header), bytes)
+                            }
+                        },
                     }
                 }
             };
@@ -152,7 +171,50 @@ fn mute_router(cuts: usize) -> (Routers, Endpoint) {
         };
         listening.listen(&[], serve).await;
     });
-    (router, server)
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_knows_two_routers_loses_nothing_when_one_goes_away_or_dies() {
+    let (device, model) = device_and_model();
+    let cuts = model.entry.info.cuts.len();
+    let identity = Authority::new().unwrap().issue(Role::Router, &[]).unwrap();
+    let answer = Bytes::from(vec![0; model.entry.info.outputs().bytes_sent(DType::F32)]);
+    let mut servers: Vec<Endpoint> = (0..3)
+        .map(|_| router(&identity, cuts, Some(answer.clone())))
+        .collect();
+    let addresses = servers.iter().map(|s| s.local_addr().unwrap()).collect();
+    let endpoint = Endpoint::anonymous_trusting(&identity, EndpointOptions::default()).unwrap();
+    let routers = Routers::new(endpoint, Role::Router.server_name(), addresses, None);
+    let always = SessionOptions {
+        partition_point: Some(CutPoint(0)),
+        ..options(2000)
+    };
+    let session = Session::new(device, Arc::clone(&model), routers.clone(), always).unwrap();
+    assert!(session.prepare().await);
+    let input = Batch::pseudo_random(model.entry.info.inputs(), 1, 3);
+    let asked = || async {
+        for _ in 0..10 {
+            let answer = session.infer(input.clone()).await.unwrap();
+            assert!(answer.local.is_none(), "{:?}", answer.local);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        routers.current().expect("a connection").peer()
+    };
+    let first = asked().await;
+    let mut leaves = |address| {
+        let at = servers.iter().position(|s| s.local_addr().unwrap() == address);
+        servers.remove(at.expect("it is one of them"))
+    };
+    // One says that it goes away, another is gone without a word.
+    let leaving = leaves(first);
+    leaving.leave();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let second = asked().await;
+    assert_ne!(first, second);
+    leaves(second).close("it dies").await;
+    let third = asked().await;
+    assert!(third != first && third != second);
 }
 
 #[tokio::test(flavor = "multi_thread")]

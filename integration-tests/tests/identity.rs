@@ -378,3 +378,39 @@ fn who_can_t_reach_a_router_is_told_why() {
     );
     told(&why(free_udp_port(), ca, name), "nobody answers over UDP");
 }
+
+#[test]
+fn a_certificate_that_is_over_is_told_once_a_minute() {
+    let site = Site::emulated(1, &emulated_profile(), 1.0);
+    let dir = text(site.file(""));
+    for file in ["worker.pem", "worker.key"] {
+        std::fs::remove_file(site.file(file)).expect("a file");
+    }
+    let issued = graft([
+        "ca", "issue", "--role", "worker", "--days", "0.00002", "--dir", &dir,
+    ]);
+    assert!(issued.status.success(), "{issued:?}");
+    std::thread::sleep(Duration::from_secs(3));
+    let _programs = ["planner", "worker"].map(|part| site.start(part));
+    let log = || std::fs::read_to_string(site.file("worker.log")).unwrap_or_default();
+    until("the worker says that its certificate is over", PATIENCE, || {
+        log().contains("the certificate is over")
+    });
+    std::thread::sleep(Duration::from_secs(6));
+    let lines = |words: &str| log().lines().filter(|l| l.contains(words)).count();
+    assert_eq!(lines("the certificate is over"), 1, "{}", log());
+    let connecting = lines("connections end at once") + lines("no connection yet") + lines("connection lost");
+    assert!((1..=2).contains(&connecting), "{}", log());
+    let (_, why) = http::get(site.worker_http, "/readyz").expect("the worker lives");
+    assert!(why.contains("not joined"), "{why}");
+    // Another is taken up, and all is well.
+    for file in ["worker.pem", "worker.key"] {
+        std::fs::remove_file(site.file(file)).expect("a file");
+    }
+    assert!(
+        graft(["ca", "issue", "--role", "worker", "--dir", &dir])
+            .status
+            .success()
+    );
+    until("the worker joins", PATIENCE, || site.is_ready(site.worker_http));
+}

@@ -31,6 +31,17 @@ impl Parts {
         let names = ["worker", "worker-2", "planner", "router", "router-2"];
         let programs = names.map(|name| (name.to_owned(), site.start(name)));
         until("the router is ready", PATIENCE, || site.is_ready(site.http));
+        // One of the workers has nothing to do, and is ready for it.
+        let second = std::fs::read_to_string(site.file("worker-2.toml")).expect("a configuration");
+        let health = second.lines().find_map(|l| l.strip_prefix("http = "));
+        let health = health
+            .expect("an address")
+            .trim_matches('"')
+            .parse()
+            .expect("an address");
+        for at in [site.worker_http, health] {
+            until("each worker is ready", PATIENCE, || site.is_ready(at));
+        }
         (Parts { site, routers }, programs.into())
     }
 

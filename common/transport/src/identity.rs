@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -195,8 +196,8 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// Days for which certificates of parts are valid.
-const DAYS: i64 = 825;
+/// Time for which certificates of parts are valid unless something else is asked for: 825 days.
+pub const VALID: Duration = Duration::from_secs(825 * 86_400);
 
 impl Authority {
     /// A new authority. Whoever has its key can become any part.
@@ -250,14 +251,15 @@ impl Authority {
         role: Role,
         part: Option<&str>,
         names: &[String],
+        valid: Duration,
     ) -> Result<(String, String), IdentityError> {
-        let (certificate, key) = self.make(role, part, names)?;
+        let (certificate, key) = self.make(role, part, names, valid)?;
         Ok((certificate.pem(), key.serialize_pem()))
     }
 
     /// An identity in memory for a part.
     pub fn issue(&self, role: Role, names: &[String]) -> Result<Identity, IdentityError> {
-        let (certificate, key) = self.make(role, None, names)?;
+        let (certificate, key) = self.make(role, None, names, VALID)?;
         let key = PrivateKeyDer::try_from(key.serialize_der())
             .map_err(|e| IdentityError::unread(Path::new("in memory"), &e))?;
         Ok(Identity {
@@ -273,6 +275,7 @@ impl Authority {
         role: Role,
         part: Option<&str>,
         names: &[String],
+        valid: Duration,
     ) -> Result<(rcgen::Certificate, KeyPair), IdentityError> {
         if let Some(name) = names.iter().find(|name| !may_be_issued(name)) {
             return Err(IdentityError::Name(name.clone()));
@@ -293,8 +296,8 @@ impl Authority {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         let now = std::time::SystemTime::now();
-        params.not_before = (now - std::time::Duration::from_secs(3600)).into();
-        params.not_after = (now + std::time::Duration::from_secs(DAYS as u64 * 86_400)).into();
+        params.not_before = (now - Duration::from_secs(3600)).into();
+        params.not_after = (now + valid).into();
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok((certificate, key))
@@ -351,19 +354,24 @@ mod tests {
     fn a_certificate_that_is_bound_to_a_name_allows_no_other() {
         let authority = Authority::new().unwrap();
         let first = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
-        let bound = first(&authority.issue_pem(Role::Worker, Some("gpu-7"), &[]).unwrap().0);
+        let bound = first(
+            &authority
+                .issue_pem(Role::Worker, Some("gpu-7"), &[], VALID)
+                .unwrap()
+                .0,
+        );
         assert!(bears(&bound, Role::Worker));
         assert!(may_be_called(&bound, Role::Worker, "gpu-7") && may_be_called(&bound, Role::Worker, "GPU-7"));
         assert!(!may_be_called(&bound, Role::Worker, "gpu-8") && !may_be_called(&bound, Role::Worker, ""));
         let free = first(
             &authority
-                .issue_pem(Role::Worker, None, &["host.example".to_owned()])
+                .issue_pem(Role::Worker, None, &["host.example".to_owned()], VALID)
                 .unwrap()
                 .0,
         );
         assert!(may_be_called(&free, Role::Worker, "any name at all"));
         for part in ["", "a.b", "*", "-a", "a b"] {
-            let refused = authority.issue_pem(Role::Worker, Some(part), &[]);
+            let refused = authority.issue_pem(Role::Worker, Some(part), &[], VALID);
             assert!(matches!(refused, Err(IdentityError::Part(_))), "{part:?}");
         }
     }
@@ -377,8 +385,8 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             file
         };
-        let (certificate, key) = authority.issue_pem(Role::Worker, None, &[]).unwrap();
-        let (_, other) = authority.issue_pem(Role::Worker, None, &[]).unwrap();
+        let (certificate, key) = authority.issue_pem(Role::Worker, None, &[], VALID).unwrap();
+        let (_, other) = authority.issue_pem(Role::Worker, None, &[], VALID).unwrap();
         let ca = write("ca.pem", authority.certificate_pem());
         let (certificate, key, other) = (
             write("a.pem", &certificate),
@@ -415,7 +423,7 @@ mod tests {
             "",
         ];
         for name in own {
-            let refused = authority.issue_pem(Role::Worker, None, &[name.to_owned()]);
+            let refused = authority.issue_pem(Role::Worker, None, &[name.to_owned()], VALID);
             assert!(matches!(refused, Err(IdentityError::Name(_))), "{name:?}");
         }
         let names = ["serve.example".to_owned(), "10.0.0.7".to_owned()];

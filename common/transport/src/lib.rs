@@ -23,7 +23,7 @@ pub use callers::Window;
 pub use connection::{CallError, Caller, Connection, Reply};
 pub use control::TellError;
 pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protocol};
-pub use identity::{Authority, Identity, IdentityError, Role, UnknownRole};
+pub use identity::{Authority, Identity, IdentityError, Role, UnknownRole, VALID};
 pub use link::Link;
 pub use pulse::{Asking, Pulse, silence};
 pub use token::{Claims, TokenError, Tokens, issue_token};

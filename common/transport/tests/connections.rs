@@ -365,7 +365,12 @@ fn an_authority_and_its_certificates_survive_files() {
     std::fs::write(path("ca.key"), authority.key_pem()).unwrap();
     let again = Authority::read(&path("ca.pem"), &path("ca.key")).unwrap();
     let (certificate, key) = again
-        .issue_pem(Role::Router, None, &["router.example".to_owned()])
+        .issue_pem(
+            Role::Router,
+            None,
+            &["router.example".to_owned()],
+            graft_transport::VALID,
+        )
         .unwrap();
     std::fs::write(path("r.pem"), certificate).unwrap();
     std::fs::write(path("r.key"), key).unwrap();
