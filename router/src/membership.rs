@@ -13,7 +13,7 @@ use graft_router_core::{MixWindow, REPORT_EVERY, RouteTable, URGENT_EVERY};
 use graft_service::{ConfigError, resolve};
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
-use graft_transport::{Connection, Endpoint};
+use graft_transport::{Connection, Endpoint, Telling};
 use graft_wire::{Join, MixReport, RoutesUpdate, ToPlanner, ToRouter};
 
 use crate::backend::{Backend, Remote};
@@ -80,6 +80,8 @@ pub(crate) struct Membership {
     pub front: Arc<Front>,
     pub window: MixWindow,
     pub planner: Option<Connection>,
+    /// Of joining it.
+    telling: Arc<Telling>,
     /// For connections to workers.
     pub endpoint: Endpoint,
     /// Workers in this process, by name.
@@ -102,6 +104,7 @@ impl Membership {
             window: MixWindow::of_router(front.clock.now()),
             front,
             planner: None,
+            telling: Arc::default(),
             endpoint,
             local: local.into_iter().collect(),
             remote: HashMap::new(),
@@ -215,11 +218,11 @@ impl Handler<Connected> for Membership {
             epoch: self.front.routing.load().table.epoch(),
         };
         let me = context.address();
-        tokio::spawn(attend(connection, join, me));
+        tokio::spawn(attend(connection, join, me, Arc::clone(&self.telling)));
     }
 }
 
-async fn attend(connection: Connection, join: Join, me: Addr<Membership>) {
+async fn attend(connection: Connection, join: Join, me: Addr<Membership>, telling: Arc<Telling>) {
     let serving = connection.clone();
     tokio::spawn(async move {
         let handler = move |message: ToRouter| {
@@ -235,9 +238,14 @@ async fn attend(connection: Connection, join: Join, me: Addr<Membership>) {
         serving.obey(PATIENCE, handler).await
     });
     match connection.tell(&ToPlanner::Join(join), PATIENCE).await {
-        Ok(()) => tracing::info!("joined the planner"),
+        Ok(()) => {
+            telling.is_over();
+            tracing::info!("joined the planner");
+        }
         Err(error) => {
-            tracing::error!(%error, "joining the planner failed; trying again");
+            if telling.is_due(&error.to_string()) {
+                tracing::error!(%error, "joining the planner failed; trying again");
+            }
             connection.close("joining failed");
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use graft_plan::{Epoch, FormatFile};
 use graft_telemetry::health::Readiness;
-use graft_transport::Connection;
+use graft_transport::{Connection, Telling};
 use graft_wire::{Join, ToPlanner, ToWorker, WorkerInfo, WorkerPlan};
 
 use crate::keeper::{Abandon, PlanKeeper, Prepare, Retire};
@@ -25,6 +25,7 @@ pub(crate) async fn attend(
     keeper: Addr<PlanKeeper>,
     reporter: Reporter,
     readiness: Readiness,
+    telling: &Telling,
 ) {
     let lost = reporter.lost();
     let mut kept = lost.iter().map(|lost| !lost);
@@ -48,12 +49,15 @@ pub(crate) async fn attend(
     let joined = connection.tell(&join, PATIENCE).await;
     match &joined {
         Ok(()) => {
+            telling.is_over();
             tracing::info!("joined the planner");
             // Also where the plan has nothing for it to do: it would do what the next one says.
             readiness.ready();
         }
         Err(error) => {
-            tracing::error!(%error, "joining the planner failed; trying again");
+            if telling.is_due(&error.to_string()) {
+                tracing::error!(%error, "joining the planner failed; trying again");
+            }
             readiness.not_ready(format!("joining the planner failed: {error}"));
             connection.close("joining failed");
         }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use graft_plan::Epoch;
 use graft_service::{Clock, Renewal};
 use graft_telemetry::health::{self, Readiness, Served};
-use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Link, Protocol, Role};
+use graft_transport::{ClientAuth, Connection, Endpoint, EndpointOptions, Link, Protocol, Role, Telling};
 use graft_wire::{Limits, WorkReply, WorkRequest, WorkerInfo, WorkerModel};
 use tokio::sync::oneshot;
 
@@ -173,7 +173,7 @@ impl Worker {
             observed,
             suspects,
         };
-        let told = readiness.clone();
+        let (told, telling) = (readiness.clone(), Arc::new(Telling::default()));
         let link = Link::open(
             client,
             settings.planner,
@@ -184,8 +184,11 @@ impl Worker {
                 info.epoch = reporter.epoch();
                 tokio::spawn(reporter.clone().report_while_open(connection.clone()));
                 tokio::spawn(reporter.clone().tell_suspects(connection.clone()));
-                let attended = attend(connection, info, keeping.clone(), reporter.clone(), told.clone());
-                tokio::spawn(attended);
+                let (keeping, reporter, told) = (keeping.clone(), reporter.clone(), told.clone());
+                let telling = Arc::clone(&telling);
+                tokio::spawn(async move {
+                    attend(connection, info, keeping, reporter, told, &telling).await;
+                });
             },
         );
         tracing::info!(name = %settings.name, %address, "serving");

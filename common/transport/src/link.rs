@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bincode::Encode;
 
@@ -16,6 +16,9 @@ use crate::pulse::{Asking, Pulse};
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Time for which a connection must hold for the next wait to be the shortest again.
 const HOLDS: Duration = Duration::from_secs(1);
+/// What a link tells of itself: that connections end at once; that there is none.
+const SHORT: &str = "short";
+const NONE: &str = "none";
 /// Time between two log lines of a link that does not hold.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Silence of a watched link's other end that is too long, beside what its work may take.
@@ -64,24 +67,25 @@ impl Goal {
     ) {
         let Goal { address, role, .. } = self;
         let mut wait = BACK_OFF.0;
-        let mut telling = Telling::default();
+        let telling = Telling::default();
         loop {
             match self.connect().await {
                 Ok(connection) => {
                     tracing::debug!(%address, %role, "connected");
-                    let since = tokio::time::Instant::now();
+                    let since = Instant::now();
                     set(&current, Some(connection.clone()));
                     attend(connection.clone()).await;
                     let reason = connection.closed().await;
                     set(&current, None);
                     if since.elapsed() >= HOLDS {
-                        (wait, telling) = (BACK_OFF.0, Telling::default());
+                        wait = BACK_OFF.0;
+                        telling.is_over();
                         tracing::warn!(%address, %role, reason, "connection lost");
-                    } else if telling.is_due() {
+                    } else if telling.is_due(SHORT) {
                         tracing::warn!(%address, %role, reason, "connections end at once; trying again");
                     }
                 }
-                Err(error) if telling.is_due() => {
+                Err(error) if telling.is_due(NONE) => {
                     tracing::warn!(%error, %role, "no connection yet; trying again");
                 }
                 Err(error) => tracing::debug!(%error, %role, "no connection yet"),
@@ -92,17 +96,26 @@ impl Goal {
     }
 }
 
-/// When people were told last of a link that does not hold.
-#[derive(Default)]
-struct Telling(Option<tokio::time::Instant>);
+/// What people were told last of something that fails again and again, and when: the same is told once a minute.
+#[derive(Debug, Default)]
+pub struct Telling(Mutex<Option<(Instant, String)>>);
 
 impl Telling {
-    fn is_due(&mut self) -> bool {
-        let due = self.0.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+    /// Whether this is to be told now. Numbers in it, as times are, make no difference.
+    pub fn is_due(&self, what: &str) -> bool {
+        let what: String = what.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let mut last = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let told = last.as_ref();
+        let due = told.is_none_or(|(at, told)| *told != what || at.elapsed() >= TELL_EVERY);
         if due {
-            self.0 = Some(tokio::time::Instant::now());
+            *last = Some((Instant::now(), what));
         }
         due
+    }
+
+    /// It does not fail any more.
+    pub fn is_over(&self) {
+        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = None;
     }
 }
 

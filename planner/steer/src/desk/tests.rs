@@ -495,6 +495,14 @@ fn devices_of_two_kinds_are_planned_for_together() {
     // Of one kind the shares that all have measured count, by their sizes and not by their places.
     let mut third = other.clone();
     (third.name, third.devices[0].id) = ("y".to_owned(), "y".to_owned());
+    let there = around
+        .desk
+        .heard(ms(1), Event::Joined(Join::Worker(Box::new(third.clone()))));
+    assert!(
+        matches!(there, Err(Unheard::Address { .. })),
+        "x is there: {there:?}"
+    );
+    third.address = "y:1".to_owned();
     let profile = &mut third.devices[0].profile;
     profile.shares = vec![Share(4)];
     for segment in profile.models.values_mut().flat_map(|m| &mut m.segments) {
