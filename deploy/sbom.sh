@@ -8,12 +8,12 @@ tools="$PWD/target/tools"
 if [ ! -x "$tools/bin/cargo-cyclonedx" ]; then
     cargo install --quiet --locked --root "$tools" cargo-cyclonedx
 fi
+# It writes a file beside each crate of the workspace; those of the programs are kept.
+PATH="$tools/bin:$PATH" cargo cyclonedx --quiet --format json --spec-version 1.5
 for crate in cli router planner worker; do
-    name="graft${crate:+-$crate}"
+    name="graft-$crate"
     [ "$crate" = cli ] && name=graft
-    PATH="$tools/bin:$PATH" cargo cyclonedx --quiet --format json --spec-version 1.5 \
-        --manifest-path "$crate/Cargo.toml" --override-filename "$name.cdx"
-    find . -name "$name.cdx.json" -not -path "./target/*" -exec mv {} "$out/$name.cdx.json" \;
-    find . -name '*.cdx.json' -not -path "./target/*" -delete
+    mv "$crate/$name.cdx.json" "$out/"
     echo "wrote $out/$name.cdx.json"
 done
+find . -name '*.cdx.json' -not -path './target/*' -delete
