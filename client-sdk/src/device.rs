@@ -1,12 +1,13 @@
 //! This device: runs layers, and knows what they cost here.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use graft_engine::{
     Choice, Engine, EngineError, EngineOptions, Engines, MeasureOptions, Missing, PartitionId, Refusal,
 };
-use graft_engine::{PartitionShape, measure, usable_cores};
+use graft_engine::{PartitionShape, cpu_kind, measure, usable_cores};
 use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, Model, ModelError, ModelInfo, StageRange};
 use graft_plan::Share;
@@ -60,6 +61,55 @@ pub struct ModelHere {
     pub choice: Arc<Choice>,
 }
 
+/// How far the measuring of a model is, in steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Steps that are done.
+    pub done: usize,
+    /// Steps in all.
+    pub all: usize,
+}
+
+/// What a model's layers take on this kind of device and engine, in a file.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn of(folder: &Path, entry: &CatalogEntry, engine: &str) -> Self {
+        let make = format!("{engine}-{}-{}", cpu_kind(), env!("CARGO_PKG_VERSION"));
+        let plain = |c: char| {
+            if c.is_ascii_alphanumeric() || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        };
+        let make: String = make.chars().map(plain).take(100).collect();
+        Kept(folder.join(format!("{}-{make}.json", entry.info.id)))
+    }
+
+    /// What was kept, if it can be so: a figure for each cut point, ascending from 0.
+    fn read(&self, cuts: usize) -> Option<Vec<f64>> {
+        let text = std::fs::read(&self.0).ok()?;
+        let head_ms: Vec<f64> = serde_json::from_slice(&text).ok()?;
+        let ascends = head_ms.windows(2).all(|w| w[0] <= w[1]);
+        let sound = head_ms.len() == cuts && head_ms[0] == 0.0 && ascends;
+        sound.then_some(head_ms)
+    }
+
+    /// What can't be kept is measured again the next time.
+    fn write(&self, head_ms: &[f64]) {
+        let written = || -> std::io::Result<()> {
+            std::fs::create_dir_all(self.0.parent().unwrap_or(Path::new(".")))?;
+            let draft = self.0.with_extension(format!("{}.draft", std::process::id()));
+            std::fs::write(&draft, serde_json::to_vec(head_ms)?)?;
+            std::fs::rename(&draft, &self.0)
+        };
+        if let Err(error) = written() {
+            tracing::warn!(file = %self.0.display(), %error, "what layers take here can't be kept");
+        }
+    }
+}
+
 /// Runs of which each figure is the median.
 const REPEATS: usize = 7;
 
@@ -81,6 +131,17 @@ impl Device {
 
     /// Loads a model and measures its segments here. Blocks for about a second.
     pub fn load(&self, entry: CatalogEntry, model: &Model) -> Result<ModelHere, DeviceError> {
+        self.load_with(entry, model, None, &mut |_| ())
+    }
+
+    /// The same; what was measured is kept in a folder, and taken from there the next time. `progress` hears how far measuring is.
+    pub fn load_with(
+        &self,
+        entry: CatalogEntry,
+        model: &Model,
+        cache: Option<&Path>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ModelHere, DeviceError> {
         let choice = self
             .engine
             .choose(self.partition, model)
@@ -93,6 +154,14 @@ impl Device {
                 }
             })?;
         tracing::info!(model = %entry.manifest.name, engine = choice.engine, why = %choice, "layers run here");
+        let kept = cache.map(|folder| Kept::of(folder, &entry, choice.engine));
+        if let Some(head_ms) = kept.as_ref().and_then(|kept| kept.read(entry.info.cuts.len())) {
+            return Ok(ModelHere {
+                entry,
+                head_ms,
+                choice,
+            });
+        }
         let options = MeasureOptions {
             batches: vec![1],
             shares: vec![Share(1)],
@@ -101,12 +170,20 @@ impl Device {
             patience: Duration::from_secs(1),
             hop_ms: 0.0,
         };
-        let measured = measure(&self.engine, model, &options, |_| {})?;
+        let measured = measure(&self.engine, model, &options, |p| {
+            progress(Progress {
+                done: p.done,
+                all: p.all,
+            });
+        })?;
         let mut head_ms = vec![0.0];
         let mut sum = measured.stage_overhead_ms;
         for segment in &measured.model.segments {
             sum += segment.ms[0][0];
             head_ms.push(sum);
+        }
+        if let Some(kept) = kept {
+            kept.write(&head_ms);
         }
         Ok(ModelHere {
             entry,

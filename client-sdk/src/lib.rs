@@ -1,5 +1,7 @@
 //! Graft on a phone.
 //!
+//! An app makes a [`Client`], opens its models, and runs them: [`Client::builder`] has an example. That is all that it needs; what follows is what it is made of.
+//!
 //! A [`Device`] runs layers here and knows what they cost. A [`Session`] is one model on a device with a
 //! connection to a router: it estimates the link ([`LinkEstimate`]), chooses the partition point
 //! (`graft-client-core`), runs the head, sends the rest, and falls back to running everything here when the server
@@ -7,6 +9,7 @@
 //!
 //! It never batches, and never decides anything for other clients.
 
+mod client;
 mod device;
 mod emulation;
 mod errands;
@@ -15,9 +18,12 @@ mod routers;
 mod session;
 mod sizes;
 
-pub use device::{Device, DeviceError, ModelHere};
+pub use client::{Client, ClientBuilder, ClientError, ModelSource};
+pub use device::{Device, DeviceError, ModelHere, Progress};
 pub use emulation::Emulation;
 pub use graft_client_core::{Choice, LinkEstimate};
+pub use graft_engine::EngineOptions;
+pub use graft_model::{Batch, CutPoint, DType, Elements, Tensor};
 pub use routers::{Routers, Sending, ask, connect};
 pub use session::{Inference, LocalReason, Session, SessionError, SessionOptions, Times};
 pub use sizes::Sizes;

@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 
 /// Time after which the next router is tried beside one that has not answered yet (after RFC 8305, section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(200);
+/// Longest wait for a name to be looked up.
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
 /// Longest wait for a token to be taken.
 const PRESENT_WITHIN: Duration = Duration::from_secs(3);
 /// Silence of a router that is too long, beside some round trips.
@@ -27,9 +29,13 @@ pub struct Routers {
 
 #[derive(Debug)]
 struct Inner {
-    endpoint: Endpoint,
+    /// The phone's end; `None`: there are no routers.
+    endpoint: Option<Endpoint>,
     name: String,
-    addresses: Vec<SocketAddr>,
+    /// `host:port` of each, which is looked up when it is needed.
+    places: Vec<String>,
+    /// Addresses as they were found last.
+    addresses: Mutex<Vec<SocketAddr>>,
     token: Option<String>,
     current: Mutex<Option<Connection>>,
     /// One at a time looks for another router.
@@ -58,11 +64,37 @@ impl Routers {
     ) -> Self {
         // Phones spread over them.
         fastrand::shuffle(&mut addresses);
+        Self::of(Some(endpoint), name.into(), vec![], addresses, token)
+    }
+
+    /// The same at places, `host:port`: their names are looked up whenever a connection is made, and may have several addresses.
+    pub fn named(
+        endpoint: Endpoint,
+        name: impl Into<String>,
+        places: Vec<String>,
+        token: Option<String>,
+    ) -> Self {
+        Self::of(Some(endpoint), name.into(), places, vec![], token)
+    }
+
+    /// None: whoever asks is told that there are none.
+    pub fn none() -> Self {
+        Self::of(None, String::new(), vec![], vec![], None)
+    }
+
+    fn of(
+        endpoint: Option<Endpoint>,
+        name: String,
+        places: Vec<String>,
+        addresses: Vec<SocketAddr>,
+        token: Option<String>,
+    ) -> Self {
         Routers {
             inner: Arc::new(Inner {
                 endpoint,
-                name: name.into(),
-                addresses,
+                name,
+                places,
+                addresses: Mutex::new(addresses),
                 token,
                 current: Mutex::default(),
                 looking: tokio::sync::Mutex::default(),
@@ -72,14 +104,58 @@ impl Routers {
 
     /// The same routers, with a connection of its own.
     pub fn apart(&self) -> Self {
-        let inner = &self.inner;
-        let (name, addresses) = (inner.name.clone(), inner.addresses.clone());
-        Self::new(inner.endpoint.clone(), name, addresses, inner.token.clone())
+        let Inner {
+            endpoint,
+            name,
+            places,
+            token,
+            ..
+        } = &*self.inner;
+        Self::of(
+            endpoint.clone(),
+            name.clone(),
+            places.clone(),
+            self.addresses(),
+            token.clone(),
+        )
     }
 
-    /// There are others than the one that is asked.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.inner
+            .addresses
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone()
+    }
+
+    /// There are others than the one that is asked, as far as it is known.
     pub fn are_several(&self) -> bool {
-        self.inner.addresses.len() > 1
+        self.addresses().len() > 1
+    }
+
+    /// Looks places up. Where that fails, addresses stay as they were found before.
+    async fn look_up(&self) -> Result<Vec<SocketAddr>, EndpointError> {
+        let mut found = vec![];
+        let mut error = None;
+        for place in &self.inner.places {
+            match tokio::time::timeout(LOOK_UP_WITHIN, tokio::net::lookup_host(place)).await {
+                Ok(Ok(all)) => found.extend(all),
+                Ok(Err(why)) => error = Some(format!("{place} can't be looked up: {why}")),
+                Err(_) => error = Some(format!("{place} can't be looked up in time")),
+            }
+        }
+        if found.is_empty() {
+            let before = self.addresses();
+            let nowhere = || error.unwrap_or_else(|| "no router is known".to_owned());
+            return if before.is_empty() {
+                Err(EndpointError::Nowhere(nowhere()))
+            } else {
+                Ok(before)
+            };
+        }
+        fastrand::shuffle(&mut found);
+        *self.inner.addresses.lock().unwrap_or_else(|e| e.into_inner()) = found.clone();
+        Ok(found)
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Connection>> {
@@ -131,18 +207,15 @@ impl Routers {
 
     async fn reach(&self, but: Option<SocketAddr>) -> Result<Connection, EndpointError> {
         let inner = &self.inner;
-        let mut waiting: Vec<SocketAddr> = inner
-            .addresses
-            .iter()
-            .copied()
-            .filter(|a| Some(*a) != but)
-            .rev()
-            .collect();
+        let addresses = self.look_up().await?;
+        let nowhere = || EndpointError::Nowhere("there is no other router".to_owned());
+        let endpoint = inner.endpoint.as_ref().ok_or_else(nowhere)?;
+        let mut waiting: Vec<SocketAddr> = addresses.into_iter().filter(|a| Some(*a) != but).rev().collect();
         let mut attempts = JoinSet::new();
-        let mut error = EndpointError::Tls("there is no other router".to_owned());
+        let mut error = nowhere();
         loop {
             if let Some(address) = waiting.pop() {
-                let (endpoint, name) = (inner.endpoint.clone(), inner.name.clone());
+                let (endpoint, name) = (endpoint.clone(), inner.name.clone());
                 let token = inner.token.clone();
                 attempts.spawn(async move { connect(&endpoint, address, &name, token.as_deref()).await });
             }
@@ -153,7 +226,7 @@ impl Routers {
                     return Ok(connection);
                 }
                 Ok(Some(Ok(Err(why)))) => error = why,
-                Ok(Some(Err(panicked))) => error = EndpointError::Tls(panicked.to_string()),
+                Ok(Some(Err(panicked))) => error = EndpointError::Nowhere(panicked.to_string()),
                 Ok(None) if waiting.is_empty() => return Err(error),
                 Ok(None) | Err(_) => {}
             }

@@ -16,7 +16,7 @@ use crate::device::{Device, DeviceError, ModelHere};
 use crate::emulation::Emulation;
 use crate::routers::{Routers, Sending};
 
-/// How a session behaves.
+/// How a session behaves. By default: a second for each inference, hints are taken, the partition point is chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionOptions {
     /// From the input to the answer.
@@ -29,6 +29,18 @@ pub struct SessionOptions {
     pub wire: DType,
     /// A slower device and link than the real ones.
     pub emulation: Option<Emulation>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions {
+            slo: Duration::from_secs(1),
+            take_hints: true,
+            partition_point: None,
+            wire: DType::F32,
+            emulation: None,
+        }
+    }
 }
 
 /// An inference that gave no answer.
@@ -300,6 +312,13 @@ impl Session {
     /// The model, with its manifest.
     pub fn entry(&self) -> &CatalogEntry {
         &self.inner.model.entry
+    }
+
+    /// The label of an answer's largest number; `None`: the model has no labels.
+    pub fn best_label(&self, answer: &Inference) -> Option<&str> {
+        let scores = answer.outputs.tensors().first()?.floats()?;
+        let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
+        self.entry().labels.get(best.0).map(String::as_str)
     }
 
     /// Runs the model on one request: a tensor, or a [`Batch`] of one with a tensor for each of the model's inputs.

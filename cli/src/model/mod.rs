@@ -6,13 +6,13 @@ mod npz;
 mod split;
 mod tell;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Subcommand;
 use graft_engine::{Choice, Engine, Engines, PartitionId, PartitionShape, Refusal, usable_cores};
-use graft_files::{CatalogEntry, read_model};
-use graft_model::{Cut, Manifest, Model, ModelError, operator_of};
+use graft_files::CatalogEntry;
+use graft_model::{Cut, Model, ModelError, operator_of};
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -34,23 +34,7 @@ pub(crate) enum Command {
 
 /// Opens a model by its file, its manifest or its folder.
 pub(crate) fn open(path: &Path) -> anyhow::Result<(CatalogEntry, Model)> {
-    let manifest: PathBuf = if path.is_dir() {
-        path.join("model.toml")
-    } else {
-        path.to_owned()
-    };
-    if manifest.extension().is_some_and(|e| e == "toml") {
-        return Ok(CatalogEntry::open(&manifest)?);
-    }
-    let manifest = Manifest::for_file(path);
-    let model = read_model(path, &manifest.read_options())?;
-    let entry = CatalogEntry {
-        folder: path.parent().unwrap_or(Path::new(".")).to_owned(),
-        info: model.info().clone(),
-        labels: Default::default(),
-        manifest,
-    };
-    Ok((entry, model))
+    Ok(CatalogEntry::at(path)?)
 }
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {

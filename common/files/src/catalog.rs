@@ -34,6 +34,52 @@ impl CatalogEntry {
         Self::of(last, manifest_path)
     }
 
+    /// Opens what is at a path: an ONNX file, a manifest, or a folder with one.
+    pub fn at(path: &Path) -> Result<(Self, Model), ModelError> {
+        let file = if path.is_dir() {
+            path.join("model.toml")
+        } else {
+            path.to_owned()
+        };
+        if file.extension().is_some_and(|e| e == "toml") {
+            return Self::open(&file);
+        }
+        let manifest = Manifest::for_file(path);
+        let model = read_model(path, &manifest.read_options())?;
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok((Self::beside(manifest, folder, &model, vec![]), model))
+    }
+
+    /// Opens a model that is in memory: its manifest's text, if it has one, its ONNX file's bytes, and its labels, one a line.
+    pub fn of_bytes(
+        manifest: Option<&str>,
+        network: &[u8],
+        labels: Option<&str>,
+    ) -> Result<(Self, Model), ModelError> {
+        let manifest = match manifest {
+            None => Manifest::for_file(Path::new("model.onnx")),
+            Some(text) => {
+                let manifest = Manifest::parse(Path::new("model.toml"), text)?;
+                manifest.in_sizes().pop().unwrap_or(manifest)
+            }
+        };
+        let model = Model::parse(&manifest.file, network, &manifest.read_options())?;
+        let labels = match labels {
+            None => vec![],
+            Some(text) => labels_of(text, &model, Path::new("labels"))?,
+        };
+        Ok((Self::beside(manifest, ".".into(), &model, labels), model))
+    }
+
+    fn beside(manifest: Manifest, folder: PathBuf, model: &Model, labels: Vec<String>) -> Self {
+        CatalogEntry {
+            manifest,
+            folder,
+            info: Arc::clone(model.info()),
+            labels: Arc::new(labels),
+        }
+    }
+
     /// Opens the model that a manifest describes in all its sizes, ascending; most have one.
     pub fn open_sizes(manifest_path: &Path) -> Result<Vec<(Self, Model)>, ModelError> {
         let (last, others) = sizes(manifest_path)?;
@@ -48,13 +94,7 @@ impl CatalogEntry {
             None => vec![],
             Some(file) => labels(&folder.join(file), &model)?,
         };
-        let entry = CatalogEntry {
-            manifest,
-            folder,
-            info: Arc::clone(model.info()),
-            labels: Arc::new(labels),
-        };
-        Ok((entry, model))
+        Ok((Self::beside(manifest, folder, &model, labels), model))
     }
 
     /// Whether it takes an input of a shape: of its own, or of one that may be filled up to that.
@@ -89,24 +129,27 @@ fn sizes(manifest_path: &Path) -> Result<(Manifest, Vec<Manifest>), ModelError> 
 }
 
 fn labels(file: &Path, model: &Model) -> Result<Vec<String>, ModelError> {
-    let wrong = |what: String| {
-        ModelError::new(
-            ModelErrorKind::Manifest,
-            what,
-            "One label a line, in the order of the classes",
-        )
-        .in_file(file)
-    };
-    let text =
-        bounded::read_text(file, MOST_LABEL_BYTES).map_err(|e| wrong(format!("can't be read: {e}")))?;
+    let text = bounded::read_text(file, MOST_LABEL_BYTES);
+    let text = text.map_err(|e| unfit_labels(format!("can't be read: {e}"), file))?;
+    labels_of(&text, model, file)
+}
+
+fn unfit_labels(what: String, file: &Path) -> ModelError {
+    ModelError::new(
+        ModelErrorKind::Manifest,
+        what,
+        "One label a line, in the order of the classes",
+    )
+    .in_file(file)
+}
+
+fn labels_of(text: &str, model: &Model, file: &Path) -> Result<Vec<String>, ModelError> {
     let labels: Vec<String> = text.lines().map(str::to_owned).collect();
     // Classes are those of the first output.
     let classes = model.info().outputs().tensors.first().map_or(0, |t| t.elements);
     if labels.len() != classes {
-        return Err(wrong(format!(
-            "has {} labels, the model has {classes} classes",
-            labels.len()
-        )));
+        let what = format!("has {} labels, the model has {classes} classes", labels.len());
+        return Err(unfit_labels(what, file));
     }
     Ok(labels)
 }

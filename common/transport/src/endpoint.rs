@@ -16,7 +16,7 @@ use rustls::server::WebPkiClientVerifier;
 use crate::account::Account;
 use crate::callers::{Callers, Knock, Window, first_requests};
 use crate::connection::{Connection, Shared};
-use crate::identity::{Identity, IdentityError, Role, read_certificates};
+use crate::identity::{Identity, IdentityError, Role, certificates_of, read_certificates};
 
 /// Receive window of a connection, and of a stream: 16 MiB, with which the p99 under load is half of the default's.
 const WINDOW_BYTES: u32 = 16 << 20;
@@ -83,6 +83,9 @@ pub enum EndpointError {
     /// TLS or QUIC refuse the configuration.
     #[error("TLS: {0}")]
     Tls(String),
+    /// It is not known where to connect to.
+    #[error("{0}")]
+    Nowhere(String),
     /// Nobody answers there, or not the one that was meant.
     #[error("can't connect to {address}: {cause}")]
     Connect {
@@ -288,6 +291,15 @@ impl Endpoint {
         let side = ClientSide {
             identity: None,
             roots: store(&read_certificates(authority)?)?,
+        };
+        Self::connecting(side, options)
+    }
+
+    /// The same, trusting the authority whose PEM is at hand.
+    pub fn anonymous_pem(pem: &[u8], options: EndpointOptions) -> Result<Self, EndpointError> {
+        let side = ClientSide {
+            identity: None,
+            roots: store(&certificates_of(pem)?)?,
         };
         Self::connecting(side, options)
     }

@@ -165,6 +165,19 @@ impl Identity {
     }
 }
 
+/// Certificates of a PEM text; at least one.
+pub(crate) fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let error =
+        |cause: &dyn fmt::Display| IdentityError::unread(Path::new("the certificate in memory"), cause);
+    let list: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|e| error(&e))?;
+    match list.is_empty() {
+        true => Err(error(&"it holds no certificate")),
+        false => Ok(list),
+    }
+}
+
 /// Certificates of a PEM file; at least one.
 pub(crate) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let error = |cause: &dyn fmt::Display| IdentityError::unread(file, cause);

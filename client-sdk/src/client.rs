@@ -1,0 +1,244 @@
+//! What an app holds: its way to the routers, this device, and models that are opened on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use graft_engine::EngineOptions;
+use graft_files::CatalogEntry;
+use graft_model::{Model, ModelError};
+use graft_transport::{Endpoint, EndpointError, EndpointOptions, Role};
+
+use crate::device::{Device, DeviceError, Progress};
+use crate::routers::Routers;
+use crate::session::{Session, SessionError, SessionOptions};
+
+/// A model that an app brings.
+#[derive(Debug, Clone)]
+pub enum ModelSource {
+    /// An ONNX file, a `model.toml`, or a folder with one.
+    Path(PathBuf),
+    /// What these files hold.
+    Bytes {
+        /// The manifest (`model.toml`); without it the model is called `model`, and takes tensors.
+        manifest: Option<String>,
+        /// The ONNX file.
+        network: Vec<u8>,
+        /// Labels of the first output's classes, one a line.
+        labels: Option<String>,
+    },
+}
+
+impl From<&Path> for ModelSource {
+    fn from(path: &Path) -> Self {
+        ModelSource::Path(path.to_owned())
+    }
+}
+
+impl From<PathBuf> for ModelSource {
+    fn from(path: PathBuf) -> Self {
+        ModelSource::Path(path)
+    }
+}
+
+impl ModelSource {
+    /// Reads it. Blocks.
+    fn read(&self) -> Result<(CatalogEntry, Model), ModelError> {
+        match self {
+            ModelSource::Path(path) => CatalogEntry::at(path),
+            ModelSource::Bytes {
+                manifest,
+                network,
+                labels,
+            } => CatalogEntry::of_bytes(manifest.as_deref(), network, labels.as_deref()),
+        }
+    }
+}
+
+/// An app's client that can't be made, or a model that can't be opened. What has to do with routers alone is no such error: without
+/// them all layers run on the device.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Routers are named, and no authority whose certificates they show.
+    #[error("routers are named, but not whom to trust: give the authority's certificate (ca.pem)")]
+    NoAuthority,
+    /// The network can't be used at all, or the authority's certificate is none.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The model can't be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device can't run it.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The session can't be had so.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The work was broken off.
+    #[error("opening the model was broken off: {0}")]
+    BrokenOff(String),
+}
+
+/// How an app's client is made. [`Client::builder`] begins it; every wish has a default.
+#[derive(Debug, Default)]
+pub struct ClientBuilder {
+    routers: Vec<String>,
+    authority: Option<Authority>,
+    server_name: Option<String>,
+    token: Option<String>,
+    cores: Option<Vec<usize>>,
+    engines: EngineOptions,
+    cache: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+enum Authority {
+    Pem(Vec<u8>),
+    File(PathBuf),
+}
+
+impl ClientBuilder {
+    /// A router, `host:port` (UDP). Several times for several, of which one is asked; a name may have several addresses. Without any,
+    /// all layers run on the device.
+    pub fn router(mut self, place: impl Into<String>) -> Self {
+        self.routers.push(place.into());
+        self
+    }
+
+    /// The certificate of the authority that issued the routers' (PEM).
+    pub fn authority_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.authority = Some(Authority::Pem(pem.into()));
+        self
+    }
+
+    /// The same, in a file.
+    pub fn authority_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.authority = Some(Authority::File(file.into()));
+        self
+    }
+
+    /// The name that routers' certificates must carry; default: the one that all of Graft's carry.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// The token that says who asks, where routers want to know.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Cores that layers run on; default: one.
+    pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
+        self.cores = Some(cores.into());
+        self
+    }
+
+    /// Engines that layers may run on; default: those that are here.
+    pub fn engines(mut self, engines: EngineOptions) -> Self {
+        self.engines = engines;
+        self
+    }
+
+    /// A folder of the app's, in which it is kept what layers take here: models are measured once, not at each start.
+    pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache = Some(folder.into());
+        self
+    }
+
+    /// Makes the client; nothing is sent yet. Must be called within a tokio runtime.
+    pub fn build(self) -> Result<Client, ClientError> {
+        let routers = match (self.routers.is_empty(), self.authority) {
+            (true, _) => Routers::none(),
+            (false, None) => return Err(ClientError::NoAuthority),
+            (false, Some(authority)) => {
+                let options = EndpointOptions::default();
+                let endpoint = match authority {
+                    Authority::Pem(pem) => Endpoint::anonymous_pem(&pem, options)?,
+                    Authority::File(file) => Endpoint::anonymous(&file, options)?,
+                };
+                let name = self.server_name;
+                let name = name.unwrap_or_else(|| Role::Router.server_name().to_owned());
+                Routers::named(endpoint, name, self.routers, self.token)
+            }
+        };
+        let device = Device::with_engines(self.cores.as_deref(), &self.engines)?;
+        Ok(Client {
+            routers,
+            device: Arc::new(device),
+            cache: self.cache,
+        })
+    }
+}
+
+/// What an app holds: its way to the routers, and this device. Clones share both.
+///
+/// ```
+/// # #[tokio::main(flavor = "multi_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::path::Path;
+/// use graft_client::{Client, SessionOptions, picture};
+///
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/efficientnet-lite0");
+/// # let photograph = std::fs::read(format!("{folder}/espresso.png"))?;
+/// // With `.router("serve.example:4433").authority_pem(include_bytes!("ca.pem"))` the rest of the layers runs there.
+/// let client = Client::builder().build()?;
+/// let model = client.open(Path::new(folder), SessionOptions::default()).await?;
+/// let image = model.entry().manifest.input.image.clone().ok_or("the model takes pictures")?;
+/// let input = picture::tensor(&picture::decode(&photograph)?, &image)?;
+/// let answer = model.infer(input).await?;
+/// println!("{:?}: {:?}", model.best_label(&answer), answer.local);
+/// # assert_eq!(model.best_label(&answer), Some("espresso"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Client {
+    routers: Routers,
+    device: Arc<Device>,
+    cache: Option<PathBuf>,
+}
+
+impl Client {
+    /// Begins a client, with defaults for everything.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// This device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it; routers are
+    /// looked for meanwhile. Dropping the future gives it up.
+    pub async fn open(
+        &self,
+        source: impl Into<ModelSource>,
+        options: SessionOptions,
+    ) -> Result<Session, ClientError> {
+        self.open_with(source, options, |_| ()).await
+    }
+
+    /// The same; `progress` hears how far measuring is.
+    pub async fn open_with(
+        &self,
+        source: impl Into<ModelSource>,
+        options: SessionOptions,
+        mut progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Session, ClientError> {
+        let (device, cache, source) = (Arc::clone(&self.device), self.cache.clone(), source.into());
+        let loading = tokio::task::spawn_blocking(move || {
+            let (entry, model) = source.read()?;
+            Ok::<_, ClientError>(device.load_with(entry, &model, cache.as_deref(), &mut progress)?)
+        });
+        let routers = self.routers.clone();
+        // The connection is there when the model is; without it the session tries again.
+        tokio::spawn(async move { routers.connect().await });
+        let loaded = loading
+            .await
+            .map_err(|e| ClientError::BrokenOff(e.to_string()))??;
+        let (device, routers) = (Arc::clone(&self.device), self.routers.clone());
+        Ok(Session::new(device, Arc::new(loaded), routers, options)?)
+    }
+}

@@ -1,0 +1,122 @@
+//! An app: a client, models from files and from memory, measured once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use graft_client::{Batch, Client, ClientError, CutPoint, LocalReason, ModelSource, SessionOptions};
+use graft_model::samples;
+
+fn from_memory(manifest: Option<&str>, labels: Option<&str>) -> ModelSource {
+    ModelSource::Bytes {
+        manifest: manifest.map(str::to_owned),
+        network: samples::residual_cnn(),
+        labels: labels.map(str::to_owned),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_from_memory_runs_offline_and_is_measured_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let client = Client::builder().cache(&cache).build().unwrap();
+    let open = || async {
+        let (steps, heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counting, hearing) = (Arc::clone(&steps), Arc::clone(&heard));
+        let progress = move |p: graft_client::Progress| {
+            assert!(p.done <= p.all);
+            counting.fetch_add(1, Ordering::Relaxed);
+            hearing.store(p.done, Ordering::Relaxed);
+        };
+        let options = SessionOptions::default();
+        let session = client
+            .open_with(from_memory(None, None), options, progress)
+            .await
+            .unwrap();
+        (session, steps.load(Ordering::Relaxed))
+    };
+    let (session, steps) = open().await;
+    assert!(steps > 0, "the first time it is measured");
+    let input = Batch::pseudo_random(session.entry().info.inputs(), 1, 3);
+    let first = session.infer(input.clone()).await.unwrap();
+    assert_eq!(first.local, Some(LocalReason::Unreachable));
+    let (again, steps) = open().await;
+    assert_eq!(steps, 0, "the second time it is known");
+    assert_eq!(again.infer(input).await.unwrap().outputs, first.outputs);
+    // What was kept and can't be so is measured again.
+    let file = std::fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+    for nonsense in ["", "[1]", "[5, 4]", "{}"] {
+        std::fs::write(&file, nonsense).unwrap();
+        assert!(open().await.1 > 0, "{nonsense}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_and_labels_from_memory_are_held_against_the_network() {
+    let client = Client::builder().build().unwrap();
+    let manifest = "name = \"small\"\nfile = \"small.onnx\"\nlicense = \"MIT\"\n";
+    let classes = {
+        let plain = client
+            .open(from_memory(None, None), SessionOptions::default())
+            .await
+            .unwrap();
+        plain.entry().info.outputs().tensors[0].elements
+    };
+    let labels: Vec<String> = (0..classes).map(|c| format!("class {c}")).collect();
+    let labels = labels.join("\n");
+    let source = from_memory(Some(manifest), Some(&labels));
+    let session = client.open(source, SessionOptions::default()).await.unwrap();
+    assert_eq!(session.entry().manifest.name, "small");
+    let input = Batch::pseudo_random(session.entry().info.inputs(), 1, 3);
+    let answer = session.infer(input).await.unwrap();
+    assert!(
+        session
+            .best_label(&answer)
+            .is_some_and(|label| label.starts_with("class "))
+    );
+    for (manifest, labels) in [("name = 3", None), (manifest, Some("too\nfew"))] {
+        let wrong = client
+            .open(from_memory(Some(manifest), labels), SessionOptions::default())
+            .await;
+        assert!(
+            matches!(wrong, Err(ClientError::Model(_))),
+            "{manifest} {labels:?}"
+        );
+    }
+    let beyond = SessionOptions {
+        partition_point: Some(CutPoint(999)),
+        ..SessionOptions::default()
+    };
+    let refused = client.open(from_memory(None, None), beyond).await;
+    assert!(matches!(refused, Err(ClientError::Session(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routers_that_can_t_be_reached_or_looked_up_cost_no_inference() {
+    let untrusted = Client::builder().router("serve.example:4433").build();
+    assert!(matches!(untrusted, Err(ClientError::NoAuthority)));
+    let garbage = Client::builder()
+        .router("a:1")
+        .authority_pem("no certificate")
+        .build();
+    assert!(matches!(garbage, Err(ClientError::Endpoint(_))));
+    let authority = graft_transport::Authority::new().unwrap();
+    let client = Client::builder()
+        .router("no-such-host.invalid:4433")
+        .router("127.0.0.1:9")
+        .authority_pem(authority.certificate_pem())
+        .token("not looked at")
+        .build()
+        .unwrap();
+    let options = SessionOptions {
+        slo: Duration::from_millis(400),
+        ..SessionOptions::default()
+    };
+    let session = client.open(from_memory(None, None), options).await.unwrap();
+    let input = Batch::pseudo_random(session.entry().info.inputs(), 1, 3);
+    for _ in 0..3 {
+        let answer = session.infer(input.clone()).await.unwrap();
+        assert_eq!(answer.local, Some(LocalReason::Unreachable));
+        assert!(answer.in_time, "{:?}", answer.times);
+    }
+}
