@@ -175,7 +175,8 @@ impl Session {
             tokio::time::sleep(emulation.before_send(payload.len() as u64)).await;
         }
         sending.patience = sending.patience.saturating_sub(start.elapsed());
-        let (reply, bytes) = ask(sending, payload, again).await?;
+        let several = self.inner.routers.are_several();
+        let (reply, bytes) = ask(sending, payload, several, again).await?;
         if let Some(emulation) = emulation {
             tokio::time::sleep(emulation.after_receive(bytes.len() as u64)).await;
         }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_transport::{CallError, Connection, Endpoint, EndpointError, Protocol, silence};
@@ -286,13 +286,17 @@ fn may_be_better_elsewhere(
 }
 
 /// Asks a router. Where it is lost, goes away or gives no sign of life before it has answered, `again` says what to send over
-/// which other connection, if there is time; of both the first that answers counts.
+/// which other connection, if there is time; of both the first that answers counts. `several`: there is another that could be asked.
 pub async fn ask<F: Future<Output = Option<Sending>>>(
     first: Sending,
     payload: Bytes,
+    several: bool,
     again: impl FnOnce() -> F,
 ) -> Result<(ClientReply, Vec<u8>), CallError> {
-    let connection = first.connection.clone();
+    if !several {
+        return call(&first, payload).await;
+    }
+    let (connection, start, patience) = (first.connection.clone(), Instant::now(), first.patience);
     let mut reply = std::pin::pin!(call(&first, payload.clone()));
     let longest = SILENT_AFTER + connection.round_trip() * SILENT_TRIPS;
     let lost = tokio::select! {
@@ -308,11 +312,18 @@ pub async fn ask<F: Future<Output = Option<Sending>>>(
         Some(call(&second, payload).await)
     });
     if let Some(lost) = lost {
-        return second.await.unwrap_or(lost);
+        // Looking for another router may take longer than there is time.
+        let left = patience.saturating_sub(start.elapsed());
+        let second = tokio::time::timeout(left, second).await;
+        return second.ok().flatten().unwrap_or(lost);
     }
+    let left = tokio::time::sleep(patience.saturating_sub(start.elapsed()));
     tokio::select! {
         first = &mut reply => match may_be_better_elsewhere(&first, &connection) {
-            true => second.await.unwrap_or(first),
+            true => tokio::select! {
+                second = &mut second => second.unwrap_or(first),
+                () = left => first,
+            },
             false => first,
         },
         second = &mut second => match second {

@@ -77,6 +77,11 @@ impl Bearers {
         Ok(bearer)
     }
 
+    /// Clients need not show who they are.
+    pub fn take_anyone(&self) -> bool {
+        self.who == Clients::Anyone
+    }
+
     /// Whether anybody may ask for what is served; else those with a token that is not over.
     pub fn may_look(&self, bearer: Option<&Bearer>) -> Result<(), Refused> {
         match bearer {

@@ -58,7 +58,9 @@ pub(crate) async fn attend(
             if telling.is_due(&error.to_string()) {
                 tracing::error!(%error, "joining the planner failed; trying again");
             }
-            readiness.not_ready(format!("joining the planner failed: {error}"));
+            if reporter.epoch() == Epoch(0) {
+                readiness.not_ready(format!("joining the planner failed: {error}"));
+            }
             connection.close("joining failed");
         }
     }

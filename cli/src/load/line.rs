@@ -33,6 +33,10 @@ pub(super) enum Outcome {
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// Longest wait for the reply to such a probe.
 const WATCH_WITHIN: Duration = Duration::from_secs(1);
+/// Longest wait of a request for a connection in the place of one that is gone.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// Time between two looks whether there is one.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Longest wait for the replies to small messages.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -103,9 +107,16 @@ impl Line {
         Some(connection.clone()).filter(|c| !c.is_closed() && !c.is_leaving())
     }
 
-    /// A connection to one of several routers, the first that is there.
-    fn any(lines: &[Line], at: usize) -> Option<Connection> {
-        lines.iter().find_map(|line| line.connection(at))
+    /// A connection to one of several routers, the first that is there; where none is, one that is made within this time.
+    async fn any(lines: &[Line], at: usize, within: Duration) -> Option<Connection> {
+        let start = Instant::now();
+        loop {
+            let open = lines.iter().find_map(|line| line.connection(at));
+            if open.is_some() || start.elapsed() >= within {
+                return open;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Sends a request and waits for what becomes of it, as a phone does that knows all these routers: it asks the first, and
@@ -119,7 +130,7 @@ impl Line {
         patience: Duration,
     ) -> Outcome {
         let (at, start) = (id.0 as usize, Instant::now());
-        let Some(connection) = Line::any(&lines, at) else {
+        let Some(connection) = Line::any(&lines, at, patience.min(RECONNECT_WITHIN)).await else {
             return Outcome::Lost(router);
         };
         let sending = |connection: Connection| {
@@ -137,9 +148,9 @@ impl Line {
         };
         let again = || async {
             let others: Vec<Line> = lines.iter().filter(|l| l.address != asked).cloned().collect();
-            sending(Line::any(&others, at)?)
+            sending(Line::any(&others, at, Duration::ZERO).await?)
         };
-        match ask(first, payload, again).await {
+        match ask(first, payload, lines.len() > 1, again).await {
             Ok((ClientReply::Answer(header), _)) => Outcome::Answered(header.epoch),
             Ok((ClientReply::Refused(refused), _)) => Outcome::Refused(refused.status),
             Ok(_) | Err(_) => Outcome::Lost(router),
@@ -153,7 +164,7 @@ impl Line {
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
             turn += 1;
-            let there = match Line::any(&lines, turn) {
+            let there = match Line::any(&lines, turn, WATCH_WITHIN).await {
                 None => false,
                 Some(connection) => {
                     let probe = ClientRequest::Probe;

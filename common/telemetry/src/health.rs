@@ -69,7 +69,7 @@ impl Readiness {
 
 /// An HTTP address that can't be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address} (HTTP): {cause}")]
+#[error("can't listen on {address} (HTTP, `http` or `admin`): {cause}")]
 pub struct HttpError {
     /// The address.
     pub address: SocketAddr,

@@ -14,8 +14,9 @@ use crate::connection::Connection;
 
 /// Time between two looks at what came in.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Time between two questions for a sign of life.
+/// Time between two questions for a sign of life at least; a quarter of the silence that is too long, if that is more.
 const ASK_EVERY: Duration = Duration::from_millis(20);
+const ASK_PART: u32 = 4;
 
 /// Whether the other end of a connection is alive while something is asked of it. Clones share it.
 #[derive(Debug, Clone)]
@@ -157,12 +158,14 @@ impl Pulse {
             } else {
                 quiet += step;
             }
-            if quiet >= Duration::from_nanos(self.inner.longest.load(Ordering::Relaxed)) {
+            let longest = Duration::from_nanos(self.inner.longest.load(Ordering::Relaxed));
+            let every = ASK_EVERY.max(longest / ASK_PART);
+            if quiet >= longest {
                 self.is_now(true, changed);
                 continue;
             }
             unasked += step;
-            if unasked >= ASK_EVERY && quiet >= ASK_EVERY {
+            if unasked >= every && quiet >= ASK_EVERY {
                 unasked = Duration::ZERO;
                 connection.ask_for_sign(sign);
             }

@@ -183,15 +183,19 @@ impl Drop for Door<'_> {
     }
 }
 
-/// Who calls, if a token shows it (RFC 6750, section 2.1).
+/// Who calls, if a token shows it (RFC 6750, section 2.1). Where anyone may call, what is no token of the site's may be meant for
+/// somebody on the way, and is passed over.
 fn bearer_of(request: &HttpRequest, front: &Front) -> Result<Option<Arc<Bearer>>, Refused> {
     let Some(header) = request.headers().get("Authorization") else {
         return Ok(None);
     };
     let token = header.to_str().ok().and_then(|v| v.strip_prefix("Bearer "));
     let what = "the Authorization header is no \"Bearer TOKEN\"";
-    let token = token.ok_or_else(|| Refused::new(Status::Unauthenticated, what))?;
-    front.bearers.read(token.trim()).map(Some)
+    let token = token.ok_or_else(|| Refused::new(Status::Unauthenticated, what));
+    match token.and_then(|token| front.bearers.read(token.trim())) {
+        Err(_) if front.bearers.take_anyone() => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 async fn answer(
