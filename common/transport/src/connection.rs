@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use graft_wire::{FrameError, Limits, PREFIX_BYTES, Prefix, decode_header, encode_frame};
 use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
+use tokio::task::AbortHandle;
 
 use crate::account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, next_room};
 use crate::callers::{Place, goodbye};
@@ -93,8 +94,24 @@ pub struct Connection {
     purse: Arc<Purse>,
     /// Its place among the callers, where it came in.
     place: Option<Arc<Place>>,
-    /// The other side said that it goes away.
-    leaving: Arc<AtomicBool>,
+    leaving: Arc<Leaving>,
+}
+
+/// Whether the other side said that it goes away.
+#[derive(Debug, Default)]
+struct Leaving {
+    said: AtomicBool,
+    /// The task that listens for it, which holds the connection.
+    listening: OnceLock<AbortHandle>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        // Nobody uses the connection any more: it ends when the task does.
+        if let Some(listening) = self.listening.get() {
+            listening.abort();
+        }
+    }
 }
 
 /// An outgoing request. Dropped before it is whole, it is taken back: the other side must not take it for a
@@ -147,17 +164,21 @@ impl Connection {
 
     /// Listens for the other side's saying that it goes away, which it does by a stream of its own.
     pub(crate) fn expect_leave(&self) {
-        let (quinn, leaving) = (self.quinn.clone(), Arc::clone(&self.leaving));
-        tokio::spawn(async move {
-            if quinn.accept_uni().await.is_ok() {
-                leaving.store(true, Ordering::Relaxed);
+        let (quinn, leaving) = (self.quinn.clone(), Arc::downgrade(&self.leaving));
+        let listening = tokio::spawn(async move {
+            if quinn.accept_uni().await.is_ok()
+                && let Some(leaving) = leaving.upgrade()
+            {
+                leaving.said.store(true, Ordering::Relaxed);
             }
         });
+        // It listens once.
+        let _first = self.leaving.listening.set(listening.abort_handle());
     }
 
     /// Whether the other side said that it goes away: what is under way is still answered, and others should be asked from now on.
     pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+        self.leaving.said.load(Ordering::Relaxed)
     }
 
     /// Tells the other side that it should ask others from now on.

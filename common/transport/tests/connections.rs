@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use graft_model::SplitMix;
 use graft_transport::{
-    Authority, CallError, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Link, Protocol, Role,
+    Authority, CallError, ClientAuth, Connection, Endpoint, EndpointOptions, Identity, Link, Protocol, Pulse,
+    Role,
 };
 use graft_wire::{ControlReply, Limits, PREFIX_BYTES, encode_frame};
 use tokio::sync::Notify;
@@ -377,4 +378,134 @@ fn an_authority_and_its_certificates_survive_files() {
     Identity::read(&path("r.pem"), &path("r.key"), &path("ca.pem")).unwrap();
     let error = Identity::read(&path("none.pem"), &path("r.key"), &path("ca.pem")).unwrap_err();
     assert!(error.to_string().contains("none.pem"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_says_so_and_still_answers() {
+    let (planner, worker) = identities();
+    let server = serve(&planner, ClientAuth::Required, &[]);
+    let connection = connect(&worker, &server).await;
+    ask(&connection, Bytes::new()).await.unwrap();
+    assert!(!connection.is_leaving());
+    server.endpoint.leave();
+    let told = async {
+        while !connection.is_leaving() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+    ask(&connection, Bytes::from_static(b"still")).await.unwrap();
+    let client = Endpoint::client(&worker, EndpointOptions::default()).unwrap();
+    let address = server.endpoint.local_addr().unwrap();
+    let refused = client
+        .connect_role(address, Role::Planner, Protocol::Control)
+        .await;
+    assert!(refused.is_err(), "it takes no more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_nobody_uses_any_more_is_closed() {
+    let (planner, worker) = identities();
+    let options = EndpointOptions {
+        idle: Duration::from_secs(30),
+        ..EndpointOptions::default()
+    };
+    let server = Endpoint::server(
+        LOOPBACK,
+        &planner,
+        Protocol::Control,
+        ClientAuth::Required,
+        options,
+    )
+    .unwrap();
+    let (entering, mut entered) = tokio::sync::mpsc::channel(1);
+    let listening = server.clone();
+    tokio::spawn(async move {
+        listening
+            .listen(&[], move |c| entering.try_send(c).unwrap())
+            .await;
+    });
+    let client = Endpoint::client(&worker, options).unwrap();
+    let address = server.local_addr().unwrap();
+    let connection = client
+        .connect_role(address, Role::Planner, Protocol::Control)
+        .await
+        .unwrap();
+    let there = entered.recv().await.unwrap();
+    drop(connection);
+    tokio::time::timeout(PATIENCE, there.closed())
+        .await
+        .expect("it is closed");
+}
+
+/// Passes datagrams on between a client and a server, unless it is told to lose them. Where clients reach it.
+async fn way(server: SocketAddr, lost: Arc<AtomicBool>) -> SocketAddr {
+    let (near, far) = (
+        tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap(),
+        tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap(),
+    );
+    let address = near.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut there, mut back) = ([0; 2048], [0; 2048]);
+        let mut client = None;
+        loop {
+            tokio::select! {
+                Ok((n, from)) = near.recv_from(&mut there) => {
+                    client = Some(from);
+                    if !lost.load(Ordering::SeqCst) {
+                        far.send_to(&there[..n], server).await.unwrap();
+                    }
+                }
+                Ok((n, _)) = far.recv_from(&mut back) => {
+                    if let Some(client) = client.filter(|_| !lost.load(Ordering::SeqCst)) {
+                        near.send_to(&back[..n], client).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_silent_is_told_from_who_takes_long() {
+    let (planner, worker) = identities();
+    let server = serve(&planner, ClientAuth::Required, &[]);
+    let lost: Arc<AtomicBool> = Arc::default();
+    let address = way(server.endpoint.local_addr().unwrap(), Arc::clone(&lost)).await;
+    let client = Endpoint::client(&worker, EndpointOptions::default()).unwrap();
+    let connection = client
+        .connect_role(address, Role::Planner, Protocol::Control)
+        .await
+        .unwrap();
+    let (pulse, changes) = (
+        Pulse::new(Duration::from_millis(150)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let (taken, taking, counting) = (pulse.clone(), connection.clone(), Arc::clone(&changes));
+    tokio::spawn(async move {
+        let changed = move |_| {
+            counting.fetch_add(1, Ordering::SeqCst);
+        };
+        taken.take(&taking, &Ask::Echo, &changed).await;
+    });
+    // An answer that never comes, from somebody who lives.
+    let asking = pulse.asks();
+    let waited = tokio::time::timeout(Duration::from_secs(1), pulse.silent()).await;
+    assert!(waited.is_err() && !pulse.is_silent(), "it is alive");
+    lost.store(true, Ordering::SeqCst);
+    let start = std::time::Instant::now();
+    tokio::time::timeout(PATIENCE, pulse.silent())
+        .await
+        .expect("it is silent");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    lost.store(false, Ordering::SeqCst);
+    tokio::time::timeout(PATIENCE, pulse.heard())
+        .await
+        .expect("it is heard again");
+    drop(asking);
+    // Nobody asks anything: silence says nothing.
+    lost.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!pulse.is_silent() && changes.load(Ordering::SeqCst) == 2);
 }
