@@ -176,11 +176,20 @@ impl Routers {
         }
     }
 
-    /// Another router than the one at the other end of `from`; where somebody has moved meanwhile, that one.
-    /// `None`: there is none, or it can't be reached.
+    /// Another router than the one at the other end of `from`; where somebody has connected meanwhile, that one.
+    /// `None`: there is none, or it can't be reached. It goes on when nobody waits for it any more.
     pub async fn move_from(&self, from: &Connection) -> Option<Connection> {
+        let (routers, from) = (self.clone(), from.clone());
+        let moving = tokio::spawn(async move { routers.moved_from(&from).await });
+        moving.await.ok().flatten()
+    }
+
+    async fn moved_from(&self, from: &Connection) -> Option<Connection> {
         let _alone = self.inner.looking.lock().await;
-        let moved = self.current().filter(|c| c.peer() != from.peer());
+        // Where that connection is gone, its router may be back.
+        let moved = self
+            .current()
+            .filter(|c| from.is_closed() || c.peer() != from.peer());
         if moved.is_some() || !self.are_several() {
             return moved;
         }
@@ -206,8 +215,23 @@ impl Routers {
     }
 
     async fn reach(&self, but: Option<SocketAddr>) -> Result<Connection, EndpointError> {
+        if but.is_some() {
+            // Who is in a hurry tries what is known before names are looked up.
+            let known = self.reach_one(self.addresses(), but).await;
+            if known.is_ok() || self.inner.places.is_empty() {
+                return known;
+            }
+        }
+        let found = self.look_up().await?;
+        self.reach_one(found, but).await
+    }
+
+    async fn reach_one(
+        &self,
+        addresses: Vec<SocketAddr>,
+        but: Option<SocketAddr>,
+    ) -> Result<Connection, EndpointError> {
         let inner = &self.inner;
-        let addresses = self.look_up().await?;
         let nowhere = || EndpointError::Nowhere("there is no other router".to_owned());
         let endpoint = inner.endpoint.as_ref().ok_or_else(nowhere)?;
         let mut waiting: Vec<SocketAddr> = addresses.into_iter().filter(|a| Some(*a) != but).rev().collect();

@@ -123,9 +123,11 @@ fn a_router_that_wants_tokens_answers_nobody_else_and_holds_each_to_what_his_say
     // Ten a second in the mean, and a burst of a few.
     let slow = token(&site, "slow", &["--rps", "2"]);
     let zeros = vec![0u8; 4 * 224 * 224 * 3];
-    let input = &http::get(site.http, &format!("/v2/models/{MODEL}"))
-        .expect("metadata")
-        .1;
+    let metadata = format!("GET /v2/models/{MODEL}");
+    assert_eq!(ask(site.http, &metadata, &["Host: a"]).0, 401);
+    assert_eq!(ask(site.http, &metadata, &["Host: a", &shown(&other)]).0, 403);
+    assert_eq!(ask(site.http, "GET /v2/models/nobody", &["Host: a"]).0, 401);
+    let input = &ask(site.http, &metadata, &["Host: a", &shown(&good)]).1;
     let input: serde_json::Value = serde_json::from_str(input).expect("JSON");
     let mut shape = input["inputs"][0]["shape"].as_array().expect("a shape").clone();
     shape[0] = 1.into();

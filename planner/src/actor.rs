@@ -123,15 +123,16 @@ impl PlannerActor {
             ?by,
             "a worker is said to be silent; it is asked for a sign of life"
         );
+        let number = self.connections.worker(&worker);
         let asked = self
             .connections
             .tell_worker(&worker, ToWorker::Alive, ALIVE_WITHIN);
         let heard = asked.into_actor(self).map(move |sign, this, _| {
             this.looked_after.remove(&worker);
             if let Err(Undone::Unanswered(_)) = sign {
-                // Its end is heard of as any connection's.
-                this.connections
-                    .let_go_worker(&worker, "you gave no sign of life: join again");
+                // Its end is heard of as any connection's. One that joined again meanwhile stays.
+                let why = "you gave no sign of life: join again";
+                this.connections.let_go_worker(&worker, number, why);
             }
         });
         context.spawn(heard);

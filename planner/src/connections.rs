@@ -78,9 +78,16 @@ impl Connections {
         (*own != number && !connection.is_closed()).then(|| connection.clone())
     }
 
-    /// Ends a worker's connection.
-    pub fn let_go_worker(&self, worker: &str, why: &str) {
-        if let Some((connection, _)) = self.workers.get(worker) {
+    /// The number of a worker's connection.
+    pub fn worker(&self, name: &str) -> Option<u64> {
+        self.workers.get(name).map(|(_, number)| *number)
+    }
+
+    /// Ends a worker's connection, if it is still the one of that number.
+    pub fn let_go_worker(&self, worker: &str, number: Option<u64>, why: &str) {
+        if let Some((connection, own)) = self.workers.get(worker)
+            && Some(*own) == number
+        {
             connection.close(why);
         }
     }

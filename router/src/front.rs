@@ -193,6 +193,7 @@ impl Front {
     pub fn describe(&self, model: &ModelId, bearer: Option<&Bearer>) -> Result<Description, Refused> {
         self.bearers.may_look(bearer)?;
         let entry = self.entry(model)?;
+        self.bearers.may_see(bearer, &entry.manifest.name)?;
         let routing = self.routing.load();
         Ok(Description {
             name: entry.manifest.name.clone(),

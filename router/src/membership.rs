@@ -66,13 +66,10 @@ struct Switch(Box<RoutesUpdate>);
 #[rtype(result = "()")]
 struct ReportNow;
 
-/// A worker fell silent, or is heard again.
+/// A worker gives no sign of life.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Pulsed {
-    worker: String,
-    silent: bool,
-}
+struct FellSilent(String);
 
 /// Owns the routes and the observation.
 pub(crate) struct Membership {
@@ -182,15 +179,10 @@ impl Handler<ReportNow> for Membership {
     }
 }
 
-impl Handler<Pulsed> for Membership {
+impl Handler<FellSilent> for Membership {
     type Result = ();
 
-    fn handle(&mut self, Pulsed { worker, silent }: Pulsed, context: &mut Self::Context) {
-        if !silent {
-            // Requests may wait for it.
-            self.front.switched.notify_waiters();
-            return;
-        }
+    fn handle(&mut self, FellSilent(worker): FellSilent, context: &mut Self::Context) {
         tracing::warn!(
             worker,
             "a worker gives no sign of life; what it had goes to others"
@@ -273,12 +265,12 @@ impl Handler<Switch> for Membership {
                 None => match resolve("address", &place.address) {
                     Ok(address) => {
                         let (me, worker) = (context.address(), name.clone());
-                        let changed = move |silent| {
-                            let heard = me.try_send(Pulsed {
-                                worker: worker.clone(),
-                                silent,
-                            });
-                            if heard.is_err() {
+                        let front = Arc::clone(&self.front);
+                        let changed = move |silent: bool| {
+                            if !silent {
+                                // Requests may wait for it.
+                                front.switched.notify_waiters();
+                            } else if me.try_send(FellSilent(worker.clone())).is_err() {
                                 tracing::debug!("the membership actor has too much to do");
                             }
                         };

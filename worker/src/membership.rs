@@ -72,6 +72,16 @@ pub(crate) async fn attend(
     }
 }
 
+/// Tells of a worker whose devices are all lost, with the planner or without it.
+pub(crate) async fn watch_devices(reporter: Reporter, readiness: Readiness) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if reporter.lost().iter().all(|lost| *lost) {
+            readiness.not_ready("all devices are lost");
+        }
+    }
+}
+
 /// Leaves when a device is lost that was there before.
 async fn watch(connection: &Connection, reporter: &Reporter, before: &[bool]) {
     while !connection.is_closed() {

@@ -25,7 +25,7 @@ use crate::epochs::Epochs;
 use crate::handle::Handle;
 use crate::held::HeldBytes;
 use crate::keeper::{PlanKeeper, Retire};
-use crate::membership::attend;
+use crate::membership::{attend, watch_devices};
 use crate::peers::Peers;
 use crate::reporter::Reporter;
 use crate::scratch::Scratch;
@@ -52,6 +52,13 @@ pub struct Worker {
     /// Where its engines keep weights.
     _scratch: Vec<Scratch>,
     _renewal: Renewal,
+    watching: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
 }
 
 impl Worker {
@@ -173,6 +180,7 @@ impl Worker {
             observed,
             suspects,
         };
+        let watching = tokio::spawn(watch_devices(reporter.clone(), readiness.clone()));
         let (told, telling) = (readiness.clone(), Arc::new(Telling::default()));
         let link = Link::open(
             client,
@@ -203,6 +211,7 @@ impl Worker {
             failed,
             address,
             _renewal: renewal,
+            watching,
             _scratch: devices.iter_mut().filter_map(|d| d.scratch.take()).collect(),
         })
     }

@@ -46,8 +46,9 @@ impl Readiness {
 
     /// Makes it not ready for good: the program shuts down.
     pub fn end(&self, reason: impl Into<String>) {
-        self.set(Some(reason.into()));
-        self.state().ended = true;
+        let mut state = self.state();
+        state.why_not = Some(reason.into());
+        state.ended = true;
     }
 
     /// Reason why it is not ready; `None`: it is ready.

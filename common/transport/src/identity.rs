@@ -136,6 +136,11 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Whether it trusts the same authorities.
+    pub fn trusts_the_same(&self, other: &Identity) -> bool {
+        self.roots == other.roots
+    }
+
     /// Reads its files again. `None`: it was not read from files.
     pub fn read_again(&self) -> Result<Option<Self>, IdentityError> {
         let Some([certificate, key, authority]) = self.files.as_deref() else {

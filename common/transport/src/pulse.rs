@@ -105,7 +105,7 @@ impl Pulse {
     }
 
     /// Takes the pulse of a connection until it is gone. `sign`: a request that the other side answers at once; `changed`
-    /// hears when it falls silent, and when it is heard again.
+    /// hears that it is there (`false`), when it falls silent (`true`), and when it is heard again.
     pub async fn take<Q: Encode>(
         &self,
         connection: &Connection,
@@ -113,7 +113,9 @@ impl Pulse {
         changed: &(dyn Fn(bool) + Send + Sync),
     ) {
         let inner = &*self.inner;
-        self.is_now(false, changed);
+        inner.silent.send_replace(false);
+        // Who waits for a connection has one.
+        changed(false);
         while !connection.is_closed() {
             if inner.open.load(Ordering::Relaxed) == 0 && !self.is_silent() {
                 tokio::select! {
@@ -133,7 +135,8 @@ impl Pulse {
         }
     }
 
-    /// Until nothing is asked, or the connection is gone.
+    /// Until nothing is asked and nothing is overdue, or the connection is gone. A question whose asker waited no longer is still a
+    /// question: many short ones find out what one long one would.
     async fn listen<Q: Encode>(
         &self,
         connection: &Connection,
@@ -144,7 +147,7 @@ impl Pulse {
         let (mut quiet, mut looked) = (Duration::ZERO, Instant::now());
         let mut unasked = Duration::ZERO;
         while !connection.is_closed() {
-            if self.inner.open.load(Ordering::Relaxed) == 0 && !self.is_silent() {
+            if self.inner.open.load(Ordering::Relaxed) == 0 && !self.is_silent() && quiet < ASK_EVERY {
                 return;
             }
             tokio::time::sleep(LOOK_EVERY).await;

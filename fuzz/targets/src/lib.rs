@@ -1,13 +1,15 @@
 //! What decodes bytes that come from others, each as a function of bytes that must neither panic nor take memory or time out of
-//! proportion.
+//! proportion, and says whether they are sound.
 //!
 //! `cargo fuzz run TARGET` (nightly Rust, in the folder above) drives them without end; `tests/short.rs` for seconds.
 
 use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use graft_model::{DType, Manifest, Model, ModelId, ReadOptions, Tensor, TensorSpec, samples};
 use graft_plan::{Devices, FormatFile, Plan, Profile, Scenario, Workload};
-use graft_transport::{Authority, Role, Tokens};
+use graft_transport::{Authority, Claims, Role, Tokens, issue_token};
 use graft_wire::{
     ClientReply, ClientRequest, Control, ControlReply, Limits, PREFIX_BYTES, Prefix, ToPlanner, ToRouter,
     ToWorker, TraceContext, WorkReply, WorkRequest, decode_header,
@@ -17,8 +19,8 @@ use graft_wire::{
 pub struct Target {
     /// Its name: of the file in `fuzz_targets`, and of the folder in `corpus`.
     pub name: &'static str,
-    /// What it does.
-    pub run: fn(&[u8]),
+    /// What it does; true: the bytes are sound.
+    pub run: fn(&[u8]) -> bool,
     /// Sound inputs.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
@@ -73,23 +75,24 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// A frame of a stranger, or of a part: its prefix, and its header as each message that it could be.
-pub fn frame(data: &[u8]) {
+pub fn frame(data: &[u8]) -> bool {
     let Some((prefix, rest)) = data.split_first_chunk::<PREFIX_BYTES>() else {
-        return;
+        return false;
     };
     let Ok(prefix) = Prefix::decode(prefix, Limits::default()) else {
-        return;
+        return false;
     };
     assert!(prefix.header_bytes <= 64 << 10 && prefix.payload_bytes <= 64 << 20);
     let header = &rest[..prefix.header_bytes.min(rest.len())];
-    let _all = (
-        decode_header::<ClientRequest>(header),
-        decode_header::<ClientReply>(header),
-        decode_header::<WorkRequest>(header),
-        decode_header::<WorkReply>(header),
-        decode_header::<Control>(header),
-        decode_header::<ControlReply>(header),
-    );
+    let read = [
+        decode_header::<ClientRequest>(header).is_ok(),
+        decode_header::<ClientReply>(header).is_ok(),
+        decode_header::<WorkRequest>(header).is_ok(),
+        decode_header::<WorkReply>(header).is_ok(),
+        decode_header::<Control>(header).is_ok(),
+        decode_header::<ControlReply>(header).is_ok(),
+    ];
+    read.contains(&true)
 }
 
 fn frames() -> Vec<Vec<u8>> {
@@ -111,12 +114,13 @@ fn frames() -> Vec<Vec<u8>> {
 }
 
 /// A control message of a part.
-pub fn control(data: &[u8]) {
-    let _all = (
-        serde_json::from_slice::<ToPlanner>(data),
-        serde_json::from_slice::<ToWorker>(data),
-        serde_json::from_slice::<ToRouter>(data),
-    );
+pub fn control(data: &[u8]) -> bool {
+    let read = [
+        serde_json::from_slice::<ToPlanner>(data).is_ok(),
+        serde_json::from_slice::<ToWorker>(data).is_ok(),
+        serde_json::from_slice::<ToRouter>(data).is_ok(),
+    ];
+    read.contains(&true)
 }
 
 fn controls() -> Vec<Vec<u8>> {
@@ -133,8 +137,8 @@ fn controls() -> Vec<Vec<u8>> {
 }
 
 /// The JSON of a call over HTTP.
-pub fn http_call(data: &[u8]) {
-    graft_router::read_call(data);
+pub fn http_call(data: &[u8]) -> bool {
+    graft_router::read_call(data)
 }
 
 fn calls() -> Vec<Vec<u8>> {
@@ -145,10 +149,9 @@ fn calls() -> Vec<Vec<u8>> {
 }
 
 /// An ONNX file.
-pub fn model(data: &[u8]) {
-    if let Ok(model) = Model::parse(Path::new("fuzzed.onnx"), data, &ReadOptions::default()) {
-        let _graph = model.engine_graph();
-    }
+pub fn model(data: &[u8]) -> bool {
+    let model = Model::parse(Path::new("fuzzed.onnx"), data, &ReadOptions::default());
+    model.is_ok_and(|model| model.engine_graph().is_ok())
 }
 
 fn models() -> Vec<Vec<u8>> {
@@ -156,10 +159,8 @@ fn models() -> Vec<Vec<u8>> {
 }
 
 /// A manifest.
-pub fn manifest(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        let _manifest = Manifest::parse(Path::new("model.toml"), text);
-    }
+pub fn manifest(data: &[u8]) -> bool {
+    std::str::from_utf8(data).is_ok_and(|text| Manifest::parse(Path::new("model.toml"), text).is_ok())
 }
 
 fn manifests() -> Vec<Vec<u8>> {
@@ -168,15 +169,16 @@ fn manifests() -> Vec<Vec<u8>> {
 }
 
 /// Each kind of JSON file that others write.
-pub fn formats(data: &[u8]) {
+pub fn formats(data: &[u8]) -> bool {
     let file = Path::new("fuzzed.json");
-    let _all = (
+    let read = [
         Plan::parse(file, data).is_ok(),
         Workload::parse(file, data).is_ok(),
         Profile::parse(file, data).is_ok(),
         Devices::parse(file, data).is_ok(),
         Scenario::parse(file, data).is_ok(),
-    );
+    ];
+    read.contains(&true)
 }
 
 fn files() -> Vec<Vec<u8>> {
@@ -189,9 +191,9 @@ fn files() -> Vec<Vec<u8>> {
 }
 
 /// A request's tensor: the first bytes say of which type and size, the others are elements.
-pub fn tensor(data: &[u8]) {
+pub fn tensor(data: &[u8]) -> bool {
     let [kind, sent, size, bytes @ ..] = data else {
-        return;
+        return false;
     };
     const TYPES: [DType; 7] = [
         DType::F32,
@@ -212,10 +214,12 @@ pub fn tensor(data: &[u8]) {
         elements,
         batch_axis: 0,
     };
-    if let Ok(mut tensor) = Tensor::from_requests(&spec, &[(sent, bytes), (sent, bytes)]) {
-        assert_eq!(tensor.requests(), 2);
-        tensor.flush_tiny();
-    }
+    let Ok(mut tensor) = Tensor::from_requests(&spec, &[(sent, bytes), (sent, bytes)]) else {
+        return false;
+    };
+    assert_eq!(tensor.requests(), 2);
+    tensor.flush_tiny();
+    true
 }
 
 fn tensors() -> Vec<Vec<u8>> {
@@ -225,26 +229,45 @@ fn tensors() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A token of a client.
-pub fn token(data: &[u8]) {
-    static TOKENS: std::sync::OnceLock<Option<Tokens>> = std::sync::OnceLock::new();
-    let made = || Some(Tokens::of(&Authority::new().ok()?.issue(Role::Router, &[]).ok()?));
-    if let (Some(tokens), Ok(text)) = (TOKENS.get_or_init(made), std::str::from_utf8(data)) {
-        assert!(tokens.read(text).is_err(), "a token that nobody signed was taken");
-    }
+/// A token of a client. One is signed; whatever else is taken must say the same.
+pub fn token(data: &[u8]) -> bool {
+    let (tokens, _, signed) = signed_token();
+    let Some(claims) = std::str::from_utf8(data)
+        .ok()
+        .and_then(|text| tokens.read(text).ok())
+    else {
+        return false;
+    };
+    assert_eq!(&claims, signed, "a token that nobody signed was taken");
+    true
+}
+
+/// An authority's tokens, one of them, and what it says.
+fn signed_token() -> &'static (Tokens, String, Claims) {
+    static SIGNED: LazyLock<(Tokens, String, Claims)> = LazyLock::new(|| {
+        let authority = Authority::new().expect("an authority");
+        let router = authority.issue(Role::Router, &[]).expect("a certificate");
+        let claims = Claims::new("a", Duration::from_secs(1 << 30), None, Some(5.0)).expect("claims");
+        let key = std::env::temp_dir().join(format!("graft-fuzz-{}.pem", std::process::id()));
+        std::fs::write(&key, authority.key_pem()).expect("a file for the key");
+        let token = issue_token(&key, &claims).expect("a token");
+        std::fs::remove_file(&key).expect("the key's file is removed");
+        (Tokens::of(&router), token, claims)
+    });
+    &SIGNED
 }
 
 fn tokens() -> Vec<Vec<u8>> {
-    let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.";
-    let signed = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAAA";
-    [unsigned, signed].map(|text| text.as_bytes().to_vec()).to_vec()
+    vec![signed_token().1.clone().into_bytes()]
 }
 
 /// A trace context.
-pub fn trace(data: &[u8]) {
-    if let Some(context) = std::str::from_utf8(data).ok().and_then(TraceContext::parse) {
-        assert_eq!(TraceContext::parse(&context.to_string()), Some(context));
-    }
+pub fn trace(data: &[u8]) -> bool {
+    let Some(context) = std::str::from_utf8(data).ok().and_then(TraceContext::parse) else {
+        return false;
+    };
+    assert_eq!(TraceContext::parse(&context.to_string()), Some(context));
+    true
 }
 
 fn traces() -> Vec<Vec<u8>> {

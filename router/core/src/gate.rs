@@ -32,6 +32,14 @@ impl Gate {
         }
     }
 
+    /// The same at another rate: what is owed for what passed stays owed.
+    pub fn at_rate(&self, rate: f64, units: f64) -> Self {
+        let gate = Gate::new(rate, units);
+        gate.due
+            .store(self.due.load(Ordering::Relaxed), Ordering::Relaxed);
+        gate
+    }
+
     /// Whether so many units may pass now, where only a part of the burst is for them.
     pub fn pass(&self, now: Nanos, units: f64, part: f64) -> bool {
         let (interval, tolerance) = ((self.interval * units) as u64, (self.tolerance * part) as u64);

@@ -242,6 +242,32 @@ fn a_lost_worker_is_passed_over_once_and_the_second_loss_ends_it() {
 }
 
 #[test]
+fn requests_that_were_let_in_are_not_refused_for_the_rate_when_their_worker_is_lost() {
+    let workers = [("a", WorkerEnd::IsLost(ms(5))), ("b", WorkerEnd::Answers(ms(20)))];
+    let mut pair = Pair::new(64, &workers);
+    // Partitions have no room beyond the plan's rate: all of those let in go on, however many they are.
+    let mut update = routes(1, &["a", "b"]);
+    update.limited = true;
+    update.routes.iter_mut().for_each(|target| target.work_ms = 200.0);
+    pair.table = RouteTable::new(update);
+    pair.unreachable.insert("b");
+    let numbers: Vec<usize> = (0..40).map(|_| pair.asks(ms(100))).collect();
+    let let_in: Vec<usize> = numbers
+        .into_iter()
+        .filter(|n| pair.endings[*n].is_none())
+        .collect();
+    assert!(
+        let_in.len() > 1 && let_in.len() < 40,
+        "{} are let in",
+        let_in.len()
+    );
+    pair.unreachable.clear();
+    for number in let_in {
+        assert_eq!(pair.ending(number).1, Ok(()));
+    }
+}
+
+#[test]
 fn who_lost_its_worker_after_the_deadline_is_not_tried_again() {
     let mut pair = Pair::new(
         8,

@@ -314,7 +314,11 @@ impl Passage {
             let had_it = |(lost, epoch): &(String, Epoch)| lost == worker && *epoch == table.epoch();
             !self.lost.as_ref().is_some_and(had_it) && usable(worker)
         };
-        let refused = match table.admit(now, model, point, left, &usable) {
+        let admitted = match self.attempts.is_empty() {
+            true => table.admit(now, model, point, left, &usable),
+            false => table.admit_again(now, model, point, left, &usable),
+        };
+        let refused = match admitted {
             Ok(admitted) => {
                 let sending = Sending {
                     worker: admitted.target.worker.clone(),

@@ -269,6 +269,17 @@ impl RouteTable {
         pool.is_some_and(|p| p.gate.pass(now, target.work_ms, p.part(entry.budget())))
     }
 
+    /// A request of a route passes in any case.
+    fn passed(&self, now: Nanos, entry: &Entry) {
+        let target = &entry.targets[0].target;
+        if let Some(own) = &entry.gate {
+            own.passed(now, 1.0);
+        }
+        if let Some(pool) = self.pools.get(&target.pool) {
+            pool.gate.passed(now, target.work_ms);
+        }
+    }
+
     /// Whether requests at a cut point have no route, since the plan leaves them out.
     pub fn leaves_out(&self, model: &ModelId, point: CutPoint) -> bool {
         let key = (*model, point);
@@ -352,6 +363,29 @@ impl RouteTable {
         time_left: Nanos,
         usable: &dyn Fn(&str) -> bool,
     ) -> Result<Admitted<'_>, Refused> {
+        self.find(now, (model, point), time_left, usable, false)
+    }
+
+    /// The same for a request that was let in before and goes to another worker: it counts, and is not refused for the rate.
+    pub fn admit_again(
+        &self,
+        now: Nanos,
+        model: ModelId,
+        point: CutPoint,
+        time_left: Nanos,
+        usable: &dyn Fn(&str) -> bool,
+    ) -> Result<Admitted<'_>, Refused> {
+        self.find(now, (model, point), time_left, usable, true)
+    }
+
+    fn find(
+        &self,
+        now: Nanos,
+        (model, point): (ModelId, CutPoint),
+        time_left: Nanos,
+        usable: &dyn Fn(&str) -> bool,
+        again: bool,
+    ) -> Result<Admitted<'_>, Refused> {
         let Some(list) = self.routes.get(&(model, point)) else {
             return Err(self.without_route(model, point, time_left));
         };
@@ -374,7 +408,9 @@ impl RouteTable {
             let what = format!("no worker that runs cut point {point} of this model can be reached");
             return Err(Refused::new(Status::WorkerLost, what));
         };
-        if !self.passes(now, entry) {
+        if again {
+            self.passed(now, entry);
+        } else if !self.passes(now, entry) {
             let what = format!(
                 "the devices carry {:.1} requests/s at cut point {point}, and more come",
                 first.rate_rps

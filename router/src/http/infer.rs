@@ -185,7 +185,7 @@ impl Drop for Door<'_> {
 
 /// Who calls, if a token shows it (RFC 6750, section 2.1). Where anyone may call, what is no token of the site's may be meant for
 /// somebody on the way, and is passed over.
-fn bearer_of(request: &HttpRequest, front: &Front) -> Result<Option<Arc<Bearer>>, Refused> {
+pub(super) fn bearer_of(request: &HttpRequest, front: &Front) -> Result<Option<Arc<Bearer>>, Refused> {
     let Some(header) = request.headers().get("Authorization") else {
         return Ok(None);
     };

@@ -251,8 +251,18 @@ fn model_of(request: &actix_web::HttpRequest) -> String {
     request.match_info().get("model").unwrap_or_default().to_owned()
 }
 
+/// The model of a path, for whoever may know of it.
+fn seen<'a>(shared: &'a Shared, request: &actix_web::HttpRequest) -> Result<&'a CatalogEntry, Refused> {
+    let bearers = &shared.front.bearers;
+    let bearer = infer::bearer_of(request, &shared.front)?;
+    bearers.may_look(bearer.as_deref())?;
+    let entry = find(shared, &model_of(request))?;
+    bearers.may_see(bearer.as_deref(), &entry.manifest.name)?;
+    Ok(entry)
+}
+
 async fn model_metadata(request: actix_web::HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    let entry = match find(&shared, &model_of(&request)) {
+    let entry = match seen(&shared, &request) {
         Ok(entry) => entry,
         Err(refused) => return refusal(&refused),
     };
@@ -294,7 +304,7 @@ async fn model_metadata(request: actix_web::HttpRequest, shared: web::Data<Share
 }
 
 async fn model_ready(request: actix_web::HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    match (find(&shared, &model_of(&request)), shared.readiness.why_not()) {
+    match (seen(&shared, &request), shared.readiness.why_not()) {
         (Err(refused), _) => refusal(&refused),
         (Ok(_), Some(reason)) => refusal(&Refused::new(Status::NotReady, reason)),
         (Ok(entry), None) => HttpResponse::Ok().json(json!({ "name": entry.manifest.name, "ready": true })),
