@@ -23,7 +23,7 @@ pub use device::{Device, DeviceError, ModelHere, Progress};
 pub use emulation::Emulation;
 pub use graft_client_core::{Choice, LinkEstimate};
 pub use graft_engine::EngineOptions;
-pub use graft_model::{Batch, CutPoint, DType, Elements, Tensor};
+pub use graft_model::{Batch, CutPoint, DType, Elements, Tensor, TensorSpec};
 pub use routers::{Routers, Sending, ask, connect};
 pub use session::{Inference, LocalReason, Session, SessionError, SessionOptions, Times};
 pub use sizes::Sizes;

@@ -30,7 +30,13 @@ const LAYERS: &[&[&str]] = &[
         "graft-client",
         "graft-simulator",
     ],
-    &["graft", "graft-integration-tests", "graft-fuzz-targets"],
+    &[
+        "graft",
+        "graft-bindings",
+        "graft-bindings-generate",
+        "graft-integration-tests",
+        "graft-fuzz-targets",
+    ],
 ];
 
 /// Crates of values and of decisions: no I/O may be reachable from them.
@@ -47,7 +53,7 @@ const CORES: &[&str] = &[
     "graft-simulator",
 ];
 /// Crates that call C, and may hold unsafe code for it, each block with its reasons.
-const FOREIGN: &[&str] = &["graft-ort-ffi", "graft-cuda", "graft-softgpu"];
+const FOREIGN: &[&str] = &["graft-ort-ffi", "graft-cuda", "graft-softgpu", "graft-bindings"];
 /// What a core may import besides Graft's own.
 const CORE_IMPORTS: &[&str] = &[
     "bincode",

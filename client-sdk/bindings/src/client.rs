@@ -1,0 +1,206 @@
+//! What an app holds: its way to the routers, and this device.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use graft_client::{CutPoint, DType, SessionOptions};
+
+use crate::error::GraftError;
+use crate::model::Model;
+use crate::runtime;
+
+/// How a client is made. Every field has a default.
+#[derive(Debug, Clone, Default, uniffi::Record)]
+pub struct ClientOptions {
+    /// Routers, `host:port` (UDP), of which one is asked; a name may have several addresses. None: all layers run on the device.
+    #[uniffi(default)]
+    pub routers: Vec<String>,
+    /// The certificate of the authority that issued the routers' (PEM).
+    #[uniffi(default)]
+    pub authority_pem: Option<Vec<u8>>,
+    /// The name that routers' certificates must carry; default: the one that all of Graft's carry.
+    #[uniffi(default)]
+    pub server_name: Option<String>,
+    /// The token that says who asks, where routers want to know.
+    #[uniffi(default)]
+    pub token: Option<String>,
+    /// A folder of the app's, in which it is kept what layers take here: models are measured once, not at each start.
+    #[uniffi(default)]
+    pub cache: Option<String>,
+    /// Cores that layers run on; none: one is chosen.
+    #[uniffi(default)]
+    pub cores: Vec<u32>,
+}
+
+/// A model that an app brings.
+#[derive(Debug, Clone, uniffi::Enum)]
+pub enum ModelSource {
+    /// An ONNX file, a `model.toml`, or a folder with one.
+    Path {
+        /// Where it is.
+        path: String,
+    },
+    /// What these files hold.
+    Bytes {
+        /// The ONNX file.
+        network: Vec<u8>,
+        /// The manifest (`model.toml`); without it the model is called `model`, and takes tensors.
+        manifest: Option<String>,
+        /// Labels of the first output's classes, one a line.
+        labels: Option<String>,
+    },
+}
+
+/// How a model is used. Every field has a default.
+#[derive(Debug, Clone, uniffi::Record)]
+pub struct ModelOptions {
+    /// From the input to the answer, in milliseconds.
+    #[uniffi(default = 1000.0)]
+    pub slo_ms: f64,
+    /// Where there is time to spare, take a partition point that is cheaper for the server.
+    #[uniffi(default = true)]
+    pub take_hints: bool,
+    /// Hand over at this cut point, always; none: it is chosen.
+    #[uniffi(default)]
+    pub partition_point: Option<u16>,
+    /// Send 16-bit floats, half the bytes, where the manifest allows it.
+    #[uniffi(default = false)]
+    pub half_precision: bool,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions {
+            slo_ms: 1000.0,
+            take_hints: true,
+            partition_point: None,
+            half_precision: false,
+        }
+    }
+}
+
+impl ModelOptions {
+    fn session(&self) -> Result<SessionOptions, GraftError> {
+        let slo = Duration::try_from_secs_f64(self.slo_ms / 1e3)
+            .ok()
+            .filter(|slo| !slo.is_zero())
+            .ok_or_else(|| {
+                GraftError::Options(format!(
+                    "slo_ms is {}, and must be above 0 milliseconds",
+                    self.slo_ms
+                ))
+            })?;
+        Ok(SessionOptions {
+            slo,
+            take_hints: self.take_hints,
+            partition_point: self.partition_point.map(CutPoint),
+            wire: if self.half_precision {
+                DType::F16
+            } else {
+                DType::F32
+            },
+            emulation: None,
+        })
+    }
+}
+
+/// Hears how far the opening of a model is. It is called on a thread of the library's, and should return soon.
+#[uniffi::export(with_foreign)]
+pub trait ProgressListener: Send + Sync {
+    /// So many steps of so many are done.
+    fn on_progress(&self, done: u32, all: u32);
+}
+
+/// What an app holds: its way to the routers, and this device. One for the whole app is enough.
+#[derive(Debug, uniffi::Object)]
+pub struct Client {
+    inner: graft_client::Client,
+}
+
+#[uniffi::export]
+impl Client {
+    /// Makes a client; nothing is sent yet, and no network is needed.
+    #[uniffi::constructor]
+    pub fn new(options: ClientOptions) -> Result<Arc<Self>, GraftError> {
+        let mut builder = graft_client::Client::builder();
+        for router in options.routers {
+            builder = builder.router(router);
+        }
+        if let Some(pem) = options.authority_pem {
+            builder = builder.authority_pem(pem);
+        }
+        if let Some(name) = options.server_name {
+            builder = builder.server_name(name);
+        }
+        if let Some(token) = options.token {
+            builder = builder.token(token);
+        }
+        if let Some(folder) = options.cache {
+            builder = builder.cache(folder);
+        }
+        if !options.cores.is_empty() {
+            let cores: Vec<usize> = options.cores.iter().map(|core| *core as usize).collect();
+            builder = builder.cores(cores);
+        }
+        // Sockets belong to the library's threads.
+        let _entered = runtime::handle()?.enter();
+        let inner = builder.build()?;
+        Ok(Arc::new(Client { inner }))
+    }
+
+    /// Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
+    pub async fn open(
+        &self,
+        source: ModelSource,
+        options: ModelOptions,
+        progress: Option<Arc<dyn ProgressListener>>,
+    ) -> Result<Arc<Model>, GraftError> {
+        let client = self.inner.clone();
+        runtime::run(open(client, source, options, move |done, all| {
+            if let Some(listener) = &progress {
+                listener.on_progress(done, all);
+            }
+        }))
+        .await?
+    }
+}
+
+impl Client {
+    /// The same, blocking.
+    pub(crate) fn open_blocking(
+        &self,
+        source: ModelSource,
+        options: ModelOptions,
+        progress: impl FnMut(u32, u32) + Send + 'static,
+    ) -> Result<Arc<Model>, GraftError> {
+        runtime::block_on(open(self.inner.clone(), source, options, progress))?
+    }
+}
+
+async fn open(
+    client: graft_client::Client,
+    source: ModelSource,
+    options: ModelOptions,
+    mut progress: impl FnMut(u32, u32) + Send + 'static,
+) -> Result<Arc<Model>, GraftError> {
+    let source = match source {
+        ModelSource::Path { path } => graft_client::ModelSource::Path(PathBuf::from(path)),
+        ModelSource::Bytes {
+            network,
+            manifest,
+            labels,
+        } => graft_client::ModelSource::Bytes {
+            manifest,
+            network,
+            labels,
+        },
+    };
+    let session = client
+        .open_with(source, options.session()?, move |p| {
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            progress(count(p.done), count(p.all));
+        })
+        .await?;
+    Ok(Arc::new(Model::new(session)))
+}

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Tests libgraft_sdk in Python, C and Kotlin against router, planner and worker: run.sh [FOLDER]
+# Needs python3 with venv, and a C compiler; Kotlin needs a Java runtime and JNA (Debian: default-jre-headless, libjna-java), and is
+# left out where they are missing. FOLDER: where what it installs goes; default: target/bindings.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../../.." && pwd)
+folder=${1:-$root/target/bindings}
+cd "$root"
+bindings=client-sdk/bindings
+$bindings/generate.sh --check
+cargo build --quiet --locked --package graft --bins
+built=$(realpath "${CARGO_TARGET_DIR:-target}")/debug
+if [ ! -x "$folder/bin/python" ]; then
+    python3 -m venv "$folder"
+fi
+"$folder/bin/python" -m pip install --quiet 'pytest==8.*' numpy
+mkdir -p "$folder/package"
+cp -R "$bindings/python/graft" "$folder/package/"
+cp "$built/libgraft_sdk.so" "$folder/package/graft/"
+export GRAFT_BIN=$built GRAFT_LIBRARY=$built/libgraft_sdk.so GRAFT_TOOLS=$folder PYTHONPATH=$folder/package
+exec "$folder/bin/python" -m pytest -q -p no:cacheprovider "$bindings/tests"

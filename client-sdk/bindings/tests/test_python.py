@@ -1,0 +1,140 @@
+"""The Python package against real processes."""
+
+import asyncio
+
+import graft
+import numpy
+import pytest
+from conftest import MODEL
+
+PICTURE = (MODEL / "espresso.png").read_bytes()
+
+
+def client(site, **options):
+    return graft.Client(graft.ClientOptions(routers=[site.router], authority_pem=site.authority.read_bytes(), **options))
+
+
+def run(future):
+    return asyncio.run(asyncio.wait_for(future, 120))
+
+
+def test_layers_run_here_and_at_the_server(site):
+    async def main():
+        model = await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2, take_hints=False)
+        assert await model.prepare()
+        assert model.name() == "efficientnet-lite0" and model.takes_pictures()
+        before = site.served()
+        answer = await model.infer(graft.picture(PICTURE))
+        assert answer.label == "espresso"
+        assert answer.local is None and answer.partition_point == 2 and answer.in_time
+        assert answer.times.server_ms > 0 and answer.times.device_ms > 0 and answer.request_id
+        assert site.served() == before + 1
+        scores = graft.array(answer.outputs[0])
+        assert scores.shape == tuple(model.outputs()[0].shape) and model.labels()[scores.argmax()] == "espresso"
+        alone = await graft.open_model(graft.Client(graft.ClientOptions()), MODEL)
+        here = await alone.infer(graft.picture(PICTURE))
+        assert here.local.is_unreachable() and here.label == "espresso"
+        assert numpy.abs(graft.array(here.outputs[0]) - scores).max() < 1e-2
+        assert site.served() == before + 1
+
+    run(main())
+
+
+def test_arrays_are_read_where_they_are(site):
+    async def main():
+        model = await graft.open_model(graft.Client(graft.ClientOptions()), MODEL)
+        [takes] = model.inputs()
+        array = numpy.random.default_rng(3).standard_normal(takes.shape, dtype=numpy.float32)
+        array.setflags(write=False)
+        held = await model.infer(graft.tensors(model, array))
+        array = array.copy()
+        assert graft.memory(array).is_memory()
+        given = graft.tensors(model, array)
+        array[:] = 0
+        there = await model.infer(given)
+        assert held.outputs == there.outputs
+        with pytest.raises(graft.GraftError.Input, match="input"):
+            graft.tensors(model, array.ravel()[:-1].copy())
+        with pytest.raises(graft.GraftError.Input, match="tensors"):
+            graft.tensors(model)
+
+    run(main())
+
+
+def test_pixels_are_a_picture(site):
+    async def main():
+        model = await graft.open_model(graft.Client(graft.ClientOptions()), MODEL)
+        grey = numpy.full((300, 400, 4), 127, dtype=numpy.uint8)
+        answer = await model.infer(graft.pixels(grey, 400, 300, graft.PixelFormat.BGRA))
+        plain = await model.infer(graft.pixels(grey[:, :, :3].copy(), 400, 300))
+        assert answer.outputs == plain.outputs and answer.times.picture_ms > 0
+
+    run(main())
+
+
+def test_a_model_from_memory_is_measured_once_and_says_how_far_it_is(site, tmp_path):
+    async def main():
+        source = graft.ModelSource.BYTES(
+            network=(MODEL / "efficientnet-lite0.onnx").read_bytes(),
+            manifest=(MODEL / "model.toml").read_text(),
+            labels=(MODEL / "labels.txt").read_text(),
+        )
+        one = client(site, cache=str(tmp_path / "cache"))
+        heard = []
+        model = await graft.open_model(one, source, progress=lambda done, all: heard.append((done, all)))
+        assert heard and all(done <= of for done, of in heard)
+        known = len(heard)
+        again = await graft.open_model(one, source, progress=lambda done, all: heard.append((done, all)))
+        assert len(heard) == known and again.identity() == model.identity()
+
+    run(main())
+
+
+def test_inferences_can_be_given_up_and_run_side_by_side(site):
+    async def main():
+        model = await graft.open_model(client(site), MODEL, slo_ms=5000)
+        await model.prepare()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(model.infer(graft.picture(PICTURE)), 0.001)
+        many = await asyncio.gather(*(model.infer(graft.picture(PICTURE)) for _ in range(4)))
+        assert {answer.label for answer in many} == {"espresso"}
+
+    run(main())
+
+
+def test_what_can_t_be_is_an_error_of_its_kind(site):
+    with pytest.raises(graft.GraftError.Options, match="ca.pem"):
+        graft.Client(graft.ClientOptions(routers=["a:1"]))
+    with pytest.raises(graft.GraftError.Options):
+        graft.Client(graft.ClientOptions(routers=["a:1"], authority_pem=b"none"))
+
+    async def main():
+        one = client(site)
+        with pytest.raises(graft.GraftError.Model, match="no-such"):
+            await graft.open_model(one, "no-such.onnx")
+        with pytest.raises(graft.GraftError.Options, match="slo_ms"):
+            await graft.open_model(one, MODEL, slo_ms=-1)
+        with pytest.raises(graft.GraftError.Options, match="999"):
+            await graft.open_model(one, MODEL, partition_point=999)
+        model = await graft.open_model(one, MODEL)
+        with pytest.raises(graft.GraftError.Input, match="PNG or JPEG"):
+            await model.infer(graft.picture(b"no picture"))
+
+    run(main())
+
+
+def test_a_router_that_is_lost_costs_no_inference(site):
+    async def main():
+        model = await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2, take_hints=False)
+        assert await model.prepare()
+        site.stop("router")
+        answer = await model.infer(graft.picture(PICTURE))
+        assert answer.label == "espresso" and answer.in_time
+        assert answer.local.is_no_answer() or answer.local.is_unreachable()
+        site.start("router")
+        site.until_ready()
+        assert await model.prepare()
+        answer = await model.infer(graft.picture(PICTURE))
+        assert answer.local is None, answer.local
+
+    run(main())
