@@ -108,11 +108,10 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     let endpoint = Endpoint::anonymous(&arguments.ca, EndpointOptions::default())?;
     let routers = Routers::new(endpoint, arguments.server_name.clone(), addresses, token);
     let options = SessionOptions {
-        take_hints: true,
         slo: Duration::from_millis(arguments.slo_ms),
         partition_point: arguments.partition_point.map(CutPoint),
         wire,
-        emulation: None,
+        ..SessionOptions::default()
     };
     let session = Session::new(device, here, routers, options)?;
     let reachable = session.prepare().await;

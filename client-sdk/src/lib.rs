@@ -21,7 +21,7 @@ mod sizes;
 pub use client::{Client, ClientBuilder, ClientError, ModelSource};
 pub use device::{Device, DeviceError, ModelHere, Progress};
 pub use emulation::Emulation;
-pub use graft_client_core::{Choice, LinkEstimate};
+pub use graft_client_core::{Choice, LinkEstimate, Prefer};
 pub use graft_engine::EngineOptions;
 pub use graft_model::{Batch, CutPoint, DType, Elements, Tensor, TensorSpec};
 pub use routers::{Routers, Sending, ask, connect};

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use graft_client_core::{Choice, Handing, Layers, LinkEstimate, Local, Pilot, PilotOptions, Start};
+use graft_client_core::{Choice, Handing, Layers, LinkEstimate, Local, Pilot, PilotOptions, Prefer, Start};
 use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, DType, ModelInfo, Sent, StageRange};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
@@ -16,13 +16,19 @@ use crate::device::{Device, DeviceError, ModelHere};
 use crate::emulation::Emulation;
 use crate::routers::{Routers, Sending};
 
-/// How a session behaves. By default: a second for each inference, hints are taken, the partition point is chosen.
+/// How a session behaves. By default: a second for each inference, the partition point is chosen, wherever the answer is expected soonest, or a bit
+/// later where that spares the server.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionOptions {
     /// From the input to the answer.
     pub slo: Duration,
-    /// Where there is time to spare, take a partition point that is cheaper for the server.
-    pub take_hints: bool,
+    /// What counts where there is time to spare.
+    pub prefer: Prefer,
+    /// Bytes that an inference may send at most; `None`: as many as it takes.
+    pub most_bytes: Option<u64>,
+    /// The model's inputs never leave the device as they are. (Much of a picture can be told from what its first layers make of it; who
+    /// wants less told fixes a later partition point.)
+    pub keep_inputs: bool,
     /// Hand over there, always; `None`: choose.
     pub partition_point: Option<CutPoint>,
     /// Element type of intermediate tensors on the way; [`DType::F32`] or [`DType::F16`].
@@ -35,7 +41,9 @@ impl Default for SessionOptions {
     fn default() -> Self {
         SessionOptions {
             slo: Duration::from_secs(1),
-            take_hints: true,
+            prefer: Prefer::default(),
+            most_bytes: None,
+            keep_inputs: false,
             partition_point: None,
             wire: DType::F32,
             emulation: None,
@@ -64,6 +72,14 @@ pub enum SessionError {
         point: CutPoint,
         /// The last there is.
         last: CutPoint,
+    },
+    /// What would be sent at the partition point is not allowed to.
+    #[error(
+        "partition point {point} is asked for, and what is sent there has more bytes than may be, or has an input in it that is to be kept"
+    )]
+    NotAllowed {
+        /// As asked for.
+        point: CutPoint,
     },
     /// The task that runs layers died.
     #[error("the layers' task died: {0}")]
@@ -179,12 +195,20 @@ pub(crate) struct Inner {
 /// Longest wait for the router before an app's first inference.
 const PREPARE_WITHIN: Duration = Duration::from_secs(12);
 
-/// What layers take on a device, as emulated, and what is sent at each cut point.
-fn layers(model: &ModelHere, wire: DType, emulation: Option<Emulation>) -> Layers {
+/// What layers take on a device, as emulated, what is sent at each cut point, and where it may be.
+fn layers(model: &ModelHere, options: &SessionOptions, emulation: Option<Emulation>) -> Layers {
     let slowdown = emulation.map_or(1.0, |e| e.slowdown);
     let cuts = &model.entry.info.cuts;
-    let bytes = cuts.iter().map(|cut| cut.bytes_sent(wire) as u64);
+    let bytes = cuts.iter().map(|cut| cut.bytes_sent(options.wire) as u64);
+    let inputs = model.entry.info.inputs();
+    let allowed = cuts.iter().map(|cut| {
+        let fits = options
+            .most_bytes
+            .is_none_or(|most| cut.bytes_sent(options.wire) as u64 <= most);
+        fits && !(options.keep_inputs && cut.names().any(|name| inputs.position(name).is_some()))
+    });
     Layers {
+        allowed: allowed.collect(),
         head_ms: model.head_ms.iter().map(|ms| ms * slowdown).collect(),
         bytes: bytes.collect(),
         answer_bytes: model.entry.info.outputs().bytes_sent(DType::F32) as u64,
@@ -205,15 +229,22 @@ impl Session {
         {
             return Err(SessionError::NoSuchPoint { point, last });
         }
+        let layers = layers(&model, &options, options.emulation);
+        if let Some(point) = options.partition_point
+            && point < last
+            && !layers.allowed[point.index()]
+        {
+            return Err(SessionError::NotAllowed { point });
+        }
         let pilot = Pilot::new(PilotOptions {
             slo: options.slo.into(),
-            takes_hints: options.take_hints,
+            prefer: options.prefer,
             partition_point: options.partition_point,
         });
         let state = State {
             pilot,
             emulation: options.emulation,
-            layers: layers(&model, options.wire, options.emulation),
+            layers,
             unreachable: None,
         };
         let inner = Inner {
@@ -250,7 +281,7 @@ impl Session {
 
     /// The emulated device or link changes; the session finds out by itself.
     pub fn emulate(&self, emulation: Option<Emulation>) {
-        let layers = layers(&self.inner.model, self.inner.options.wire, emulation);
+        let layers = layers(&self.inner.model, &self.inner.options, emulation);
         let mut state = self.state();
         (state.emulation, state.layers) = (emulation, layers);
     }

@@ -43,11 +43,8 @@ fn silent_router() -> (Routers, UdpSocket) {
 
 fn options(slo_ms: u64) -> SessionOptions {
     SessionOptions {
-        take_hints: true,
         slo: Duration::from_millis(slo_ms),
-        partition_point: None,
-        wire: DType::F32,
-        emulation: None,
+        ..SessionOptions::default()
     }
 }
 

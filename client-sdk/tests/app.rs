@@ -89,6 +89,18 @@ async fn manifests_and_labels_from_memory_are_held_against_the_network() {
     };
     let refused = client.open(from_memory(None, None), beyond).await;
     assert!(matches!(refused, Err(ClientError::Session(_))));
+    // What may not leave the device is not asked for.
+    for (point, keep_inputs, most_bytes) in [(0, true, None), (1, false, Some(7))] {
+        let barred = SessionOptions {
+            partition_point: Some(CutPoint(point)),
+            keep_inputs,
+            most_bytes,
+            ..SessionOptions::default()
+        };
+        let refused = client.open(from_memory(None, None), barred).await;
+        let why = refused.err().map(|e| e.to_string());
+        assert!(why.is_some_and(|why| why.contains(&format!("partition point {point}"))));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

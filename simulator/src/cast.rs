@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use graft_certify::Generator;
-use graft_client_core::{Layers, Pilot, PilotOptions};
+use graft_client_core::{Layers, Pilot, PilotOptions, Prefer};
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{
     FragmentClient, ModelProfile, Nanos, PhoneGroup, Profiles, Range, Scenario, Slo, Speed, ms_to_nanos,
@@ -249,13 +249,18 @@ impl Cast {
             self.joins.push(seconds(group.join_s));
             let (stay, away) = (group.stay_s.map(&mut seconds), group.away_s.map(&mut seconds));
             let layers = Layers {
+                allowed: [].into(),
                 head_ms,
                 answer_bytes: bytes.last().copied().unwrap_or(0),
                 bytes: Arc::clone(bytes),
             };
             let pilot = Pilot::new(PilotOptions {
                 slo: ms_to_nanos(slo_ms),
-                takes_hints: group.hints,
+                prefer: if group.hints {
+                    Prefer::Server
+                } else {
+                    Prefer::Speed
+                },
                 partition_point: group.partition_point,
             });
             self.phones.push(Phone {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use graft_client::{Device, Emulation, Inference, ModelHere, Routers, Session, SessionOptions};
-use graft_model::{Batch, DType};
+use graft_model::Batch;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::Progress;
@@ -90,11 +90,9 @@ impl Fleet {
     pub fn sessions(&self, phones: &[Phone]) -> anyhow::Result<Vec<Arc<Session>>> {
         let session = |phone: &Phone| {
             let options = SessionOptions {
-                take_hints: true,
                 slo: phone.slo,
-                partition_point: None,
-                wire: DType::F32,
                 emulation: Some(phone.emulation),
+                ..SessionOptions::default()
             };
             Session::new(
                 Arc::clone(&self.device),

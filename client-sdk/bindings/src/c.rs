@@ -22,7 +22,7 @@ pub use answer::{
     GraftAnswer, GraftAnswerInfo, GraftElementType, GraftLocal, GraftTensor, graft_answer_free,
     graft_answer_info, graft_answer_output, graft_answer_output_count,
 };
-pub use given::{GraftBytes, GraftPixelFormat, GraftPixels};
+pub use given::{GraftBytes, GraftPixelFormat, GraftPixels, GraftPrefer};
 use given::{bytes, list, needed, sized, text};
 use words::{c_text, keep};
 
@@ -159,8 +159,13 @@ pub struct GraftModelOptions {
     pub size: usize,
     /// From the input to the answer, in milliseconds; 0: a second.
     pub slo_ms: f64,
-    /// Never do more on the device than is fastest, even where that is cheaper for the server.
-    pub ignore_hints: bool,
+    /// What counts where there is time to spare: one of `GraftPrefer`.
+    pub prefer: u32,
+    /// Bytes that an inference may send at most; 0: as many as it takes.
+    pub most_bytes: u64,
+    /// The model's inputs never leave the device as they are. (Much of a picture can be told from what its first layers make of it; who
+    /// wants less told fixes a later partition point.)
+    pub keep_inputs: bool,
     /// Send 16-bit floats, half the bytes, where the manifest allows it.
     pub half_precision: bool,
     /// Hand over at `partition_point`, always.
@@ -279,7 +284,9 @@ pub unsafe extern "C" fn graft_model_open(
                 if given.slo_ms != 0.0 {
                     wanted.slo_ms = given.slo_ms;
                 }
-                wanted.take_hints = !given.ignore_hints;
+                wanted.prefer = Some(given::prefer(given.prefer)?);
+                wanted.most_bytes = (given.most_bytes != 0).then_some(given.most_bytes);
+                wanted.keep_inputs = given.keep_inputs;
                 wanted.half_precision = given.half_precision;
                 wanted.partition_point = given.fixed_partition_point.then_some(given.partition_point);
             }
@@ -453,7 +460,7 @@ pub unsafe extern "C" fn graft_input_pixels(
         // SAFETY: the caller's promise.
         unsafe {
             let pixels = sized(pixels, (*pixels).size)?;
-            give(input, GraftInput(Input::of_pixels(&pixels.pixels())?));
+            give(input, GraftInput(Input::of_pixels(&pixels.pixels()?)?));
         }
         Ok(())
     })

@@ -52,15 +52,46 @@ pub enum ModelSource {
     },
 }
 
+/// What counts where there is time to spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum Prefer {
+    /// The answer as soon as can be.
+    Speed,
+    /// What is cheaper for the server, where the device and its next inference don't feel it.
+    Server,
+    /// What is expected to take less of the battery.
+    Battery,
+    /// Fewer bytes on the way.
+    Bytes,
+}
+
+impl From<Prefer> for graft_client::Prefer {
+    fn from(prefer: Prefer) -> Self {
+        match prefer {
+            Prefer::Speed => graft_client::Prefer::Speed,
+            Prefer::Server => graft_client::Prefer::Server,
+            Prefer::Battery => graft_client::Prefer::Battery,
+            Prefer::Bytes => graft_client::Prefer::Bytes,
+        }
+    }
+}
+
 /// How a model is used. Every field has a default.
 #[derive(Debug, Clone, uniffi::Record)]
 pub struct ModelOptions {
     /// From the input to the answer, in milliseconds.
     #[uniffi(default = 1000.0)]
     pub slo_ms: f64,
-    /// Where there is time to spare, take a partition point that is cheaper for the server.
-    #[uniffi(default = true)]
-    pub take_hints: bool,
+    /// What counts where there is time to spare; none: the server's sake.
+    #[uniffi(default)]
+    pub prefer: Option<Prefer>,
+    /// Bytes that an inference may send at most; none: as many as it takes.
+    #[uniffi(default)]
+    pub most_bytes: Option<u64>,
+    /// The model's inputs never leave the device as they are. (Much of a picture can be told from what its first layers make of it; who
+    /// wants less told fixes a later partition point.)
+    #[uniffi(default = false)]
+    pub keep_inputs: bool,
     /// Hand over at this cut point, always; none: it is chosen.
     #[uniffi(default)]
     pub partition_point: Option<u16>,
@@ -73,7 +104,9 @@ impl Default for ModelOptions {
     fn default() -> Self {
         ModelOptions {
             slo_ms: 1000.0,
-            take_hints: true,
+            prefer: None,
+            most_bytes: None,
+            keep_inputs: false,
             partition_point: None,
             half_precision: false,
         }
@@ -93,7 +126,9 @@ impl ModelOptions {
             })?;
         Ok(SessionOptions {
             slo,
-            take_hints: self.take_hints,
+            prefer: self.prefer.map(Into::into).unwrap_or_default(),
+            most_bytes: self.most_bytes,
+            keep_inputs: self.keep_inputs,
             partition_point: self.partition_point.map(CutPoint),
             wire: if self.half_precision {
                 DType::F16

@@ -41,7 +41,7 @@ impl From<SessionError> for GraftError {
         let what = error.to_string();
         match error {
             SessionError::Input { .. } => GraftError::Input(what),
-            SessionError::NoSuchPoint { .. } => GraftError::Options(what),
+            SessionError::NoSuchPoint { .. } | SessionError::NotAllowed { .. } => GraftError::Options(what),
             SessionError::Device(_) => GraftError::Device(what),
             SessionError::Task(_) | SessionError::Wire(_) => GraftError::Internal(what),
         }

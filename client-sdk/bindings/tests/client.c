@@ -118,6 +118,9 @@ int main(void) {
     GraftPixels pixels = {.size = sizeof pixels, .bytes = {grey, sizeof grey}, .width = 2, .height = 2, .format = GRAFT_PIXEL_FORMAT_RGBA};
     check(graft_input_pixels(&pixels, &input) == GRAFT_STATUS_OK, "pixels");
     graft_input_free(input);
+    pixels.format = 9;
+    check(graft_input_pixels(&pixels, &input) == GRAFT_STATUS_OPTIONS, "no such format");
+    pixels.format = GRAFT_PIXEL_FORMAT_BGRA;
     pixels.width = 3;
     check(graft_input_pixels(&pixels, &input) == GRAFT_STATUS_INPUT, "too few");
     check(graft_model_infer(NULL, input, &answer) == GRAFT_STATUS_OPTIONS, "null");

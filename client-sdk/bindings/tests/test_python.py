@@ -20,7 +20,7 @@ def run(future):
 
 def test_layers_run_here_and_at_the_server(site):
     async def main():
-        model = await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2, take_hints=False)
+        model = await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2)
         assert await model.prepare()
         assert model.name() == "efficientnet-lite0" and model.takes_pictures()
         before = site.served()
@@ -90,6 +90,21 @@ def test_a_model_from_memory_is_measured_once_and_says_how_far_it_is(site, tmp_p
     run(main())
 
 
+def test_wishes_are_kept(site):
+    async def main():
+        one = client(site)
+        here = await graft.open_model(one, MODEL, slo_ms=5000, prefer=graft.Prefer.BYTES)
+        await here.prepare()
+        answer = await here.infer(graft.picture(PICTURE))
+        assert answer.local.is_faster_alone() and answer.partition_point == here.last_cut_point()
+        # What crosses the first cut points is larger than the picture; a bound on bytes leaves later ones.
+        small = await graft.open_model(one, MODEL, slo_ms=5000, prefer=graft.Prefer.SPEED, most_bytes=1, keep_inputs=True)
+        await small.prepare()
+        assert (await small.infer(graft.picture(PICTURE))).partition_point == small.last_cut_point()
+
+    run(main())
+
+
 def test_inferences_can_be_given_up_and_run_side_by_side(site):
     async def main():
         model = await graft.open_model(client(site), MODEL, slo_ms=5000)
@@ -116,6 +131,8 @@ def test_what_can_t_be_is_an_error_of_its_kind(site):
             await graft.open_model(one, MODEL, slo_ms=-1)
         with pytest.raises(graft.GraftError.Options, match="999"):
             await graft.open_model(one, MODEL, partition_point=999)
+        with pytest.raises(graft.GraftError.Options, match="kept"):
+            await graft.open_model(one, MODEL, partition_point=0, keep_inputs=True)
         model = await graft.open_model(one, MODEL)
         with pytest.raises(graft.GraftError.Input, match="PNG or JPEG"):
             await model.infer(graft.picture(b"no picture"))
@@ -125,7 +142,7 @@ def test_what_can_t_be_is_an_error_of_its_kind(site):
 
 def test_a_router_that_is_lost_costs_no_inference(site):
     async def main():
-        model = await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2, take_hints=False)
+        model = await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2)
         assert await model.prepare()
         site.stop("router")
         answer = await model.infer(graft.picture(PICTURE))

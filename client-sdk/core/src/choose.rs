@@ -13,9 +13,25 @@ pub struct Hints<'a> {
     pub price: &'a [f64],
 }
 
+/// What counts where there is time to spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefer {
+    /// The answer as soon as can be.
+    Speed,
+    /// What is cheaper for the server, where the phone and its next inference don't feel it.
+    #[default]
+    Server,
+    /// What is expected to take less of the battery.
+    Battery,
+    /// Fewer bytes on the way.
+    Bytes,
+}
+
 /// What each partition point costs, in milliseconds and bytes; all lists have one entry for each cut point.
 #[derive(Debug, Clone)]
 pub struct Costs<'a> {
+    /// Whether it may be handed over there; a list that is too short: it may. The last cut point is always there.
+    pub allowed: &'a [bool],
     /// Running the head here, up to the cut point.
     pub head_ms: &'a [f64],
     /// Bytes to send.
@@ -54,13 +70,47 @@ const SLACK: f64 = 0.3;
 /// Part of the other point's cost to the server that a cheaper point may cost.
 const CHEAPER: f64 = 0.8;
 
-/// The partition point with the least expected latency; where there is time to spare, one that is cheaper for the
-/// server. The one in use is kept while it is nearly as good.
+/// Part of the time asked for that a point may be expected to need where battery or bytes are wished for.
+const WISHED_SLACK: f64 = 0.7;
+/// Power of one core that runs layers, in watts.
+const COMPUTE_W: f64 = 2.0;
+/// Power of a radio that sends, in watts, and what each megabit a second adds: LTE as measured by Huang et al., "A Close Examination of
+/// Performance and Power Characteristics of 4G LTE Networks", MobiSys 2012, table 4.
+const RADIO_W: (f64, f64) = (1.288, 0.438);
+
+impl Costs<'_> {
+    /// What an inference at a point takes of the battery, in millijoules, modelled: layers and sending.
+    fn millijoules(&self, point: CutPoint) -> Option<f64> {
+        let head = *self.head_ms.get(point.index())? * COMPUTE_W;
+        if point.index() + 1 == self.head_ms.len() {
+            return Some(head);
+        }
+        let sending = self.link.sending_ms(*self.bytes.get(point.index())?);
+        Some(head + sending * (RADIO_W.0 + RADIO_W.1 * self.link.up_mbps()))
+    }
+
+    /// What a wish would have less of.
+    fn wished(&self, prefer: Prefer, point: CutPoint) -> Option<f64> {
+        match prefer {
+            Prefer::Speed => None,
+            Prefer::Server => self.hints.price.get(point.index()).copied(),
+            Prefer::Battery => self.millijoules(point),
+            Prefer::Bytes if point.index() + 1 == self.head_ms.len() => Some(0.0),
+            Prefer::Bytes => self.bytes.get(point.index()).map(|bytes| *bytes as f64),
+        }
+    }
+}
+
+/// The partition point with the least expected latency; where there is time to spare, the one that is preferred. The one in
+/// use is kept while it is nearly as good.
 ///
 /// `in_use`: the present one. `None` in, or a list that is too short: whatever is best.
-pub fn choose(costs: &Costs<'_>, slo_ms: f64, in_use: Option<CutPoint>) -> Option<Choice> {
+pub fn choose(costs: &Costs<'_>, slo_ms: f64, prefer: Prefer, in_use: Option<CutPoint>) -> Option<Choice> {
     let last = costs.head_ms.len().checked_sub(1)?;
     let at = |k: usize| -> Option<Choice> {
+        if k < last && costs.allowed.get(k) == Some(&false) {
+            return None;
+        }
         let head = *costs.head_ms.get(k)?;
         let (network, server) = if k == last {
             (0.0, 0.0)
@@ -88,27 +138,32 @@ pub fn choose(costs: &Costs<'_>, slo_ms: f64, in_use: Option<CutPoint>) -> Optio
         }
         _ => best,
     };
-    let price = |c: &Choice| costs.hints.price.get(c.point.index()).copied();
-    let Some(dear) = price(&quickest).filter(|_| usize::from(quickest.point.0) < last) else {
+    let is_here = |c: &Choice| c.point.index() == last;
+    let wish = |c: &Choice| costs.wished(prefer, c.point);
+    // What is cheap for the server is of no interest to a phone that needs it not.
+    let for_server = prefer == Prefer::Server;
+    let Some(dear) = wish(&quickest).filter(|_| !(for_server && is_here(&quickest))) else {
         return Some(quickest);
     };
     // There is time to spare at all of these, even if the link or the server is slower than expected.
-    let is_free = |c: &Choice| {
-        let head = costs.head_ms.get(c.point.index());
-        head.is_some_and(|head| *head <= costs.cycle_ms * FREE)
+    let has_slack = |c: &Choice| match for_server {
+        true => {
+            let head = costs.head_ms.get(c.point.index());
+            let is_free = head.is_some_and(|head| *head <= costs.cycle_ms * FREE);
+            c.total_ms <= SLACK * slo_ms && is_free && !is_here(c)
+        }
+        false => c.total_ms <= WISHED_SLACK * slo_ms,
     };
-    let has_slack = |c: &Choice| c.total_ms <= SLACK * slo_ms && is_free(c);
-    let cheaper = (0..last)
+    let cheaper = (0..=last)
         .filter_map(at)
         .filter(has_slack)
-        .filter_map(|c| Some((price(&c)?, c)))
+        .filter_map(|c| Some((wish(&c)?, c)))
         .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_ms.total_cmp(&b.1.total_ms)))
-        .filter(|(price, _)| *price <= dear * CHEAPER);
+        .filter(|(least, _)| *least <= dear * CHEAPER);
     let Some((least, cheapest)) = cheaper else {
         return Some(quickest);
     };
-    let stays =
-        |p: &Choice| p.point.index() < last && has_slack(p) && price(p).is_some_and(|p| p <= least / CHEAPER);
+    let stays = |p: &Choice| has_slack(p) && wish(p).is_some_and(|p| p <= least / CHEAPER);
     Some(present.filter(stays).unwrap_or(cheapest))
 }
 
@@ -123,6 +178,7 @@ mod tests {
 
     fn costs(mbps: f64) -> Costs<'static> {
         Costs {
+            allowed: &[],
             head_ms: &HEAD,
             bytes: &BYTES,
             answer_bytes: 4_000,
@@ -137,21 +193,30 @@ mod tests {
 
     #[test]
     fn a_fast_link_sends_early_and_a_slow_one_late() {
-        assert_eq!(choose(&costs(1000.0), 500.0, None).unwrap().point, CutPoint(0));
-        assert_eq!(choose(&costs(20.0), 500.0, None).unwrap().point, CutPoint(2));
-        assert_eq!(choose(&costs(0.5), 500.0, None).unwrap().point, CutPoint(3));
+        assert_eq!(
+            choose(&costs(1000.0), 500.0, Prefer::Server, None).unwrap().point,
+            CutPoint(0)
+        );
+        assert_eq!(
+            choose(&costs(20.0), 500.0, Prefer::Server, None).unwrap().point,
+            CutPoint(2)
+        );
+        assert_eq!(
+            choose(&costs(0.5), 500.0, Prefer::Server, None).unwrap().point,
+            CutPoint(3)
+        );
     }
 
     #[test]
     fn a_choice_that_is_nearly_as_good_is_kept() {
-        let best = choose(&costs(100.0), 500.0, None).unwrap();
-        let near = choose(&costs(95.0), 500.0, Some(best.point)).unwrap();
+        let best = choose(&costs(100.0), 500.0, Prefer::Server, None).unwrap();
+        let near = choose(&costs(95.0), 500.0, Prefer::Server, Some(best.point)).unwrap();
         assert_eq!(near.point, best.point);
     }
 
     #[test]
     fn the_budget_is_what_head_and_network_leave() {
-        let choice = choose(&costs(20.0), 200.0, None).unwrap();
+        let choice = choose(&costs(20.0), 200.0, Prefer::Server, None).unwrap();
         let network = (50_000.0 + 4_000.0) * 8.0 / 20e3 + 10.0;
         assert!((choice.budget_ms - (200.0 - 60.0 - network)).abs() < 1e-6);
     }
@@ -160,7 +225,10 @@ mod tests {
     fn without_word_from_the_server_everything_runs_here() {
         let mut alone = costs(1000.0);
         alone.hints.server_ms = &[];
-        assert_eq!(choose(&alone, 500.0, None).unwrap().point, CutPoint(3));
+        assert_eq!(
+            choose(&alone, 500.0, Prefer::Server, None).unwrap().point,
+            CutPoint(3)
+        );
     }
 
     const PRICE: [f64; 4] = [160.0, 30.0, 20.0, 0.0];
@@ -173,7 +241,11 @@ mod tests {
 
     #[test]
     fn who_has_time_to_spare_takes_a_cheaper_point() {
-        let choice = |slo: f64, present| choose(&hinted(1000.0), slo, present).unwrap().point;
+        let choice = |slo: f64, present| {
+            choose(&hinted(1000.0), slo, Prefer::Server, present)
+                .unwrap()
+                .point
+        };
         assert_eq!(choice(500.0, None), CutPoint(2));
         // Not where it would be tight.
         assert_eq!(choice(60.0, None), CutPoint(0));
@@ -181,18 +253,52 @@ mod tests {
         // Nor where the next inference would have to wait.
         let mut busy = hinted(1000.0);
         busy.cycle_ms = 60.0;
-        assert_eq!(choose(&busy, 500.0, None).unwrap().point, CutPoint(0));
+        assert_eq!(
+            choose(&busy, 500.0, Prefer::Server, None).unwrap().point,
+            CutPoint(0)
+        );
         // Nor for a little.
         assert_eq!(choice(500.0, Some(CutPoint(1))), CutPoint(2));
         assert_eq!(choice(500.0, Some(CutPoint(2))), CutPoint(2));
     }
 
+    #[test]
+    fn battery_and_bytes_are_spared_where_there_is_time() {
+        let at = |prefer, slo, mbps| choose(&costs(mbps), slo, prefer, None).unwrap().point;
+        // 0.6 MB at 20 megabits a second are 240 ms of a radio of 10 W; 200 ms of one core are 0.4 J.
+        assert_eq!(at(Prefer::Speed, 1000.0, 1000.0), CutPoint(0));
+        assert_eq!(at(Prefer::Battery, 1000.0, 20.0), CutPoint(2));
+        assert_eq!(at(Prefer::Bytes, 1000.0, 1000.0), CutPoint(3));
+        // 200 ms are too long for all layers: the fewest bytes that are in time.
+        assert_eq!(at(Prefer::Bytes, 200.0, 1000.0), CutPoint(2));
+        // What is in use stays while it is nearly as good.
+        let stays = choose(&costs(20.0), 1000.0, Prefer::Battery, Some(CutPoint(2))).unwrap();
+        assert_eq!(stays.point, CutPoint(2));
+    }
+
+    #[test]
+    fn it_is_never_handed_over_where_it_may_not_be() {
+        let mut barred = costs(1000.0);
+        barred.allowed = &[false, false, true, true];
+        for prefer in [Prefer::Speed, Prefer::Server, Prefer::Battery, Prefer::Bytes] {
+            for present in [None, Some(CutPoint(0)), Some(CutPoint(1))] {
+                let choice = choose(&barred, 300.0, prefer, present).unwrap();
+                assert!(choice.point >= CutPoint(2), "{prefer:?} {present:?}");
+            }
+        }
+        barred.allowed = &[false; 4];
+        assert_eq!(
+            choose(&barred, 300.0, Prefer::Speed, None).unwrap().point,
+            CutPoint(3)
+        );
+    }
+
     proptest! {
         #[test]
         fn hints_never_cost_anybody_the_time_that_was_asked_for(mbps in 0.01f64..1e4, slo in 20.0f64..500.0) {
-            let plain = choose(&costs(mbps), slo, None).unwrap();
+            let plain = choose(&costs(mbps), slo, Prefer::Server, None).unwrap();
             for present in [None, Some(CutPoint(0)), Some(CutPoint(1)), Some(CutPoint(2))] {
-                let choice = choose(&hinted(mbps), slo, present).unwrap();
+                let choice = choose(&hinted(mbps), slo, Prefer::Server, present).unwrap();
                 prop_assert!(choice.in_time >= plain.in_time);
             }
         }
@@ -201,9 +307,9 @@ mod tests {
         #[test]
         fn nothing_is_faster_than_the_fresh_choice(mbps in 0.01f64..1e4) {
             let costs = costs(mbps);
-            let best = choose(&costs, 300.0, None).unwrap();
+            let best = choose(&costs, 300.0, Prefer::Server, None).unwrap();
             for point in 0..4u16 {
-                let other = choose(&costs, 300.0, Some(CutPoint(point))).unwrap();
+                let other = choose(&costs, 300.0, Prefer::Server, Some(CutPoint(point))).unwrap();
                 prop_assert!(best.total_ms <= other.total_ms + 1e-9);
             }
         }

@@ -14,7 +14,7 @@ mod handover;
 mod link;
 mod pilot;
 
-pub use choose::{Choice, Costs, Hints, choose};
+pub use choose::{Choice, Costs, Hints, Prefer, choose};
 pub use handover::Handover;
 pub use link::LinkEstimate;
 pub use pilot::{DESCRIBE_EVERY, Errand, Handing, Layers, Local, Pilot, PilotOptions, Start};

@@ -55,6 +55,11 @@ impl LinkEstimate {
         self.rtt_ms + up as f64 * 8.0 / (self.up_mbps * 1e3) + down as f64 * 8.0 / (self.down_mbps * 1e3)
     }
 
+    /// Milliseconds for which so many bytes are sent.
+    pub fn sending_ms(&self, up: u64) -> f64 {
+        up as f64 * 8.0 / (self.up_mbps * 1e3)
+    }
+
     /// An empty message went there and back.
     pub fn round_trip(&mut self, ms: f64) {
         if ms.is_finite() && ms >= 0.0 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use graft_model::CutPoint;
 use graft_plan::{Nanos, ms_to_nanos, nanos_to_ms};
 
-use crate::choose::{Choice, Costs, Hints, choose};
+use crate::choose::{Choice, Costs, Hints, Prefer, choose};
 use crate::handover::Handover;
 use crate::link::LinkEstimate;
 
@@ -30,6 +30,8 @@ const CYCLE_WEIGHT: f64 = 0.1;
 /// What a model's layers are here; all lists have one entry for each cut point.
 #[derive(Debug, Clone)]
 pub struct Layers {
+    /// Whether it may be handed over there; empty: everywhere.
+    pub allowed: Arc<[bool]>,
     /// Running all layers up to the cut point, in milliseconds.
     pub head_ms: Arc<[f64]>,
     /// Bytes to send.
@@ -68,8 +70,8 @@ impl Layers {
 pub struct PilotOptions {
     /// From the input to the answer.
     pub slo: Nanos,
-    /// Where there is time to spare, take a partition point that is cheaper for the server.
-    pub takes_hints: bool,
+    /// What counts where there is time to spare.
+    pub prefer: Prefer,
     /// Hand over there, always; `None`: choose.
     pub partition_point: Option<CutPoint>,
 }
@@ -333,21 +335,18 @@ impl Pilot {
             });
         }
         let costs = Costs {
+            allowed: &layers.allowed,
             head_ms: &layers.head_ms,
             bytes: &layers.bytes,
             answer_bytes: layers.answer_bytes,
             hints: Hints {
                 server_ms: &self.server_ms,
-                price: if self.options.takes_hints {
-                    &self.price
-                } else {
-                    &[]
-                },
+                price: &self.price,
             },
             link: self.link,
             cycle_ms: self.cycle_ms,
         };
-        choose(&costs, slo_ms, self.in_use)
+        choose(&costs, slo_ms, self.options.prefer, self.in_use)
     }
 
     /// The head of an inference that began then is done. Refused: nothing would be left for the server.
@@ -405,6 +404,7 @@ mod tests {
     /// A phone that takes 100 ms for all, before a server that takes 5.
     fn layers() -> Layers {
         Layers {
+            allowed: [].into(),
             head_ms: [0.0, 10.0, 50.0, 100.0].into(),
             bytes: [60_000, 30_000, 20_000, 4_000].into(),
             answer_bytes: 4_000,
@@ -418,7 +418,7 @@ mod tests {
     fn pilot() -> Pilot {
         Pilot::new(PilotOptions {
             slo: ms(400),
-            takes_hints: false,
+            prefer: Prefer::Speed,
             partition_point: None,
         })
     }

@@ -141,6 +141,28 @@ typedef enum {
 } GraftPixelFormat;
 
 /**
+ * What counts where there is time to spare.
+ */
+typedef enum {
+  /**
+   * What is cheaper for the server, where the device and its next inference don't feel it.
+   */
+  GRAFT_PREFER_SERVER = 0,
+  /**
+   * The answer as soon as can be.
+   */
+  GRAFT_PREFER_SPEED = 1,
+  /**
+   * What is expected to take less of the battery.
+   */
+  GRAFT_PREFER_BATTERY = 2,
+  /**
+   * Fewer bytes on the way.
+   */
+  GRAFT_PREFER_BYTES = 3,
+} GraftPrefer;
+
+/**
  * An answer.
  */
 typedef struct GraftAnswer GraftAnswer;
@@ -255,9 +277,18 @@ typedef struct {
    */
   double slo_ms;
   /**
-   * Never do more on the device than is fastest, even where that is cheaper for the server.
+   * What counts where there is time to spare: one of `GraftPrefer`.
    */
-  bool ignore_hints;
+  uint32_t prefer;
+  /**
+   * Bytes that an inference may send at most; 0: as many as it takes.
+   */
+  uint64_t most_bytes;
+  /**
+   * The model's inputs never leave the device as they are. (Much of a picture can be told from what its first layers make of it; who
+   * wants less told fixes a later partition point.)
+   */
+  bool keep_inputs;
   /**
    * Send 16-bit floats, half the bytes, where the manifest allows it.
    */

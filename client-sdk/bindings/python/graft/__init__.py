@@ -28,6 +28,7 @@ from ._sdk import (
     ModelSource,
     PixelFormat,
     Pixels,
+    Prefer,
     ProgressListener,
     TensorInfo,
     TensorValue,
@@ -36,7 +37,7 @@ from ._sdk import (
 
 __all__ = [
     "Answer", "Bytes", "Client", "ClientOptions", "ElementType", "GraftError", "Input", "Local", "Model", "ModelOptions",
-    "ModelSource", "PixelFormat", "Pixels", "ProgressListener", "TensorInfo", "TensorValue", "Times",
+    "ModelSource", "PixelFormat", "Pixels", "Prefer", "ProgressListener", "TensorInfo", "TensorValue", "Times",
     "array", "memory", "open_model", "picture", "pixels", "tensors",
 ]
 

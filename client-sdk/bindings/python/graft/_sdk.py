@@ -2038,6 +2038,127 @@ class _UniffiFfiConverterTypeClientOptions(_UniffiConverterRustBuffer):
         _UniffiFfiConverterOptionalString.write(value.cache, buf)
         _UniffiFfiConverterSequenceUInt32.write(value.cores, buf)
 
+
+
+
+
+
+class Prefer(enum.Enum):
+    """
+    What counts where there is time to spare.
+"""
+
+    SPEED = 0
+    """
+    The answer as soon as can be.
+"""
+
+    SERVER = 1
+    """
+    What is cheaper for the server, where the device and its next inference don't feel it.
+"""
+
+    BATTERY = 2
+    """
+    What is expected to take less of the battery.
+"""
+
+    BYTES = 3
+    """
+    Fewer bytes on the way.
+"""
+
+
+
+class _UniffiFfiConverterTypePrefer(_UniffiConverterRustBuffer):
+    @staticmethod
+    def read(buf):
+        variant = buf.read_i32()
+        if variant == 1:
+            return Prefer.SPEED
+        if variant == 2:
+            return Prefer.SERVER
+        if variant == 3:
+            return Prefer.BATTERY
+        if variant == 4:
+            return Prefer.BYTES
+        raise InternalError("Raw enum value doesn't match any cases")
+
+    @staticmethod
+    def check_lower(value):
+        if value == Prefer.SPEED:
+            return
+        if value == Prefer.SERVER:
+            return
+        if value == Prefer.BATTERY:
+            return
+        if value == Prefer.BYTES:
+            return
+        raise ValueError(value)
+
+    @staticmethod
+    def write(value, buf):
+        if value == Prefer.SPEED:
+            buf.write_i32(1)
+        if value == Prefer.SERVER:
+            buf.write_i32(2)
+        if value == Prefer.BATTERY:
+            buf.write_i32(3)
+        if value == Prefer.BYTES:
+            buf.write_i32(4)
+
+
+
+class _UniffiFfiConverterOptionalTypePrefer(_UniffiConverterRustBuffer):
+    @classmethod
+    def check_lower(cls, value):
+        if value is not None:
+            _UniffiFfiConverterTypePrefer.check_lower(value)
+
+    @classmethod
+    def write(cls, value, buf):
+        if value is None:
+            buf.write_u8(0)
+            return
+
+        buf.write_u8(1)
+        _UniffiFfiConverterTypePrefer.write(value, buf)
+
+    @classmethod
+    def read(cls, buf):
+        flag = buf.read_u8()
+        if flag == 0:
+            return None
+        elif flag == 1:
+            return _UniffiFfiConverterTypePrefer.read(buf)
+        else:
+            raise InternalError("Unexpected flag byte for optional type")
+
+class _UniffiFfiConverterOptionalUInt64(_UniffiConverterRustBuffer):
+    @classmethod
+    def check_lower(cls, value):
+        if value is not None:
+            _UniffiFfiConverterUInt64.check_lower(value)
+
+    @classmethod
+    def write(cls, value, buf):
+        if value is None:
+            buf.write_u8(0)
+            return
+
+        buf.write_u8(1)
+        _UniffiFfiConverterUInt64.write(value, buf)
+
+    @classmethod
+    def read(cls, buf):
+        flag = buf.read_u8()
+        if flag == 0:
+            return None
+        elif flag == 1:
+            return _UniffiFfiConverterUInt64.read(buf)
+        else:
+            raise InternalError("Unexpected flag byte for optional type")
+
 class _UniffiFfiConverterOptionalUInt16(_UniffiConverterRustBuffer):
     @classmethod
     def check_lower(cls, value):
@@ -2068,9 +2189,11 @@ class ModelOptions:
     """
     How a model is used. Every field has a default.
 """
-    def __init__(self, *, slo_ms:float = 1000.0, take_hints:bool = True, partition_point:typing.Optional[int] = None, half_precision:bool = False):
+    def __init__(self, *, slo_ms:float = 1000.0, prefer:typing.Optional[Prefer] = None, most_bytes:typing.Optional[int] = None, keep_inputs:bool = False, partition_point:typing.Optional[int] = None, half_precision:bool = False):
         self.slo_ms = slo_ms
-        self.take_hints = take_hints
+        self.prefer = prefer
+        self.most_bytes = most_bytes
+        self.keep_inputs = keep_inputs
         self.partition_point = partition_point
         self.half_precision = half_precision
 
@@ -2078,11 +2201,15 @@ class ModelOptions:
 
 
     def __str__(self):
-        return "ModelOptions(slo_ms={}, take_hints={}, partition_point={}, half_precision={})".format(self.slo_ms, self.take_hints, self.partition_point, self.half_precision)
+        return "ModelOptions(slo_ms={}, prefer={}, most_bytes={}, keep_inputs={}, partition_point={}, half_precision={})".format(self.slo_ms, self.prefer, self.most_bytes, self.keep_inputs, self.partition_point, self.half_precision)
     def __eq__(self, other):
         if self.slo_ms != other.slo_ms:
             return False
-        if self.take_hints != other.take_hints:
+        if self.prefer != other.prefer:
+            return False
+        if self.most_bytes != other.most_bytes:
+            return False
+        if self.keep_inputs != other.keep_inputs:
             return False
         if self.partition_point != other.partition_point:
             return False
@@ -2095,7 +2222,9 @@ class _UniffiFfiConverterTypeModelOptions(_UniffiConverterRustBuffer):
     def read(buf):
         return ModelOptions(
             slo_ms=_UniffiFfiConverterFloat64.read(buf),
-            take_hints=_UniffiFfiConverterBoolean.read(buf),
+            prefer=_UniffiFfiConverterOptionalTypePrefer.read(buf),
+            most_bytes=_UniffiFfiConverterOptionalUInt64.read(buf),
+            keep_inputs=_UniffiFfiConverterBoolean.read(buf),
             partition_point=_UniffiFfiConverterOptionalUInt16.read(buf),
             half_precision=_UniffiFfiConverterBoolean.read(buf),
         )
@@ -2103,14 +2232,18 @@ class _UniffiFfiConverterTypeModelOptions(_UniffiConverterRustBuffer):
     @staticmethod
     def check_lower(value):
         _UniffiFfiConverterFloat64.check_lower(value.slo_ms)
-        _UniffiFfiConverterBoolean.check_lower(value.take_hints)
+        _UniffiFfiConverterOptionalTypePrefer.check_lower(value.prefer)
+        _UniffiFfiConverterOptionalUInt64.check_lower(value.most_bytes)
+        _UniffiFfiConverterBoolean.check_lower(value.keep_inputs)
         _UniffiFfiConverterOptionalUInt16.check_lower(value.partition_point)
         _UniffiFfiConverterBoolean.check_lower(value.half_precision)
 
     @staticmethod
     def write(value, buf):
         _UniffiFfiConverterFloat64.write(value.slo_ms, buf)
-        _UniffiFfiConverterBoolean.write(value.take_hints, buf)
+        _UniffiFfiConverterOptionalTypePrefer.write(value.prefer, buf)
+        _UniffiFfiConverterOptionalUInt64.write(value.most_bytes, buf)
+        _UniffiFfiConverterBoolean.write(value.keep_inputs, buf)
         _UniffiFfiConverterOptionalUInt16.write(value.partition_point, buf)
         _UniffiFfiConverterBoolean.write(value.half_precision, buf)
 
@@ -3398,6 +3531,7 @@ __all__ = [
     "InternalError",
     "ElementType",
     "Local",
+    "Prefer",
     "Bytes",
     "PixelFormat",
     "GraftError",

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 
+use crate::client::Prefer;
 use crate::error::GraftError;
 use crate::input::{Bytes, PixelFormat, Pixels};
 
@@ -37,6 +38,33 @@ pub enum GraftPixelFormat {
     Bgra = 2,
 }
 
+/// What counts where there is time to spare.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GraftPrefer {
+    /// What is cheaper for the server, where the device and its next inference don't feel it.
+    Server = 0,
+    /// The answer as soon as can be.
+    Speed = 1,
+    /// What is expected to take less of the battery.
+    Battery = 2,
+    /// Fewer bytes on the way.
+    Bytes = 3,
+}
+
+/// A wish by its number.
+pub(super) fn prefer(number: u32) -> Result<Prefer, GraftError> {
+    const ALL: [(GraftPrefer, Prefer); 4] = [
+        (GraftPrefer::Server, Prefer::Server),
+        (GraftPrefer::Speed, Prefer::Speed),
+        (GraftPrefer::Battery, Prefer::Battery),
+        (GraftPrefer::Bytes, Prefer::Bytes),
+    ];
+    let known = ALL.iter().find(|(known, _)| *known as u32 == number);
+    let unknown = || GraftError::Options(format!("prefer is {number}, and must be one of GraftPrefer"));
+    known.map(|(_, prefer)| *prefer).ok_or_else(unknown)
+}
+
 /// A picture that is not encoded.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -56,21 +84,27 @@ pub struct GraftPixels {
 }
 
 impl GraftPixels {
-    /// The same, as the library knows them; an order that there is not is the first.
-    pub(super) fn pixels(&self) -> Pixels {
-        const RGBA: u32 = GraftPixelFormat::Rgba as u32;
-        const BGRA: u32 = GraftPixelFormat::Bgra as u32;
-        Pixels {
+    /// The same, as the library knows them.
+    pub(super) fn pixels(&self) -> Result<Pixels, GraftError> {
+        const ALL: [(GraftPixelFormat, PixelFormat); 3] = [
+            (GraftPixelFormat::Rgb, PixelFormat::Rgb),
+            (GraftPixelFormat::Rgba, PixelFormat::Rgba),
+            (GraftPixelFormat::Bgra, PixelFormat::Bgra),
+        ];
+        let known = ALL.iter().find(|(known, _)| *known as u32 == self.format);
+        let unknown = || {
+            GraftError::Options(format!(
+                "format is {}, and must be one of GraftPixelFormat",
+                self.format
+            ))
+        };
+        Ok(Pixels {
             bytes: self.bytes.place(),
             width: self.width,
             height: self.height,
             stride: self.stride,
-            format: match self.format {
-                RGBA => PixelFormat::Rgba,
-                BGRA => PixelFormat::Bgra,
-                _ => PixelFormat::Rgb,
-            },
-        }
+            format: known.map(|(_, format)| *format).ok_or_else(unknown)?,
+        })
     }
 }
 

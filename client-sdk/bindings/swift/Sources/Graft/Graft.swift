@@ -1656,9 +1656,18 @@ public struct ModelOptions: Equatable, Hashable {
      */
     public let sloMs: Double
     /**
-     * Where there is time to spare, take a partition point that is cheaper for the server.
+     * What counts where there is time to spare; none: the server's sake.
      */
-    public let takeHints: Bool
+    public let prefer: Prefer?
+    /**
+     * Bytes that an inference may send at most; none: as many as it takes.
+     */
+    public let mostBytes: UInt64?
+    /**
+     * The model's inputs never leave the device as they are. (Much of a picture can be told from what its first layers make of it; who
+     * wants less told fixes a later partition point.)
+     */
+    public let keepInputs: Bool
     /**
      * Hand over at this cut point, always; none: it is chosen.
      */
@@ -1675,8 +1684,15 @@ public struct ModelOptions: Equatable, Hashable {
          * From the input to the answer, in milliseconds.
          */sloMs: Double = Double(1000.0),
         /**
-         * Where there is time to spare, take a partition point that is cheaper for the server.
-         */takeHints: Bool = true,
+         * What counts where there is time to spare; none: the server's sake.
+         */prefer: Prefer? = nil,
+        /**
+         * Bytes that an inference may send at most; none: as many as it takes.
+         */mostBytes: UInt64? = nil,
+        /**
+         * The model's inputs never leave the device as they are. (Much of a picture can be told from what its first layers make of it; who
+         * wants less told fixes a later partition point.)
+         */keepInputs: Bool = false,
         /**
          * Hand over at this cut point, always; none: it is chosen.
          */partitionPoint: UInt16? = nil,
@@ -1684,7 +1700,9 @@ public struct ModelOptions: Equatable, Hashable {
          * Send 16-bit floats, half the bytes, where the manifest allows it.
          */halfPrecision: Bool = false) {
         self.sloMs = sloMs
-        self.takeHints = takeHints
+        self.prefer = prefer
+        self.mostBytes = mostBytes
+        self.keepInputs = keepInputs
         self.partitionPoint = partitionPoint
         self.halfPrecision = halfPrecision
     }
@@ -1706,7 +1724,9 @@ public struct FfiConverterTypeModelOptions: FfiConverterRustBuffer {
         return
             try ModelOptions(
                 sloMs: FfiConverterDouble.read(from: &buf),
-                takeHints: FfiConverterBool.read(from: &buf),
+                prefer: FfiConverterOptionTypePrefer.read(from: &buf),
+                mostBytes: FfiConverterOptionUInt64.read(from: &buf),
+                keepInputs: FfiConverterBool.read(from: &buf),
                 partitionPoint: FfiConverterOptionUInt16.read(from: &buf),
                 halfPrecision: FfiConverterBool.read(from: &buf)
         )
@@ -1714,7 +1734,9 @@ public struct FfiConverterTypeModelOptions: FfiConverterRustBuffer {
 
     public static func write(_ value: ModelOptions, into buf: inout [UInt8]) {
         FfiConverterDouble.write(value.sloMs, into: &buf)
-        FfiConverterBool.write(value.takeHints, into: &buf)
+        FfiConverterOptionTypePrefer.write(value.prefer, into: &buf)
+        FfiConverterOptionUInt64.write(value.mostBytes, into: &buf)
+        FfiConverterBool.write(value.keepInputs, into: &buf)
         FfiConverterOptionUInt16.write(value.partitionPoint, into: &buf)
         FfiConverterBool.write(value.halfPrecision, into: &buf)
     }
@@ -2790,6 +2812,101 @@ public func FfiConverterTypePixelFormat_lower(_ value: PixelFormat) -> RustBuffe
 }
 
 
+
+/**
+ * What counts where there is time to spare.
+ */
+
+public enum Prefer: Equatable, Hashable {
+
+    /**
+     * The answer as soon as can be.
+     */
+    case speed
+    /**
+     * What is cheaper for the server, where the device and its next inference don't feel it.
+     */
+    case server
+    /**
+     * What is expected to take less of the battery.
+     */
+    case battery
+    /**
+     * Fewer bytes on the way.
+     */
+    case bytes
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Prefer: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypePrefer: FfiConverterRustBuffer {
+    typealias SwiftType = Prefer
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Prefer {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+
+        case 1: return .speed
+
+        case 2: return .server
+
+        case 3: return .battery
+
+        case 4: return .bytes
+
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: Prefer, into buf: inout [UInt8]) {
+        switch value {
+
+
+        case .speed:
+            writeInt(&buf, Int32(1))
+
+
+        case .server:
+            writeInt(&buf, Int32(2))
+
+
+        case .battery:
+            writeInt(&buf, Int32(3))
+
+
+        case .bytes:
+            writeInt(&buf, Int32(4))
+
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypePrefer_lift(_ buf: RustBuffer) throws -> Prefer {
+    return try FfiConverterTypePrefer.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypePrefer_lower(_ value: Prefer) -> RustBuffer {
+    return FfiConverterTypePrefer.lower(value)
+}
+
+
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
@@ -2809,6 +2926,30 @@ fileprivate struct FfiConverterOptionUInt16: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterUInt16.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionUInt64: FfiConverterRustBuffer {
+    typealias SwiftType = UInt64?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterUInt64.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterUInt64.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }
@@ -2905,6 +3046,30 @@ fileprivate struct FfiConverterOptionTypeLocal: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterTypeLocal.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypePrefer: FfiConverterRustBuffer {
+    typealias SwiftType = Prefer?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypePrefer.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypePrefer.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }

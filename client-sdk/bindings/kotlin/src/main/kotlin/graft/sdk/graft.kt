@@ -2938,9 +2938,20 @@ data class ModelOptions (
     val `sloMs`: kotlin.Double = 1000.0
     ,
     /**
-     * Where there is time to spare, take a partition point that is cheaper for the server.
+     * What counts where there is time to spare; none: the server's sake.
      */
-    val `takeHints`: kotlin.Boolean = true
+    val `prefer`: Prefer? = null
+    ,
+    /**
+     * Bytes that an inference may send at most; none: as many as it takes.
+     */
+    val `mostBytes`: kotlin.ULong? = null
+    ,
+    /**
+     * The model's inputs never leave the device as they are. (Much of a picture can be told from what its first layers make of it; who
+     * wants less told fixes a later partition point.)
+     */
+    val `keepInputs`: kotlin.Boolean = false
     ,
     /**
      * Hand over at this cut point, always; none: it is chosen.
@@ -2968,6 +2979,8 @@ public object FfiConverterTypeModelOptions: FfiConverterRustBuffer<ModelOptions>
     override fun read(buf: ByteBuffer): ModelOptions {
         return ModelOptions(
             FfiConverterDouble.read(buf),
+            FfiConverterOptionalTypePrefer.read(buf),
+            FfiConverterOptionalULong.read(buf),
             FfiConverterBoolean.read(buf),
             FfiConverterOptionalUShort.read(buf),
             FfiConverterBoolean.read(buf),
@@ -2976,14 +2989,18 @@ public object FfiConverterTypeModelOptions: FfiConverterRustBuffer<ModelOptions>
 
     override fun allocationSize(value: ModelOptions) = (
             FfiConverterDouble.allocationSize(value.`sloMs`) +
-            FfiConverterBoolean.allocationSize(value.`takeHints`) +
+            FfiConverterOptionalTypePrefer.allocationSize(value.`prefer`) +
+            FfiConverterOptionalULong.allocationSize(value.`mostBytes`) +
+            FfiConverterBoolean.allocationSize(value.`keepInputs`) +
             FfiConverterOptionalUShort.allocationSize(value.`partitionPoint`) +
             FfiConverterBoolean.allocationSize(value.`halfPrecision`)
     )
 
     override fun write(value: ModelOptions, buf: ByteBuffer) {
             FfiConverterDouble.write(value.`sloMs`, buf)
-            FfiConverterBoolean.write(value.`takeHints`, buf)
+            FfiConverterOptionalTypePrefer.write(value.`prefer`, buf)
+            FfiConverterOptionalULong.write(value.`mostBytes`, buf)
+            FfiConverterBoolean.write(value.`keepInputs`, buf)
             FfiConverterOptionalUShort.write(value.`partitionPoint`, buf)
             FfiConverterBoolean.write(value.`halfPrecision`, buf)
     }
@@ -3886,6 +3903,59 @@ public object FfiConverterTypePixelFormat: FfiConverterRustBuffer<PixelFormat> {
 
 
 
+/**
+ * What counts where there is time to spare.
+ */
+
+enum class Prefer {
+
+    /**
+     * The answer as soon as can be.
+     */
+    SPEED,
+    /**
+     * What is cheaper for the server, where the device and its next inference don't feel it.
+     */
+    SERVER,
+    /**
+     * What is expected to take less of the battery.
+     */
+    BATTERY,
+    /**
+     * Fewer bytes on the way.
+     */
+    BYTES;
+
+
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypePrefer: FfiConverterRustBuffer<Prefer> {
+    override fun read(buf: ByteBuffer) = try {
+
+        Prefer.entries[buf.getInt() - 1]
+
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: Prefer) = 4UL
+
+    override fun write(value: Prefer, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
 
 /**
  * @suppress
@@ -3912,6 +3982,38 @@ public object FfiConverterOptionalUShort: FfiConverterRustBuffer<kotlin.UShort?>
         } else {
             buf.put(1)
             FfiConverterUShort.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalULong: FfiConverterRustBuffer<kotlin.ULong?> {
+    override fun read(buf: ByteBuffer): kotlin.ULong? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterULong.read(buf)
+    }
+
+    override fun allocationSize(value: kotlin.ULong?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterULong.allocationSize(value)
+        }
+    }
+
+    override fun write(value: kotlin.ULong?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterULong.write(value, buf)
         }
     }
 }
@@ -4040,6 +4142,38 @@ public object FfiConverterOptionalTypeLocal: FfiConverterRustBuffer<Local?> {
         } else {
             buf.put(1)
             FfiConverterTypeLocal.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypePrefer: FfiConverterRustBuffer<Prefer?> {
+    override fun read(buf: ByteBuffer): Prefer? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypePrefer.read(buf)
+    }
+
+    override fun allocationSize(value: Prefer?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypePrefer.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Prefer?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypePrefer.write(value, buf)
         }
     }
 }
