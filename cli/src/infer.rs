@@ -105,7 +105,7 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     for router in &arguments.router {
         addresses.extend(resolve_all("--router", router)?);
     }
-    let endpoint = Endpoint::anonymous(&arguments.ca, EndpointOptions::default())?;
+    let endpoint = Endpoint::anonymous(&arguments.ca, EndpointOptions::for_phones())?;
     let routers = Routers::new(endpoint, arguments.server_name.clone(), addresses, token);
     let options = SessionOptions {
         slo: Duration::from_millis(arguments.slo_ms),

@@ -152,7 +152,7 @@ impl ClientBuilder {
             (true, _) => Routers::none(),
             (false, None) => return Err(ClientError::NoAuthority),
             (false, Some(authority)) => {
-                let options = EndpointOptions::default();
+                let options = EndpointOptions::for_phones();
                 let endpoint = match authority {
                     Authority::Pem(pem) => Endpoint::anonymous_pem(&pem, options)?,
                     Authority::File(file) => Endpoint::anonymous(&file, options)?,
@@ -208,6 +208,12 @@ impl Client {
     /// This device.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. Where nobody says so, it is found out by what
+    /// is lost.
+    pub fn network_changed(&self) -> Result<(), ClientError> {
+        Ok(self.routers.network_changed()?)
     }
 
     /// Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it; routers are

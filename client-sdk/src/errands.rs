@@ -5,11 +5,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_client_core::{Errand, LinkEstimate};
-use graft_transport::{CallError, Connection};
+use graft_transport::{CallError, Connection, silence};
 use graft_wire::{ClientReply, ClientRequest, Description, MAX_PROBE_BYTES, Refused};
 
 use crate::routers::{Sending, ask};
 use crate::session::Session;
+
+/// Silence of a router after which it is taken for gone, beside some round trips.
+const GONE_AFTER: Duration = Duration::from_secs(1);
+/// Round trips for which it may be silent besides.
+const SILENT_TRIPS: u32 = 3;
 
 // Routers take every probe.
 const _: () = assert!(LinkEstimate::PROBE_BYTES as u64 <= MAX_PROBE_BYTES);
@@ -52,6 +57,10 @@ impl Session {
         let routers = &self.inner.routers;
         routers.follow_goodbye();
         let mut state = self.state();
+        let changes = routers.changes();
+        if std::mem::replace(&mut state.changes, changes) != changes {
+            state.pilot.network_changed(now);
+        }
         if state.pilot.is_connected() && routers.current().is_none() {
             state.pilot.disconnected(now);
         }
@@ -92,7 +101,15 @@ impl Session {
                 state.pilot.connected(now, done);
             }
             (Errand::Probe, Some(connection)) => {
-                let took = self.probe(&connection).await;
+                let longest = GONE_AFTER + connection.round_trip() * SILENT_TRIPS;
+                let took = tokio::select! {
+                    took = self.probe(&connection) => took,
+                    () = silence(&connection, &ClientRequest::Probe, longest) => {
+                        // Whoever is still there is connected to anew.
+                        connection.close("you give no sign of life");
+                        Err(CallError::Lost("the router gives no sign of life".to_owned()))
+                    }
+                };
                 if let Err(error) = &took {
                     tracing::debug!(%error, "the link could not be probed");
                 }

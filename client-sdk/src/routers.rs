@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ const NEXT_AFTER: Duration = Duration::from_millis(200);
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
 /// Longest wait for a token to be taken.
 const PRESENT_WITHIN: Duration = Duration::from_secs(3);
+/// Time after which something is sent while an answer is waited for.
+const AWAKE_EVERY: Duration = Duration::from_secs(10);
 /// Silence of a router that is too long, beside some round trips.
 const SILENT_AFTER: Duration = Duration::from_millis(50);
 /// Round trips for which a router may be silent besides.
@@ -38,6 +41,8 @@ struct Inner {
     addresses: Mutex<Vec<SocketAddr>>,
     token: Option<String>,
     current: Mutex<Option<Connection>>,
+    /// Times at which the network changed.
+    changes: AtomicU64,
     /// One at a time looks for another router.
     looking: tokio::sync::Mutex<()>,
 }
@@ -97,6 +102,7 @@ impl Routers {
                 addresses: Mutex::new(addresses),
                 token,
                 current: Mutex::default(),
+                changes: AtomicU64::default(),
                 looking: tokio::sync::Mutex::default(),
             }),
         }
@@ -126,6 +132,20 @@ impl Routers {
             .lock()
             .unwrap_or_else(|e| e.into_inner())
             .clone()
+    }
+
+    /// The network is another. What is under way goes on there.
+    pub fn network_changed(&self) -> Result<(), EndpointError> {
+        self.inner.changes.fetch_add(1, Ordering::Relaxed);
+        match &self.inner.endpoint {
+            Some(endpoint) => endpoint.rebind(),
+            None => Ok(()),
+        }
+    }
+
+    /// Times at which the network changed.
+    pub fn changes(&self) -> u64 {
+        self.inner.changes.load(Ordering::Relaxed)
     }
 
     /// There are others than the one that is asked, as far as it is known.
@@ -290,9 +310,15 @@ async fn call(sending: &Sending, payload: Bytes) -> Result<(ClientReply, Vec<u8>
         request,
         patience,
     } = sending;
-    connection
-        .call(request, payload, Limits::default(), *patience)
-        .await
+    let mut call = std::pin::pin!(connection.call(request, payload, Limits::default(), *patience));
+    loop {
+        let awake = tokio::time::timeout(AWAKE_EVERY, &mut call);
+        match awake.await {
+            Ok(ended) => return ended,
+            // Translators of addresses on the way forget whoever is silent for half a minute.
+            Err(_) => connection.ask_for_sign(&ClientRequest::Probe),
+        }
+    }
 }
 
 /// Whether another router may do better: this one is gone, or goes away.

@@ -171,6 +171,8 @@ pub(crate) struct State {
     pub layers: Layers,
     /// Why no router could be reached the last time.
     pub unreachable: Option<String>,
+    /// Times at which the network had changed when it was last looked.
+    pub changes: u64,
 }
 
 /// One model on this device, with a router to share its layers with. Clones share everything.
@@ -246,6 +248,7 @@ impl Session {
             emulation: options.emulation,
             layers,
             unreachable: None,
+            changes: routers.changes(),
         };
         let inner = Inner {
             device,

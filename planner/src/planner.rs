@@ -43,7 +43,7 @@ impl Planner {
         let store = Store::open(&settings.state.join("plan.redb"));
         let options = EndpointOptions {
             idle: MEMBER_IDLE,
-            keep_alive: MEMBER_IDLE / 4,
+            keep_alive: Some(MEMBER_IDLE / 4),
             ..EndpointOptions::default()
         };
         let endpoint = Endpoint::server(

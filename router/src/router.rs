@@ -48,7 +48,7 @@ impl Router {
         let front = Arc::new(Front::new(settings.catalog, settings.max_in_flight, bearers));
         let options = EndpointOptions {
             idle: CLIENT_IDLE,
-            keep_alive: Duration::from_secs(5),
+            keep_alive: None,
             open_requests: 128,
             ..EndpointOptions::for_strangers()
         };
@@ -70,7 +70,7 @@ impl Router {
         )?;
         let options = EndpointOptions {
             idle: MEMBER_IDLE,
-            keep_alive: MEMBER_IDLE / 4,
+            keep_alive: Some(MEMBER_IDLE / 4),
             ..EndpointOptions::default()
         };
         let workers = Endpoint::client(&settings.identity, options)?;

@@ -186,7 +186,7 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
     .await?;
     site.ready(PATIENCE).await?;
 
-    let endpoint = Endpoint::anonymous_trusting(&trust, EndpointOptions::default())?;
+    let endpoint = Endpoint::anonymous_trusting(&trust, EndpointOptions::for_phones())?;
     let name = Role::Router.server_name();
     let routers = Routers::new(endpoint, name, vec![site.router.address()], None);
     let whole_ms = here.head_ms.last().copied().unwrap_or(0.0);

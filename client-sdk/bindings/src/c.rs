@@ -227,6 +227,20 @@ pub unsafe extern "C" fn graft_client_new(
     })
 }
 
+/// The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called when the system says so.
+///
+/// # Safety
+///
+/// `client` is a client.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graft_client_network_changed(client: *const GraftClient) -> GraftStatus {
+    call(|| {
+        needed(client, "client")?;
+        // SAFETY: the caller's promise.
+        unsafe { &(*client).0 }.network_changed()
+    })
+}
+
 /// Frees a client. Models that were opened with it go on.
 ///
 /// # Safety

@@ -184,6 +184,13 @@ impl Client {
         Ok(Arc::new(Client { inner }))
     }
 
+    /// The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called by the app's callback for
+    /// changes of the network; where nobody says so, it is found out by what is lost.
+    pub fn network_changed(&self) -> Result<(), GraftError> {
+        let _entered = runtime::handle()?.enter();
+        Ok(self.inner.network_changed()?)
+    }
+
     /// Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
     pub async fn open(
         &self,

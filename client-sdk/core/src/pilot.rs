@@ -12,6 +12,8 @@ use crate::link::LinkEstimate;
 
 /// Time after which the server is asked anew what it needs.
 pub const DESCRIBE_EVERY: Nanos = Nanos::from_millis(5_000);
+/// Time for which what the server said is good enough for handing over at once when it is connected to again.
+const TOLD_HOLDS: Nanos = Nanos::from_millis(300_000);
 /// Time after an errand failed before it is tried again.
 const RETRY_AFTER: Nanos = Nanos::from_millis(500);
 /// Time after the last transfer for which what is known of the link holds; then a probe is worth its bytes.
@@ -137,8 +139,12 @@ pub struct Pilot {
     in_use: Option<CutPoint>,
     under_way: Option<Errand>,
     is_connected: bool,
-    /// The server was asked on this connection.
+    /// The server was asked on this connection, or lately on another.
     is_asked: bool,
+    /// When it said what it needs.
+    told_at: Option<Nanos>,
+    /// When something was last sent and answered, or probed.
+    heard_at: Option<Nanos>,
     /// The router did not answer, and not yet again.
     in_doubt: bool,
     /// It stays away from the server, by choice.
@@ -164,6 +170,8 @@ impl Pilot {
             under_way: None,
             is_connected: false,
             is_asked: false,
+            told_at: None,
+            heard_at: None,
             in_doubt: false,
             is_away: false,
             look_again: LOOK_AGAIN,
@@ -220,8 +228,14 @@ impl Pilot {
         self.under_way = None;
         self.is_connected = done;
         if done {
-            self.is_asked = false;
-            (self.probe_at, self.describe_at) = (now, now);
+            let since = |at: Option<Nanos>| at.map_or(Nanos::MAX, |at| now - at);
+            // Whoever knows the way and what is there hands over at once, and asks beside.
+            self.is_asked = since(self.told_at) < TOLD_HOLDS;
+            self.describe_at = now;
+            self.probe_at = match since(self.heard_at) < TOLD_HOLDS {
+                true if !self.in_doubt => self.probe_at.max(now + RETRY_AFTER),
+                _ => now,
+            };
         } else {
             self.connect_at = now + RETRY_AFTER;
         }
@@ -235,6 +249,7 @@ impl Pilot {
             Some((empty, full)) => {
                 self.link = LinkEstimate::of_probe(empty, full);
                 self.in_doubt = false;
+                self.heard_at = Some(now);
                 self.probe_at = now
                     + if self.is_away {
                         self.look_again
@@ -261,8 +276,16 @@ impl Pilot {
                 RETRY_AFTER
             };
         if let Some((server_ms, price)) = told {
+            self.told_at = Some(now);
             (self.server_ms, self.price) = (server_ms, price);
         }
+    }
+
+    /// The phone is in another network: the link is another, and nothing is known of it.
+    pub fn network_changed(&mut self, now: Nanos) {
+        (self.heard_at, self.probe_at) = (None, now);
+        self.connect_at = self.connect_at.min(now);
+        self.look_again = LOOK_AGAIN;
     }
 
     /// The connection is gone.
@@ -380,6 +403,7 @@ impl Pilot {
         self.link
             .transferred(bytes, layers.answer_bytes, nanos_to_ms(on_the_way));
         self.in_doubt = false;
+        self.heard_at = Some(now);
         self.look_again = LOOK_AGAIN;
         self.probe_at = now + STALE_AFTER;
     }

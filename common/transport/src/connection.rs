@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use graft_wire::{FrameError, Limits, PREFIX_BYTES, Prefix, decode_header, encode_frame};
 use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::account::{Account, Charge, NoRoom, Purse, SLOW_AFTER, next_room};
@@ -95,6 +96,10 @@ pub struct Connection {
     /// Its place among the callers, where it came in.
     place: Option<Arc<Place>>,
     leaving: Arc<Leaving>,
+    /// The first request, which came with the first packets.
+    first: Arc<Mutex<Option<(SendStream, RecvStream)>>>,
+    /// Whether requests that were sent with the first packets were taken, once that is known; `None`: none were.
+    early: Arc<OnceLock<watch::Receiver<Option<bool>>>>,
 }
 
 /// Whether the other side said that it goes away.
@@ -154,12 +159,58 @@ impl Drop for OpenReply<'_> {
 impl Connection {
     pub(crate) fn new(quinn: quinn::Connection, shared: Arc<Shared>, place: Option<Place>) -> Self {
         Connection {
-            purse: shared.account.purse(quinn.remote_address().ip()),
+            purse: shared.account.purse(quinn.remote_address().ip().to_canonical()),
             quinn,
             shared,
             place: place.map(Arc::new),
             leaving: Arc::default(),
+            first: Arc::default(),
+            early: Arc::default(),
         }
+    }
+
+    /// It begins with a request that came with the first packets.
+    pub(crate) fn begin_with(&self, first: Option<(SendStream, RecvStream)>) {
+        *self.first.lock().unwrap_or_else(|e| e.into_inner()) = first;
+    }
+
+    /// Requests may be sent, and it will be known whether they are taken; for that there is so much time. `nobody`: there was no answer.
+    pub(crate) fn began_early(
+        &self,
+        accepted: quinn::ZeroRttAccepted,
+        within: Duration,
+        nobody: impl FnOnce() + Send + 'static,
+    ) {
+        let (told, early) = watch::channel(None);
+        let _once = self.early.set(early);
+        let quinn = self.quinn.clone();
+        tokio::spawn(async move {
+            match tokio::time::timeout(within, accepted).await {
+                Ok(taken) if quinn.close_reason().is_none() => {
+                    told.send_replace(Some(taken));
+                }
+                Ok(_) => nobody(),
+                Err(_) => {
+                    quinn.close(VarInt::from_u32(CODE_DONE), b"nobody answers");
+                    nobody();
+                }
+            }
+        });
+    }
+
+    /// Whether what was sent with the first packets may not have been taken, as far as is known.
+    fn is_early(&self) -> bool {
+        self.early.get().is_some_and(|early| early.borrow().is_none())
+    }
+
+    /// Whether what was sent with the first packets was not taken, and is to be sent again.
+    async fn is_turned_back(&self) -> bool {
+        let Some(early) = self.early.get() else {
+            return false;
+        };
+        let mut early = early.clone();
+        let known = early.wait_for(Option::is_some).await;
+        known.is_ok_and(|taken| *taken == Some(false))
     }
 
     /// Listens for the other side's saying that it goes away, which it does by a stream of its own.
@@ -192,7 +243,7 @@ impl Connection {
     }
 
     /// Asks the other side for a sign of life, and does not wait for it.
-    pub(crate) fn ask_for_sign<Q: Encode>(&self, sign: &Q) {
+    pub fn ask_for_sign<Q: Encode>(&self, sign: &Q) {
         let Ok(frame) = encode_frame(sign, 0) else { return };
         let quinn = self.quinn.clone();
         tokio::spawn(async move {
@@ -208,7 +259,8 @@ impl Connection {
 
     /// Address of the other end.
     pub fn peer(&self) -> SocketAddr {
-        self.quinn.remote_address()
+        let peer = self.quinn.remote_address();
+        SocketAddr::new(peer.ip().to_canonical(), peer.port())
     }
 
     /// The current estimate of the round trip.
@@ -257,7 +309,8 @@ impl Connection {
         limits: Limits,
         patience: Duration,
     ) -> Result<Reply<R>, CallError> {
-        let exchange = async {
+        let exchange = || async {
+            let payload = payload.clone();
             let (stream, mut receive) = self.quinn.open_bi().await.map_err(lost)?;
             let mut send = Outgoing { stream, whole: false };
             let frame = encode_frame(header, payload.len())?;
@@ -280,6 +333,17 @@ impl Connection {
                 }
                 Err(ReadFailure::Reset) => Err(CallError::Reset),
                 Err(ReadFailure::Lost(cause)) => Err(CallError::Lost(cause)),
+            }
+        };
+        let exchange = async {
+            let may_be_turned_back = self.is_early();
+            match exchange().await {
+                Err(CallError::Lost(_) | CallError::Reset)
+                    if may_be_turned_back && !self.is_closed() && self.is_turned_back().await =>
+                {
+                    exchange().await
+                }
+                ended => ended,
             }
         };
         tokio::time::timeout(patience, exchange)
@@ -328,9 +392,13 @@ impl Connection {
     {
         let handler = Arc::new(handler);
         loop {
-            let (send, receive) = match self.quinn.accept_bi().await {
-                Ok(streams) => streams,
-                Err(error) => return describe(&error),
+            let first = self.first.lock().unwrap_or_else(|e| e.into_inner()).take();
+            let (send, receive) = match first {
+                Some(streams) => streams,
+                None => match self.quinn.accept_bi().await {
+                    Ok(streams) => streams,
+                    Err(error) => return describe(&error),
+                },
             };
             let (this, handler) = (self.clone(), Arc::clone(&handler));
             tokio::spawn(async move { this.answer(send, receive, limits, patience, &*handler).await });

@@ -1,9 +1,10 @@
 //! A UDP socket with QUIC on it.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use graft_wire::VERSION;
@@ -11,7 +12,8 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
 use crate::account::Account;
 use crate::callers::{Callers, Knock, Window, first_requests};
@@ -24,6 +26,14 @@ const WINDOW_BYTES: u32 = 16 << 20;
 const FIRST_WINDOW_BYTES: u32 = 256 << 10;
 /// Bytes of replies that wait in a stranger's connection for being taken (2 MiB).
 const STRANGERS_SEND_BYTES: u64 = 2 << 20;
+/// Time that a phone's connection lives without anything being asked: that of a binding in most translators of addresses.
+const PHONE_IDLE: Duration = Duration::from_secs(30);
+/// Time for a connection to be made.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// Sessions that a server remembers, so that requests may come with the first packets.
+const SESSIONS: usize = 4096;
+/// Addresses at which a phone remembers to have been.
+const PLACES: usize = 64;
 /// Time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Socket buffers (4 MiB); the system may give less.
@@ -110,8 +120,8 @@ fn hint(cause: &std::io::Error) -> &'static str {
 pub struct EndpointOptions {
     /// Time without anything coming in after which a connection is given up.
     pub idle: Duration,
-    /// Longest time in which nothing is sent: then a keep-alive is.
-    pub keep_alive: Duration,
+    /// Longest time in which nothing is sent: then a keep-alive is; `None`: nothing is sent for its own sake.
+    pub keep_alive: Option<Duration>,
     /// Requests that one connection may have open at a time; more wait in the peer.
     pub open_requests: u32,
     /// Connections that may be open at a time; another takes the place of the one that was not used for longest.
@@ -126,13 +136,16 @@ pub struct EndpointOptions {
     pub strangers: bool,
     /// Time for a reply to be taken by whoever asked.
     pub reply: Duration,
+    /// Whether requests may be sent with the first packets to an address at which one was before (0-RTT, RFC 9001, section 4.6). Whoever
+    /// serves strangers takes these; whoever is on the way could have one of them run a second time.
+    pub early: bool,
 }
 
 impl Default for EndpointOptions {
     fn default() -> Self {
         EndpointOptions {
             idle: Duration::from_secs(3),
-            keep_alive: Duration::from_millis(750),
+            keep_alive: Some(Duration::from_millis(750)),
             open_requests: 256,
             connections: 4096,
             window: Window::fixed(WINDOW_BYTES),
@@ -140,6 +153,7 @@ impl Default for EndpointOptions {
             held_bytes: 1 << 30,
             strangers: false,
             reply: Duration::from_secs(10),
+            early: false,
         }
     }
 }
@@ -158,6 +172,16 @@ impl EndpointOptions {
         }
     }
 
+    /// For a phone: its radio sleeps while nothing is asked.
+    pub fn for_phones() -> Self {
+        EndpointOptions {
+            idle: PHONE_IDLE,
+            keep_alive: None,
+            early: true,
+            ..EndpointOptions::default()
+        }
+    }
+
     /// `goodbyes`: streams by which a server may say that it goes away.
     fn transport(self, goodbyes: u32) -> Result<Arc<TransportConfig>, EndpointError> {
         let mut config = TransportConfig::default();
@@ -166,7 +190,7 @@ impl EndpointOptions {
         mtu.upper_bound(MAX_PACKET_BYTES);
         config
             .max_idle_timeout(Some(idle))
-            .keep_alive_interval(Some(self.keep_alive))
+            .keep_alive_interval(self.keep_alive)
             .max_concurrent_bidi_streams(VarInt::from_u32(first_requests(self.window, self.open_requests)))
             .max_concurrent_uni_streams(VarInt::from_u32(goodbyes))
             .datagram_receive_buffer_size(None)
@@ -196,6 +220,8 @@ pub struct Endpoint {
 struct ClientSide {
     identity: Option<Identity>,
     roots: Arc<RootCertStore>,
+    /// What is known of places from before, where requests may be sent early.
+    places: Arc<Mutex<HashMap<SocketAddr, Arc<rustls::ClientConfig>>>>,
 }
 
 impl ClientSide {
@@ -203,7 +229,52 @@ impl ClientSide {
         Ok(ClientSide {
             identity: Some(identity.clone()),
             roots: store(&identity.roots)?,
+            places: Arc::default(),
         })
+    }
+
+    fn anonymous(roots: &[CertificateDer<'static>]) -> Result<Self, EndpointError> {
+        Ok(ClientSide {
+            identity: None,
+            roots: store(roots)?,
+            places: Arc::default(),
+        })
+    }
+
+    /// How a handshake is made.
+    fn config(&self, protocol: Protocol) -> Result<rustls::ClientConfig, EndpointError> {
+        let builder = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(IdentityError::from)?
+            .with_root_certificates(Arc::clone(&self.roots));
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder
+                .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+                .map_err(IdentityError::from)?,
+        };
+        config.alpn_protocols = vec![protocol.alpn()];
+        Ok(config)
+    }
+
+    /// The same with a place that may know us from before.
+    fn remembered(
+        &self,
+        address: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Arc<rustls::ClientConfig>, EndpointError> {
+        let mut places = self.places.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(known) = places.get(&address) {
+            return Ok(Arc::clone(known));
+        }
+        let mut config = self.config(protocol)?;
+        config.enable_early_data = true;
+        let config = Arc::new(config);
+        if places.len() >= PLACES {
+            places.clear();
+        }
+        places.insert(address, Arc::clone(&config));
+        Ok(config)
     }
 }
 
@@ -229,6 +300,11 @@ fn serving(
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(IdentityError::from)?;
     config.alpn_protocols = vec![protocol.alpn()];
+    if auth == ClientAuth::None && options.strangers {
+        // Each session is good for one connection: whoever copies its packets gets nothing by them here.
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        config.max_early_data_size = u32::MAX;
+    }
     let crypto = QuicServerConfig::try_from(config).map_err(tls)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(options.transport(0)?);
@@ -263,7 +339,7 @@ impl Endpoint {
         let server = serving(identity, protocol, auth, options)?;
         let side = ClientSide::of(identity)?;
         Ok(Self::opened(
-            open(address, Some(server))?,
+            open(socket(address)?, address, Some(server))?,
             side,
             Some((protocol, auth)),
             options,
@@ -288,34 +364,34 @@ impl Endpoint {
 
     /// Connects as nobody in particular, trusting the authority of a PEM file: a phone.
     pub fn anonymous(authority: &Path, options: EndpointOptions) -> Result<Self, EndpointError> {
-        let side = ClientSide {
-            identity: None,
-            roots: store(&read_certificates(authority)?)?,
-        };
-        Self::connecting(side, options)
+        Self::phone(ClientSide::anonymous(&read_certificates(authority)?)?, options)
     }
 
     /// The same, trusting the authority whose PEM is at hand.
     pub fn anonymous_pem(pem: &[u8], options: EndpointOptions) -> Result<Self, EndpointError> {
-        let side = ClientSide {
-            identity: None,
-            roots: store(&certificates_of(pem)?)?,
-        };
-        Self::connecting(side, options)
+        Self::phone(ClientSide::anonymous(&certificates_of(pem)?)?, options)
     }
 
     /// Connects as nobody in particular, trusting the authority of an identity at hand.
     pub fn anonymous_trusting(identity: &Identity, options: EndpointOptions) -> Result<Self, EndpointError> {
-        let side = ClientSide {
-            identity: None,
-            roots: store(&identity.roots)?,
-        };
-        Self::connecting(side, options)
+        Self::phone(ClientSide::anonymous(&identity.roots)?, options)
     }
 
     fn connecting(side: ClientSide, options: EndpointOptions) -> Result<Self, EndpointError> {
-        let quinn = open(SocketAddr::from(([0, 0, 0, 0], 0)), None)?;
+        let quinn = open(socket(ANY)?, ANY, None)?;
         Ok(Self::opened(quinn, side, None, options))
+    }
+
+    /// At home in networks of either version of the Internet protocol.
+    fn phone(side: ClientSide, options: EndpointOptions) -> Result<Self, EndpointError> {
+        let quinn = open(phone_socket()?, ANY, None)?;
+        Ok(Self::opened(quinn, side, None, options))
+    }
+
+    /// The network is another: from now on it speaks through a new socket. What is connected stays so, and moves (RFC 9000, section 9).
+    pub fn rebind(&self) -> Result<(), EndpointError> {
+        let rebound = self.quinn.rebind(phone_socket()?);
+        rebound.map_err(|cause| EndpointError::Bind { address: ANY, cause })
     }
 
     fn opened(
@@ -353,17 +429,11 @@ impl Endpoint {
         protocol: Protocol,
     ) -> Result<Connection, EndpointError> {
         let side = self.client.read().unwrap_or_else(|e| e.into_inner()).clone();
-        let builder = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(IdentityError::from)?
-            .with_root_certificates(Arc::clone(&side.roots));
-        let mut config = match &side.identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => builder
-                .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
-                .map_err(IdentityError::from)?,
+        let early = self.options.early && side.identity.is_none();
+        let config = match early {
+            true => side.remembered(address, protocol)?,
+            false => Arc::new(side.config(protocol)?),
         };
-        config.alpn_protocols = vec![protocol.alpn()];
         let crypto = QuicClientConfig::try_from(config).map_err(tls)?;
         let mut client = quinn::ClientConfig::new(Arc::new(crypto));
         client.transport_config(self.options.transport(GOODBYES)?);
@@ -372,7 +442,22 @@ impl Endpoint {
             .quinn
             .connect_with(client, address, name)
             .map_err(|e| error(e.to_string()))?;
-        let connection = tokio::time::timeout(self.options.idle, connecting)
+        let connecting = match early {
+            true => match connecting.into_0rtt() {
+                Ok((quinn, accepted)) => {
+                    let connection = Connection::new(quinn, Arc::clone(&self.shared), None);
+                    let places = side.places;
+                    connection.began_early(accepted, CONNECT_WITHIN, move || {
+                        places.lock().unwrap_or_else(|e| e.into_inner()).remove(&address);
+                    });
+                    connection.expect_leave();
+                    return Ok(connection);
+                }
+                Err(connecting) => connecting,
+            },
+            false => connecting,
+        };
+        let connection = tokio::time::timeout(self.options.idle.min(CONNECT_WITHIN), connecting)
             .await
             .map_err(|_| error(NOBODY.to_owned()))?
             .map_err(|e| error(why_not(&e, name)))?;
@@ -420,15 +505,17 @@ impl Endpoint {
                 }
             }
             let patience = self.options.idle.min(HANDSHAKE);
+            let early = self.options.strangers && roles.is_empty();
             let (shared, callers, each) = (Arc::clone(&self.shared), Arc::clone(&self.callers), each.clone());
             let leaving = Arc::clone(&self.leaving);
             tokio::spawn(async move {
-                let outcome = tokio::time::timeout(patience, incoming).await;
+                let outcome = tokio::time::timeout(patience, entered(incoming, early)).await;
                 drop(handshake);
                 match outcome {
-                    Ok(Ok(quinn)) => {
+                    Ok(Ok((quinn, first))) => {
                         let place = callers.enter(&quinn);
                         let connection = Connection::new(quinn, shared, Some(place));
+                        connection.begin_with(first);
                         if leaving.load(Ordering::SeqCst) {
                             connection.say_goodbye();
                         }
@@ -467,6 +554,34 @@ impl Endpoint {
         {
             tracing::debug!("peers did not notice the end in time");
         }
+    }
+}
+
+/// Streams of a request.
+type Streams = (quinn::SendStream, quinn::RecvStream);
+
+/// A connection whose handshake is done, or that has brought a request with its first packets, which no one can who was not here before.
+async fn entered(
+    incoming: quinn::Incoming,
+    early: bool,
+) -> Result<(quinn::Connection, Option<Streams>), quinn::ConnectionError> {
+    if !early {
+        return Ok((incoming.await?, None));
+    }
+    let (quinn, done) = match incoming.accept()?.into_0rtt() {
+        Ok(begun) => begun,
+        Err(connecting) => return Ok((connecting.await?, None)),
+    };
+    tokio::select! {
+        biased;
+        streams = quinn.accept_bi() => {
+            let streams = streams?;
+            Ok((quinn, Some(streams)))
+        }
+        _ = done => match quinn.close_reason() {
+            Some(reason) => Err(reason),
+            None => Ok((quinn, None)),
+        },
     }
 }
 
@@ -530,9 +645,33 @@ fn why_not(error: &quinn::ConnectionError, name: &str) -> String {
     }
 }
 
-fn open(address: SocketAddr, server: Option<quinn::ServerConfig>) -> Result<quinn::Endpoint, EndpointError> {
+/// Whatever address and port the system chooses.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+fn socket(address: SocketAddr) -> Result<UdpSocket, EndpointError> {
+    UdpSocket::bind(address).map_err(|cause| EndpointError::Bind { address, cause })
+}
+
+/// A socket for both versions of the Internet protocol, or for version 4 where there is no other.
+fn phone_socket() -> Result<UdpSocket, EndpointError> {
+    let both = || -> std::io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(IpProtocol::UDP))?;
+        socket.set_only_v6(false)?;
+        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
+        Ok(socket.into())
+    };
+    both().or_else(|error| {
+        tracing::debug!(%error, "there is no IPv6");
+        socket(ANY)
+    })
+}
+
+fn open(
+    socket: UdpSocket,
+    address: SocketAddr,
+    server: Option<quinn::ServerConfig>,
+) -> Result<quinn::Endpoint, EndpointError> {
     let bind = |cause: std::io::Error| EndpointError::Bind { address, cause };
-    let socket = UdpSocket::bind(address).map_err(bind)?;
     let raw = socket2::SockRef::from(&socket);
     // The system's limits may be lower: it then gives what it has.
     for outcome in [
