@@ -282,6 +282,11 @@ impl Session {
         self.state().pilot.link()
     }
 
+    /// What all layers take here, in milliseconds.
+    pub fn here_ms(&self) -> f64 {
+        self.inner.model.head_ms.last().copied().unwrap_or(0.0)
+    }
+
     /// The emulated device or link changes; the session finds out by itself.
     pub fn emulate(&self, emulation: Option<Emulation>) {
         let layers = layers(&self.inner.model, &self.inner.options, emulation);

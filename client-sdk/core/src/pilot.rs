@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use graft_model::CutPoint;
+use graft_model::{CutPoint, SplitMix};
 use graft_plan::{Nanos, ms_to_nanos, nanos_to_ms};
 
 use crate::choose::{Choice, Costs, Hints, Prefer, choose};
@@ -14,8 +14,12 @@ use crate::link::LinkEstimate;
 pub const DESCRIBE_EVERY: Nanos = Nanos::from_millis(5_000);
 /// Time for which what the server said is good enough for handing over at once when it is connected to again.
 const TOLD_HOLDS: Nanos = Nanos::from_millis(300_000);
-/// Time after an errand failed before it is tried again.
+/// Time after an errand failed before it is tried again; for connecting it doubles, up to [`CONNECT_AT_LEAST`].
 const RETRY_AFTER: Nanos = Nanos::from_millis(500);
+/// Longest time between two attempts at connecting while inferences are asked for, without the jitter.
+const CONNECT_AT_LEAST: Nanos = Nanos::from_millis(8_000);
+/// Part of that time by which it is longer or shorter by chance, so that many phones don't come at once.
+const JITTER: f64 = 0.25;
 /// Time after the last transfer for which what is known of the link holds; then a probe is worth its bytes.
 const STALE_AFTER: Nanos = Nanos::from_millis(10_000);
 /// Time after which a phone that stays away from the server probes the link, at first; it doubles up to [`STALE_AFTER`].
@@ -152,6 +156,8 @@ pub struct Pilot {
     /// Time to the next look at the link while it stays away.
     look_again: Nanos,
     connect_at: Nanos,
+    /// Time until connecting is tried again, should it fail; where it failed the last time.
+    connect_again: Option<Nanos>,
     probe_at: Nanos,
     describe_at: Nanos,
 }
@@ -176,6 +182,7 @@ impl Pilot {
             is_away: false,
             look_again: LOOK_AGAIN,
             connect_at: Nanos::ZERO,
+            connect_again: None,
             probe_at: Nanos::ZERO,
             describe_at: Nanos::ZERO,
         }
@@ -236,8 +243,12 @@ impl Pilot {
                 true if !self.in_doubt => self.probe_at.max(now + RETRY_AFTER),
                 _ => now,
             };
+            self.connect_again = None;
         } else {
-            self.connect_at = now + RETRY_AFTER;
+            let wait = self.connect_again.unwrap_or(RETRY_AFTER);
+            let part = 1.0 + JITTER * (2.0 * SplitMix(now.0).part() - 1.0);
+            self.connect_at = now + Nanos((wait.0 as f64 * part) as u64);
+            self.connect_again = Some((wait + wait).min(CONNECT_AT_LEAST));
         }
     }
 
@@ -284,7 +295,7 @@ impl Pilot {
     /// The phone is in another network: the link is another, and nothing is known of it.
     pub fn network_changed(&mut self, now: Nanos) {
         (self.heard_at, self.probe_at) = (None, now);
-        self.connect_at = self.connect_at.min(now);
+        (self.connect_at, self.connect_again) = (self.connect_at.min(now), None);
         self.look_again = LOOK_AGAIN;
     }
 
@@ -316,7 +327,8 @@ impl Pilot {
             let spare = (self.options.slo - alone).min(REACH_AT_MOST);
             // As long as all layers can still be run here in time.
             let until = began + Nanos((spare.0 as f64 * REACH_PART) as u64);
-            if self.under_way.is_some() && now < until {
+            // Where nobody was reached the last time, nobody waits for the next.
+            if self.under_way.is_some() && self.connect_again.is_none() && now < until {
                 return Start::Wait(until);
             }
             return Start::Run(last, Some(Local::Unreachable));
@@ -493,7 +505,44 @@ mod tests {
         // It is tried again after a while, and meanwhile waited for by nobody.
         assert_eq!(pilot.errand(ms(300)), None);
         assert_eq!(pilot.start(ms(300), ms(300), &layers()), local);
-        assert_eq!(pilot.errand(ms(760)), Some(Errand::Connect));
+        assert_eq!(pilot.errand(ms(900)), Some(Errand::Connect));
+        assert_eq!(pilot.start(ms(900), ms(900), &layers()), local);
+        // Attempts become rare, until the network is another.
+        pilot.connected(ms(910), false);
+        assert_eq!(pilot.errand(ms(1_600)), None);
+        pilot.network_changed(ms(1_600));
+        assert_eq!(pilot.errand(ms(1_600)), Some(Errand::Connect));
+        assert_eq!(
+            pilot.start(ms(1_600), ms(1_600), &layers()),
+            Start::Wait(ms(1_840))
+        );
+    }
+
+    #[test]
+    fn who_was_here_lately_hands_over_as_soon_as_it_is_connected_again() {
+        let (mut pilot, now) = reached();
+        let again = now + ms(60_000);
+        pilot.disconnected(again);
+        assert_eq!(pilot.errand(again), Some(Errand::Connect));
+        pilot.connected(again, true);
+        assert_eq!(
+            pilot.start(again, again, &layers()),
+            Start::Run(CutPoint(0), None)
+        );
+        assert_eq!(pilot.errand(again), Some(Errand::Describe));
+        // Of another network nothing is known.
+        let moved = again + ms(1_000);
+        pilot.described(moved, None);
+        pilot.network_changed(moved);
+        assert_eq!(pilot.errand(moved), Some(Errand::Probe));
+        // Nor after a long time.
+        let late = moved + TOLD_HOLDS;
+        pilot.probed(moved, None);
+        pilot.disconnected(late);
+        assert_eq!(pilot.errand(late), Some(Errand::Connect));
+        pilot.connected(late, true);
+        assert_eq!(pilot.errand(late), Some(Errand::Probe));
+        assert_eq!(pilot.start(late, late, &layers()), Start::Wait(late + ms(240)));
     }
 
     #[test]

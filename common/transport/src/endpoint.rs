@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use graft_wire::VERSION;
+use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 use rustls::RootCertStore;
@@ -139,6 +140,9 @@ pub struct EndpointOptions {
     /// Whether requests may be sent with the first packets to an address at which one was before (0-RTT, RFC 9001, section 4.6). Whoever
     /// serves strangers takes these; whoever is on the way could have one of them run a second time.
     pub early: bool,
+    /// Whether packets are lost on the way that were in nobody's queue, as on radio: then what is lost does not slow down what is sent
+    /// (BBR, Cardwell et al., ACM Queue 14(5), 2016).
+    pub lossy: bool,
 }
 
 impl Default for EndpointOptions {
@@ -154,6 +158,7 @@ impl Default for EndpointOptions {
             strangers: false,
             reply: Duration::from_secs(10),
             early: false,
+            lossy: false,
         }
     }
 }
@@ -178,6 +183,7 @@ impl EndpointOptions {
             idle: PHONE_IDLE,
             keep_alive: None,
             early: true,
+            lossy: true,
             ..EndpointOptions::default()
         }
     }
@@ -198,6 +204,9 @@ impl EndpointOptions {
             .receive_window(VarInt::from_u32(self.window.first))
             .send_window(self.send_bytes)
             .mtu_discovery_config(Some(mtu));
+        if self.lossy {
+            config.congestion_controller_factory(Arc::new(BbrConfig::default()));
+        }
         Ok(Arc::new(config))
     }
 }
