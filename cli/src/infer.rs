@@ -113,7 +113,7 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
         wire,
         ..SessionOptions::default()
     };
-    let session = Session::new(device, here, routers, options)?;
+    let session = Session::new(here, routers, options)?;
     let reachable = session.prepare().await;
     if !reachable {
         let why = session.why_unreachable();

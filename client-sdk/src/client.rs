@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use graft_engine::EngineOptions;
 use graft_files::CatalogEntry;
 use graft_model::{Model, ModelError};
 use graft_transport::{Endpoint, EndpointError, EndpointOptions, Role};
 
-use crate::device::{Device, DeviceError, Progress};
+#[cfg(feature = "engines")]
+use crate::device::Device;
+use crate::device::DeviceError;
+use crate::head::{Head, ModelHere, Progress};
 use crate::routers::Routers;
 use crate::session::{Session, SessionError, SessionOptions};
 
@@ -85,8 +87,10 @@ pub struct ClientBuilder {
     authority: Option<Authority>,
     server_name: Option<String>,
     token: Option<String>,
+    #[cfg(feature = "engines")]
     cores: Option<Vec<usize>>,
-    engines: EngineOptions,
+    #[cfg(feature = "engines")]
+    engines: graft_engine::EngineOptions,
     cache: Option<PathBuf>,
 }
 
@@ -129,13 +133,15 @@ impl ClientBuilder {
     }
 
     /// Cores that layers run on; default: one.
+    #[cfg(feature = "engines")]
     pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
         self.cores = Some(cores.into());
         self
     }
 
     /// Engines that layers may run on; default: those that are here.
-    pub fn engines(mut self, engines: EngineOptions) -> Self {
+    #[cfg(feature = "engines")]
+    pub fn engines(mut self, engines: graft_engine::EngineOptions) -> Self {
         self.engines = engines;
         self
     }
@@ -162,10 +168,10 @@ impl ClientBuilder {
                 Routers::named(endpoint, name, self.routers, self.token)
             }
         };
-        let device = Device::with_engines(self.cores.as_deref(), &self.engines)?;
         Ok(Client {
             routers,
-            device: Arc::new(device),
+            #[cfg(feature = "engines")]
+            device: Arc::new(Device::with_engines(self.cores.as_deref(), &self.engines)?),
             cache: self.cache,
         })
     }
@@ -195,6 +201,7 @@ impl ClientBuilder {
 #[derive(Debug, Clone)]
 pub struct Client {
     routers: Routers,
+    #[cfg(feature = "engines")]
     device: Arc<Device>,
     cache: Option<PathBuf>,
 }
@@ -206,6 +213,7 @@ impl Client {
     }
 
     /// This device.
+    #[cfg(feature = "engines")]
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
@@ -218,6 +226,7 @@ impl Client {
 
     /// Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it; routers are
     /// looked for meanwhile. Dropping the future gives it up.
+    #[cfg(feature = "engines")]
     pub async fn open(
         &self,
         source: impl Into<ModelSource>,
@@ -227,16 +236,44 @@ impl Client {
     }
 
     /// The same; `progress` hears how far measuring is.
+    #[cfg(feature = "engines")]
     pub async fn open_with(
         &self,
         source: impl Into<ModelSource>,
         options: SessionOptions,
         mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Session, ClientError> {
-        let (device, cache, source) = (Arc::clone(&self.device), self.cache.clone(), source.into());
+        let (device, cache) = (Arc::clone(&self.device), self.cache.clone());
+        self.open_by(source.into(), options, move |entry, model| {
+            device.load_with(entry, &model, cache.as_deref(), &mut progress)
+        })
+        .await
+    }
+
+    /// The same for a model whose layers the app runs: `source` tells what it is, and `head` runs it.
+    pub async fn open_on(
+        &self,
+        head: Arc<dyn Head>,
+        source: impl Into<ModelSource>,
+        options: SessionOptions,
+        mut progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Session, ClientError> {
+        let cache = self.cache.clone();
+        self.open_by(source.into(), options, move |entry, _| {
+            ModelHere::on_head(entry, head, cache.as_deref(), &mut progress)
+        })
+        .await
+    }
+
+    async fn open_by(
+        &self,
+        source: ModelSource,
+        options: SessionOptions,
+        load: impl FnOnce(CatalogEntry, Model) -> Result<ModelHere, DeviceError> + Send + 'static,
+    ) -> Result<Session, ClientError> {
         let loading = tokio::task::spawn_blocking(move || {
             let (entry, model) = source.read()?;
-            Ok::<_, ClientError>(device.load_with(entry, &model, cache.as_deref(), &mut progress)?)
+            Ok::<_, ClientError>(load(entry, model)?)
         });
         let routers = self.routers.clone();
         // The connection is there when the model is; without it the session tries again.
@@ -244,7 +281,6 @@ impl Client {
         let loaded = loading
             .await
             .map_err(|e| ClientError::BrokenOff(e.to_string()))??;
-        let (device, routers) = (Arc::clone(&self.device), self.routers.clone());
-        Ok(Session::new(device, Arc::new(loaded), routers, options)?)
+        Ok(Session::new(Arc::new(loaded), self.routers.clone(), options)?)
     }
 }

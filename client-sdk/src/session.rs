@@ -12,8 +12,9 @@ use graft_transport::{CallError, Connection};
 use graft_wire::{ClientReply, ClientRequest, InferHeader, Refused, Timing, TraceContext, WireType};
 use tokio::sync::Notify;
 
-use crate::device::{Device, DeviceError, ModelHere};
+use crate::device::DeviceError;
 use crate::emulation::Emulation;
+use crate::head::ModelHere;
 use crate::routers::{Routers, Sending};
 
 /// How a session behaves. By default: a second for each inference, the partition point is chosen, wherever the answer is expected soonest, or a bit
@@ -183,7 +184,6 @@ pub struct Session {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    device: Arc<Device>,
     model: Arc<ModelHere>,
     pub routers: Routers,
     options: SessionOptions,
@@ -200,18 +200,25 @@ const PREPARE_WITHIN: Duration = Duration::from_secs(12);
 /// What layers take on a device, as emulated, what is sent at each cut point, and where it may be.
 fn layers(model: &ModelHere, options: &SessionOptions, emulation: Option<Emulation>) -> Layers {
     let slowdown = emulation.map_or(1.0, |e| e.slowdown);
-    let cuts = &model.entry.info.cuts;
-    let bytes = cuts.iter().map(|cut| cut.bytes_sent(options.wire) as u64);
-    let inputs = model.entry.info.inputs();
-    let allowed = cuts.iter().map(|cut| {
+    let stretched = |list: &[Option<f64>]| -> Arc<[f64]> {
+        let ms = list.iter().map(|ms| ms.map_or(f64::INFINITY, |ms| ms * slowdown));
+        ms.collect()
+    };
+    let info = &model.entry.info;
+    let cuts = || info.cut_points().zip(&info.cuts);
+    let bytes = cuts().map(|(_, cut)| cut.bytes_sent(options.wire) as u64);
+    let inputs = info.inputs();
+    let allowed = cuts().map(|(point, cut)| {
         let fits = options
             .most_bytes
             .is_none_or(|most| cut.bytes_sent(options.wire) as u64 <= most);
-        fits && !(options.keep_inputs && cut.names().any(|name| inputs.position(name).is_some()))
+        let tells = options.keep_inputs && cut.names().any(|name| inputs.position(name).is_some());
+        fits && !tells && model.reaches(point)
     });
     Layers {
         allowed: allowed.collect(),
-        head_ms: model.head_ms.iter().map(|ms| ms * slowdown).collect(),
+        head_ms: stretched(&model.taken.head_ms),
+        rest_ms: stretched(&model.taken.rest_ms),
         bytes: bytes.collect(),
         answer_bytes: model.entry.info.outputs().bytes_sent(DType::F32) as u64,
     }
@@ -220,7 +227,6 @@ fn layers(model: &ModelHere, options: &SessionOptions, emulation: Option<Emulati
 impl Session {
     /// A session; nothing is sent yet.
     pub fn new(
-        device: Arc<Device>,
         model: Arc<ModelHere>,
         routers: Routers,
         options: SessionOptions,
@@ -251,7 +257,6 @@ impl Session {
             changes: routers.changes(),
         };
         let inner = Inner {
-            device,
             model,
             routers,
             options,
@@ -284,7 +289,7 @@ impl Session {
 
     /// What all layers take here, in milliseconds.
     pub fn here_ms(&self) -> f64 {
-        self.inner.model.head_ms.last().copied().unwrap_or(0.0)
+        self.inner.model.whole_ms()
     }
 
     /// The emulated device or link changes; the session finds out by itself.
@@ -314,11 +319,8 @@ impl Session {
     pub async fn prepare(&self) -> bool {
         let reached = self.reach(PREPARE_WITHIN).await;
         if let Some(choice) = self.choice() {
-            let (device, info) = (
-                Arc::clone(&self.inner.device),
-                Arc::clone(&self.inner.model.entry.info),
-            );
-            let made = tokio::task::spawn_blocking(move || device.prepare(&info, choice.point)).await;
+            let model = Arc::clone(&self.inner.model);
+            let made = tokio::task::spawn_blocking(move || model.prepare(choice.point)).await;
             match made {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "layers could not be made ready"),
@@ -383,6 +385,8 @@ impl Session {
             .filter(|c| c.point == point)
             .map_or(0.0, |c| c.budget_ms);
         let mut times = Times::default();
+        // What runs layers may have those after the cut point by themselves, or all of them alone.
+        let again = (!self.inner.model.has_rest(point)).then(|| input.clone());
         let head = self.layers(CutPoint(0), point, input, &mut times).await?;
         let mut result = Inference {
             outputs: head.clone(),
@@ -400,7 +404,11 @@ impl Session {
             None => self.send_rest(began, point, &head, &mut result).await?.err(),
         };
         if let Some(why) = why_local {
-            result.outputs = self.layers(point, last, head, &mut result.times).await?;
+            let (from, left) = match again {
+                Some(input) => (CutPoint(0), input),
+                None => (point, head),
+            };
+            result.outputs = self.layers(from, last, left, &mut result.times).await?;
             result.local = Some(why);
         }
         result.times.total_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -514,11 +522,8 @@ impl Session {
             return Ok(input);
         };
         let start = Instant::now();
-        let (device, info) = (
-            Arc::clone(&self.inner.device),
-            Arc::clone(&self.inner.model.entry.info),
-        );
-        let output = tokio::task::spawn_blocking(move || device.run(&info, range, input))
+        let model = Arc::clone(&self.inner.model);
+        let output = tokio::task::spawn_blocking(move || model.run(range, input))
             .await
             .map_err(|e| SessionError::Task(e.to_string()))??;
         if self.emulation().is_some() {

@@ -26,9 +26,9 @@ fn device_and_model() -> (Arc<Device>, Arc<ModelHere>) {
         info: Arc::clone(model.info()),
         labels: Arc::default(),
     };
-    let device = Device::cpu(None).unwrap();
+    let device = Arc::new(Device::cpu(None).unwrap());
     let here = device.load(entry, &model).unwrap();
-    (Arc::new(device), Arc::new(here))
+    (device, Arc::new(here))
 }
 
 /// A router that takes datagrams and never answers. The socket lives as long as the test.
@@ -54,7 +54,7 @@ async fn a_silent_router_makes_nobody_late() {
     let (router, _socket) = silent_router();
     let input = Batch::pseudo_random(model.entry.info.inputs(), 1, 3);
     let want = device.run_whole(&model.entry.info, input.clone()).unwrap();
-    let session = Session::new(device, model, router, options(400)).unwrap();
+    let session = Session::new(model, router, options(400)).unwrap();
     for _ in 0..4 {
         let start = Instant::now();
         let answer = session.infer(input.clone()).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_request_goes_to_the_smallest_size_that_takes_it() {
     let mut sessions = vec![];
     for (entry, model) in CatalogEntry::open_sizes(&place).unwrap() {
         let here = Arc::new(device.load(entry, &model).unwrap());
-        sessions.push(Session::new(Arc::clone(&device), here, router.clone(), options(2000)).unwrap());
+        sessions.push(Session::new(here, router.clone(), options(2000)).unwrap());
     }
     let infos = sessions
         .iter()
@@ -173,7 +173,7 @@ fn router(identity: &Identity, cuts: usize, answered: Option<Bytes>) -> Endpoint
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_knows_two_routers_loses_nothing_when_one_goes_away_or_dies() {
-    let (device, model) = device_and_model();
+    let (_, model) = device_and_model();
     let cuts = model.entry.info.cuts.len();
     let identity = Authority::new().unwrap().issue(Role::Router, &[]).unwrap();
     let answer = Bytes::from(vec![0; model.entry.info.outputs().bytes_sent(DType::F32)]);
@@ -187,7 +187,7 @@ async fn a_phone_that_knows_two_routers_loses_nothing_when_one_goes_away_or_dies
         partition_point: Some(CutPoint(0)),
         ..options(2000)
     };
-    let session = Session::new(device, Arc::clone(&model), routers.clone(), always).unwrap();
+    let session = Session::new(Arc::clone(&model), routers.clone(), always).unwrap();
     assert!(session.prepare().await);
     let input = Batch::pseudo_random(model.entry.info.inputs(), 1, 3);
     let asked = || async {
@@ -216,13 +216,13 @@ async fn a_phone_that_knows_two_routers_loses_nothing_when_one_goes_away_or_dies
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_that_stops_answering_makes_no_fallback_late() {
-    let (device, model) = device_and_model();
+    let (_, model) = device_and_model();
     let (router, _server) = mute_router(model.entry.info.cuts.len());
     let input = Batch::pseudo_random(model.entry.info.inputs(), 1, 3);
-    let session = Session::new(device, Arc::clone(&model), router, options(400)).unwrap();
+    let session = Session::new(Arc::clone(&model), router, options(400)).unwrap();
     // A phone that takes 120 ms for all layers: the server is worth asking.
     session.emulate(Some(Emulation {
-        slowdown: 120.0 / model.head_ms.last().unwrap(),
+        slowdown: 120.0 / model.whole_ms(),
         up_mbps: 1000.0,
         down_mbps: 1000.0,
         rtt_ms: 2.0,
@@ -239,17 +239,17 @@ async fn a_router_that_stops_answering_makes_no_fallback_late() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emulated_phone_takes_the_time_of_its_kind() {
-    let (device, model) = device_and_model();
+    let (_, model) = device_and_model();
     let (router, _socket) = silent_router();
     let input = Batch::pseudo_random(model.entry.info.inputs(), 1, 3);
-    let slowdown = 60.0 / model.head_ms.last().unwrap();
+    let slowdown = 60.0 / model.whole_ms();
     let emulation = Emulation {
         slowdown,
         up_mbps: 10.0,
         down_mbps: 10.0,
         rtt_ms: 10.0,
     };
-    let session = Session::new(device, model, router, options(1)).unwrap();
+    let session = Session::new(model, router, options(1)).unwrap();
     session.emulate(Some(emulation));
     let answer = session.infer(input).await.unwrap();
     assert!(answer.times.device_ms >= 59.0, "{:?}", answer.times);
@@ -258,16 +258,16 @@ async fn an_emulated_phone_takes_the_time_of_its_kind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_inputs_and_points_are_told() {
-    let (device, model) = device_and_model();
+    let (_, model) = device_and_model();
     let (router, _socket) = silent_router();
     let beyond = SessionOptions {
         partition_point: Some(CutPoint(999)),
         ..options(100)
     };
-    let refused = Session::new(Arc::clone(&device), Arc::clone(&model), router.clone(), beyond);
+    let refused = Session::new(Arc::clone(&model), router.clone(), beyond);
     assert!(matches!(refused, Err(SessionError::NoSuchPoint { .. })));
     let other = Batch::pseudo_random(&model.entry.info.cuts[1], 1, 3);
-    let session = Session::new(device, model, router, options(100)).unwrap();
+    let session = Session::new(model, router, options(100)).unwrap();
     assert!(matches!(
         session.infer(other).await,
         Err(SessionError::Input { .. })

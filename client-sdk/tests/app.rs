@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use graft_client::{Batch, Client, ClientError, CutPoint, LocalReason, ModelSource, SessionOptions};
+use graft_client::{
+    Batch, Client, ClientError, CutPoint, DeviceError, Head, LocalReason, ModelHere, ModelInfo, ModelSource,
+    SessionOptions, StageRange,
+};
 use graft_model::samples;
 
 fn from_memory(manifest: Option<&str>, labels: Option<&str>) -> ModelSource {
@@ -131,4 +134,82 @@ async fn routers_that_can_t_be_reached_or_looked_up_cost_no_inference() {
         assert_eq!(answer.local, Some(LocalReason::Unreachable));
         assert!(answer.in_time, "{:?}", answer.times);
     }
+}
+
+/// An app's own way of running layers: an engine of ours, of which it has some layers alone.
+struct Own {
+    model: ModelHere,
+    has: fn(StageRange, CutPoint) -> bool,
+    wrong: bool,
+}
+
+impl Head for Own {
+    fn name(&self) -> &str {
+        "own"
+    }
+
+    fn has(&self, range: StageRange) -> bool {
+        (self.has)(range, self.model.entry.info.last())
+    }
+
+    fn run(&self, _: &ModelInfo, range: StageRange, input: Batch) -> Result<Batch, DeviceError> {
+        match self.wrong {
+            true => Ok(input),
+            false => self.model.run(range, input),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_runs_layers_itself_and_hands_over_where_it_has_them() {
+    let client = Client::builder().build().unwrap();
+    let model = graft_model::Model::parse(
+        "model.onnx".as_ref(),
+        &samples::residual_cnn(),
+        &graft_model::ReadOptions::default(),
+    )
+    .unwrap();
+    let entry = || {
+        let (entry, _) = graft_files::CatalogEntry::of_bytes(None, &samples::residual_cnn(), None).unwrap();
+        entry
+    };
+    let own = |has, wrong| {
+        let model = client.device().load(entry(), &model).unwrap();
+        Arc::new(Own { model, has, wrong })
+    };
+    let open = |head: Arc<Own>, point: Option<u16>| {
+        let options = SessionOptions {
+            partition_point: point.map(CutPoint),
+            ..SessionOptions::default()
+        };
+        client.open_on(head, from_memory(None, None), options, |_| ())
+    };
+    // All layers, and those up to the second cut point: who hands over there runs all anew where there is no answer.
+    let some = own(
+        |range, last| range.from() == CutPoint(0) && (range.to() == last || range.to() == CutPoint(2)),
+        false,
+    );
+    let session = open(Arc::clone(&some), Some(2)).await.unwrap();
+    let input = Batch::pseudo_random(session.entry().info.inputs(), 1, 3);
+    let whole = session.entry().info.whole().unwrap();
+    let want = some.model.run(whole, input.clone()).unwrap();
+    let answer = session.infer(input.clone()).await.unwrap();
+    assert_eq!(answer.local, Some(LocalReason::Unreachable));
+    assert_eq!(answer.outputs, want);
+    let refused = open(Arc::clone(&some), Some(1)).await;
+    assert!(
+        matches!(refused, Err(ClientError::Session(_))),
+        "it has not the first layers alone"
+    );
+    // Without a server, and without all layers, there is no answer, and words for it.
+    let first = own(
+        |range, _| range.from() == CutPoint(0) && range.to() == CutPoint(2),
+        false,
+    );
+    let session = open(first, None).await.unwrap();
+    let lost = session.infer(input).await.unwrap_err().to_string();
+    assert!(lost.contains("own has not the layers"), "{lost}");
+    // What does not fit is not passed on.
+    let wrong = open(own(|_, _| true, true), None).await;
+    assert!(wrong.is_err_and(|error| error.to_string().contains("own gave")));
 }

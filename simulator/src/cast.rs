@@ -251,6 +251,7 @@ impl Cast {
             let layers = Layers {
                 allowed: [].into(),
                 head_ms,
+                rest_ms: [].into(),
                 answer_bytes: bytes.last().copied().unwrap_or(0),
                 bytes: Arc::clone(bytes),
             };

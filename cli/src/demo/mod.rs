@@ -189,9 +189,8 @@ async fn demonstrate(arguments: Arguments) -> anyhow::Result<Verdict> {
     let endpoint = Endpoint::anonymous_trusting(&trust, EndpointOptions::for_phones())?;
     let name = Role::Router.server_name();
     let routers = Routers::new(endpoint, name, vec![site.router.address()], None);
-    let whole_ms = here.head_ms.last().copied().unwrap_or(0.0);
+    let whole_ms = here.whole_ms();
     let fleet = Fleet {
-        device,
         model: Arc::new(here),
         routers,
         samples: Arc::new(samples),
@@ -242,7 +241,7 @@ fn pick<'a>(catalog: &'a Catalog, name: Option<&str>) -> anyhow::Result<&'a Cata
 
 /// Loads the model here, and makes the inputs with their right answers: the whole model's outputs.
 fn prepare(
-    device: &Device,
+    device: &Arc<Device>,
     entry: &CatalogEntry,
     image: Option<&Path>,
 ) -> anyhow::Result<(ModelHere, Vec<Sample>)> {

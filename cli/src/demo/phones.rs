@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use graft_client::{Device, Emulation, Inference, ModelHere, Routers, Session, SessionOptions};
+use graft_client::{Emulation, Inference, ModelHere, Routers, Session, SessionOptions};
 use graft_model::Batch;
 use tokio::sync::{Mutex, Semaphore};
 
@@ -79,7 +79,6 @@ impl Phone {
 
 /// All phones with what they share.
 pub(crate) struct Fleet {
-    pub device: Arc<Device>,
     pub model: Arc<ModelHere>,
     pub routers: Routers,
     pub samples: Arc<Vec<Sample>>,
@@ -94,12 +93,7 @@ impl Fleet {
                 emulation: Some(phone.emulation),
                 ..SessionOptions::default()
             };
-            Session::new(
-                Arc::clone(&self.device),
-                Arc::clone(&self.model),
-                self.routers.apart(),
-                options,
-            )
+            Session::new(Arc::clone(&self.model), self.routers.apart(), options)
         };
         Ok(phones
             .iter()

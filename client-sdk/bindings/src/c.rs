@@ -307,8 +307,9 @@ pub unsafe extern "C" fn graft_model_open(
             (&(*client).0, source, wanted)
         };
         let context = Context(context);
-        let opened = client.open_blocking(source, wanted, move |done, all| {
+        let opened = client.open_blocking(source, wanted, move |step| {
             if let Some(progress) = progress {
+                let [done, all] = [step.done, step.all].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
                 // SAFETY: the caller's function, with the caller's pointer.
                 unsafe { progress(context.get(), done, all) };
             }

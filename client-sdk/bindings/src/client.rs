@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use graft_client::{CutPoint, DType, SessionOptions};
+use graft_client::{CutPoint, DType, Progress, SessionOptions};
 
 use crate::error::GraftError;
+use crate::head::{AppHead, LayerRunner};
 use crate::model::Model;
 use crate::runtime;
 
@@ -174,6 +175,7 @@ impl Client {
         if let Some(folder) = options.cache {
             builder = builder.cache(folder);
         }
+        #[cfg(feature = "engines")]
         if !options.cores.is_empty() {
             let cores: Vec<usize> = options.cores.iter().map(|core| *core as usize).collect();
             builder = builder.cores(cores);
@@ -191,6 +193,27 @@ impl Client {
         Ok(self.inner.network_changed()?)
     }
 
+    /// Opens a model whose layers the app runs: `source` tells what it is, `head` runs it. What its layers take is measured, unless the cache
+    /// knows it.
+    pub async fn open_on(
+        &self,
+        head: Arc<dyn LayerRunner>,
+        source: ModelSource,
+        options: ModelOptions,
+        progress: Option<Arc<dyn ProgressListener>>,
+    ) -> Result<Arc<Model>, GraftError> {
+        let client = self.inner.clone();
+        let heard = hearing(progress);
+        runtime::run(async move {
+            let head = AppHead::new(head);
+            let session = client
+                .open_on(head, source.given(), options.session()?, heard)
+                .await?;
+            Ok(Arc::new(Model::new(session)))
+        })
+        .await?
+    }
+
     /// Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
     pub async fn open(
         &self,
@@ -199,12 +222,17 @@ impl Client {
         progress: Option<Arc<dyn ProgressListener>>,
     ) -> Result<Arc<Model>, GraftError> {
         let client = self.inner.clone();
-        runtime::run(open(client, source, options, move |done, all| {
-            if let Some(listener) = &progress {
-                listener.on_progress(done, all);
-            }
-        }))
-        .await?
+        runtime::run(open(client, source, options, hearing(progress))).await?
+    }
+}
+
+/// Tells a listener, if there is one.
+fn hearing(listener: Option<Arc<dyn ProgressListener>>) -> impl FnMut(Progress) + Send + 'static {
+    move |progress| {
+        if let Some(listener) = &listener {
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            listener.on_progress(count(progress.done), count(progress.all));
+        }
     }
 }
 
@@ -214,35 +242,50 @@ impl Client {
         &self,
         source: ModelSource,
         options: ModelOptions,
-        progress: impl FnMut(u32, u32) + Send + 'static,
+        progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Arc<Model>, GraftError> {
         runtime::block_on(open(self.inner.clone(), source, options, progress))?
     }
 }
 
+impl ModelSource {
+    fn given(self) -> graft_client::ModelSource {
+        match self {
+            ModelSource::Path { path } => graft_client::ModelSource::Path(PathBuf::from(path)),
+            ModelSource::Bytes {
+                network,
+                manifest,
+                labels,
+            } => graft_client::ModelSource::Bytes {
+                manifest,
+                network,
+                labels,
+            },
+        }
+    }
+}
+
+#[cfg(feature = "engines")]
 async fn open(
     client: graft_client::Client,
     source: ModelSource,
     options: ModelOptions,
-    mut progress: impl FnMut(u32, u32) + Send + 'static,
+    progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<Arc<Model>, GraftError> {
-    let source = match source {
-        ModelSource::Path { path } => graft_client::ModelSource::Path(PathBuf::from(path)),
-        ModelSource::Bytes {
-            network,
-            manifest,
-            labels,
-        } => graft_client::ModelSource::Bytes {
-            manifest,
-            network,
-            labels,
-        },
-    };
     let session = client
-        .open_with(source, options.session()?, move |p| {
-            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            progress(count(p.done), count(p.all));
-        })
+        .open_with(source.given(), options.session()?, progress)
         .await?;
     Ok(Arc::new(Model::new(session)))
+}
+
+/// This library has no engine: apps bring what runs layers.
+#[cfg(not(feature = "engines"))]
+async fn open(
+    _client: graft_client::Client,
+    _source: ModelSource,
+    _options: ModelOptions,
+    _progress: impl FnMut(Progress) + Send + 'static,
+) -> Result<Arc<Model>, GraftError> {
+    let what = "this build of the library has no engine: open the model on what runs layers in the app";
+    Err(GraftError::Device(what.to_owned()))
 }

@@ -9,6 +9,7 @@ uniffi::setup_scaffolding!("graft");
 pub mod c;
 pub mod client;
 pub mod error;
+pub mod head;
 pub mod input;
 pub mod model;
 mod runtime;

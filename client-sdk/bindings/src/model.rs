@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use graft_client::{DType, Inference, LocalReason, Session};
+use graft_client::{Batch, DType, Inference, LocalReason, Session};
 
 use crate::error::GraftError;
 use crate::input::{Bytes, Given, Input};
@@ -230,6 +230,22 @@ fn shape(sides: &[usize]) -> Vec<u64> {
     sides.iter().map(|side| *side as u64).collect()
 }
 
+/// Tensors with what they are.
+pub(crate) fn values(
+    specs: &[graft_client::TensorSpec],
+    batch: &Batch,
+) -> Result<Vec<TensorValue>, graft_client::TensorError> {
+    let value = |(spec, tensor): (&graft_client::TensorSpec, &graft_client::Tensor)| {
+        Ok(TensorValue {
+            name: spec.name.clone(),
+            shape: shape(tensor.shape()),
+            element_type: spec.dtype.into(),
+            data: tensor.to_bytes(spec.dtype)?,
+        })
+    };
+    specs.iter().zip(batch.tensors()).map(value).collect()
+}
+
 async fn infer(session: Session, given: Given) -> Result<Answer, GraftError> {
     let start = Instant::now();
     let batch = match given {
@@ -248,24 +264,11 @@ async fn infer(session: Session, given: Given) -> Result<Answer, GraftError> {
 
 fn answer(session: &Session, inference: Inference, picture_ms: f64) -> Result<Answer, GraftError> {
     let label = session.best_label(&inference).map(str::to_owned);
-    let specs = &session.entry().info.outputs().tensors;
-    let outputs = specs
-        .iter()
-        .zip(inference.outputs.tensors())
-        .map(|(spec, tensor)| {
-            let data = tensor
-                .to_bytes(spec.dtype)
-                .map_err(|error| GraftError::Internal(error.to_string()))?;
-            Ok(TensorValue {
-                name: spec.name.clone(),
-                shape: shape(tensor.shape()),
-                element_type: spec.dtype.into(),
-                data,
-            })
-        });
+    let outputs = values(&session.entry().info.outputs().tensors, &inference.outputs)
+        .map_err(|error| GraftError::Internal(error.to_string()))?;
     let times = inference.times;
     Ok(Answer {
-        outputs: outputs.collect::<Result<_, GraftError>>()?,
+        outputs,
         label,
         local: inference.local.map(|why| local(why, session)),
         partition_point: inference.partition_point.0,

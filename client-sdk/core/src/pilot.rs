@@ -40,6 +40,8 @@ pub struct Layers {
     pub allowed: Arc<[bool]>,
     /// Running all layers up to the cut point, in milliseconds.
     pub head_ms: Arc<[f64]>,
+    /// Running all that is left, should no answer come, in milliseconds; empty: what the head has not run.
+    pub rest_ms: Arc<[f64]>,
     /// Bytes to send.
     pub bytes: Arc<[u64]>,
     /// Bytes of the answer.
@@ -62,6 +64,12 @@ impl Layers {
     pub fn last(&self) -> CutPoint {
         let last = self.head_ms.len().saturating_sub(1);
         CutPoint(u16::try_from(last).unwrap_or(u16::MAX))
+    }
+
+    /// What it takes to run what is left after a cut point here, in milliseconds.
+    pub fn rest(&self, point: CutPoint) -> f64 {
+        let rest = self.rest_ms.get(point.index()).copied();
+        rest.unwrap_or_else(|| self.ms(point, self.last()))
     }
 
     /// What layers take here, in milliseconds.
@@ -397,7 +405,7 @@ impl Pilot {
             left_ms: nanos_to_ms(began + self.options.slo - now),
             network_ms: self.link.transfer_ms(bytes, layers.answer_bytes),
             server_ms: self.server_ms(point),
-            rest_here_ms: layers.ms(point, layers.last()),
+            rest_here_ms: layers.rest(point),
         };
         let budget = handover.budget_ms();
         if budget <= 0.0 {
@@ -442,6 +450,7 @@ mod tests {
         Layers {
             allowed: [].into(),
             head_ms: [0.0, 10.0, 50.0, 100.0].into(),
+            rest_ms: [].into(),
             bytes: [60_000, 30_000, 20_000, 4_000].into(),
             answer_bytes: 4_000,
         }

@@ -83,23 +83,27 @@ async fn relay(to: SocketAddr) -> Relay {
         let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
         let mut packet = vec![0; 2048];
         while let Ok((bytes, from)) = front.recv_from(&mut packet).await {
-            if !backs.contains_key(&from) {
-                let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-                back.connect(to).await.unwrap();
-                let (front, receiving) = (Arc::clone(&front), Arc::clone(&back));
-                tokio::spawn(async move {
-                    let mut packet = vec![0; 2048];
-                    while let Ok(bytes) = receiving.recv(&mut packet).await {
-                        let (front, packet) = (Arc::clone(&front), packet[..bytes].to_vec());
-                        tokio::spawn(async move {
-                            tokio::time::sleep(DELAY).await;
-                            let _sent = front.send_to(&packet, from).await;
-                        });
-                    }
-                });
-                backs.insert(from, back);
-            }
-            let (back, packet) = (Arc::clone(&backs[&from]), packet[..bytes].to_vec());
+            let back = match backs.get(&from) {
+                Some(back) => Arc::clone(back),
+                None => {
+                    let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                    back.connect(to).await.unwrap();
+                    let (front, receiving) = (Arc::clone(&front), Arc::clone(&back));
+                    tokio::spawn(async move {
+                        let mut packet = vec![0; 2048];
+                        while let Ok(bytes) = receiving.recv(&mut packet).await {
+                            let (front, packet) = (Arc::clone(&front), packet[..bytes].to_vec());
+                            tokio::spawn(async move {
+                                tokio::time::sleep(DELAY).await;
+                                let _sent = front.send_to(&packet, from).await;
+                            });
+                        }
+                    });
+                    backs.insert(from, Arc::clone(&back));
+                    back
+                }
+            };
+            let packet = packet[..bytes].to_vec();
             keeping.lock().unwrap().push(packet.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(DELAY).await;
