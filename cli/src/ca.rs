@@ -76,6 +76,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Init(Init { dir }) => {
             std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
             let authority = Authority::new()?;
+            none_is_there(&dir, &["ca.key", "ca.pem"])?;
             write_new(&dir.join("ca.key"), authority.key_pem(), true)?;
             write_new(&dir.join("ca.pem"), authority.certificate_pem(), false)?;
             line(format_args!(
@@ -94,6 +95,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
             let authority = Authority::read(&dir.join("ca.pem"), &dir.join("ca.key"))?;
             let (certificate, key) = authority.issue_pem(role, part.as_deref(), &names, valid_for(days)?)?;
             let name = name.or(part).unwrap_or_else(|| role.to_string());
+            none_is_there(&dir, &[&format!("{name}.key"), &format!("{name}.pem")])?;
             write_new(&dir.join(format!("{name}.key")), &key, true)?;
             write_new(&dir.join(format!("{name}.pem")), &certificate, false)?;
             line(format_args!(
@@ -104,7 +106,13 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Token(token) => {
             let models = (!token.models.is_empty()).then_some(token.models);
             let claims = Claims::new(&token.client, valid_for(token.days)?, models, token.rps)?;
-            line(issue_token(&token.dir.join("ca.key"), &claims)?)?;
+            let key = token.dir.join("ca.key");
+            let certificate = token.dir.join("ca.pem");
+            if certificate.exists() {
+                // Tokens by another key are nowhere taken.
+                Authority::read(&certificate, &key)?;
+            }
+            line(issue_token(&key, &claims)?)?;
         }
     }
     Ok(Verdict::Yes)
@@ -119,6 +127,19 @@ fn valid_for(days: f64) -> anyhow::Result<Duration> {
         "--days is {days}; expected 0.00001 to 3650"
     );
     Ok(Duration::from_secs_f64(days * DAY))
+}
+
+/// Refuses before anything is written, so that none of the files is left alone.
+fn none_is_there(folder: &Path, files: &[&str]) -> anyhow::Result<()> {
+    for file in files {
+        let file = folder.join(file);
+        anyhow::ensure!(
+            !file.exists(),
+            "{}: is there already; nothing was written",
+            file.display()
+        );
+    }
+    Ok(())
 }
 
 /// Writes a file that is not there yet; a secret is readable by its owner alone.

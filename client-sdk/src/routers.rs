@@ -255,13 +255,24 @@ impl Routers {
         let nowhere = || EndpointError::Nowhere("there is no other router".to_owned());
         let endpoint = inner.endpoint.as_ref().ok_or_else(nowhere)?;
         let mut waiting: Vec<SocketAddr> = addresses.into_iter().filter(|a| Some(*a) != but).rev().collect();
+        // Of several the first that answers is taken; one alone may be spoken to before it does.
+        let several = waiting.len() > 1;
         let mut attempts = JoinSet::new();
         let mut error = nowhere();
         loop {
             if let Some(address) = waiting.pop() {
                 let (endpoint, name) = (endpoint.clone(), inner.name.clone());
                 let token = inner.token.clone();
-                attempts.spawn(async move { connect(&endpoint, address, &name, token.as_deref()).await });
+                attempts.spawn(async move {
+                    let connection = connect(&endpoint, address, &name, token.as_deref()).await?;
+                    if several {
+                        connection
+                            .answered()
+                            .await
+                            .map_err(|cause| EndpointError::Connect { address, cause })?;
+                    }
+                    Ok(connection)
+                });
             }
             let next = tokio::time::timeout(NEXT_AFTER, attempts.join_next());
             match next.await {

@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    graft_fuzz_targets::manifest(data);
+    graft_fuzz_targets::MANIFEST.run(data);
 });

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use graft_model::Manifest;
 use graft_plan::Nanos;
 use graft_router_core::{Rates, Source};
 use graft_transport::{Claims, Identity, Tokens};
@@ -149,12 +150,16 @@ impl Bearers {
         }
     }
 
-    /// Whether anything may be known of a model.
-    pub fn may_see(&self, bearer: Option<&Bearer>, model: &str) -> Result<(), Refused> {
+    /// Whether anything may be known of a model. A token for one that has several sizes is for all of them.
+    pub fn may_see(&self, bearer: Option<&Bearer>, model: &Manifest) -> Result<(), Refused> {
         self.may_look(bearer)?;
+        let allows = |claims: &Claims| {
+            let all = model.size_of.as_deref();
+            claims.allows(&model.name) || all.is_some_and(|all| claims.allows(all))
+        };
         match bearer {
-            Some(Bearer { claims, .. }) if !claims.allows(model) => {
-                let what = format!("the token of {} is not for model {model}", claims.sub);
+            Some(Bearer { claims, .. }) if !allows(claims) => {
+                let what = format!("the token of {} is not for model {}", claims.sub, model.name);
                 Err(Refused::new(Status::Forbidden, what))
             }
             _ => Ok(()),
@@ -162,7 +167,7 @@ impl Bearers {
     }
 
     /// Whether a model may be asked for now.
-    pub fn may_ask(&self, now: Nanos, bearer: Option<&Bearer>, model: &str) -> Result<(), Refused> {
+    pub fn may_ask(&self, now: Nanos, bearer: Option<&Bearer>, model: &Manifest) -> Result<(), Refused> {
         self.may_see(bearer, model)?;
         let Some(Bearer { claims, .. }) = bearer else {
             return Ok(());

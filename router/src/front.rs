@@ -193,7 +193,7 @@ impl Front {
     pub fn describe(&self, model: &ModelId, bearer: Option<&Bearer>) -> Result<Description, Refused> {
         self.bearers.may_look(bearer)?;
         let entry = self.entry(model)?;
-        self.bearers.may_see(bearer, &entry.manifest.name)?;
+        self.bearers.may_see(bearer, &entry.manifest)?;
         let routing = self.routing.load();
         Ok(Description {
             name: entry.manifest.name.clone(),
@@ -294,7 +294,7 @@ impl Front {
         let entry = self.entry(&header.model)?;
         let allowed = self
             .bearers
-            .may_ask(start, came.bearer.as_deref(), &entry.manifest.name);
+            .may_ask(start, came.bearer.as_deref(), &entry.manifest);
         allowed.inspect_err(|_| living.counts = false)?;
         check(entry, header, payload.len())?;
         let asked = Asked {

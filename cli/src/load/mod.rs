@@ -190,10 +190,17 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
     let mut doings = vec![];
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
+        // What came before now counts before what is given up now.
+        for _ in 0..OUTCOMES {
+            let Ok((id, at, outcome)) = inbox.try_recv() else {
+                break;
+            };
+            driver.came_back(&mut crowd, id, at, outcome);
+        }
         let now = driver.now();
         crowd.advance(now, &mut doings);
         for doing in doings.drain(..) {
-            if let Err(unsent) = driver.does(doing, now, &outcomes) {
+            if let Err(unsent) = driver.does(doing, &outcomes) {
                 crowd.lost(now, unsent);
             }
         }
@@ -206,8 +213,8 @@ async fn load(arguments: Arguments) -> anyhow::Result<Verdict> {
         let next = crowd.next_at().map(|at| driver.real(at));
         tokio::select! {
             outcome = inbox.recv() => {
-                if let Some((id, outcome)) = outcome {
-                    driver.came_back(&mut crowd, id, outcome);
+                if let Some((id, at, outcome)) = outcome {
+                    driver.came_back(&mut crowd, id, at, outcome);
                 }
             }
             Some((router, there)) = watched.recv() => crowd.router_is_there(router, there),
@@ -242,6 +249,9 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
+/// What became of a request, and when.
+type Came = (RequestId, Instant, Outcome);
+
 /// A driver, which sends what the crowd of clients says.
 struct Driver {
     lines: Vec<Line>,
@@ -259,7 +269,13 @@ struct Driver {
 impl Driver {
     /// Time now, in the scenario's time.
     fn now(&self) -> Nanos {
-        Nanos((self.start.elapsed().as_nanos() as f64 / self.stretch) as u64)
+        self.at(Instant::now())
+    }
+
+    /// A real time, in the scenario's.
+    fn at(&self, real: Instant) -> Nanos {
+        let since = real.saturating_duration_since(self.start);
+        Nanos((since.as_nanos() as f64 / self.stretch) as u64)
     }
 
     /// Real time of a point in the scenario's time.
@@ -282,12 +298,7 @@ impl Driver {
     }
 
     /// Does one thing that the crowd says. `Err`: this request can't be sent; it counts as lost.
-    fn does(
-        &mut self,
-        doing: Doing,
-        now: Nanos,
-        outcomes: &mpsc::Sender<(RequestId, Outcome)>,
-    ) -> Result<(), RequestId> {
+    fn does(&mut self, doing: Doing, outcomes: &mpsc::Sender<Came>) -> Result<(), RequestId> {
         match doing {
             Doing::GiveUp(id) => {
                 // Dropping a call takes the request back.
@@ -296,7 +307,7 @@ impl Driver {
                 }
             }
             Doing::Send(sending) => {
-                let late = now - sending.due;
+                let late = self.now() - sending.due;
                 let late_us = late.0 as f64 / 1e3 * self.stretch;
                 self.lags.saturating_record((late_us as u64).max(1));
                 let id = sending.id;
@@ -311,7 +322,7 @@ impl Driver {
                 let task = tokio::spawn(async move {
                     let outcome = call.await;
                     // The other end is only gone when all is over.
-                    let _over = outcomes.send((id, outcome)).await;
+                    let _over = outcomes.send((id, Instant::now(), outcome)).await;
                 });
                 self.sent.insert(id, task.abort_handle());
                 self.most = self.most.max(self.sent.len());
@@ -320,9 +331,10 @@ impl Driver {
         Ok(())
     }
 
-    fn came_back(&mut self, crowd: &mut Crowd, id: RequestId, outcome: Outcome) {
+    fn came_back(&mut self, crowd: &mut Crowd, id: RequestId, at: Instant, outcome: Outcome) {
         self.sent.remove(&id);
-        let now = self.now();
+        // When it came, not when it was looked at.
+        let now = self.at(at);
         match outcome {
             Outcome::Answered(epoch) => crowd.comes_back(now, id, Ok(epoch)),
             Outcome::Refused(status) => crowd.comes_back(now, id, Err(status)),

@@ -232,6 +232,22 @@ impl Charge {
         self.purse.gives_way.notified().await;
     }
 
+    /// Holds so many bytes more, if there is room now.
+    pub fn add_now(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        if !self.purse.take(bytes) {
+            return Err(NoRoom);
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Holds no more than so many bytes from now on.
+    pub fn keep(&mut self, bytes: usize) {
+        let over = self.bytes.saturating_sub(bytes);
+        self.bytes -= over;
+        self.purse.give_back(over);
+    }
+
     /// Holds so many bytes more; waits for room for a moment. `Err`: there is none.
     pub async fn add(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let taking = async {

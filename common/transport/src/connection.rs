@@ -198,6 +198,17 @@ impl Connection {
         });
     }
 
+    /// Waits until the other side has answered at all. `Err`: it did not, and why the connection is gone.
+    pub async fn answered(&self) -> Result<(), String> {
+        if let Some(early) = self.early.get() {
+            let mut early = early.clone();
+            if early.wait_for(Option::is_some).await.is_err() {
+                return Err(self.closed().await);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether what was sent with the first packets may not have been taken, as far as is known.
     fn is_early(&self) -> bool {
         self.early.get().is_some_and(|early| early.borrow().is_none())

@@ -81,9 +81,17 @@ pub enum IdentityError {
     Name(String),
     /// A name that no part can be bound to.
     #[error(
-        "{0:?} is no part's name that a certificate can be bound to: expected 1 to 63 letters, digits and hyphens"
+        "{0:?} is no part's name that a certificate can be bound to: expected 1 to 63 small letters, digits and hyphens"
     )]
     Part(String),
+    /// An authority's key is another's.
+    #[error("{} is not the key of {}: what it signs is taken nowhere", key.display(), certificate.display())]
+    NotTheKey {
+        /// The authority's certificate.
+        certificate: PathBuf,
+        /// The key beside it.
+        key: PathBuf,
+    },
     /// A certificate can't be made.
     #[error("certificate can't be made: {0}")]
     Make(#[from] rcgen::Error),
@@ -242,8 +250,18 @@ impl Authority {
         let text = |file: &Path| std::fs::read_to_string(file).map_err(|e| IdentityError::unread(file, &e));
         let (certificate_pem, key_pem) = (text(certificate)?, text(key)?);
         let pair = KeyPair::from_pem(&key_pem)?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, pair)?;
         let der = read_certificates(certificate)?.remove(0);
+        // Nothing else would notice until parts refuse one another.
+        let of_certificate = X509Certificate::from_der(&der).ok();
+        let of_certificate =
+            of_certificate.map(|(_, parsed)| parsed.public_key().subject_public_key.data.to_vec());
+        if of_certificate.as_deref() != Some(pair.public_key_raw()) {
+            return Err(IdentityError::NotTheKey {
+                certificate: certificate.to_owned(),
+                key: key.to_owned(),
+            });
+        }
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, pair)?;
         Ok(Authority {
             certificate_pem,
             certificate: der,
@@ -331,12 +349,13 @@ fn may_be_issued(name: &str) -> bool {
 
 /// What a certificate carries that is bound to a part's name.
 fn bound_name(role: Role, part: &str) -> Option<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    // One spelling: certificates know no case, and names of members do.
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let fits = (1..=63).contains(&part.len())
         && part.chars().all(plain)
         && !part.starts_with('-')
         && !part.ends_with('-');
-    fits.then(|| format!("{part}.{}", role.server_name()).to_ascii_lowercase())
+    fits.then(|| format!("{part}.{}", role.server_name()))
 }
 
 /// Whether the bearer of a verified certificate may call itself so: its certificate is bound to this name, or to none.
@@ -379,7 +398,9 @@ mod tests {
                 .0,
         );
         assert!(bears(&bound, Role::Worker));
-        assert!(may_be_called(&bound, Role::Worker, "gpu-7") && may_be_called(&bound, Role::Worker, "GPU-7"));
+        assert!(
+            may_be_called(&bound, Role::Worker, "gpu-7") && !may_be_called(&bound, Role::Worker, "GPU-7")
+        );
         assert!(!may_be_called(&bound, Role::Worker, "gpu-8") && !may_be_called(&bound, Role::Worker, ""));
         let free = first(
             &authority

@@ -15,7 +15,7 @@ use tokio::net::UdpSocket;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time that the relay takes for each way.
-const DELAY: Duration = Duration::from_millis(60);
+const DELAY: Duration = Duration::from_millis(150);
 const LIMITS: Limits = Limits {
     payload_bytes: 1 << 20,
 };

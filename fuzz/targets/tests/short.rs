@@ -66,25 +66,35 @@ fn bytes_of_others_are_read_or_refused() {
         let files = std::fs::read_dir(corpus.join(target.name)).into_iter().flatten();
         inputs.extend(files.filter_map(|file| std::fs::read(file.ok()?.path()).ok()));
         assert!(!inputs.is_empty(), "{} has no inputs", target.name);
-        let (mut numbers, start, mut count) = (Numbers(7), Instant::now(), 0);
+        let (mut numbers, mut count) = (Numbers(7), 0);
         let run = |input: &[u8]| {
             let began = Instant::now();
-            let ended = std::panic::catch_unwind(|| (target.run)(input));
+            let ended = std::panic::catch_unwind(|| target.run(input));
             let took = began.elapsed();
             assert!(ended.is_ok(), "{} panics on {input:?}", target.name);
             assert!(took < ONE, "{} takes {took:?} for {input:?}", target.name);
             ended.is_ok_and(|sound| sound)
         };
-        for input in (target.seeds)() {
-            assert!(run(&input), "{} does not take its seed {input:?}", target.name);
+        let seeds = (target.seeds)();
+        for input in &seeds {
+            assert!(run(input), "{} does not take its seed {input:?}", target.name);
+        }
+        for (decoder, decode) in target.decoders {
+            assert!(
+                seeds.iter().any(|seed| decode(seed)),
+                "{decoder} of {} takes no seed",
+                target.name
+            );
         }
         for input in &inputs {
             run(input);
         }
+        let start = Instant::now();
         while start.elapsed() < EACH {
             run(&changed(&mut numbers, &inputs));
             count += 1;
         }
+        assert!(count > 0, "{}: there was no time for changed inputs", target.name);
         println!("{}: {count} inputs", target.name);
     }
 }
@@ -96,7 +106,10 @@ fn each_target_is_there_for_cargo_fuzz() {
     for target in TARGETS {
         let name = target.name;
         let file = std::fs::read_to_string(folder.join(format!("{name}.rs"))).expect("a file");
-        assert!(file.contains(&format!("graft_fuzz_targets::{name}")), "{name}");
+        assert!(
+            file.contains(&format!("graft_fuzz_targets::{}", name.to_uppercase())),
+            "{name}"
+        );
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
     }
 }

@@ -1,9 +1,14 @@
 //! `POST /v2/models/M/infer`.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::rt::task::JoinHandle;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -21,7 +26,7 @@ use super::sockets::{OnSocket, Socket};
 use super::tensors::{datatype, from_json, to_json, wire_type};
 use super::{Shared, find, refusal_of};
 use crate::bearers::Bearer;
-use crate::front::{Came, Front, HTTP};
+use crate::front::{Answer, Came, Front, HTTP};
 
 /// Bytes of JSON that are read on the thread of HTTP itself; more is read beside it.
 const READ_HERE: usize = 16 << 10;
@@ -94,11 +99,17 @@ impl<'m> Outputs<'m> {
     }
 
     /// An output without its elements.
-    fn json(&self, at: usize) -> Value {
+    fn told(&self, at: usize) -> ToldOutput<'_> {
         let spec = &self.cut.tensors[at];
         let mut shape = vec![self.rows.len()];
         shape.extend_from_slice(&spec.shape);
-        json!({ "name": spec.name, "shape": shape, "datatype": datatype(self.dtypes[at].dtype()) })
+        ToldOutput {
+            name: &spec.name,
+            shape,
+            datatype: datatype(self.dtypes[at].dtype()),
+            parameters: None,
+            data: None,
+        }
     }
 
     /// An output's elements, one request after the other.
@@ -224,33 +235,45 @@ async fn answer(
     };
     // Elements take no more than their text, but for a few of the shortest; they are beside it for a moment.
     charge.add(json_part.len()).await.map_err(|NoRoom| no_room())?;
-    let (understood, _held) = {
+    let (understood, mut charge) = {
         let (its_shared, model) = (shared.clone(), model.to_owned());
-        let long = json_part.len() > READ_HERE;
+        let long = json_part.len() > READ_HERE || fills_up(shared, &model);
         let reading = move || {
-            with_body(&json_part, |body| {
+            let read = with_body(&json_part, |body| {
                 let entry = sized(&its_shared, &model, &body)?;
-                understand(&body, binary, entry, its_shared.default_budget, calling.trace)
-            })
+                let budget = its_shared.default_budget;
+                understand(&body, binary, entry, budget, calling.trace, &mut charge)
+            });
+            (read, charge)
         };
         match long {
-            false => (reading(), charge),
+            false => reading(),
             true => {
                 // A few at a time: health has the rest of the machine. Turn and room are the reading's, whatever becomes of the call.
                 let lost = || Refused::new(Status::Internal, "reading the body was broken off");
                 let turn = Arc::clone(&shared.reading).acquire_owned().await;
                 let turn = turn.map_err(|_| lost())?;
-                let done = web::block(move || (reading(), (turn, charge).1)).await;
+                let done = web::block(move || (reading(), turn).0).await;
                 done.map_err(|_| lost())?
             }
         }
     };
     let call = understood?;
     door.is_through = true;
+    // On tasks of their own, so that they end in time whatever becomes of the socket.
     let pending: Vec<_> = call
         .rows
         .into_iter()
-        .map(|row| shared.front.infer(call.header.clone(), row, calling.came.clone()))
+        .map(|row| {
+            let (front, header, came) = (
+                Arc::clone(&shared.front),
+                call.header.clone(),
+                calling.came.clone(),
+            );
+            Running(actix_web::rt::spawn(async move {
+                front.infer(header, row, came).await
+            }))
+        })
         .collect();
     let mut answers = vec![];
     for outcome in join_all(pending).await {
@@ -262,7 +285,13 @@ async fn answer(
         outputs: call.outputs,
     };
     let (its_shared, trace) = (shared.clone(), calling.trace);
-    let long = answers.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > READ_HERE;
+    let length = answers.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    // It is held for its caller until he has it.
+    let is_text = asked.outputs.iter().any(|output| !output.binary);
+    let beside = if is_text { AS_TEXT } else { AS_BYTES };
+    let room = charge.add(length.saturating_mul(beside)).await;
+    room.map_err(|NoRoom| Rejected::known(no_room_for_answer(is_text)))?;
+    let long = length > READ_HERE;
     let writing = move || reply(&its_shared, &asked, answers, trace);
     let written = match long {
         false => writing(),
@@ -277,13 +306,104 @@ async fn answer(
     let Reply { json_bytes, body } = written.map_err(Rejected::known)?;
     let mut response = HttpResponse::Ok();
     response.insert_header(("traceparent", trace.to_string()));
-    Ok(match json_bytes {
-        None => response.content_type("application/json").body(body),
-        Some(length) => response
-            .insert_header((HEADER_LENGTH, length.to_string()))
-            .content_type("application/octet-stream")
-            .body(body),
-    })
+    let kind = match json_bytes {
+        None => "application/json",
+        Some(length) => {
+            response.insert_header((HEADER_LENGTH, length.to_string()));
+            "application/octet-stream"
+        }
+    };
+    charge.keep(body.len());
+    let body = Held {
+        left: Bytes::from(body),
+        _charge: charge,
+    };
+    Ok(response.content_type(kind).body(body).map_into_boxed_body())
+}
+
+/// An inference that is given up when nobody waits for it.
+struct Running(JoinHandle<Answer>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Future for Running {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let done = Pin::new(&mut self.0).poll(cx);
+        done.map(|done| done.unwrap_or_else(|lost| Err(Refused::new(Status::Internal, lost.to_string()))))
+    }
+}
+
+/// A body that is passed on as its caller takes it, and counts as held until he has.
+struct Held {
+    left: Bytes,
+    _charge: Charge,
+}
+
+impl MessageBody for Held {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.left.len() as u64)
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let next = self.left.len().min(PIECE);
+        Poll::Ready((next > 0).then(|| Ok(self.left.split_to(next))))
+    }
+}
+
+/// Bytes that an answer takes while it is written as text, as a multiple: itself, the text of each number, and the whole.
+const AS_TEXT: usize = 12;
+/// The same where it is written as bytes.
+const AS_BYTES: usize = 3;
+/// Bytes of a body that are passed on at a time.
+const PIECE: usize = 64 << 10;
+
+fn no_room_for_answer(is_text: bool) -> Refused {
+    let what = match is_text {
+        true => "there is no room for the answer as text: ask for it as binary data (binary_data_output)",
+        false => "there is no room for the answer",
+    };
+    Refused::new(Status::Overloaded, what)
+}
+
+/// Whether a call of a model may be filled up to many times its size.
+fn fills_up(shared: &Shared, model: &str) -> bool {
+    let fills = |entry: &CatalogEntry| {
+        let mut inputs = entry.info.inputs().names();
+        inputs.any(|input| entry.manifest.pad(input).is_some())
+    };
+    let catalog = &shared.front.catalog;
+    catalog.find(model).is_some_and(fills) || catalog.sizes(model).into_iter().any(fills)
+}
+
+/// A response, as JSON.
+#[derive(serde::Serialize)]
+struct Told<'t> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'t str>,
+    model_name: &'t str,
+    model_version: &'t str,
+    parameters: Value,
+    outputs: Vec<ToldOutput<'t>>,
+}
+
+/// An output of it.
+#[derive(serde::Serialize)]
+struct ToldOutput<'t> {
+    name: &'t str,
+    shape: Vec<usize>,
+    datatype: &'t str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
 }
 
 /// What an answered call asked for.
@@ -311,31 +431,30 @@ fn reply(
     let outputs = Outputs::of(entry.info.outputs(), answers)?;
     let (mut listed, mut bytes) = (vec![], vec![]);
     for wanted in &asked.outputs {
-        let mut tensor = outputs.json(wanted.at);
+        let mut tensor = outputs.told(wanted.at);
         let own = outputs.bytes(wanted.at);
         if wanted.binary {
-            tensor["parameters"] = json!({ "binary_data_size": own.len() });
+            tensor.parameters = Some(json!({ "binary_data_size": own.len() }));
             bytes.extend(own);
         } else {
-            tensor["data"] = to_json(&own, outputs.dtypes[wanted.at]);
+            tensor.data = Some(to_json(&own, outputs.dtypes[wanted.at])?);
         }
         listed.push(tensor);
     }
     let first = &outputs.header;
-    let mut reply = json!({
-        "model_name": entry.manifest.name,
-        "model_version": "1",
-        "parameters": {
+    let told = Told {
+        id: asked.id.as_deref(),
+        model_name: &entry.manifest.name,
+        model_version: "1",
+        parameters: json!({
             "epoch": first.epoch,
             "router_ms": first.timing.router_ns as f64 / 1e6,
             "request_id": trace.request_id(),
-        },
-        "outputs": listed,
-    });
-    if let Some(id) = &asked.id {
-        reply["id"] = id.as_str().into();
-    }
-    let mut body = reply.to_string().into_bytes();
+        }),
+        outputs: listed,
+    };
+    let unwritten = |error: serde_json::Error| Refused::new(Status::Internal, error.to_string());
+    let mut body = serde_json::to_vec(&told).map_err(unwritten)?;
     let length = body.len();
     body.extend(bytes);
     let binary = asked.outputs.iter().any(|o| o.binary);
@@ -378,6 +497,7 @@ fn understand(
     entry: &CatalogEntry,
     default_budget: Duration,
     trace: TraceContext,
+    charge: &mut Charge,
 ) -> Result<Call, Refused> {
     let number = |name: &str, given: Option<&RawValue>| {
         let Some(given) = given else { return Ok(None) };
@@ -406,8 +526,13 @@ fn understand(
         ))
     })?;
     let fill = |input: &str| entry.manifest.pad(input).filter(|_| point == CutPoint(0));
-    let given = given(&body.inputs, &binary, cut, &fill)?;
+    let given = given(&body.inputs, &binary, cut, &fill, charge)?;
     let rows = given[0].rows;
+    if given.len() > 1 {
+        // Each request has its tensors in one piece.
+        let all = given.iter().map(|g| g.bytes.len()).sum();
+        charge.add_now(all).map_err(|NoRoom| no_room())?;
+    }
     let payload = |row: usize| match given.as_slice() {
         [one] => one.row(row),
         several => Bytes::from(
@@ -456,6 +581,7 @@ fn given(
     binary: &Bytes,
     cut: &Cut,
     fill: &dyn Fn(&str) -> Option<f64>,
+    charge: &mut Charge,
 ) -> Result<Vec<Given>, Refused> {
     let names = || cut.names().collect::<Vec<_>>().join(", ");
     if let Some(unknown) = inputs.iter().find(|i| cut.position(&i.name).is_none()) {
@@ -531,9 +657,14 @@ fn given(
             )));
         }
         let bytes = match fill.filter(|_| own != spec.shape) {
-            Some(fill) => padded(&bytes, rows, (own, &spec.shape), dtype.dtype(), fill)
-                .map(Bytes::from)
-                .ok_or_else(|| bad(format!("input {} can't be filled up", input.name)))?,
+            Some(fill) => {
+                charge
+                    .add_now(rows.saturating_mul(width))
+                    .map_err(|NoRoom| no_room())?;
+                padded(&bytes, rows, (own, &spec.shape), dtype.dtype(), fill)
+                    .map(Bytes::from)
+                    .ok_or_else(|| bad(format!("input {} can't be filled up", input.name)))?
+            }
             None => bytes,
         };
         if found[at].is_some() {
@@ -590,5 +721,10 @@ fn wanted(body: &Body<'_>, cut: &Cut) -> Result<Vec<Wanted>, Refused> {
             binary: output.parameters.binary_data.unwrap_or(all_binary),
         })
     });
-    named.collect()
+    let named: Vec<Wanted> = named.collect::<Result<_, Refused>>()?;
+    let twice = |(n, wanted): (usize, &Wanted)| named[..n].iter().any(|other| other.at == wanted.at);
+    match named.iter().enumerate().any(twice) {
+        true => Err(bad("an output is asked for twice")),
+        false => Ok(named),
+    }
 }

@@ -257,7 +257,7 @@ fn seen<'a>(shared: &'a Shared, request: &actix_web::HttpRequest) -> Result<&'a 
     let bearer = infer::bearer_of(request, &shared.front)?;
     bearers.may_look(bearer.as_deref())?;
     let entry = find(shared, &model_of(request))?;
-    bearers.may_see(bearer.as_deref(), &entry.manifest.name)?;
+    bearers.may_see(bearer.as_deref(), &entry.manifest)?;
     Ok(entry)
 }
 

@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::Extensions;
 use graft_transport::network_of;
+use socket2::SockRef;
 
+/// Time for which a caller may take nothing of what is sent to him; then his socket is gone, and so is what waits for it.
+const TAKES_WITHIN: Duration = Duration::from_secs(10);
 /// Sockets that may be open at a time; one more takes the place of another, of the address that has most.
 pub(super) const MOST_SOCKETS: usize = 400;
 
@@ -55,6 +58,9 @@ impl Sockets {
         let (Ok(own), Ok(peer)) = (stream.as_fd().try_clone_to_owned(), stream.peer_addr()) else {
             return;
         };
+        if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(TAKES_WITHIN)) {
+            tracing::debug!(%error, "callers that take no answers are waited for as long as the system does");
+        }
         kept.insert(self.enter(TcpStream::from(own), network_of(peer.ip())));
     }
 

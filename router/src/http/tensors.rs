@@ -3,7 +3,6 @@
 use graft_model::DType;
 use graft_wire::{Refused, Status, WireType};
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// The protocol's name of an element type.
@@ -194,25 +193,37 @@ pub(super) fn quoted(json: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Little-endian bytes as JSON numbers. NaN and infinities, which JSON has not, become null.
-pub(super) fn to_json(bytes: &[u8], dtype: WireType) -> Value {
+pub(super) fn to_json(bytes: &[u8], dtype: WireType) -> Result<Box<RawValue>, Refused> {
+    fn list<T: serde::Serialize>(numbers: impl Iterator<Item = T>) -> Result<Box<RawValue>, Refused> {
+        let mut text = b"[".to_vec();
+        for number in numbers {
+            if text.len() > 1 {
+                text.push(b',');
+            }
+            serde_json::to_writer(&mut text, &number).map_err(unwritten)?;
+        }
+        text.push(b']');
+        let text = String::from_utf8(text).map_err(unwritten)?;
+        RawValue::from_string(text).map_err(unwritten)
+    }
+    fn unwritten(error: impl std::fmt::Display) -> Refused {
+        Refused::new(Status::Internal, error.to_string())
+    }
     let words = bytes.as_chunks::<4>().0.iter();
     match dtype {
-        WireType::I64 => bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|&w| Value::from(i64::from_le_bytes(w)))
-            .collect(),
-        WireType::Bool => bytes.iter().map(|&b| Value::from(b != 0)).collect(),
-        WireType::U8 => bytes.iter().map(|&b| Value::from(b)).collect(),
-        WireType::I8 => bytes.iter().map(|&b| Value::from(b as i8)).collect(),
-        WireType::I32 => words.map(|&w| Value::from(i32::from_le_bytes(w))).collect(),
-        _ => words.map(|&w| Value::from(f32::from_le_bytes(w))).collect(),
+        WireType::I64 => list(bytes.as_chunks::<8>().0.iter().map(|&w| i64::from_le_bytes(w))),
+        WireType::Bool => list(bytes.iter().map(|&b| b != 0)),
+        WireType::U8 => list(bytes.iter().copied()),
+        WireType::I8 => list(bytes.iter().map(|&b| b as i8)),
+        WireType::I32 => list(words.map(|&w| i32::from_le_bytes(w))),
+        _ => list(words.map(|&w| f64::from(f32::from_le_bytes(w)))),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
