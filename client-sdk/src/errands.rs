@@ -5,16 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_client_core::{Errand, LinkEstimate};
-use graft_transport::{CallError, Connection, silence};
+use graft_transport::{CallError, Connection};
 use graft_wire::{ClientReply, ClientRequest, Description, MAX_PROBE_BYTES, Refused};
 
 use crate::routers::{Sending, ask};
 use crate::session::Session;
-
-/// Silence of a router after which it is taken for gone, beside some round trips.
-const GONE_AFTER: Duration = Duration::from_secs(1);
-/// Round trips for which it may be silent besides.
-const SILENT_TRIPS: u32 = 3;
 
 // Routers take every probe.
 const _: () = assert!(LinkEstimate::PROBE_BYTES as u64 <= MAX_PROBE_BYTES);
@@ -101,15 +96,7 @@ impl Session {
                 state.pilot.connected(now, done);
             }
             (Errand::Probe, Some(connection)) => {
-                let longest = GONE_AFTER + connection.round_trip() * SILENT_TRIPS;
-                let took = tokio::select! {
-                    took = self.probe(&connection) => took,
-                    () = silence(&connection, &ClientRequest::Probe, longest) => {
-                        // Whoever is still there is connected to anew.
-                        connection.close("you give no sign of life");
-                        Err(CallError::Lost("the router gives no sign of life".to_owned()))
-                    }
-                };
+                let took = self.probe(&connection).await;
                 if let Err(error) = &took {
                     tracing::debug!(%error, "the link could not be probed");
                 }

@@ -23,6 +23,8 @@ const AWAKE_EVERY: Duration = Duration::from_secs(10);
 const SILENT_AFTER: Duration = Duration::from_millis(50);
 /// Round trips for which a router may be silent besides.
 const SILENT_TRIPS: u32 = 3;
+/// Silence of a router after which it is taken for gone, beside some round trips.
+const GONE_AFTER: Duration = Duration::from_secs(1);
 
 /// The routers of a site, of which one is asked. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -332,6 +334,20 @@ async fn call(sending: &Sending, payload: Bytes) -> Result<(ClientReply, Vec<u8>
     }
 }
 
+/// The same as long as the router gives signs of life. If it is there all the same, the next connection finds it.
+async fn call_alive(sending: &Sending, payload: Bytes) -> Result<(ClientReply, Vec<u8>), CallError> {
+    let connection = &sending.connection;
+    let longest = GONE_AFTER + connection.round_trip() * SILENT_TRIPS;
+    tokio::select! {
+        biased;
+        reply = call(sending, payload) => reply,
+        () = silence(connection, &ClientRequest::Probe, longest) => {
+            connection.close("you give no sign of life");
+            Err(CallError::Lost("the router gives no sign of life".to_owned()))
+        }
+    }
+}
+
 /// Whether another router may do better: this one is gone, or goes away.
 fn may_be_better_elsewhere(
     reply: &Result<(ClientReply, Vec<u8>), CallError>,
@@ -355,10 +371,10 @@ pub async fn ask<F: Future<Output = Option<Sending>>>(
     again: impl FnOnce() -> F,
 ) -> Result<(ClientReply, Vec<u8>), CallError> {
     if !several {
-        return call(&first, payload).await;
+        return call_alive(&first, payload).await;
     }
     let (connection, start, patience) = (first.connection.clone(), Instant::now(), first.patience);
-    let mut reply = std::pin::pin!(call(&first, payload.clone()));
+    let mut reply = std::pin::pin!(call_alive(&first, payload.clone()));
     let longest = SILENT_AFTER + connection.round_trip() * SILENT_TRIPS;
     let lost = tokio::select! {
         biased;

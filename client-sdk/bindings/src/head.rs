@@ -8,16 +8,18 @@ use crate::model::{TensorValue, values};
 
 /// Layers that can't be run, in words.
 #[derive(Debug, Clone, PartialEq, thiserror::Error, uniffi::Error)]
-#[uniffi(flat_error)]
 pub enum LayerError {
     /// They can't be.
-    #[error("{0}")]
-    Failed(String),
+    #[error("{why}")]
+    Failed {
+        /// What happened.
+        why: String,
+    },
 }
 
 impl From<uniffi::UnexpectedUniFFICallbackError> for LayerError {
     fn from(error: uniffi::UnexpectedUniFFICallbackError) -> Self {
-        LayerError::Failed(error.reason)
+        LayerError::Failed { why: error.reason }
     }
 }
 
@@ -25,9 +27,9 @@ impl From<uniffi::UnexpectedUniFFICallbackError> for LayerError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Record)]
 pub struct Layers {
     /// The cut point at which they begin.
-    pub from: u16,
+    pub start: u16,
     /// The cut point at which they end.
-    pub to: u16,
+    pub end: u16,
 }
 
 /// Runs layers of one model as the app likes: on LiteRT, Core ML, ONNX Runtime, of the files that `graft model split` writes.
@@ -55,7 +57,7 @@ pub(crate) struct AppHead {
 impl AppHead {
     pub(crate) fn new(runner: Arc<dyn LayerRunner>) -> Arc<Self> {
         let ranges = runner.layers();
-        let range = |layers: Layers| StageRange::new(CutPoint(layers.from), CutPoint(layers.to));
+        let range = |layers: Layers| StageRange::new(CutPoint(layers.start), CutPoint(layers.end));
         Arc::new(AppHead {
             name: runner.name(),
             ranges: ranges.into_iter().filter_map(range).collect(),
@@ -80,8 +82,8 @@ impl Head for AppHead {
         };
         let tensors = values(&from.tensors, &input).map_err(|error| wrong(error.to_string()))?;
         let layers = Layers {
-            from: range.from().0,
-            to: range.to().0,
+            start: range.from().0,
+            end: range.to().0,
         };
         let given = self
             .runner

@@ -20,7 +20,7 @@ built=$(realpath "${CARGO_TARGET_DIR:-target}")/debug
 if [ ! -x "$folder/bin/python" ]; then
     python3 -m venv "$folder"
 fi
-"$folder/bin/python" -m pip install --quiet 'pytest==8.*' numpy
+"$folder/bin/python" -m pip install --quiet 'pytest==8.*' numpy onnxruntime==1.32.0
 mkdir -p "$folder/package"
 cp -R "$bindings/python/graft" "$folder/package/"
 cp "$built/libgraft_sdk.so" "$folder/package/graft/"

@@ -4,6 +4,7 @@ import asyncio
 
 import graft
 import numpy
+import onnxruntime
 import pytest
 from conftest import MODEL
 
@@ -136,6 +137,83 @@ def test_what_can_t_be_is_an_error_of_its_kind(site):
         model = await graft.open_model(one, MODEL)
         with pytest.raises(graft.GraftError.Input, match="PNG or JPEG"):
             await model.infer(graft.picture(b"no picture"))
+
+    run(main())
+
+
+class OnnxRuntime(graft.LayerRunner):
+    """Layers on onnxruntime, of files that `graft model split` wrote."""
+
+    def __init__(self, files):
+        self.sessions = {layers: onnxruntime.InferenceSession(str(file)) for layers, file in files.items()}
+        self.ran = []
+
+    def name(self):
+        return "onnxruntime"
+
+    def layers(self):
+        return [graft.Layers(start=start, end=end) for start, end in self.sessions]
+
+    def run(self, layers, tensors):
+        session = self.sessions[layers.start, layers.end]
+        self.ran.append((layers.start, layers.end))
+        given = {own.name: graft.array(tensor)[None] for own, tensor in zip(session.get_inputs(), tensors)}
+        outputs = session.run(None, given)
+        return [
+            graft.TensorValue(name=own.name, shape=list(array.shape[1:]), element_type=graft.ElementType.F32, data=array.tobytes())
+            for own, array in zip(session.get_outputs(), outputs)
+        ]
+
+
+def test_an_app_runs_layers_itself(site, tmp_path):
+    whole = MODEL / "efficientnet-lite0.onnx"
+    head, tail = tmp_path / "head.onnx", tmp_path / "tail.onnx"
+    site.graft("model", "split", MODEL, "--at", "4", "--head", head, "--tail", tail)
+
+    async def main():
+        one = client(site)
+        last = (await graft.open_model(one, MODEL)).last_cut_point()
+        own = OnnxRuntime({(0, 4): head, (0, last): whole})
+        model = await graft.open_on(one, own, MODEL, slo_ms=5000, partition_point=4)
+        assert await model.prepare()
+        own.ran.clear()
+        answer = await model.infer(graft.picture(PICTURE))
+        assert answer.local is None and answer.label == "espresso" and own.ran == [(0, 4)]
+        # Without a router it runs all of them; with the tail it runs that.
+        for files, ran in [({(0, 4): head, (0, last): whole}, [(0, last)]), ({(0, 4): head, (4, last): tail, (0, last): whole}, [(0, last)])]:
+            own = OnnxRuntime(files)
+            here = await graft.open_on(graft.Client(graft.ClientOptions()), own, MODEL)
+            own.ran.clear()
+            alone = await here.infer(graft.picture(PICTURE))
+            assert alone.local.is_unreachable() and alone.label == "espresso" and own.ran == ran
+        assert numpy.abs(graft.array(alone.outputs[0]) - graft.array(answer.outputs[0])).max() < 1e-2
+        with pytest.raises(graft.GraftError.Options, match="partition point 3"):
+            await graft.open_on(one, own, MODEL, partition_point=3)
+
+    run(main())
+
+
+def test_a_head_that_fails_is_told(site):
+    class Broken(graft.LayerRunner):
+        known = True
+
+        def name(self):
+            return "broken"
+
+        def layers(self):
+            return [graft.Layers(start=0, end=2)]
+
+        def run(self, layers, tensors):
+            if self.known:
+                raise graft.LayerError.Failed(why="no such delegate")
+            raise ValueError("not foreseen")
+
+    async def main():
+        for known, words in [(True, "broken: no such delegate"), (False, "broken: .*not foreseen")]:
+            broken = Broken()
+            broken.known = known
+            with pytest.raises(graft.GraftError.Device, match=words):
+                await graft.open_on(client(site), broken, MODEL)
 
     run(main())
 

@@ -159,6 +159,15 @@ fn tokens_that_nobody_signed_cost_those_who_show_them() {
 
 /// A call over HTTP for a request that takes long, on a socket of its own.
 fn long_call(target: &Target) -> TcpStream {
+    let mut socket = TcpStream::connect(target.site.http).expect("the router takes sockets");
+    socket
+        .write_all(&long_request(target, 20_000))
+        .expect("a call is taken");
+    socket
+}
+
+/// A call for a request that takes long.
+fn long_request(target: &Target, budget_ms: u32) -> Vec<u8> {
     let point = target.info.last().0 / 2;
     let spec = &target.info.cuts[usize::from(point)].tensors[0];
     let mut shape = vec![1];
@@ -166,19 +175,47 @@ fn long_call(target: &Target) -> TcpStream {
     let head = serde_json::json!({
         "inputs": [{ "name": spec.name, "shape": shape, "datatype": "FP32",
             "parameters": { "binary_data_size": 4 * spec.elements } }],
-        "parameters": { "budget_ms": 20000, "partition_point": point },
+        "parameters": { "budget_ms": budget_ms, "partition_point": point },
     });
     let (head, body) = (head.to_string(), vec![0; 4 * spec.elements]);
-    let mut socket = TcpStream::connect(target.site.http).expect("the router takes sockets");
     let start = format!(
         "POST /v2/models/efficientnet-lite0/infer HTTP/1.1\r\nHost: r\r\nContent-Length: {}\r\n\
          Inference-Header-Content-Length: {}\r\n\r\n{head}",
         head.len() + body.len(),
         head.len()
     );
-    socket.write_all(start.as_bytes()).expect("a head is taken");
-    socket.write_all(&body).expect("a body is taken");
-    socket
+    [start.into_bytes(), body].concat()
+}
+
+#[test]
+fn callers_who_read_nothing_and_go_away_hold_no_places() {
+    in_turn(async {
+        let target = Target::new().await;
+        let under_way = || metric(&target, "graft_router_in_flight", "");
+        // Answers of some kilobytes, as many as fill what lies between here and there more or less, then a call and the end.
+        let filling = format!("GET /v2/{} HTTP/1.1\r\nHost: r\r\n\r\n", "x".repeat(6_000));
+        let call = long_request(&target, 2_000);
+        let sockets = tokio::task::block_in_place(|| {
+            let socket = |n: usize| {
+                let own = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+                own.set_recv_buffer_size(4096)?;
+                own.connect(&target.site.http.into())?;
+                let mut socket = TcpStream::from(own);
+                socket.set_write_timeout(Some(Duration::from_millis(300)))?;
+                let sent = socket.write_all(filling.repeat(1 + n * n / 8).as_bytes());
+                let sent = sent.and_then(|()| socket.write_all(&call));
+                socket.shutdown(Shutdown::Write)?;
+                std::io::Result::Ok((socket, sent.is_ok()))
+            };
+            (0..60).map(socket).collect::<std::io::Result<Vec<_>>>()
+        });
+        let sockets = sockets.expect("the router takes sockets");
+        let whole = sockets.iter().filter(|(_, whole)| *whole).count();
+        println!("{whole} of {} calls went in whole", sockets.len());
+        target.beside("callers who read nothing").await;
+        until("no place is held", Duration::from_secs(12), || under_way() <= 2.0);
+        drop(sockets);
+    });
 }
 
 #[test]

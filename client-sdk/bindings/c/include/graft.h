@@ -451,6 +451,15 @@ const char *graft_version(void);
 GraftStatus graft_client_new(const GraftClientOptions *options, GraftClient **client);
 
 /**
+ * The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called when the system says so.
+ *
+ * # Safety
+ *
+ * `client` is a client.
+ */
+GraftStatus graft_client_network_changed(const GraftClient *client);
+
+/**
  * Frees a client. Models that were opened with it go on.
  *
  * # Safety

@@ -22,6 +22,9 @@ from ._sdk import (
     ElementType,
     GraftError,
     Input,
+    LayerError,
+    LayerRunner,
+    Layers,
     Local,
     Model,
     ModelOptions,
@@ -36,9 +39,9 @@ from ._sdk import (
 )
 
 __all__ = [
-    "Answer", "Bytes", "Client", "ClientOptions", "ElementType", "GraftError", "Input", "Local", "Model", "ModelOptions",
+    "Answer", "Bytes", "Client", "ClientOptions", "ElementType", "GraftError", "Input", "LayerError", "LayerRunner", "Layers", "Local", "Model", "ModelOptions",
     "ModelSource", "PixelFormat", "Pixels", "Prefer", "ProgressListener", "TensorInfo", "TensorValue", "Times",
-    "array", "memory", "open_model", "picture", "pixels", "tensors",
+    "array", "memory", "open_model", "open_on", "picture", "pixels", "tensors",
 ]
 
 _NUMPY = {
@@ -88,6 +91,14 @@ def pixels(data, width, height, format=PixelFormat.RGB, stride=0):
 def tensors(model, *arrays):
     """Arrays for a model's inputs, in its order and of its types; NumPy's or anything with the buffer protocol."""
     return model.tensors([memory(array) for array in arrays])
+
+
+async def open_on(client, runner, source, progress=None, **options):
+    """Opens a model whose layers the app runs: `runner` is a LayerRunner."""
+    if not isinstance(source, ModelSource):
+        source = ModelSource.PATH(path=os.fspath(source))
+    listener = None if progress is None else _Progress(progress)
+    return await client.open_on(runner, source, ModelOptions(**options), listener)
 
 
 def array(tensor):

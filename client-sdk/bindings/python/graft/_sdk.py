@@ -525,13 +525,23 @@ def _uniffi_check_contract_api_version(lib):
         raise InternalError("UniFFI contract version mismatch: try cleaning and rebuilding your project")
 
 def _uniffi_check_api_checksums(lib):
+    if lib.uniffi_graft_sdk_checksum_method_client_network_changed() != 52444:
+        raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     if lib.uniffi_graft_sdk_checksum_method_client_open() != 50935:
+        raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    if lib.uniffi_graft_sdk_checksum_method_client_open_on() != 29037:
         raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     if lib.uniffi_graft_sdk_checksum_constructor_client_new() != 62392:
         raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     if lib.uniffi_graft_sdk_checksum_constructor_input_encoded() != 30049:
         raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     if lib.uniffi_graft_sdk_checksum_constructor_input_pixels() != 1490:
+        raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    if lib.uniffi_graft_sdk_checksum_method_layerrunner_name() != 25197:
+        raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    if lib.uniffi_graft_sdk_checksum_method_layerrunner_layers() != 50615:
+        raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    if lib.uniffi_graft_sdk_checksum_method_layerrunner_run() != 56921:
         raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     if lib.uniffi_graft_sdk_checksum_method_model_identity() != 52137:
         raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
@@ -584,9 +594,15 @@ _UniffiLib.ffi_graft_sdk_rustbuffer_reserve.restype = _UniffiRustBuffer
 _UniffiLib.ffi_graft_sdk_uniffi_contract_version.argtypes = (
 )
 _UniffiLib.ffi_graft_sdk_uniffi_contract_version.restype = ctypes.c_uint32
+_UniffiLib.uniffi_graft_sdk_checksum_method_client_network_changed.argtypes = (
+)
+_UniffiLib.uniffi_graft_sdk_checksum_method_client_network_changed.restype = ctypes.c_uint16
 _UniffiLib.uniffi_graft_sdk_checksum_method_client_open.argtypes = (
 )
 _UniffiLib.uniffi_graft_sdk_checksum_method_client_open.restype = ctypes.c_uint16
+_UniffiLib.uniffi_graft_sdk_checksum_method_client_open_on.argtypes = (
+)
+_UniffiLib.uniffi_graft_sdk_checksum_method_client_open_on.restype = ctypes.c_uint16
 _UniffiLib.uniffi_graft_sdk_checksum_constructor_client_new.argtypes = (
 )
 _UniffiLib.uniffi_graft_sdk_checksum_constructor_client_new.restype = ctypes.c_uint16
@@ -596,6 +612,15 @@ _UniffiLib.uniffi_graft_sdk_checksum_constructor_input_encoded.restype = ctypes.
 _UniffiLib.uniffi_graft_sdk_checksum_constructor_input_pixels.argtypes = (
 )
 _UniffiLib.uniffi_graft_sdk_checksum_constructor_input_pixels.restype = ctypes.c_uint16
+_UniffiLib.uniffi_graft_sdk_checksum_method_layerrunner_name.argtypes = (
+)
+_UniffiLib.uniffi_graft_sdk_checksum_method_layerrunner_name.restype = ctypes.c_uint16
+_UniffiLib.uniffi_graft_sdk_checksum_method_layerrunner_layers.argtypes = (
+)
+_UniffiLib.uniffi_graft_sdk_checksum_method_layerrunner_layers.restype = ctypes.c_uint16
+_UniffiLib.uniffi_graft_sdk_checksum_method_layerrunner_run.argtypes = (
+)
+_UniffiLib.uniffi_graft_sdk_checksum_method_layerrunner_run.restype = ctypes.c_uint16
 _UniffiLib.uniffi_graft_sdk_checksum_method_model_identity.argtypes = (
 )
 _UniffiLib.uniffi_graft_sdk_checksum_method_model_identity.restype = ctypes.c_uint16
@@ -629,6 +654,11 @@ _UniffiLib.uniffi_graft_sdk_checksum_method_model_tensors.restype = ctypes.c_uin
 _UniffiLib.uniffi_graft_sdk_checksum_method_progresslistener_on_progress.argtypes = (
 )
 _UniffiLib.uniffi_graft_sdk_checksum_method_progresslistener_on_progress.restype = ctypes.c_uint16
+_UniffiLib.uniffi_graft_sdk_fn_method_client_network_changed.argtypes = (
+    ctypes.c_uint64,
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UniffiLib.uniffi_graft_sdk_fn_method_client_network_changed.restype = None
 _UniffiLib.uniffi_graft_sdk_fn_method_client_open.argtypes = (
     ctypes.c_uint64,
     _UniffiRustBuffer,
@@ -636,6 +666,14 @@ _UniffiLib.uniffi_graft_sdk_fn_method_client_open.argtypes = (
     _UniffiRustBuffer,
 )
 _UniffiLib.uniffi_graft_sdk_fn_method_client_open.restype = ctypes.c_uint64
+_UniffiLib.uniffi_graft_sdk_fn_method_client_open_on.argtypes = (
+    ctypes.c_uint64,
+    ctypes.c_uint64,
+    _UniffiRustBuffer,
+    _UniffiRustBuffer,
+    _UniffiRustBuffer,
+)
+_UniffiLib.uniffi_graft_sdk_fn_method_client_open_on.restype = ctypes.c_uint64
 _UniffiLib.uniffi_graft_sdk_fn_constructor_client_new.argtypes = (
     _UniffiRustBuffer,
     ctypes.POINTER(_UniffiRustCallStatus),
@@ -651,6 +689,23 @@ _UniffiLib.uniffi_graft_sdk_fn_constructor_input_pixels.argtypes = (
     ctypes.POINTER(_UniffiRustCallStatus),
 )
 _UniffiLib.uniffi_graft_sdk_fn_constructor_input_pixels.restype = ctypes.c_uint64
+_UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_name.argtypes = (
+    ctypes.c_uint64,
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_name.restype = _UniffiRustBuffer
+_UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_layers.argtypes = (
+    ctypes.c_uint64,
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_layers.restype = _UniffiRustBuffer
+_UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_run.argtypes = (
+    ctypes.c_uint64,
+    _UniffiRustBuffer,
+    _UniffiRustBuffer,
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_run.restype = _UniffiRustBuffer
 _UniffiLib.uniffi_graft_sdk_fn_method_model_identity.argtypes = (
     ctypes.c_uint64,
     ctypes.POINTER(_UniffiRustCallStatus),
@@ -728,6 +783,16 @@ _UniffiLib.uniffi_graft_sdk_fn_free_input.argtypes = (
     ctypes.POINTER(_UniffiRustCallStatus),
 )
 _UniffiLib.uniffi_graft_sdk_fn_free_input.restype = None
+_UniffiLib.uniffi_graft_sdk_fn_clone_layerrunner.argtypes = (
+    ctypes.c_uint64,
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UniffiLib.uniffi_graft_sdk_fn_clone_layerrunner.restype = ctypes.c_uint64
+_UniffiLib.uniffi_graft_sdk_fn_free_layerrunner.argtypes = (
+    ctypes.c_uint64,
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UniffiLib.uniffi_graft_sdk_fn_free_layerrunner.restype = None
 _UniffiLib.uniffi_graft_sdk_fn_clone_model.argtypes = (
     ctypes.c_uint64,
     ctypes.POINTER(_UniffiRustCallStatus),
@@ -748,6 +813,31 @@ _UniffiLib.uniffi_graft_sdk_fn_free_progresslistener.argtypes = (
     ctypes.POINTER(_UniffiRustCallStatus),
 )
 _UniffiLib.uniffi_graft_sdk_fn_free_progresslistener.restype = None
+_UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD0 = ctypes.CFUNCTYPE(None,ctypes.c_uint64,ctypes.POINTER(_UniffiRustBuffer),
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD1 = ctypes.CFUNCTYPE(None,ctypes.c_uint64,ctypes.POINTER(_UniffiRustBuffer),
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD2 = ctypes.CFUNCTYPE(None,ctypes.c_uint64,_UniffiRustBuffer,_UniffiRustBuffer,ctypes.POINTER(_UniffiRustBuffer),
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UNIFFI_CALLBACK_INTERFACE_CLONE_GRAFT_LAYER_RUNNER = ctypes.CFUNCTYPE(ctypes.c_uint64,ctypes.c_uint64,
+)
+_UNIFFI_CALLBACK_INTERFACE_FREE_GRAFT_LAYER_RUNNER = ctypes.CFUNCTYPE(None,ctypes.c_uint64,
+)
+class _UniffiVTableCallbackInterfaceGraftLayerRunner(ctypes.Structure):
+    _fields_ = [
+        ("uniffi_free", _UNIFFI_CALLBACK_INTERFACE_FREE_GRAFT_LAYER_RUNNER),
+        ("uniffi_clone", _UNIFFI_CALLBACK_INTERFACE_CLONE_GRAFT_LAYER_RUNNER),
+        ("name", _UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD0),
+        ("layers", _UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD1),
+        ("run", _UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD2),
+    ]
+_UniffiLib.uniffi_graft_sdk_fn_init_callback_vtable_layerrunner.argtypes = (
+    ctypes.POINTER(_UniffiVTableCallbackInterfaceGraftLayerRunner),
+)
+_UniffiLib.uniffi_graft_sdk_fn_init_callback_vtable_layerrunner.restype = None
 _UNIFFI_CALLBACK_INTERFACE_GRAFT_PROGRESS_LISTENER_METHOD0 = ctypes.CFUNCTYPE(None,ctypes.c_uint64,ctypes.c_uint32,ctypes.c_uint32,ctypes.c_void_p,
     ctypes.POINTER(_UniffiRustCallStatus),
 )
@@ -2038,6 +2128,45 @@ class _UniffiFfiConverterTypeClientOptions(_UniffiConverterRustBuffer):
         _UniffiFfiConverterOptionalString.write(value.cache, buf)
         _UniffiFfiConverterSequenceUInt32.write(value.cores, buf)
 
+@dataclass
+class Layers:
+    """
+    Layers that an app has: all between two cut points, of which the first is 0 (the model's inputs) or the second the last (its outputs).
+"""
+    def __init__(self, *, start:int, end:int):
+        self.start = start
+        self.end = end
+
+
+
+
+    def __str__(self):
+        return "Layers(start={}, end={})".format(self.start, self.end)
+    def __eq__(self, other):
+        if self.start != other.start:
+            return False
+        if self.end != other.end:
+            return False
+        return True
+
+class _UniffiFfiConverterTypeLayers(_UniffiConverterRustBuffer):
+    @staticmethod
+    def read(buf):
+        return Layers(
+            start=_UniffiFfiConverterUInt16.read(buf),
+            end=_UniffiFfiConverterUInt16.read(buf),
+        )
+
+    @staticmethod
+    def check_lower(value):
+        _UniffiFfiConverterUInt16.check_lower(value.start)
+        _UniffiFfiConverterUInt16.check_lower(value.end)
+
+    @staticmethod
+    def write(value, buf):
+        _UniffiFfiConverterUInt16.write(value.start, buf)
+        _UniffiFfiConverterUInt16.write(value.end, buf)
+
 
 
 
@@ -2670,6 +2799,68 @@ class _UniffiFfiConverterTypeGraftError(_UniffiConverterRustBuffer):
             buf.write_i32(4)
         if isinstance(value, GraftError.Internal):
             buf.write_i32(5)
+
+
+
+# LayerError
+# We want to define each variant as a nested class that's also a subclass,
+# which is tricky in Python.  To accomplish this we're going to create each
+# class separately, then manually add the child classes to the base class's
+# __dict__.  All of this happens in dummy class to avoid polluting the module
+# namespace.
+class LayerError(Exception):
+    """
+    Layers that can't be run, in words.
+"""
+    pass
+
+_UniffiTempLayerError = LayerError
+
+class LayerError:  # type: ignore
+    """
+    Layers that can't be run, in words.
+"""
+
+    class Failed(_UniffiTempLayerError):
+        """
+        They can't be.
+"""
+
+        def __init__(self, why):
+            super().__init__(", ".join([
+                "why={!r}".format(why),
+            ]))
+            self.why = why
+
+        def __repr__(self):
+            return "LayerError.Failed({})".format(str(self))
+    _UniffiTempLayerError.Failed = Failed # type: ignore
+
+LayerError = _UniffiTempLayerError # type: ignore
+del _UniffiTempLayerError
+
+
+class _UniffiFfiConverterTypeLayerError(_UniffiConverterRustBuffer):
+    @staticmethod
+    def read(buf):
+        variant = buf.read_i32()
+        if variant == 1:
+            return LayerError.Failed(
+                _UniffiFfiConverterString.read(buf),
+            )
+        raise InternalError("Raw enum value doesn't match any cases")
+
+    @staticmethod
+    def check_lower(value):
+        if isinstance(value, LayerError.Failed):
+            _UniffiFfiConverterString.check_lower(value.why)
+            return
+
+    @staticmethod
+    def write(value, buf):
+        if isinstance(value, LayerError.Failed):
+            buf.write_i32(1)
+            _UniffiFfiConverterString.write(value.why, buf)
 
 
 
@@ -3418,15 +3609,281 @@ class _UniffiFfiConverterTypeModel:
     def write(cls, value: Model, buf: _UniffiRustBuffer):
         buf.write_u64(cls.lower(value))
 
+class _UniffiFfiConverterSequenceTypeLayers(_UniffiConverterRustBuffer):
+    @classmethod
+    def check_lower(cls, value):
+        for item in value:
+            _UniffiFfiConverterTypeLayers.check_lower(item)
+
+    @classmethod
+    def write(cls, value, buf):
+        items = len(value)
+        buf.write_i32(items)
+        for item in value:
+            _UniffiFfiConverterTypeLayers.write(item, buf)
+
+    @classmethod
+    def read(cls, buf):
+        count = buf.read_i32()
+        if count < 0:
+            raise InternalError("Unexpected negative sequence length")
+
+        return [
+            _UniffiFfiConverterTypeLayers.read(buf) for i in range(count)
+        ]
+
+
+class LayerRunner():
+    """
+    Runs layers of one model as the app likes: on LiteRT, Core ML, ONNX Runtime, of the files that `graft model split` writes.
+"""
+
+    def name(self, ) -> str:
+        """
+        What it runs on; part of the name under which it is kept what layers take.
+"""
+        raise NotImplementedError
+    def layers(self, ) -> typing.List[Layers]:
+        """
+        The layers that it has. Without any to the end, there is no falling back from a server that does not answer; those from the input to
+        the end do for all.
+"""
+        raise NotImplementedError
+    def run(self, layers: Layers,tensors: typing.List[TensorValue]) -> typing.List[TensorValue]:
+        """
+        Runs layers that it has on one request: the tensors of their first cut point in, those of their last out, in order. It is called on
+        threads of the library's.
+"""
+        raise NotImplementedError
+
+class LayerRunnerImpl(LayerRunner):
+    """
+    Runs layers of one model as the app likes: on LiteRT, Core ML, ONNX Runtime, of the files that `graft model split` writes.
+"""
+
+    _handle: ctypes.c_uint64
+
+    def __init__(self, *args, **kwargs):
+        raise ValueError("This class has no default constructor")
+
+    def __del__(self):
+        # In case of partial initialization of instances.
+        handle = getattr(self, "_handle", None)
+        if handle is not None:
+            _uniffi_rust_call(_UniffiLib.uniffi_graft_sdk_fn_free_layerrunner, handle)
+
+    def _uniffi_clone_handle(self):
+        return _uniffi_rust_call(_UniffiLib.uniffi_graft_sdk_fn_clone_layerrunner, self._handle)
+
+    # Used by alternative constructors or any methods which return this type.
+    @classmethod
+    def _uniffi_make_instance(cls, handle):
+        # Lightly yucky way to bypass the usual __init__ logic
+        # and just create a new instance with the required handle.
+        inst = cls.__new__(cls)
+        inst._handle = handle
+        return inst
+    def name(self, ) -> str:
+        """
+        What it runs on; part of the name under which it is kept what layers take.
+"""
+        _uniffi_lowered_args = (
+            self._uniffi_clone_handle(),
+        )
+        _uniffi_lift_return = _UniffiFfiConverterString.lift
+        _uniffi_error_converter = None
+        _uniffi_ffi_result = _uniffi_rust_call_with_error(
+            _uniffi_error_converter,
+            _UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_name,
+            *_uniffi_lowered_args,
+        )
+        return _uniffi_lift_return(_uniffi_ffi_result)
+    def layers(self, ) -> typing.List[Layers]:
+        """
+        The layers that it has. Without any to the end, there is no falling back from a server that does not answer; those from the input to
+        the end do for all.
+"""
+        _uniffi_lowered_args = (
+            self._uniffi_clone_handle(),
+        )
+        _uniffi_lift_return = _UniffiFfiConverterSequenceTypeLayers.lift
+        _uniffi_error_converter = None
+        _uniffi_ffi_result = _uniffi_rust_call_with_error(
+            _uniffi_error_converter,
+            _UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_layers,
+            *_uniffi_lowered_args,
+        )
+        return _uniffi_lift_return(_uniffi_ffi_result)
+    def run(self, layers: Layers,tensors: typing.List[TensorValue]) -> typing.List[TensorValue]:
+        """
+        Runs layers that it has on one request: the tensors of their first cut point in, those of their last out, in order. It is called on
+        threads of the library's.
+"""
+
+        _UniffiFfiConverterTypeLayers.check_lower(layers)
+
+        _UniffiFfiConverterSequenceTypeTensorValue.check_lower(tensors)
+        _uniffi_lowered_args = (
+            self._uniffi_clone_handle(),
+            _UniffiFfiConverterTypeLayers.lower(layers),
+            _UniffiFfiConverterSequenceTypeTensorValue.lower(tensors),
+        )
+        _uniffi_lift_return = _UniffiFfiConverterSequenceTypeTensorValue.lift
+        _uniffi_error_converter = _UniffiFfiConverterTypeLayerError
+        _uniffi_ffi_result = _uniffi_rust_call_with_error(
+            _uniffi_error_converter,
+            _UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_run,
+            *_uniffi_lowered_args,
+        )
+        return _uniffi_lift_return(_uniffi_ffi_result)
+
+
+
+
+# Put all the bits inside a class to keep the top-level namespace clean
+class _UniffiTraitImplLayerRunnerImpl:
+    # For each method, generate a callback function to pass to Rust
+
+    @_UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD0
+    def name(
+            uniffi_handle,
+            uniffi_out_return,
+            uniffi_call_status_ptr,
+        ):
+        uniffi_obj = _UniffiFfiConverterTypeLayerRunner._handle_map.get(uniffi_handle)
+        def make_call():
+            uniffi_args = ()
+            uniffi_method = uniffi_obj.name
+            return uniffi_method(*uniffi_args)
+        def write_return_value(v):
+            uniffi_out_return[0] = _UniffiFfiConverterString.lower(v)
+        _uniffi_trait_interface_call(
+                uniffi_call_status_ptr.contents,
+                make_call,
+                write_return_value,
+        )
+
+    @_UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD1
+    def layers(
+            uniffi_handle,
+            uniffi_out_return,
+            uniffi_call_status_ptr,
+        ):
+        uniffi_obj = _UniffiFfiConverterTypeLayerRunner._handle_map.get(uniffi_handle)
+        def make_call():
+            uniffi_args = ()
+            uniffi_method = uniffi_obj.layers
+            return uniffi_method(*uniffi_args)
+        def write_return_value(v):
+            uniffi_out_return[0] = _UniffiFfiConverterSequenceTypeLayers.lower(v)
+        _uniffi_trait_interface_call(
+                uniffi_call_status_ptr.contents,
+                make_call,
+                write_return_value,
+        )
+
+    @_UNIFFI_CALLBACK_INTERFACE_GRAFT_LAYER_RUNNER_METHOD2
+    def run(
+            uniffi_handle,
+            layers,
+            tensors,
+            uniffi_out_return,
+            uniffi_call_status_ptr,
+        ):
+        uniffi_obj = _UniffiFfiConverterTypeLayerRunner._handle_map.get(uniffi_handle)
+        def make_call():
+            uniffi_args = (_UniffiFfiConverterTypeLayers.lift(layers), _UniffiFfiConverterSequenceTypeTensorValue.lift(tensors), )
+            uniffi_method = uniffi_obj.run
+            return uniffi_method(*uniffi_args)
+        def write_return_value(v):
+            uniffi_out_return[0] = _UniffiFfiConverterSequenceTypeTensorValue.lower(v)
+        _uniffi_trait_interface_call_with_error(
+                uniffi_call_status_ptr.contents,
+                make_call,
+                write_return_value,
+                LayerError,
+                _UniffiFfiConverterTypeLayerError.lower,
+        )
+
+    @_UNIFFI_CALLBACK_INTERFACE_FREE_GRAFT_LAYER_RUNNER
+    def _uniffi_free(uniffi_handle):
+        _UniffiFfiConverterTypeLayerRunner._handle_map.remove(uniffi_handle)
+
+    @_UNIFFI_CALLBACK_INTERFACE_CLONE_GRAFT_LAYER_RUNNER
+    def _uniffi_clone(uniffi_handle):
+        return _UniffiFfiConverterTypeLayerRunner._handle_map.clone(uniffi_handle)
+
+    # Generate the FFI VTable.  This has a field for each callback interface method.
+    _uniffi_vtable = _UniffiVTableCallbackInterfaceGraftLayerRunner(
+        _uniffi_free,
+        _uniffi_clone,
+        name,
+        layers,
+        run,
+    )
+    # Send Rust a pointer to the VTable.  Note: this means we need to keep the struct alive forever,
+    # or else bad things will happen when Rust tries to access it.
+    _UniffiLib.uniffi_graft_sdk_fn_init_callback_vtable_layerrunner(ctypes.byref(_uniffi_vtable))
+
+class _UniffiFfiConverterTypeLayerRunner:
+    _handle_map = _UniffiHandleMap()
+
+    @staticmethod
+    def lift(value: int):
+        if (value & 1) == 0:
+            # Rust-generated handle, construct a new class that uses the handle to implement the
+            # interface
+            return LayerRunnerImpl._uniffi_make_instance(value)
+        else:
+            # Python-generated handle, get the object from the handle map
+            return _UniffiFfiConverterTypeLayerRunner._handle_map.remove(value)
+
+    @staticmethod
+    def check_lower(value: LayerRunner):
+        if not isinstance(value, LayerRunner):
+            raise TypeError("Expected LayerRunner subclass, {} found".format(type(value).__name__))
+
+    @staticmethod
+    def lower(value: LayerRunner):
+         if isinstance(value, LayerRunnerImpl):
+            # Rust-implementated object.  Clone the handle and return it
+            return value._uniffi_clone_handle()
+         else:
+            # Python-implementated object, generate a new vtable handle and return that.
+            return _UniffiFfiConverterTypeLayerRunner._handle_map.insert(value)
+
+    @classmethod
+    def read(cls, buf: _UniffiRustBuffer):
+        ptr = buf.read_u64()
+        if ptr == 0:
+            raise InternalError("Raw handle value was null")
+        return cls.lift(ptr)
+
+    @classmethod
+    def write(cls, value: LayerRunner, buf: _UniffiRustBuffer):
+        buf.write_u64(cls.lower(value))
+
 
 class ClientProtocol(typing.Protocol):
     """
     What an app holds: its way to the routers, and this device. One for the whole app is enough.
 """
 
+    def network_changed(self, ) -> None:
+        """
+        The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called by the app's callback for
+        changes of the network; where nobody says so, it is found out by what is lost.
+"""
+        raise NotImplementedError
     async def open(self, source: ModelSource,options: ModelOptions,progress: typing.Optional[ProgressListener]) -> Model:
         """
         Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
+"""
+        raise NotImplementedError
+    async def open_on(self, head: LayerRunner,source: ModelSource,options: ModelOptions,progress: typing.Optional[ProgressListener]) -> Model:
+        """
+        Opens a model whose layers the app runs: `source` tells what it is, `head` runs it. What its layers take is measured, unless the cache
+        knows it.
 """
         raise NotImplementedError
 
@@ -3471,6 +3928,22 @@ class Client(ClientProtocol):
         inst = cls.__new__(cls)
         inst._handle = handle
         return inst
+    def network_changed(self, ) -> None:
+        """
+        The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called by the app's callback for
+        changes of the network; where nobody says so, it is found out by what is lost.
+"""
+        _uniffi_lowered_args = (
+            self._uniffi_clone_handle(),
+        )
+        _uniffi_lift_return = lambda val: None
+        _uniffi_error_converter = _UniffiFfiConverterTypeGraftError
+        _uniffi_ffi_result = _uniffi_rust_call_with_error(
+            _uniffi_error_converter,
+            _UniffiLib.uniffi_graft_sdk_fn_method_client_network_changed,
+            *_uniffi_lowered_args,
+        )
+        return _uniffi_lift_return(_uniffi_ffi_result)
     async def open(self, source: ModelSource,options: ModelOptions,progress: typing.Optional[ProgressListener]) -> Model:
         """
         Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
@@ -3491,6 +3964,36 @@ class Client(ClientProtocol):
         _uniffi_error_converter = _UniffiFfiConverterTypeGraftError
         return await _uniffi_rust_call_async(
             _UniffiLib.uniffi_graft_sdk_fn_method_client_open(*_uniffi_lowered_args),
+            _UniffiLib.ffi_graft_sdk_rust_future_poll_u64,
+            _UniffiLib.ffi_graft_sdk_rust_future_complete_u64,
+            _UniffiLib.ffi_graft_sdk_rust_future_free_u64,
+            _uniffi_lift_return,
+            _uniffi_error_converter,
+        )
+    async def open_on(self, head: LayerRunner,source: ModelSource,options: ModelOptions,progress: typing.Optional[ProgressListener]) -> Model:
+        """
+        Opens a model whose layers the app runs: `source` tells what it is, `head` runs it. What its layers take is measured, unless the cache
+        knows it.
+"""
+
+        _UniffiFfiConverterTypeLayerRunner.check_lower(head)
+
+        _UniffiFfiConverterTypeModelSource.check_lower(source)
+
+        _UniffiFfiConverterTypeModelOptions.check_lower(options)
+
+        _UniffiFfiConverterOptionalTypeProgressListener.check_lower(progress)
+        _uniffi_lowered_args = (
+            self._uniffi_clone_handle(),
+            _UniffiFfiConverterTypeLayerRunner.lower(head),
+            _UniffiFfiConverterTypeModelSource.lower(source),
+            _UniffiFfiConverterTypeModelOptions.lower(options),
+            _UniffiFfiConverterOptionalTypeProgressListener.lower(progress),
+        )
+        _uniffi_lift_return = _UniffiFfiConverterTypeModel.lift
+        _uniffi_error_converter = _UniffiFfiConverterTypeGraftError
+        return await _uniffi_rust_call_async(
+            _UniffiLib.uniffi_graft_sdk_fn_method_client_open_on(*_uniffi_lowered_args),
             _UniffiLib.ffi_graft_sdk_rust_future_poll_u64,
             _UniffiLib.ffi_graft_sdk_rust_future_complete_u64,
             _UniffiLib.ffi_graft_sdk_rust_future_free_u64,
@@ -3535,11 +4038,13 @@ __all__ = [
     "Bytes",
     "PixelFormat",
     "GraftError",
+    "LayerError",
     "ModelSource",
     "TensorValue",
     "Times",
     "Answer",
     "ClientOptions",
+    "Layers",
     "ModelOptions",
     "Pixels",
     "TensorInfo",
@@ -3549,6 +4054,8 @@ __all__ = [
     "InputProtocol",
     "Model",
     "ModelProtocol",
+    "LayerRunnerImpl",
+    "LayerRunner",
     "Client",
     "ClientProtocol",
 ]

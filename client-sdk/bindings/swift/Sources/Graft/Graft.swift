@@ -629,9 +629,21 @@ fileprivate struct FfiConverterData: FfiConverterRustBuffer {
 public protocol ClientProtocol: AnyObject, Sendable {
 
     /**
+     * The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called by the app's callback for
+     * changes of the network; where nobody says so, it is found out by what is lost.
+     */
+    func networkChanged() throws
+
+    /**
      * Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
      */
     func `open`(source: ModelSource, options: ModelOptions, progress: ProgressListener?) async throws  -> Model
+
+    /**
+     * Opens a model whose layers the app runs: `source` tells what it is, `head` runs it. What its layers take is measured, unless the cache
+     * knows it.
+     */
+    func openOn(head: LayerRunner, source: ModelSource, options: ModelOptions, progress: ProgressListener?) async throws  -> Model
 
 }
 /**
@@ -703,6 +715,18 @@ public convenience init(options: ClientOptions)throws  {
 
 
     /**
+     * The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called by the app's callback for
+     * changes of the network; where nobody says so, it is found out by what is lost.
+     */
+open func networkChanged()throws   {try rustCallWithError(FfiConverterTypeGraftError_lift) {
+        uniffiCallStatus in
+    uniffi_graft_sdk_fn_method_client_network_changed(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+}
+}
+
+    /**
      * Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
      */
 open func `open`(source: ModelSource, options: ModelOptions, progress: ProgressListener?)async throws  -> Model  {
@@ -711,6 +735,26 @@ open func `open`(source: ModelSource, options: ModelOptions, progress: ProgressL
             rustFutureFunc: {
                 uniffi_graft_sdk_fn_method_client_open(
                         self.uniffiCloneHandle(),FfiConverterTypeModelSource_lower(source),FfiConverterTypeModelOptions_lower(options),FfiConverterOptionTypeProgressListener.lower(progress)
+                )
+            },
+            pollFunc: ffi_graft_sdk_rust_future_poll_u64,
+            completeFunc: ffi_graft_sdk_rust_future_complete_u64,
+            freeFunc: ffi_graft_sdk_rust_future_free_u64,
+            liftFunc: FfiConverterTypeModel_lift,
+            errorHandler: FfiConverterTypeGraftError_lift
+        )
+}
+
+    /**
+     * Opens a model whose layers the app runs: `source` tells what it is, `head` runs it. What its layers take is measured, unless the cache
+     * knows it.
+     */
+open func openOn(head: LayerRunner, source: ModelSource, options: ModelOptions, progress: ProgressListener?)async throws  -> Model  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_graft_sdk_fn_method_client_open_on(
+                        self.uniffiCloneHandle(),FfiConverterTypeLayerRunner_lower(head),FfiConverterTypeModelSource_lower(source),FfiConverterTypeModelOptions_lower(options),FfiConverterOptionTypeProgressListener.lower(progress)
                 )
             },
             pollFunc: ffi_graft_sdk_rust_future_poll_u64,
@@ -900,6 +944,303 @@ public func FfiConverterTypeInput_lift(_ handle: UInt64) throws -> Input {
 #endif
 public func FfiConverterTypeInput_lower(_ value: Input) -> UInt64 {
     return FfiConverterTypeInput.lower(value)
+}
+
+
+
+
+
+
+/**
+ * Runs layers of one model as the app likes: on LiteRT, Core ML, ONNX Runtime, of the files that `graft model split` writes.
+ */
+public protocol LayerRunner: AnyObject, Sendable {
+
+    /**
+     * What it runs on; part of the name under which it is kept what layers take.
+     */
+    func name()  -> String
+
+    /**
+     * The layers that it has. Without any to the end, there is no falling back from a server that does not answer; those from the input to
+     * the end do for all.
+     */
+    func layers()  -> [Layers]
+
+    /**
+     * Runs layers that it has on one request: the tensors of their first cut point in, those of their last out, in order. It is called on
+     * threads of the library's.
+     */
+    func run(layers: Layers, tensors: [TensorValue]) throws  -> [TensorValue]
+
+}
+/**
+ * Runs layers of one model as the app likes: on LiteRT, Core ML, ONNX Runtime, of the files that `graft model split` writes.
+ */
+open class LayerRunnerImpl: LayerRunner, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_graft_sdk_fn_clone_layerrunner(self.handle, $0) }
+    }
+    // No primary constructor declared for this class.
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_graft_sdk_fn_free_layerrunner(handle, $0) }
+    }
+
+
+
+
+    /**
+     * What it runs on; part of the name under which it is kept what layers take.
+     */
+open func name() -> String  {
+    return try!  FfiConverterString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_graft_sdk_fn_method_layerrunner_name(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+
+    /**
+     * The layers that it has. Without any to the end, there is no falling back from a server that does not answer; those from the input to
+     * the end do for all.
+     */
+open func layers() -> [Layers]  {
+    return try!  FfiConverterSequenceTypeLayers.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_graft_sdk_fn_method_layerrunner_layers(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+
+    /**
+     * Runs layers that it has on one request: the tensors of their first cut point in, those of their last out, in order. It is called on
+     * threads of the library's.
+     */
+open func run(layers: Layers, tensors: [TensorValue])throws  -> [TensorValue]  {
+    return try  FfiConverterSequenceTypeTensorValue.lift(try rustCallWithError(FfiConverterTypeLayerError_lift) {
+        uniffiCallStatus in
+    uniffi_graft_sdk_fn_method_layerrunner_run(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeLayers_lower(layers),
+        FfiConverterSequenceTypeTensorValue.lower(tensors),uniffiCallStatus
+    )
+})
+}
+
+
+
+}
+
+
+
+// Put the implementation in a struct so we don't pollute the top-level namespace
+fileprivate struct UniffiCallbackInterfaceLayerRunner {
+
+    // Create the VTable using a series of closures.
+    // Swift automatically converts these into C callback functions.
+    //
+    // Store the vtable directly.
+    static let vtable: UniffiVTableCallbackInterfaceLayerRunner = UniffiVTableCallbackInterfaceLayerRunner(
+        uniffiFree: { (uniffiHandle: UInt64) -> () in
+            do {
+                try FfiConverterTypeLayerRunner.handleMap.remove(handle: uniffiHandle)
+            } catch {
+                print("Uniffi callback interface LayerRunner: handle missing in uniffiFree")
+            }
+        },
+        uniffiClone: { (uniffiHandle: UInt64) -> UInt64 in
+            do {
+                return try FfiConverterTypeLayerRunner.handleMap.clone(handle: uniffiHandle)
+            } catch {
+                fatalError("Uniffi callback interface LayerRunner: handle missing in uniffiClone")
+            }
+        },
+        name: { (
+            uniffiHandle: UInt64,
+            uniffiOutReturn: UnsafeMutablePointer<RustBuffer>,
+            uniffiCallStatus: UnsafeMutablePointer<RustCallStatus>
+        ) in
+            let makeCall = {
+                () throws -> String in
+                guard let uniffiObj = try? FfiConverterTypeLayerRunner.handleMap.get(handle: uniffiHandle) else {
+                    throw UniffiInternalError.unexpectedStaleHandle
+                }
+                return uniffiObj.name(
+                )
+            }
+
+
+            let writeReturn = { uniffiOutReturn.pointee = FfiConverterString.lower($0) }
+            uniffiTraitInterfaceCall(
+                callStatus: uniffiCallStatus,
+                makeCall: makeCall,
+                writeReturn: writeReturn
+            )
+        },
+        layers: { (
+            uniffiHandle: UInt64,
+            uniffiOutReturn: UnsafeMutablePointer<RustBuffer>,
+            uniffiCallStatus: UnsafeMutablePointer<RustCallStatus>
+        ) in
+            let makeCall = {
+                () throws -> [Layers] in
+                guard let uniffiObj = try? FfiConverterTypeLayerRunner.handleMap.get(handle: uniffiHandle) else {
+                    throw UniffiInternalError.unexpectedStaleHandle
+                }
+                return uniffiObj.layers(
+                )
+            }
+
+
+            let writeReturn = { uniffiOutReturn.pointee = FfiConverterSequenceTypeLayers.lower($0) }
+            uniffiTraitInterfaceCall(
+                callStatus: uniffiCallStatus,
+                makeCall: makeCall,
+                writeReturn: writeReturn
+            )
+        },
+        run: { (
+            uniffiHandle: UInt64,
+            layers: RustBuffer,
+            tensors: RustBuffer,
+            uniffiOutReturn: UnsafeMutablePointer<RustBuffer>,
+            uniffiCallStatus: UnsafeMutablePointer<RustCallStatus>
+        ) in
+            let makeCall = {
+                () throws -> [TensorValue] in
+                guard let uniffiObj = try? FfiConverterTypeLayerRunner.handleMap.get(handle: uniffiHandle) else {
+                    throw UniffiInternalError.unexpectedStaleHandle
+                }
+                return try uniffiObj.run(
+                     layers: try FfiConverterTypeLayers_lift(layers),
+                     tensors: try FfiConverterSequenceTypeTensorValue.lift(tensors)
+                )
+            }
+
+
+            let writeReturn = { uniffiOutReturn.pointee = FfiConverterSequenceTypeTensorValue.lower($0) }
+            uniffiTraitInterfaceCallWithError(
+                callStatus: uniffiCallStatus,
+                makeCall: makeCall,
+                writeReturn: writeReturn,
+                lowerError: FfiConverterTypeLayerError_lower
+            )
+        }
+    )
+
+    // Rust stores this pointer for future callback invocations, so it must live
+    // for the process lifetime (not just for the init function call).
+    //
+    // `nonisolated(unsafe)` is needed under Swift 6 strict concurrency.
+    // This is safe because the pointee is initialized once during static init
+    // and never mutated by either side of the FFI.  Its fields are C function pointers.
+    nonisolated(unsafe) static let vtablePtr: UnsafePointer<UniffiVTableCallbackInterfaceLayerRunner> = {
+        let ptr = UnsafeMutablePointer<UniffiVTableCallbackInterfaceLayerRunner>.allocate(capacity: 1)
+        ptr.initialize(to: vtable)
+        return UnsafePointer(ptr)
+    }()
+}
+
+private func uniffiCallbackInitLayerRunner() {
+    uniffi_graft_sdk_fn_init_callback_vtable_layerrunner(UniffiCallbackInterfaceLayerRunner.vtablePtr)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeLayerRunner: FfiConverter {
+    fileprivate static let handleMap = UniffiHandleMap<LayerRunner>()
+
+    typealias FfiType = UInt64
+    typealias SwiftType = LayerRunner
+
+    public static func lift(_ handle: UInt64) throws -> LayerRunner {
+        if ((handle & 1) == 0) {
+            // Rust-generated handle, construct a new class that uses the handle to implement the
+            // interface
+            return LayerRunnerImpl(unsafeFromHandle: handle)
+        } else {
+            // Swift-generated handle, get the object from the handle map
+            return try handleMap.remove(handle: handle)
+        }
+    }
+
+    public static func lower(_ value: LayerRunner) -> UInt64 {
+         if let rustImpl = value as? LayerRunnerImpl {
+             // Rust-implemented object.  Clone the handle and return it
+            return rustImpl.uniffiCloneHandle()
+         } else {
+            // Swift object, generate a new vtable handle and return that.
+            return handleMap.insert(obj: value)
+         }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> LayerRunner {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: LayerRunner, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLayerRunner_lift(_ handle: UInt64) throws -> LayerRunner {
+    return try FfiConverterTypeLayerRunner.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLayerRunner_lower(_ value: LayerRunner) -> UInt64 {
+    return FfiConverterTypeLayerRunner.lower(value)
 }
 
 
@@ -1644,6 +1985,75 @@ public func FfiConverterTypeClientOptions_lift(_ buf: RustBuffer) throws -> Clie
 #endif
 public func FfiConverterTypeClientOptions_lower(_ value: ClientOptions) -> RustBuffer {
     return FfiConverterTypeClientOptions.lower(value)
+}
+
+
+/**
+ * Layers that an app has: all between two cut points, of which the first is 0 (the model's inputs) or the second the last (its outputs).
+ */
+public struct Layers: Equatable, Hashable {
+    /**
+     * The cut point at which they begin.
+     */
+    public let start: UInt16
+    /**
+     * The cut point at which they end.
+     */
+    public let end: UInt16
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The cut point at which they begin.
+         */start: UInt16,
+        /**
+         * The cut point at which they end.
+         */end: UInt16) {
+        self.start = start
+        self.end = end
+    }
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Layers: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeLayers: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Layers {
+        return
+            try Layers(
+                start: FfiConverterUInt16.read(from: &buf),
+                end: FfiConverterUInt16.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Layers, into buf: inout [UInt8]) {
+        FfiConverterUInt16.write(value.start, into: &buf)
+        FfiConverterUInt16.write(value.end, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLayers_lift(_ buf: RustBuffer) throws -> Layers {
+    return try FfiConverterTypeLayers.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLayers_lower(_ value: Layers) -> RustBuffer {
+    return FfiConverterTypeLayers.lower(value)
 }
 
 
@@ -2487,6 +2897,90 @@ public func FfiConverterTypeGraftError_lower(_ value: GraftError) -> RustBuffer 
 
 
 /**
+ * Layers that can't be run, in words.
+ */
+public
+enum LayerError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
+
+
+
+    /**
+     * They can't be.
+     */
+    case Failed(
+        /**
+         * What happened.
+         */why: String
+    )
+
+
+
+
+
+
+    public var errorDescription: String? {
+        String(reflecting: self)
+    }
+
+}
+
+#if compiler(>=6)
+extension LayerError: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeLayerError: FfiConverterRustBuffer {
+    typealias SwiftType = LayerError
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> LayerError {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+
+
+
+
+        case 1: return .Failed(
+            why: try FfiConverterString.read(from: &buf)
+            )
+
+         default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: LayerError, into buf: inout [UInt8]) {
+        switch value {
+
+
+
+
+
+        case let .Failed(why):
+            writeInt(&buf, Int32(1))
+            FfiConverterString.write(why, into: &buf)
+
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLayerError_lift(_ buf: RustBuffer) throws -> LayerError {
+    return try FfiConverterTypeLayerError.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLayerError_lower(_ value: LayerError) -> RustBuffer {
+    return FfiConverterTypeLayerError.lower(value)
+}
+
+
+/**
  * Why all layers ran on the device.
  */
 
@@ -3153,6 +3647,31 @@ fileprivate struct FfiConverterSequenceString: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterSequenceTypeLayers: FfiConverterRustBuffer {
+    typealias SwiftType = [Layers]
+
+    public static func write(_ value: [Layers], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeLayers.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [Layers] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [Layers]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeLayers.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterSequenceTypeTensorInfo: FfiConverterRustBuffer {
     typealias SwiftType = [TensorInfo]
 
@@ -3288,10 +3807,25 @@ private let initializationResult: InitializationResult = {
     if bindings_contract_version != scaffolding_contract_version {
         return InitializationResult.contractVersionMismatch
     }
+    if (uniffi_graft_sdk_checksum_method_client_network_changed() != 52444) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_graft_sdk_checksum_method_client_open() != 50935) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_graft_sdk_checksum_method_client_open_on() != 29037) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_graft_sdk_checksum_method_progresslistener_on_progress() != 21502) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_graft_sdk_checksum_method_layerrunner_name() != 25197) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_graft_sdk_checksum_method_layerrunner_layers() != 50615) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_graft_sdk_checksum_method_layerrunner_run() != 56921) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_graft_sdk_checksum_method_model_identity() != 52137) {
@@ -3334,6 +3868,7 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
 
+    uniffiCallbackInitLayerRunner()
     uniffiCallbackInitProgressListener()
     return InitializationResult.ok
 }()

@@ -250,6 +250,27 @@ typedef void (*UniffiCallbackInterfaceProgressListenerMethod0)(uint64_t, uint32_
     );
 
 #endif
+#ifndef UNIFFI_FFIDEF_CALLBACK_INTERFACE_LAYER_RUNNER_METHOD0
+#define UNIFFI_FFIDEF_CALLBACK_INTERFACE_LAYER_RUNNER_METHOD0
+typedef void (*UniffiCallbackInterfaceLayerRunnerMethod0)(uint64_t, RustBuffer* _Nonnull,
+        RustCallStatus *_Nonnull uniffiCallStatus
+    );
+
+#endif
+#ifndef UNIFFI_FFIDEF_CALLBACK_INTERFACE_LAYER_RUNNER_METHOD1
+#define UNIFFI_FFIDEF_CALLBACK_INTERFACE_LAYER_RUNNER_METHOD1
+typedef void (*UniffiCallbackInterfaceLayerRunnerMethod1)(uint64_t, RustBuffer* _Nonnull,
+        RustCallStatus *_Nonnull uniffiCallStatus
+    );
+
+#endif
+#ifndef UNIFFI_FFIDEF_CALLBACK_INTERFACE_LAYER_RUNNER_METHOD2
+#define UNIFFI_FFIDEF_CALLBACK_INTERFACE_LAYER_RUNNER_METHOD2
+typedef void (*UniffiCallbackInterfaceLayerRunnerMethod2)(uint64_t, RustBuffer, RustBuffer, RustBuffer* _Nonnull,
+        RustCallStatus *_Nonnull uniffiCallStatus
+    );
+
+#endif
 #ifndef UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_PROGRESS_LISTENER
 #define UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_PROGRESS_LISTENER
 typedef struct UniffiVTableCallbackInterfaceProgressListener {
@@ -257,6 +278,17 @@ typedef struct UniffiVTableCallbackInterfaceProgressListener {
     UniffiCallbackInterfaceClone _Nonnull uniffiClone;
     UniffiCallbackInterfaceProgressListenerMethod0 _Nonnull onProgress;
 } UniffiVTableCallbackInterfaceProgressListener;
+
+#endif
+#ifndef UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_LAYER_RUNNER
+#define UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_LAYER_RUNNER
+typedef struct UniffiVTableCallbackInterfaceLayerRunner {
+    UniffiCallbackInterfaceFree _Nonnull uniffiFree;
+    UniffiCallbackInterfaceClone _Nonnull uniffiClone;
+    UniffiCallbackInterfaceLayerRunnerMethod0 _Nonnull name;
+    UniffiCallbackInterfaceLayerRunnerMethod1 _Nonnull layers;
+    UniffiCallbackInterfaceLayerRunnerMethod2 _Nonnull run;
+} UniffiVTableCallbackInterfaceLayerRunner;
 
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_CLONE_CLIENT
@@ -274,9 +306,19 @@ void uniffi_graft_sdk_fn_free_client(uint64_t handle, RustCallStatus *_Nonnull o
 uint64_t uniffi_graft_sdk_fn_constructor_client_new(RustBuffer options, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_CLIENT_NETWORK_CHANGED
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_CLIENT_NETWORK_CHANGED
+void uniffi_graft_sdk_fn_method_client_network_changed(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_CLIENT_OPEN
 #define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_CLIENT_OPEN
 uint64_t uniffi_graft_sdk_fn_method_client_open(uint64_t ptr, RustBuffer source, RustBuffer options, RustBuffer progress
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_CLIENT_OPEN_ON
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_CLIENT_OPEN_ON
+uint64_t uniffi_graft_sdk_fn_method_client_open_on(uint64_t ptr, uint64_t head, RustBuffer source, RustBuffer options, RustBuffer progress
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_CLONE_PROGRESSLISTENER
@@ -297,6 +339,36 @@ void uniffi_graft_sdk_fn_init_callback_vtable_progresslistener(const UniffiVTabl
 #ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_PROGRESSLISTENER_ON_PROGRESS
 #define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_PROGRESSLISTENER_ON_PROGRESS
 void uniffi_graft_sdk_fn_method_progresslistener_on_progress(uint64_t ptr, uint32_t done, uint32_t all, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_CLONE_LAYERRUNNER
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_CLONE_LAYERRUNNER
+uint64_t uniffi_graft_sdk_fn_clone_layerrunner(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_FREE_LAYERRUNNER
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_FREE_LAYERRUNNER
+void uniffi_graft_sdk_fn_free_layerrunner(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_INIT_CALLBACK_VTABLE_LAYERRUNNER
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_INIT_CALLBACK_VTABLE_LAYERRUNNER
+void uniffi_graft_sdk_fn_init_callback_vtable_layerrunner(const UniffiVTableCallbackInterfaceLayerRunner* _Nonnull vtable
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_LAYERRUNNER_NAME
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_LAYERRUNNER_NAME
+RustBuffer uniffi_graft_sdk_fn_method_layerrunner_name(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_LAYERRUNNER_LAYERS
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_LAYERRUNNER_LAYERS
+RustBuffer uniffi_graft_sdk_fn_method_layerrunner_layers(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_LAYERRUNNER_RUN
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_METHOD_LAYERRUNNER_RUN
+RustBuffer uniffi_graft_sdk_fn_method_layerrunner_run(uint64_t ptr, RustBuffer layers, RustBuffer tensors, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_CLONE_INPUT
@@ -639,15 +711,45 @@ void ffi_graft_sdk_rust_future_free_void(uint64_t handle
 void ffi_graft_sdk_rust_future_complete_void(uint64_t handle, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_CLIENT_NETWORK_CHANGED
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_CLIENT_NETWORK_CHANGED
+uint16_t uniffi_graft_sdk_checksum_method_client_network_changed(void
+
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_CLIENT_OPEN
 #define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_CLIENT_OPEN
 uint16_t uniffi_graft_sdk_checksum_method_client_open(void
 
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_CLIENT_OPEN_ON
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_CLIENT_OPEN_ON
+uint16_t uniffi_graft_sdk_checksum_method_client_open_on(void
+
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_PROGRESSLISTENER_ON_PROGRESS
 #define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_PROGRESSLISTENER_ON_PROGRESS
 uint16_t uniffi_graft_sdk_checksum_method_progresslistener_on_progress(void
+
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_LAYERRUNNER_NAME
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_LAYERRUNNER_NAME
+uint16_t uniffi_graft_sdk_checksum_method_layerrunner_name(void
+
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_LAYERRUNNER_LAYERS
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_LAYERRUNNER_LAYERS
+uint16_t uniffi_graft_sdk_checksum_method_layerrunner_layers(void
+
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_LAYERRUNNER_RUN
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_LAYERRUNNER_RUN
+uint16_t uniffi_graft_sdk_checksum_method_layerrunner_run(void
 
 );
 #endif

@@ -660,6 +660,15 @@ internal interface UniffiForeignFutureCompleteVoid : com.sun.jna.Callback {
 internal interface UniffiCallbackInterfaceProgressListenerMethod0 : com.sun.jna.Callback {
     fun callback(`uniffiHandle`: Long,`done`: Int,`all`: Int,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,)
 }
+internal interface UniffiCallbackInterfaceLayerRunnerMethod0 : com.sun.jna.Callback {
+    fun callback(`uniffiHandle`: Long,`uniffiOutReturn`: RustBuffer,uniffiCallStatus: UniffiRustCallStatus,)
+}
+internal interface UniffiCallbackInterfaceLayerRunnerMethod1 : com.sun.jna.Callback {
+    fun callback(`uniffiHandle`: Long,`uniffiOutReturn`: RustBuffer,uniffiCallStatus: UniffiRustCallStatus,)
+}
+internal interface UniffiCallbackInterfaceLayerRunnerMethod2 : com.sun.jna.Callback {
+    fun callback(`uniffiHandle`: Long,`layers`: RustBuffer.ByValue,`tensors`: RustBuffer.ByValue,`uniffiOutReturn`: RustBuffer,uniffiCallStatus: UniffiRustCallStatus,)
+}
 @Structure.FieldOrder("uniffiFree", "uniffiClone", "onProgress")
 internal open class UniffiVTableCallbackInterfaceProgressListener(
     @JvmField internal var `uniffiFree`: UniffiCallbackInterfaceFree? = null,
@@ -676,6 +685,31 @@ internal open class UniffiVTableCallbackInterfaceProgressListener(
         `uniffiFree` = other.`uniffiFree`
         `uniffiClone` = other.`uniffiClone`
         `onProgress` = other.`onProgress`
+    }
+
+}
+@Structure.FieldOrder("uniffiFree", "uniffiClone", "name", "layers", "run")
+internal open class UniffiVTableCallbackInterfaceLayerRunner(
+    @JvmField internal var `uniffiFree`: UniffiCallbackInterfaceFree? = null,
+    @JvmField internal var `uniffiClone`: UniffiCallbackInterfaceClone? = null,
+    @JvmField internal var `name`: UniffiCallbackInterfaceLayerRunnerMethod0? = null,
+    @JvmField internal var `layers`: UniffiCallbackInterfaceLayerRunnerMethod1? = null,
+    @JvmField internal var `run`: UniffiCallbackInterfaceLayerRunnerMethod2? = null,
+) : Structure() {
+    class UniffiByValue(
+        `uniffiFree`: UniffiCallbackInterfaceFree? = null,
+        `uniffiClone`: UniffiCallbackInterfaceClone? = null,
+        `name`: UniffiCallbackInterfaceLayerRunnerMethod0? = null,
+        `layers`: UniffiCallbackInterfaceLayerRunnerMethod1? = null,
+        `run`: UniffiCallbackInterfaceLayerRunnerMethod2? = null,
+    ): UniffiVTableCallbackInterfaceLayerRunner(`uniffiFree`,`uniffiClone`,`name`,`layers`,`run`,), Structure.ByValue
+
+   internal fun uniffiSetValue(other: UniffiVTableCallbackInterfaceLayerRunner) {
+        `uniffiFree` = other.`uniffiFree`
+        `uniffiClone` = other.`uniffiClone`
+        `name` = other.`name`
+        `layers` = other.`layers`
+        `run` = other.`run`
     }
 
 }
@@ -704,9 +738,19 @@ internal object IntegrityCheckingUniffiLib {
     }
 
     internal fun ensureInitialized() = Unit
+    external fun uniffi_graft_sdk_checksum_method_client_network_changed(
+    ): Int
     external fun uniffi_graft_sdk_checksum_method_client_open(
     ): Int
+    external fun uniffi_graft_sdk_checksum_method_client_open_on(
+    ): Int
     external fun uniffi_graft_sdk_checksum_method_progresslistener_on_progress(
+    ): Int
+    external fun uniffi_graft_sdk_checksum_method_layerrunner_name(
+    ): Int
+    external fun uniffi_graft_sdk_checksum_method_layerrunner_layers(
+    ): Int
+    external fun uniffi_graft_sdk_checksum_method_layerrunner_run(
     ): Int
     external fun uniffi_graft_sdk_checksum_method_model_identity(
     ): Int
@@ -750,6 +794,7 @@ internal object UniffiLib {
 
     init {
         Native.register(UniffiLib::class.java, findLibraryName(componentName = "graft"))
+        uniffiCallbackInterfaceLayerRunner.register(this)
         uniffiCallbackInterfaceProgressListener.register(this)
 
     }
@@ -761,7 +806,11 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_graft_sdk_fn_constructor_client_new(`options`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus,
     ): Long
+    external fun uniffi_graft_sdk_fn_method_client_network_changed(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus,
+    ): Unit
     external fun uniffi_graft_sdk_fn_method_client_open(`ptr`: Long,`source`: RustBuffer.ByValue,`options`: RustBuffer.ByValue,`progress`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_graft_sdk_fn_method_client_open_on(`ptr`: Long,`head`: Long,`source`: RustBuffer.ByValue,`options`: RustBuffer.ByValue,`progress`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_graft_sdk_fn_clone_progresslistener(`handle`: Long,uniffi_out_err: UniffiRustCallStatus,
     ): Long
@@ -771,6 +820,18 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_graft_sdk_fn_method_progresslistener_on_progress(`ptr`: Long,`done`: Int,`all`: Int,uniffi_out_err: UniffiRustCallStatus,
     ): Unit
+    external fun uniffi_graft_sdk_fn_clone_layerrunner(`handle`: Long,uniffi_out_err: UniffiRustCallStatus,
+    ): Long
+    external fun uniffi_graft_sdk_fn_free_layerrunner(`handle`: Long,uniffi_out_err: UniffiRustCallStatus,
+    ): Unit
+    external fun uniffi_graft_sdk_fn_init_callback_vtable_layerrunner(`vtable`: UniffiVTableCallbackInterfaceLayerRunner,
+    ): Unit
+    external fun uniffi_graft_sdk_fn_method_layerrunner_name(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus,
+    ): RustBuffer.ByValue
+    external fun uniffi_graft_sdk_fn_method_layerrunner_layers(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus,
+    ): RustBuffer.ByValue
+    external fun uniffi_graft_sdk_fn_method_layerrunner_run(`ptr`: Long,`layers`: RustBuffer.ByValue,`tensors`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus,
+    ): RustBuffer.ByValue
     external fun uniffi_graft_sdk_fn_clone_input(`handle`: Long,uniffi_out_err: UniffiRustCallStatus,
     ): Long
     external fun uniffi_graft_sdk_fn_free_input(`handle`: Long,uniffi_out_err: UniffiRustCallStatus,
@@ -922,10 +983,25 @@ private fun uniffiCheckContractApiVersion(lib: IntegrityCheckingUniffiLib) {
 }
 @Suppress("UNUSED_PARAMETER")
 private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
+    if ((lib.uniffi_graft_sdk_checksum_method_client_network_changed() and 0xFFFF) != 52444) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_graft_sdk_checksum_method_client_open() and 0xFFFF) != 50935) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_graft_sdk_checksum_method_client_open_on() and 0xFFFF) != 29037) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_graft_sdk_checksum_method_progresslistener_on_progress() and 0xFFFF) != 21502) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_graft_sdk_checksum_method_layerrunner_name() and 0xFFFF) != 25197) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_graft_sdk_checksum_method_layerrunner_layers() and 0xFFFF) != 50615) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_graft_sdk_checksum_method_layerrunner_run() and 0xFFFF) != 56921) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_graft_sdk_checksum_method_model_identity() and 0xFFFF) != 52137) {
@@ -1492,9 +1568,21 @@ public object FfiConverterByteArray: FfiConverterRustBuffer<ByteArray> {
 public interface ClientInterface {
 
     /**
+     * The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called by the app's callback for
+     * changes of the network; where nobody says so, it is found out by what is lost.
+     */
+    fun `networkChanged`()
+
+    /**
      * Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
      */
     suspend fun `open`(`source`: ModelSource, `options`: ModelOptions, `progress`: ProgressListener?): Model
+
+    /**
+     * Opens a model whose layers the app runs: `source` tells what it is, `head` runs it. What its layers take is measured, unless the cache
+     * knows it.
+     */
+    suspend fun `openOn`(`head`: LayerRunner, `source`: ModelSource, `options`: ModelOptions, `progress`: ProgressListener?): Model
 
     companion object
 }
@@ -1617,6 +1705,23 @@ open class Client: Disposable, AutoCloseable, ClientInterface
 
 
     /**
+     * The device is in another network (Wi-Fi, mobile, a VPN): what is under way moves there. To be called by the app's callback for
+     * changes of the network; where nobody says so, it is found out by what is lost.
+     */
+    @Throws(GraftException::class)override fun `networkChanged`()
+        =
+    callWithHandle {
+    uniffiRustCallWithError(GraftException) { _status ->
+    UniffiLib.uniffi_graft_sdk_fn_method_client_network_changed(
+        it,
+        _status)
+}
+    }
+
+
+
+
+    /**
      * Opens a model on this device. What its layers take here is measured, for about a second, unless the cache knows it.
      */
     @Throws(GraftException::class)
@@ -1627,6 +1732,35 @@ open class Client: Disposable, AutoCloseable, ClientInterface
             UniffiLib.uniffi_graft_sdk_fn_method_client_open(
                 uniffiHandle,
 
+        FfiConverterTypeModelSource.lower(`source`),
+        FfiConverterTypeModelOptions.lower(`options`),
+        FfiConverterOptionalTypeProgressListener.lower(`progress`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_graft_sdk_rust_future_poll_u64(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_graft_sdk_rust_future_complete_u64(future, continuation) },
+        { future -> UniffiLib.ffi_graft_sdk_rust_future_free_u64(future) },
+        // lift function
+        { FfiConverterTypeModel.lift(it) },
+        // Error FFI converter
+        GraftException.ErrorHandler,
+    )
+    }
+
+
+    /**
+     * Opens a model whose layers the app runs: `source` tells what it is, `head` runs it. What its layers take is measured, unless the cache
+     * knows it.
+     */
+    @Throws(GraftException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `openOn`(`head`: LayerRunner, `source`: ModelSource, `options`: ModelOptions, `progress`: ProgressListener?) : Model {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_graft_sdk_fn_method_client_open_on(
+                uniffiHandle,
+
+        FfiConverterTypeLayerRunner.lower(`head`),
         FfiConverterTypeModelSource.lower(`source`),
         FfiConverterTypeModelOptions.lower(`options`),
         FfiConverterOptionalTypeProgressListener.lower(`progress`),
@@ -1952,6 +2086,408 @@ public object FfiConverterTypeInput: FfiConverter<Input, Long> {
     override fun allocationSize(value: Input) = 8UL
 
     override fun write(value: Input, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
+ * Runs layers of one model as the app likes: on LiteRT, Core ML, ONNX Runtime, of the files that `graft model split` writes.
+ */
+public interface LayerRunner {
+
+    /**
+     * What it runs on; part of the name under which it is kept what layers take.
+     */
+    fun `name`(): kotlin.String
+
+    /**
+     * The layers that it has. Without any to the end, there is no falling back from a server that does not answer; those from the input to
+     * the end do for all.
+     */
+    fun `layers`(): List<Layers>
+
+    /**
+     * Runs layers that it has on one request: the tensors of their first cut point in, those of their last out, in order. It is called on
+     * threads of the library's.
+     */
+    fun `run`(`layers`: Layers, `tensors`: List<TensorValue>): List<TensorValue>
+
+    companion object
+}
+
+/**
+ * Runs layers of one model as the app likes: on LiteRT, Core ML, ONNX Runtime, of the files that `graft model split` writes.
+ */
+open class LayerRunnerImpl: Disposable, AutoCloseable, LayerRunner
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_graft_sdk_fn_free_layerrunner(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_graft_sdk_fn_clone_layerrunner(handle, status)
+        }
+    }
+
+
+    /**
+     * What it runs on; part of the name under which it is kept what layers take.
+     */override fun `name`(): kotlin.String {
+            return FfiConverterString.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_name(
+        it,
+        _status)
+}
+    }
+    )
+    }
+
+
+
+    /**
+     * The layers that it has. Without any to the end, there is no falling back from a server that does not answer; those from the input to
+     * the end do for all.
+     */override fun `layers`(): List<Layers> {
+            return FfiConverterSequenceTypeLayers.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_layers(
+        it,
+        _status)
+}
+    }
+    )
+    }
+
+
+
+    /**
+     * Runs layers that it has on one request: the tensors of their first cut point in, those of their last out, in order. It is called on
+     * threads of the library's.
+     */
+    @Throws(LayerException::class)override fun `run`(`layers`: Layers, `tensors`: List<TensorValue>): List<TensorValue> {
+            return FfiConverterSequenceTypeTensorValue.lift(
+    callWithHandle {
+    uniffiRustCallWithError(LayerException) { _status ->
+    UniffiLib.uniffi_graft_sdk_fn_method_layerrunner_run(
+        it,
+
+        FfiConverterTypeLayers.lower(`layers`),
+        FfiConverterSequenceTypeTensorValue.lower(`tensors`),_status)
+}
+    }
+    )
+    }
+
+
+
+
+
+
+
+
+
+    /**
+     * @suppress
+     */
+    companion object
+
+}
+
+
+
+// Put the implementation in an object so we don't pollute the top-level namespace
+internal object uniffiCallbackInterfaceLayerRunner {
+    internal object `name`: UniffiCallbackInterfaceLayerRunnerMethod0 {
+        override fun callback(`uniffiHandle`: Long,`uniffiOutReturn`: RustBuffer,uniffiCallStatus: UniffiRustCallStatus,) {
+            val uniffiObj = FfiConverterTypeLayerRunner.handleMap.get(uniffiHandle)
+            val makeCall = { ->
+                uniffiObj.`name`(
+                )
+            }
+            val writeReturn = { value: kotlin.String -> uniffiOutReturn.setValue(FfiConverterString.lower(value)) }
+            uniffiTraitInterfaceCall(uniffiCallStatus, makeCall, writeReturn)
+        }
+    }
+    internal object `layers`: UniffiCallbackInterfaceLayerRunnerMethod1 {
+        override fun callback(`uniffiHandle`: Long,`uniffiOutReturn`: RustBuffer,uniffiCallStatus: UniffiRustCallStatus,) {
+            val uniffiObj = FfiConverterTypeLayerRunner.handleMap.get(uniffiHandle)
+            val makeCall = { ->
+                uniffiObj.`layers`(
+                )
+            }
+            val writeReturn = { value: List<Layers> -> uniffiOutReturn.setValue(FfiConverterSequenceTypeLayers.lower(value)) }
+            uniffiTraitInterfaceCall(uniffiCallStatus, makeCall, writeReturn)
+        }
+    }
+    internal object `run`: UniffiCallbackInterfaceLayerRunnerMethod2 {
+        override fun callback(`uniffiHandle`: Long,`layers`: RustBuffer.ByValue,`tensors`: RustBuffer.ByValue,`uniffiOutReturn`: RustBuffer,uniffiCallStatus: UniffiRustCallStatus,) {
+            val uniffiObj = FfiConverterTypeLayerRunner.handleMap.get(uniffiHandle)
+            val makeCall = { ->
+                uniffiObj.`run`(
+                    FfiConverterTypeLayers.lift(`layers`),
+                    FfiConverterSequenceTypeTensorValue.lift(`tensors`),
+                )
+            }
+            val writeReturn = { value: List<TensorValue> -> uniffiOutReturn.setValue(FfiConverterSequenceTypeTensorValue.lower(value)) }
+            uniffiTraitInterfaceCallWithError(
+                uniffiCallStatus,
+                makeCall,
+                writeReturn,
+                { e: LayerException -> FfiConverterTypeLayerError.lower(e) }
+            )
+        }
+    }
+
+    internal object uniffiFree: UniffiCallbackInterfaceFree {
+        override fun callback(handle: Long) {
+            FfiConverterTypeLayerRunner.handleMap.remove(handle)
+        }
+    }
+
+    internal object uniffiClone: UniffiCallbackInterfaceClone {
+        override fun callback(handle: Long): Long {
+            return FfiConverterTypeLayerRunner.handleMap.clone(handle)
+        }
+    }
+
+    internal var vtable = UniffiVTableCallbackInterfaceLayerRunner.UniffiByValue(
+        uniffiFree,
+        uniffiClone,
+        `name`,
+        `layers`,
+        `run`,
+    )
+
+    // Registers the foreign callback with the Rust side.
+    // This method is generated for each callback interface.
+    internal fun register(lib: UniffiLib) {
+        lib.uniffi_graft_sdk_fn_init_callback_vtable_layerrunner(vtable)
+    }
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeLayerRunner: FfiConverter<LayerRunner, Long> {
+    internal val handleMap = UniffiHandleMap<LayerRunner>()
+
+    override fun lower(value: LayerRunner): Long {
+        if (value is LayerRunnerImpl) {
+             // Rust-implemented object.  Clone the handle and return it
+            return value.uniffiCloneHandle()
+         } else {
+            // Kotlin object, generate a new vtable handle and return that.
+            return handleMap.insert(value)
+         }
+    }
+
+    override fun lift(value: Long): LayerRunner {
+        if ((value and 1.toLong()) == 0.toLong()) {
+            // Rust-generated handle, construct a new class that uses the handle to implement the
+            // interface
+            return LayerRunnerImpl(UniffiWithHandle, value)
+        } else {
+            // Kotlin-generated handle, get the object from the handle map
+            return handleMap.remove(value)
+        }
+    }
+
+    override fun read(buf: ByteBuffer): LayerRunner {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: LayerRunner) = 8UL
+
+    override fun write(value: LayerRunner, buf: ByteBuffer) {
         buf.putLong(lower(value))
     }
 }
@@ -2929,6 +3465,53 @@ public object FfiConverterTypeClientOptions: FfiConverterRustBuffer<ClientOption
 
 
 /**
+ * Layers that an app has: all between two cut points, of which the first is 0 (the model's inputs) or the second the last (its outputs).
+ */
+data class Layers (
+    /**
+     * The cut point at which they begin.
+     */
+    val `start`: kotlin.UShort
+    ,
+    /**
+     * The cut point at which they end.
+     */
+    val `end`: kotlin.UShort
+
+){
+
+
+
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeLayers: FfiConverterRustBuffer<Layers> {
+    override fun read(buf: ByteBuffer): Layers {
+        return Layers(
+            FfiConverterUShort.read(buf),
+            FfiConverterUShort.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Layers) = (
+            FfiConverterUShort.allocationSize(value.`start`) +
+            FfiConverterUShort.allocationSize(value.`end`)
+    )
+
+    override fun write(value: Layers, buf: ByteBuffer) {
+            FfiConverterUShort.write(value.`start`, buf)
+            FfiConverterUShort.write(value.`end`, buf)
+    }
+}
+
+
+
+/**
  * How a model is used. Every field has a default.
  */
 data class ModelOptions (
@@ -3530,6 +4113,77 @@ public object FfiConverterTypeGraftError : FfiConverterRustBuffer<GraftException
             }
             is GraftException.Internal -> {
                 buf.putInt(5)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+
+}
+
+
+
+
+
+/**
+ * Layers that can't be run, in words.
+ */
+sealed class LayerException: kotlin.Exception() {
+
+    /**
+     * They can't be.
+     */
+    class Failed(
+
+        /**
+         * What happened.
+         */
+        val `why`: kotlin.String
+        ) : LayerException() {
+        override val message
+            get() = "why=${ `why` }"
+    }
+
+
+
+
+
+    companion object ErrorHandler : UniffiRustCallStatusErrorHandler<LayerException> {
+        override fun lift(error_buf: RustBuffer.ByValue): LayerException = FfiConverterTypeLayerError.lift(error_buf)
+    }
+
+
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeLayerError : FfiConverterRustBuffer<LayerException> {
+    override fun read(buf: ByteBuffer): LayerException {
+
+
+        return when(buf.getInt()) {
+            1 -> LayerException.Failed(
+                FfiConverterString.read(buf),
+                )
+            else -> throw RuntimeException("invalid error enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: LayerException): ULong {
+        return when(value) {
+            is LayerException.Failed -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`why`)
+            )
+        }
+    }
+
+    override fun write(value: LayerException, buf: ByteBuffer) {
+        when(value) {
+            is LayerException.Failed -> {
+                buf.putInt(1)
+                FfiConverterString.write(value.`why`, buf)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
@@ -4258,6 +4912,34 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
         buf.putInt(value.size)
         value.iterator().forEach {
             FfiConverterString.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeLayers: FfiConverterRustBuffer<List<Layers>> {
+    override fun read(buf: ByteBuffer): List<Layers> {
+        val len = buf.getInt()
+        return List<Layers>(len) {
+            FfiConverterTypeLayers.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<Layers>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeLayers.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<Layers>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeLayers.write(it, buf)
         }
     }
 }
