@@ -184,8 +184,12 @@ impl PlannerActor {
     fn carry_out(&mut self, what: Do, context: &mut Context<Self>) {
         match what {
             Do::KeepEpoch(epoch) => {
-                self.store.keep_epoch(epoch);
-                self.came_out(Event::EpochKept(epoch, Ok(())), context);
+                let highest = self.store.keep_epoch(epoch);
+                let outcome = match highest > epoch {
+                    true => Err(Undone::GivenOut(highest)),
+                    false => Ok(()),
+                };
+                self.came_out(Event::EpochKept(epoch, outcome), context);
             }
             Do::Plan {
                 epoch,

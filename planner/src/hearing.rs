@@ -61,6 +61,9 @@ pub(crate) enum NotHeard {
         "your certificate is bound to another name than {0:?}: `graft ca issue --part {0}` makes one for this"
     )]
     Name(String),
+    /// It has joined under another name.
+    #[error("you have joined under another name, or as another role: a connection is one member's")]
+    AnotherName,
     /// It closed its connection meanwhile.
     #[error("your connection is gone")]
     Gone,
@@ -133,6 +136,9 @@ impl PlannerActor {
                 Member::Router(name.clone())
             }
         };
+        if self.member(number).is_some_and(|other| other != member) {
+            return Err(NotHeard::AnotherName);
+        }
         Ok(self.joined(join, member, connection, number, context)?)
     }
 }

@@ -245,10 +245,14 @@ impl Store {
         }
     }
 
-    /// Keeps the highest epoch that was given out; it is on the disk before this returns, where that can be used.
-    pub fn keep_epoch(&mut self, epoch: Epoch) {
+    /// Keeps the highest epoch that was given out; it is on the disk before this returns, where that can be used. Returns the highest
+    /// that is known: another, where the disk could be used again and had a later one.
+    pub fn keep_epoch(&mut self, epoch: Epoch) -> Epoch {
+        self.tend();
         self.mirror.highest = self.mirror.highest.max(epoch);
-        self.write(|disk| disk.put(&[(EPOCH, &epoch.0.to_le_bytes())]));
+        let highest = self.mirror.highest;
+        self.write(|disk| disk.put(&[(EPOCH, &highest.0.to_le_bytes())]));
+        self.mirror.highest
     }
 
     /// Keeps a plan that was rolled out.

@@ -1,7 +1,6 @@
 //! How a worker is reached.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -55,20 +54,13 @@ impl Remote {
     /// The worker of this name; `changed` hears when it falls silent, and when it is heard again.
     pub fn open(
         endpoint: Endpoint,
-        address: SocketAddr,
+        place: &str,
         worker: &str,
         changed: impl Fn(bool) + Send + Sync + 'static,
     ) -> Self {
         let part = (Role::Worker, worker.to_owned());
         Remote {
-            link: Link::open_watched(
-                endpoint,
-                address,
-                part,
-                Protocol::Work,
-                WorkRequest::Alive,
-                changed,
-            ),
+            link: Link::open_watched(endpoint, place, part, Protocol::Work, WorkRequest::Alive, changed),
         }
     }
 }

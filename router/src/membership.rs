@@ -10,7 +10,6 @@ use std::time::Duration;
 use actix::prelude::*;
 use graft_plan::Epoch;
 use graft_router_core::{MixWindow, REPORT_EVERY, RouteTable, URGENT_EVERY};
-use graft_service::{ConfigError, resolve};
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
 use graft_transport::{Connection, Endpoint, Telling};
@@ -43,14 +42,6 @@ enum NotSwitched {
     /// Others came while workers were connected.
     #[error("plan {0} was overtaken")]
     Overtaken(Epoch),
-    /// A worker's address is none.
-    #[error("worker {worker}: {error}")]
-    Address {
-        /// The worker.
-        worker: String,
-        /// What is wrong with its address.
-        error: Box<ConfigError>,
-    },
     /// The router is shutting down, or has more to do than it can.
     #[error(transparent)]
     Busy(#[from] MailboxError),
@@ -262,26 +253,21 @@ impl Handler<Switch> for Membership {
             let key = (name.clone(), place.address.clone());
             let backend = match self.remote.get(&key) {
                 Some(known) => Arc::clone(known),
-                None => match resolve("address", &place.address) {
-                    Ok(address) => {
-                        let (me, worker) = (context.address(), name.clone());
-                        let front = Arc::clone(&self.front);
-                        let changed = move |silent: bool| {
-                            if !silent {
-                                // Requests may wait for it.
-                                front.switched.notify_waiters();
-                            } else if me.try_send(FellSilent(worker.clone())).is_err() {
-                                tracing::debug!("the membership actor has too much to do");
-                            }
-                        };
-                        let remote = Remote::open(self.endpoint.clone(), address, name, changed);
-                        Arc::new(remote) as Arc<dyn Backend>
-                    }
-                    Err(error) => {
-                        let (worker, error) = (name.clone(), Box::new(error));
-                        return Box::pin(actix::fut::ready(Err(NotSwitched::Address { worker, error })));
-                    }
-                },
+                None => {
+                    let (me, worker) = (context.address(), name.clone());
+                    let front = Arc::clone(&self.front);
+                    let changed = move |silent: bool| {
+                        if !silent {
+                            // Requests may wait for it.
+                            front.switched.notify_waiters();
+                        } else if me.try_send(FellSilent(worker.clone())).is_err() {
+                            tracing::debug!("the membership actor has too much to do");
+                        }
+                    };
+                    // One that can't be found is not alive; the others are.
+                    let remote = Remote::open(self.endpoint.clone(), &place.address, name, changed);
+                    Arc::new(remote) as Arc<dyn Backend>
+                }
             };
             backend.expect_chunks(place.chunk.duration());
             remote.insert(key, Arc::clone(&backend));

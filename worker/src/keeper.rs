@@ -46,6 +46,8 @@ pub(crate) struct PlanKeeper {
     drain: Duration,
     /// The latest plan that is to be prepared, or that comes after all that were retired.
     wanted: Arc<AtomicU64>,
+    /// The latest plan that was heard of at all.
+    seen: Arc<AtomicU64>,
     /// The latest plans that were abandoned, maybe before they were prepared.
     given_up: VecDeque<Epoch>,
 }
@@ -62,6 +64,7 @@ impl Handler<Prepare> for PlanKeeper {
         let in_order = self.in_order(&work);
         let list = in_order.and_then(|()| self.workshop.what_it_runs(&work));
         let epoch = work.plan.epoch.0;
+        self.seen.fetch_max(epoch, Ordering::Relaxed);
         if list.is_ok() {
             self.wanted.fetch_max(epoch, Ordering::Relaxed);
         }
@@ -84,12 +87,18 @@ impl Handler<Prepare> for PlanKeeper {
 
 impl PlanKeeper {
     /// With no plan. `drain`: time that what is under way in an old plan has.
-    pub fn new(workshop: Workshop, epochs: Arc<ArcSwap<Epochs>>, drain: Duration) -> Self {
+    pub fn new(
+        workshop: Workshop,
+        epochs: Arc<ArcSwap<Epochs>>,
+        drain: Duration,
+        seen: Arc<AtomicU64>,
+    ) -> Self {
         PlanKeeper {
             workshop,
             epochs,
             drain,
             wanted: Arc::default(),
+            seen,
             given_up: VecDeque::new(),
         }
     }
@@ -132,6 +141,7 @@ impl Handler<Retire> for PlanKeeper {
 
     fn handle(&mut self, Retire { before }: Retire, _: &mut Self::Context) {
         self.wanted.fetch_max(before.0, Ordering::Relaxed);
+        self.seen.fetch_max(before.0, Ordering::Relaxed);
         let mut old = (**self.epochs.load()).clone();
         let kept = old.split_off(&before);
         self.epochs.store(Arc::new(kept));
@@ -146,6 +156,7 @@ impl Handler<Abandon> for PlanKeeper {
     type Result = ();
 
     fn handle(&mut self, Abandon(epoch): Abandon, _: &mut Self::Context) {
+        self.seen.fetch_max(epoch.0, Ordering::Relaxed);
         self.given_up.push_back(epoch);
         if self.given_up.len() > MAX_PLANS {
             self.given_up.pop_front();

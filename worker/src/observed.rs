@@ -16,6 +16,8 @@ pub(crate) struct Observed {
     kind: String,
     times: Mutex<RunTimes>,
     lost: AtomicBool,
+    /// Partitions, of whatever plan, whose engine has not answered for too long.
+    silent: AtomicUsize,
 }
 
 impl Observed {
@@ -24,7 +26,22 @@ impl Observed {
             kind: kind.to_owned(),
             times: Mutex::default(),
             lost: AtomicBool::new(false),
+            silent: AtomicUsize::new(0),
         }
+    }
+
+    /// A partition's engine has not answered for too long, or answers again.
+    pub fn partition_is_silent(&self, silent: bool) {
+        if silent {
+            self.silent.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.silent.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a partition's engine has not answered for too long.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed) > 0
     }
 
     /// The device is lost: nothing runs on it any more.
@@ -68,9 +85,14 @@ pub(crate) struct PartitionCounts {
 }
 
 impl PartitionCounts {
+    /// Its engine has not answered for too long, or answers again. True: that is another thing than before.
+    pub fn becomes_silent(&self, silent: bool) -> bool {
+        self.silent.swap(silent, Ordering::Relaxed) != silent
+    }
+
     /// Whether its engine has not answered for too long.
-    pub fn is_silent(&self, silent: bool) {
-        self.silent.store(silent, Ordering::Relaxed);
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     pub fn computed(&self, took: Nanos) {

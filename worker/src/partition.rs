@@ -347,8 +347,14 @@ impl PartitionActor {
         );
         let running: Vec<RequestId> = self.running.iter().flat_map(|u| u.run.requests.clone()).collect();
         // The planner is told with the next report.
-        self.parts.counts.is_silent(true);
+        self.told_silent(true);
         self.go_silent(&running, SILENT);
+    }
+
+    fn told_silent(&self, silent: bool) {
+        if self.parts.counts.becomes_silent(silent) {
+            self.parts.observed.partition_is_silent(silent);
+        }
     }
 
     fn command(&self, command: Command) -> bool {
@@ -488,7 +494,7 @@ impl Handler<Ran> for PartitionActor {
             next.since = self.parts.clock.now();
         }
         if std::mem::replace(&mut self.silent, false) {
-            self.parts.counts.is_silent(false);
+            self.told_silent(false);
             tracing::warn!(partition = %self.parts.name, "the engine answers again");
         }
         if ran.batch != under_way.run.batch {
@@ -569,7 +575,10 @@ impl Handler<Drain> for PartitionActor {
             for id in this.scheduler.give_up().0 {
                 this.refuse(id, Status::NotReady, "the plan that served it was retired");
             }
-            context.stop();
+            if !this.parts.counts.is_silent() {
+                // Else the planner is to know that the engine does not answer, until it does.
+                context.stop();
+            }
         });
     }
 }

@@ -1,7 +1,6 @@
 //! Other workers that run stages of the same routes.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -77,7 +76,7 @@ const SUSPECTS: usize = 64;
 /// Connections to other workers; plans share them. One that no plan uses any more is closed.
 pub(crate) struct Peers {
     endpoint: Endpoint,
-    links: HashMap<(String, SocketAddr), Weak<Link>>,
+    links: HashMap<(String, String), Weak<Link>>,
     suspects: broadcast::Sender<String>,
 }
 
@@ -96,9 +95,9 @@ impl Peers {
     }
 
     /// The connection to a worker.
-    pub fn link(&mut self, host: &WorkerEndpoint, address: SocketAddr) -> Arc<Link> {
+    pub fn link(&mut self, host: &WorkerEndpoint) -> Arc<Link> {
         self.links.retain(|_, link| link.strong_count() > 0);
-        let key = (host.name.clone(), address);
+        let key = (host.name.clone(), host.address.clone());
         let known = self.links.get(&key).and_then(Weak::upgrade);
         let link = known.unwrap_or_else(|| {
             let (name, suspects) = (host.name.clone(), self.suspects.clone());
@@ -111,7 +110,7 @@ impl Peers {
             };
             let link = Arc::new(Link::open_watched(
                 self.endpoint.clone(),
-                address,
+                host.address.as_str(),
                 (Role::Worker, host.name.clone()),
                 Protocol::Work,
                 WorkRequest::Alive,

@@ -3,7 +3,6 @@
 use graft_engine::EngineError;
 use graft_model::{CutPoint, NotAModelId};
 use graft_plan::{Epoch, FormatError};
-use graft_service::ConfigError;
 use graft_worker_core::SpecError;
 
 /// Why a worker does not prepare a plan.
@@ -79,14 +78,6 @@ pub(crate) enum PlanRefused {
     /// Routes go on to a device whose worker has no address.
     #[error("the plan does not say where device {0} is")]
     NoAddress(String),
-    /// A worker's address is none.
-    #[error("worker {worker}: {error}")]
-    Address {
-        /// The other worker.
-        worker: String,
-        /// What is wrong with its address.
-        error: Box<ConfigError>,
-    },
     /// What makes layers ready panicked.
     #[error(transparent)]
     Broken(#[from] tokio::task::JoinError),

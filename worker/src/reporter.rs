@@ -1,12 +1,13 @@
 //! What a worker tells the planner of its partitions.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use graft_plan::Epoch;
 use graft_transport::Connection;
-use graft_wire::{ToPlanner, WorkerReport};
+use graft_wire::{PartitionReport, ToPlanner, WorkerReport};
 use graft_worker_core::REPORT_EVERY;
 use tokio::sync::broadcast;
 
@@ -20,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Reporter {
     pub epochs: Arc<ArcSwap<Epochs>>,
+    /// The latest plan that was heard of at all: a planner that lost its numbers goes on above it.
+    pub seen: Arc<AtomicU64>,
     /// One for each device.
     pub observed: Vec<Arc<Observed>>,
     /// Other workers that gave no sign of life.
@@ -33,6 +36,11 @@ impl Reporter {
         epochs.last_key_value().map_or(Epoch(0), |(&epoch, _)| epoch)
     }
 
+    /// The latest plan that was heard of.
+    pub fn seen(&self) -> Epoch {
+        self.epoch().max(Epoch(self.seen.load(Ordering::Relaxed)))
+    }
+
     /// For each device, whether it is lost.
     pub fn lost(&self) -> Vec<bool> {
         self.observed.iter().map(|o| o.is_lost()).collect()
@@ -42,9 +50,22 @@ impl Reporter {
         let epochs = self.epochs.load();
         let latest = epochs.last_key_value().map(|(_, plan)| &plan.counts);
         let partitions = latest.into_iter().flatten();
+        let mut partitions: Vec<_> = partitions.map(|(id, counts)| counts.take(id, since)).collect();
+        let is_silent = self.observed.iter().any(|o| o.is_silent());
+        if is_silent && !partitions.iter().any(|p| p.silent) {
+            // One of an earlier plan still waits for its engine.
+            partitions.push(PartitionReport {
+                id: "of an earlier plan".to_owned(),
+                busy: 0.0,
+                queued: 0,
+                batches: 0,
+                requests: 0,
+                silent: true,
+            });
+        }
         WorkerReport {
             epoch: self.epoch(),
-            partitions: partitions.map(|(id, counts)| counts.take(id, since)).collect(),
+            partitions,
             runs: self.observed.iter().flat_map(|o| o.take()).collect(),
         }
     }

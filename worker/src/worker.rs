@@ -160,7 +160,8 @@ impl Worker {
             clock,
             peers,
         };
-        let keeper = PlanKeeper::new(workshop, epochs, settings.drain).start();
+        let seen: Arc<AtomicU64> = Arc::default();
+        let keeper = PlanKeeper::new(workshop, epochs, settings.drain, Arc::clone(&seen)).start();
 
         let serving = handle.clone();
         let listening = endpoint.clone();
@@ -177,6 +178,7 @@ impl Worker {
         let keeping = keeper.clone();
         let reporter = Reporter {
             epochs: Arc::clone(&handle.epochs),
+            seen,
             observed,
             suspects,
         };
@@ -189,7 +191,7 @@ impl Worker {
             Protocol::Control,
             move |connection| {
                 let mut info = info.clone();
-                info.epoch = reporter.epoch();
+                info.epoch = reporter.seen();
                 tokio::spawn(reporter.clone().report_while_open(connection.clone()));
                 tokio::spawn(reporter.clone().tell_suspects(connection.clone()));
                 let (keeping, reporter, told) = (keeping.clone(), reporter.clone(), told.clone());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use graft_model::{Cut, ModelId, StageRange};
 use graft_plan::Route;
-use graft_service::{Clock, resolve};
+use graft_service::Clock;
 use graft_transport::Link;
 use graft_wire::WorkerPlan;
 use graft_worker_core::{AloneTimes, RouteIndex, RouteStep};
@@ -194,12 +194,7 @@ impl Workshop {
                 if links.contains_key(&host.name) {
                     continue;
                 }
-                let address = resolve("address", &host.address);
-                let address = address.map_err(|error| PlanRefused::Address {
-                    worker: host.name.clone(),
-                    error: Box::new(error),
-                })?;
-                links.insert(host.name.clone(), self.peers.link(host, address));
+                links.insert(host.name.clone(), self.peers.link(host));
             }
         }
         Ok(links)

@@ -24,6 +24,6 @@ pub use connection::{CallError, Caller, Connection, Reply};
 pub use control::TellError;
 pub use endpoint::{ClientAuth, Endpoint, EndpointError, EndpointOptions, Protocol};
 pub use identity::{Authority, Identity, IdentityError, Role, UnknownRole, VALID};
-pub use link::{Link, Telling};
+pub use link::{Link, Telling, Whereabouts};
 pub use pulse::{Asking, Pulse, silence};
 pub use token::{Claims, TokenError, Tokens, issue_token};

@@ -1,5 +1,6 @@
-//! A connection to one address that is opened again by itself when it is lost.
+//! A connection to one place that is opened again by itself when it is lost.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -26,7 +27,59 @@ const SILENT_AFTER: Duration = Duration::from_millis(50);
 /// Chunks for whose time its other end may be silent besides.
 const SILENT_CHUNKS: u32 = 4;
 
-/// A connection to one address that is opened again by itself when it is lost. Dropping it closes the connection.
+/// Longest wait for a name to be looked up.
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
+
+/// Where a part is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Whereabouts {
+    /// An address.
+    Address(SocketAddr),
+    /// `host:port`, which is looked up whenever a connection is made.
+    Name(String),
+}
+
+impl From<SocketAddr> for Whereabouts {
+    fn from(address: SocketAddr) -> Self {
+        Whereabouts::Address(address)
+    }
+}
+
+impl From<&str> for Whereabouts {
+    fn from(text: &str) -> Self {
+        match text.parse() {
+            Ok(address) => Whereabouts::Address(address),
+            Err(_) => Whereabouts::Name(text.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whereabouts::Address(address) => address.fmt(f),
+            Whereabouts::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Whereabouts {
+    async fn address(&self) -> Result<SocketAddr, EndpointError> {
+        let name = match self {
+            Whereabouts::Address(address) => return Ok(*address),
+            Whereabouts::Name(name) => name,
+        };
+        let nowhere = |why: String| EndpointError::Nowhere(format!("{name} can't be looked up: {why}"));
+        let found = tokio::time::timeout(LOOK_UP_WITHIN, tokio::net::lookup_host(name)).await;
+        let found = found.map_err(|_| nowhere("there was no answer in time".to_owned()))?;
+        let mut found = found.map_err(|error| nowhere(error.to_string()))?;
+        found
+            .next()
+            .ok_or_else(|| nowhere("it has no address".to_owned()))
+    }
+}
+
+/// A connection to one place that is opened again by itself when it is lost. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Link {
     current: Arc<Mutex<Option<Connection>>>,
@@ -37,7 +90,7 @@ pub struct Link {
 /// Where a link leads.
 struct Goal {
     endpoint: Endpoint,
-    address: SocketAddr,
+    place: Whereabouts,
     role: Role,
     /// The name of the part that is meant, where it is known.
     part: Option<String>,
@@ -47,7 +100,7 @@ struct Goal {
 impl Goal {
     /// Connects once, to the part that is meant.
     async fn connect(&self) -> Result<Connection, EndpointError> {
-        let Goal { address, role, .. } = *self;
+        let (address, role) = (self.place.address().await?, self.role);
         let connection = self.endpoint.connect_role(address, role, self.protocol).await?;
         match &self.part {
             Some(part) if !connection.may_be_called(role, part) => {
@@ -65,7 +118,7 @@ impl Goal {
         current: Arc<Mutex<Option<Connection>>>,
         attend: impl Fn(Connection) -> F,
     ) {
-        let Goal { address, role, .. } = self;
+        let (address, role) = (&self.place, self.role);
         let mut wait = BACK_OFF.0;
         let telling = Telling::default();
         loop {
@@ -123,14 +176,14 @@ impl Link {
     /// Keeps a connection to a part. `connected` is called with each new one.
     pub fn open(
         endpoint: Endpoint,
-        address: SocketAddr,
+        place: impl Into<Whereabouts>,
         role: Role,
         protocol: Protocol,
         connected: impl Fn(Connection) + Send + Sync + 'static,
     ) -> Self {
         let goal = Goal {
             endpoint,
-            address,
+            place: place.into(),
             role,
             part: None,
             protocol,
@@ -151,7 +204,7 @@ impl Link {
     /// answers at once, `changed` hears when it falls silent, and when it is heard again.
     pub fn open_watched<Q: Encode + Send + Sync + 'static>(
         endpoint: Endpoint,
-        address: SocketAddr,
+        place: impl Into<Whereabouts>,
         (role, part): (Role, String),
         protocol: Protocol,
         sign: Q,
@@ -159,7 +212,7 @@ impl Link {
     ) -> Self {
         let goal = Goal {
             endpoint,
-            address,
+            place: place.into(),
             role,
             part: Some(part),
             protocol,

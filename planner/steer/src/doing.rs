@@ -53,6 +53,9 @@ pub enum Undone {
     /// It can't be kept over a restart; why, as the store says.
     #[error("{0}")]
     NotKept(String),
+    /// Its number, or a later one, was given out before.
+    #[error("number {0} was given out before, as the store says")]
+    GivenOut(Epoch),
     /// The simulation can't run the plan; why, as it says.
     #[error("{0}")]
     NotSimulated(String),

@@ -87,12 +87,22 @@ pub struct Rollouts {
     routers: BTreeMap<String, Epoch>,
     /// Plans that routers were told to use, from the current one on.
     told: BTreeSet<Epoch>,
+    /// Routers that were let go and have not joined again: the plan that each uses, and for how many more rounds it is kept for them.
+    let_go: BTreeMap<String, (Epoch, u8)>,
 }
+
+/// Times at which plans before the one in use are kept once more for routers that were let go.
+const ROUNDS: u8 = 4;
 
 impl Rollouts {
     /// The plan that all routers switched to last.
     pub fn current(&self) -> Option<Epoch> {
         self.current
+    }
+
+    /// The latest plan that a router is known to use.
+    pub fn latest_of_routers(&self) -> Option<Epoch> {
+        self.routers.values().copied().max()
     }
 
     /// The plan that is on its way.
@@ -202,11 +212,18 @@ impl Rollouts {
     }
 
     fn not_switched(&mut self, router: String, epoch: Epoch, directives: &mut Vec<Directive>) {
-        let later = self.routers.get(&router).is_some_and(|at| *at > epoch);
-        if later || (self.on_its_way() != Some(epoch) && self.current != Some(epoch)) {
+        let at = self.routers.get(&router).copied();
+        if at.is_some_and(|at| at > epoch) {
+            // It uses a later plan, of another planner's life, and will not switch to this one.
+            return self.without_router(&router, directives);
+        }
+        if self.on_its_way() != Some(epoch) && self.current != Some(epoch) {
             return;
         }
         self.routers.remove(&router);
+        if let Some(at) = at {
+            self.let_go.insert(router.clone(), (at, ROUNDS));
+        }
         self.without_router(&router, directives);
         directives.push(Directive::LetGo(router));
     }
@@ -248,6 +265,7 @@ impl Rollouts {
 
     fn router_joined(&mut self, router: String, epoch: Epoch, directives: &mut Vec<Directive>) {
         self.routers.insert(router.clone(), epoch);
+        self.let_go.remove(&router);
         let latest = match &mut self.ongoing {
             Some(Ongoing {
                 epoch: next,
@@ -272,7 +290,13 @@ impl Rollouts {
             // A later plan's time comes, and covers this one.
             return;
         }
-        if self.routers.values().any(|at| *at < epoch) {
+        // Who was let go may still use what it used.
+        self.let_go.retain(|_, (at, rounds)| {
+            let waits = *at < epoch && *rounds > 0;
+            *rounds = rounds.saturating_sub(1);
+            waits
+        });
+        if !self.let_go.is_empty() || self.routers.values().any(|at| *at < epoch) {
             directives.push(Directive::RetireLater(epoch));
             return;
         }

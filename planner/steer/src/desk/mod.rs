@@ -5,7 +5,7 @@ mod rolling;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Hardware, Nanos, Plan, Workload};
@@ -83,10 +83,14 @@ enum Alarm {
     ForgetRestart,
     /// A worker that could not prepare, or was silent, is asked again.
     AskAgain(String),
+    /// No worker was there for a while.
+    NobodyLeft,
     /// Plans before the one in use end. A later plan's time covers those before it.
     RetireDue,
 }
 
+/// Time without any worker after which routers are told that nothing is served: longer than members take to join again.
+const ALONE: Nanos = Nanos::from_millis(6_000);
 /// Plans that were made since the latest that is known, at most: as many as a planner makes in thirty thousand years.
 const MOST_AHEAD: u64 = 1 << 40;
 /// Entries of a router's report, and outcomes, at most: routers count no more classes.
@@ -127,6 +131,8 @@ pub struct Desk {
     current: Option<InUse>,
     /// The highest number that was given out, or that a member has reported.
     highest: Epoch,
+    /// Workers of the plan that was kept, which may join again until a time: no plan is made without them before.
+    awaited: (BTreeSet<String>, Nanos),
     /// The plan that is being made.
     making: Option<Making>,
     /// The number by which routers will be told that no worker is left.
@@ -155,6 +161,7 @@ impl Desk {
             recent: Recent::default(),
             current: None,
             highest: memory.highest,
+            awaited: (BTreeSet::new(), Nanos::ZERO),
             making: None,
             nobody_left: None,
             rollouts: Rollouts::default(),
@@ -172,6 +179,10 @@ impl Desk {
     }
 
     fn remember(&mut self, now: Nanos, kept: &Kept) {
+        let devices = kept.plan.partitions.iter().map(|p| p.device.as_str());
+        let workers = devices.map(|device| device.split('/').next().unwrap_or(device).to_owned());
+        self.awaited = (workers.collect(), now + ALONE);
+        self.alarm_at(now + ALONE, Alarm::Settled);
         let fragments = kept.workload.fragments.iter();
         let observed = fragments.filter(|f| !kept.standing.contains(&f.id));
         match observed.map(Wanted::of_fragment).collect::<Option<Vec<_>>>() {
@@ -257,6 +268,15 @@ impl Desk {
         self.alarms.iter().map(|(alarm, at)| (*at, alarm)).min()
     }
 
+    /// Whether workers of the plan that was kept may still join: routers have it, and one for a few of them would be worse.
+    fn awaits(&self, now: Nanos) -> bool {
+        let (workers, until) = &self.awaited;
+        now < *until
+            && workers
+                .iter()
+                .any(|worker| !self.members.workers.contains_key(worker))
+    }
+
     fn due(&mut self, now: Nanos, alarm: Alarm) {
         match alarm {
             Alarm::Look => {
@@ -269,6 +289,14 @@ impl Desk {
                 if self.members.is_willing(&worker, now) {
                     self.replanner.members_changed();
                     self.consider(now);
+                }
+            }
+            Alarm::NobodyLeft => {
+                if self.members.workers.is_empty() && self.current.is_some() {
+                    // Routers learn that nothing is served, so that clients are told at once.
+                    let epoch = self.next_epoch();
+                    self.nobody_left = Some(epoch);
+                    self.wants(Do::KeepEpoch(epoch));
                 }
             }
             Alarm::ForgetRestart => self.mix.forget_restart(),
@@ -326,6 +354,9 @@ impl Desk {
                 self.notice(now, Notice::WorkerJoined(name));
                 self.replanner.members_changed();
                 self.alarm_at(now + SETTLE, Alarm::Settled);
+                if self.awaits(now + SETTLE) {
+                    self.alarm_at(self.awaited.1, Alarm::Settled);
+                }
             }
             Join::Router { name, epoch } => {
                 self.members.add_router(&name)?;
@@ -336,10 +367,31 @@ impl Desk {
                     self.replanner.members_changed();
                     self.alarm_at(now + SETTLE, Alarm::Settled);
                 }
-                self.notice(now, Notice::RouterJoined(name, epoch));
+                self.notice(now, Notice::RouterJoined(name.clone(), epoch));
+                self.tell_number_of_routers(now, &name);
             }
         }
         Ok(())
+    }
+
+    /// Where there is more load than devices, each router lets through its part: the others learn that there is one more, or less.
+    fn tell_number_of_routers(&mut self, now: Nanos, but: &str) {
+        let limited = self.current.as_ref().filter(|current| current.update.limited);
+        let Some(epoch) = limited.map(|current| current.update.epoch) else {
+            return;
+        };
+        if self.rollouts.on_its_way().is_none() {
+            let others: Vec<String> = self
+                .members
+                .routers
+                .iter()
+                .filter(|r| *r != but)
+                .cloned()
+                .collect();
+            for router in others {
+                self.tell_again(now, router, epoch);
+            }
+        }
     }
 
     fn left(&mut self, now: Nanos, member: &Member) {
@@ -348,6 +400,7 @@ impl Desk {
                 if self.members.routers.remove(name) {
                     self.mix.router_left(name);
                     self.notice(now, Notice::RouterLeft(name.clone()));
+                    self.tell_number_of_routers(now, name);
                 }
             }
             Member::Worker(name) => {
@@ -357,10 +410,8 @@ impl Desk {
                 self.replanner.members_changed();
                 self.notice(now, Notice::WorkerLeft(name.clone()));
                 if self.members.workers.is_empty() && self.current.is_some() {
-                    // Routers learn that nothing is served, so that clients are told at once.
-                    let epoch = self.next_epoch();
-                    self.nobody_left = Some(epoch);
-                    self.wants(Do::KeepEpoch(epoch));
+                    // They may be well, and it is this planner that was away: then they join again.
+                    self.alarm_at(now + ALONE, Alarm::NobodyLeft);
                 }
                 self.consider(now);
             }
@@ -410,6 +461,9 @@ impl Desk {
     }
 
     fn epoch_kept(&mut self, now: Nanos, epoch: Epoch, outcome: Result<(), Undone>) {
+        if let Err(Undone::GivenOut(highest)) = outcome {
+            self.highest = self.highest.max(highest);
+        }
         if self.nobody_left == Some(epoch) {
             self.nobody_left = None;
             match outcome {

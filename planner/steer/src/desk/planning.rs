@@ -30,7 +30,7 @@ pub(super) struct Making {
 impl Desk {
     /// Begins to make another plan, if there is a reason to.
     pub(super) fn consider(&mut self, now: Nanos) {
-        if self.making.is_some() {
+        if self.making.is_some() || self.awaits(now) {
             return;
         }
         let Some(premises) = self.members.premises(now) else {
@@ -153,6 +153,8 @@ impl Desk {
             return self.decided(decision);
         }
         let begun = self.rollouts.on_its_way().max(self.rollouts.current());
+        // A router may have joined meanwhile that uses a later one, of another planner's life.
+        let begun = begun.max(self.rollouts.latest_of_routers());
         if begun.is_some_and(|begun| epoch <= begun) {
             // Routers were told of a later one while this was made.
             self.replanner.members_changed();

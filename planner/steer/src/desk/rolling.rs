@@ -131,6 +131,11 @@ impl Desk {
         }
     }
 
+    /// A router is told again what it is to use.
+    pub(super) fn tell_again(&mut self, now: Nanos, router: String, epoch: Epoch) {
+        self.carry_out(now, Directive::Switch(router, epoch));
+    }
+
     fn carry_out(&mut self, now: Nanos, directive: Directive) {
         match directive {
             Directive::Prepare(worker, epoch) => {
@@ -178,15 +183,22 @@ impl Desk {
                 self.rolling = self.rolling.split_off(&epoch);
                 self.consider(now);
             }
-            Directive::Failed(epoch, worker, why) => {
+            Directive::Failed(epoch, worker, undone) => {
                 self.rolling.remove(&epoch);
-                let why = format!("worker {worker} can't prepare: {why}");
+                let why = format!("worker {worker} can't prepare: {undone}");
                 self.note(Note::Failed {
                     epoch,
                     why: why.clone(),
                 });
+                let is_gone = matches!(undone, Undone::Left | Undone::Absent);
                 self.decision_ended(epoch, Outcome::Failed { why });
-                self.leave_out(now, &worker, true);
+                if is_gone {
+                    // Whoever of its name is there now is another, and is asked as any.
+                    self.replanner.members_changed();
+                    self.consider(now);
+                } else {
+                    self.leave_out(now, &worker, true);
+                }
             }
             Directive::Overtaken(epoch) => {
                 self.note(Note::Overtaken(epoch));

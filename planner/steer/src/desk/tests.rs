@@ -347,6 +347,7 @@ fn when_the_last_worker_leaves_routers_are_told_and_when_it_is_back_it_goes_on()
     around.asks(1, 20.0);
     around.runs_for(ms(1000));
     around.hears(Event::Left(Member::Worker("w".to_owned())));
+    around.runs_for(ALONE);
     assert!(around.told["r"].routes.is_empty());
     assert!(around.desk.readiness(around.now).is_err());
     let nothing = around.in_use();
@@ -354,6 +355,125 @@ fn when_the_last_worker_leaves_routers_are_told_and_when_it_is_back_it_goes_on()
     around.runs_for(ms(500));
     assert_eq!(around.routes(), [(1, "w".to_owned())]);
     assert!(around.in_use() > nothing);
+    assert_eq!(around.desk.readiness(around.now), Ok(()));
+}
+
+#[test]
+fn a_planner_that_was_cut_off_for_a_while_leaves_routers_what_they_have() {
+    let mut around = Around::with(&["w"]);
+    around.asks(1, 20.0);
+    around.runs_for(ms(1000));
+    let before = around.in_use();
+    around.hears(Event::Left(Member::Worker("w".to_owned())));
+    around.hears(Event::Left(Member::Router("r".to_owned())));
+    around.runs_for(ms(2000));
+    around.router_joins();
+    around.runs_for(ms(2000));
+    assert_eq!(
+        around.routes(),
+        [(1, "w".to_owned())],
+        "nobody says that nothing is served"
+    );
+    assert_eq!(around.in_use(), before);
+    around.joins("w");
+    around.runs_for(ms(9000));
+    assert_eq!(around.routes(), [(1, "w".to_owned())]);
+}
+
+#[test]
+fn after_a_restart_no_plan_is_made_without_those_who_ran_the_one_before_until_they_had_time_to_join() {
+    let mut before = Around::with(&["v", "w"]);
+    before.asks(1, 400.0);
+    before.runs_for(ms(1000));
+    let memory = || Memory {
+        kept: before.kept.clone(),
+        highest: before.in_use(),
+        decisions: vec![],
+    };
+    let devices = &before.kept.as_ref().unwrap().plan.partitions;
+    let runs: BTreeSet<&str> = devices.iter().map(|p| p.device.as_str()).collect();
+    let runs: Vec<&str> = runs.into_iter().collect();
+    let mut after = Around::new(memory());
+    after.joins(if runs[0] == "v" { "w" } else { "v" });
+    after.runs_for(ms(2000));
+    assert!(after.epochs.is_empty(), "{runs:?} may still come");
+    runs.iter().for_each(|worker| after.joins(worker));
+    after.runs_for(ms(500));
+    assert!(!after.epochs.is_empty(), "all are there");
+    let mut alone = Around::new(memory());
+    alone.joins(if runs[0] == "v" { "w" } else { "v" });
+    alone.runs_for(ALONE + ms(500));
+    assert!(!alone.epochs.is_empty(), "nobody waits longer");
+}
+
+#[test]
+fn a_worker_that_is_back_before_its_loss_was_noticed_is_not_left_out() {
+    let mut around = Around::with(&["w"]);
+    around.runs_for(ms(1000));
+    around.joins("w");
+    around.desk.leave_out(around.now, "x", false);
+    assert!(around.desk.members.is_willing("w", around.now));
+    let notice = Notice::Begins(Epoch(900), ["gone".to_owned()].into());
+    around.desk.notice(around.now, notice);
+    around.joins("gone");
+    assert!(
+        around.desk.members.is_willing("gone", around.now),
+        "it was not there, and now is"
+    );
+}
+
+#[test]
+fn where_devices_ran_out_each_router_learns_how_many_there_are() {
+    let mut around = Around::with(&["w"]);
+    around.asks(1, 3000.0);
+    around.runs_for(ms(2000));
+    assert!(around.told["r"].limited);
+    assert_eq!(around.told["r"].routers, 1);
+    let join = |name: &str| {
+        let name = name.to_owned();
+        Event::Joined(Join::Router {
+            name,
+            epoch: Epoch(0),
+        })
+    };
+    around.hears(join("s"));
+    assert_eq!((around.told["r"].routers, around.told["s"].routers), (2, 2));
+    around.hears(Event::Left(Member::Router("s".to_owned())));
+    assert_eq!(around.told["r"].routers, 1);
+}
+
+#[test]
+fn a_router_with_a_later_plan_than_is_known_holds_no_roll_out_up() {
+    let mut around = Around::new(Memory::default());
+    around.joins("w");
+    let later = Join::Router {
+        name: "r".to_owned(),
+        epoch: Epoch(100),
+    };
+    // While the first plan is being made.
+    around.now += ms(100);
+    let mut making = None;
+    while let Some(what) = around.desk.poll(around.now) {
+        match what {
+            Do::KeepEpoch(epoch) => around
+                .desk
+                .heard(around.now, Event::EpochKept(epoch, Ok(())))
+                .unwrap(),
+            Do::Plan { epoch, problem, .. } => making = Some((epoch, problem)),
+            _ => {}
+        }
+    }
+    let (epoch, problem) = making.expect("a plan is made");
+    around.hears(Event::Joined(later));
+    let (options, go_on) = (GraftOptions::default(), &mut |_| false);
+    let carried = plan_what_fits(&problem, epoch, None, options, &Alone, go_on);
+    let made = Made {
+        carried,
+        planning_ms: 1.0,
+    };
+    around.hears(Event::Made(epoch, Ok(made)));
+    around.runs_for(ms(2000));
+    assert!(around.in_use() > Epoch(100), "{:?}", around.in_use());
     assert_eq!(around.desk.readiness(around.now), Ok(()));
 }
 
