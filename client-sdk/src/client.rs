@@ -9,7 +9,7 @@ use graft_transport::{Endpoint, EndpointError, EndpointOptions, Role};
 
 #[cfg(feature = "engines")]
 use crate::device::Device;
-use crate::device::DeviceError;
+use crate::device_error::DeviceError;
 use crate::head::{Head, ModelHere, Progress};
 use crate::routers::Routers;
 use crate::session::{Session, SessionError, SessionOptions};

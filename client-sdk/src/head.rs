@@ -8,7 +8,7 @@ use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, ModelInfo, StageRange};
 use serde::{Deserialize, Serialize};
 
-use crate::device::DeviceError;
+use crate::device_error::DeviceError;
 
 /// Runs layers of one model. Apps bring their own, on LiteRT, Core ML or whatever they have, from what `graft model split` writes; where
 /// layers can be cut for them, they are chosen among, measured, and fallen back to.

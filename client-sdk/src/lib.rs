@@ -10,7 +10,9 @@
 //! It never batches, and never decides anything for other clients.
 
 mod client;
+#[cfg(feature = "engines")]
 mod device;
+mod device_error;
 mod emulation;
 mod errands;
 mod head;
@@ -22,7 +24,7 @@ mod sizes;
 pub use client::{Client, ClientBuilder, ClientError, ModelSource};
 #[cfg(feature = "engines")]
 pub use device::Device;
-pub use device::DeviceError;
+pub use device_error::DeviceError;
 pub use emulation::Emulation;
 pub use graft_client_core::{Choice, LinkEstimate, Prefer};
 #[cfg(feature = "engines")]

@@ -12,7 +12,7 @@ use graft_transport::{CallError, Connection};
 use graft_wire::{ClientReply, ClientRequest, InferHeader, Refused, Timing, TraceContext, WireType};
 use tokio::sync::Notify;
 
-use crate::device::DeviceError;
+use crate::device_error::DeviceError;
 use crate::emulation::Emulation;
 use crate::head::ModelHere;
 use crate::routers::{Routers, Sending};

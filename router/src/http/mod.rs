@@ -7,6 +7,7 @@
 //! A W3C `traceparent` is accepted, passed on to workers and given back; its trace is the request's id, by which
 //! `/v1/requests/ID` tells the request's life (as `graft explain` shows it).
 
+mod answer;
 mod body;
 mod infer;
 mod sockets;
