@@ -83,7 +83,8 @@ impl ModelHere {
         cache: Option<&Path>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, DeviceError> {
-        let kept = cache.map(|folder| Kept::of(folder, &entry, runs.name()));
+        let on = format!("{}-{:016x}", runs.name(), layers_of(&entry.info, &*runs));
+        let kept = cache.map(|folder| Kept::of(folder, &entry, &on));
         let taken = match kept.as_ref().and_then(|kept| kept.read(entry.info.cuts.len())) {
             Some(taken) => taken,
             None => {
@@ -135,8 +136,27 @@ impl ModelHere {
 
     /// Runs layers. Blocks.
     pub fn run(&self, range: StageRange, input: Batch) -> Result<Batch, DeviceError> {
-        run(&self.entry.info, &*self.runs, range, input)
+        let info = &self.entry.info;
+        match parts(info, &*self.runs, range) {
+            Some((head, tail)) => {
+                let middle = run(info, &*self.runs, head, input)?;
+                run(info, &*self.runs, tail, middle)
+            }
+            None => run(info, &*self.runs, range, input),
+        }
     }
+}
+
+/// The head and the tail by which all layers are run, where there are not all in one piece.
+fn parts(info: &ModelInfo, runs: &dyn Head, range: StageRange) -> Option<(StageRange, StageRange)> {
+    if runs.has(range) || info.whole() != Some(range) {
+        return None;
+    }
+    let mut both = info.cut_points().filter_map(|point| {
+        let (head, tail) = (StageRange::new(CutPoint(0), point)?, info.tail(point)?);
+        (runs.has(head) && runs.has(tail)).then_some((head, tail))
+    });
+    both.next()
 }
 
 /// Runs layers, and looks at what came out.
@@ -159,6 +179,18 @@ fn run(info: &ModelInfo, runs: &dyn Head, range: StageRange, input: Batch) -> Re
         }
         None => Err(DeviceError::Head(format!("there are no layers {range}"))),
     }
+}
+
+/// A number for the layers that a head has: with others, other figures count (FNV-1a).
+fn layers_of(info: &ModelInfo, runs: &dyn Head) -> u64 {
+    let heads = info.cut_points().map(|point| StageRange::new(CutPoint(0), point));
+    let tails = info.cut_points().map(|point| info.tail(point));
+    heads
+        .chain(tails)
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, range| {
+            let has = range.is_some_and(|range| runs.has(range));
+            (hash ^ u64::from(has)).wrapping_mul(0x0100_0000_01b3)
+        })
 }
 
 /// Measures all that a head has.
@@ -211,15 +243,23 @@ fn measure(
             .push(if point == CutPoint(0) { Some(0.0) } else { ms });
         middles.push(middle);
     }
-    let whole = taken.head_ms[last.index()];
+    let mut tail_ms = vec![];
     for (point, middle) in info.cut_points().zip(middles) {
         let tail = tails.iter().find(|range| range.from() == point);
-        taken.rest_ms.push(match (tail, middle) {
-            _ if point == last => Some(0.0),
+        tail_ms.push(match (tail, middle) {
             (Some(range), Some(middle)) => Some(time(*range, &middle)?.0),
-            _ => whole,
+            _ => None,
         });
     }
+    if taken.head_ms[last.index()].is_none()
+        && let Some((head, _)) = info.whole().and_then(|whole| parts(info, runs, whole))
+    {
+        let at = head.to().index();
+        taken.head_ms[last.index()] = taken.head_ms[at].zip(tail_ms[at]).map(|(head, tail)| head + tail);
+    }
+    let whole = taken.head_ms[last.index()];
+    taken.rest_ms = tail_ms.into_iter().map(|own| own.or(whole)).collect();
+    taken.rest_ms[last.index()] = Some(0.0);
     Ok(taken)
 }
 

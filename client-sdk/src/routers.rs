@@ -258,7 +258,7 @@ impl Routers {
         let endpoint = inner.endpoint.as_ref().ok_or_else(nowhere)?;
         let mut waiting: Vec<SocketAddr> = addresses.into_iter().filter(|a| Some(*a) != but).rev().collect();
         // Of several the first that answers is taken; one alone may be spoken to before it does.
-        let several = waiting.len() > 1;
+        let several = but.is_some() || waiting.len() > 1;
         let mut attempts = JoinSet::new();
         let mut error = nowhere();
         loop {

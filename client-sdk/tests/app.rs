@@ -201,6 +201,17 @@ async fn an_app_runs_layers_itself_and_hands_over_where_it_has_them() {
         matches!(refused, Err(ClientError::Session(_))),
         "it has not the first layers alone"
     );
+    // A head and its tail do for all, too.
+    let both = own(
+        |range, last| {
+            range == StageRange::new(CutPoint(0), CutPoint(2)).unwrap()
+                || (range.from() == CutPoint(2) && range.to() == last)
+        },
+        false,
+    );
+    let session = open(both, None).await.unwrap();
+    assert!(session.here_ms().is_finite());
+    assert_eq!(session.infer(input.clone()).await.unwrap().outputs, want);
     // Without a server, and without all layers, there is no answer, and words for it.
     let first = own(
         |range, _| range.from() == CutPoint(0) && range.to() == CutPoint(2),

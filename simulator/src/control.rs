@@ -56,7 +56,7 @@ fn info(device: &graft_plan::Device, profile: &Profile, names: &Profiles) -> Wor
     });
     WorkerInfo {
         name: device.id.clone(),
-        address: device.id.clone(),
+        address: format!("{}:1", device.id),
         devices: vec![DeviceInfo {
             id: device.id.clone(),
             kind: device.kind.clone(),

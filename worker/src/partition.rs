@@ -575,7 +575,7 @@ impl Handler<Drain> for PartitionActor {
             for id in this.scheduler.give_up().0 {
                 this.refuse(id, Status::NotReady, "the plan that served it was retired");
             }
-            if !this.parts.counts.is_silent() {
+            if !this.parts.counts.is_silent() || this.parts.observed.is_lost() {
                 // Else the planner is to know that the engine does not answer, until it does.
                 context.stop();
             }

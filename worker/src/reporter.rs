@@ -51,7 +51,7 @@ impl Reporter {
         let latest = epochs.last_key_value().map(|(_, plan)| &plan.counts);
         let partitions = latest.into_iter().flatten();
         let mut partitions: Vec<_> = partitions.map(|(id, counts)| counts.take(id, since)).collect();
-        let is_silent = self.observed.iter().any(|o| o.is_silent());
+        let is_silent = self.observed.iter().any(|o| o.is_silent() && !o.is_lost());
         if is_silent && !partitions.iter().any(|p| p.silent) {
             // One of an earlier plan still waits for its engine.
             partitions.push(PartitionReport {

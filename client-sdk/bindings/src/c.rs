@@ -1,8 +1,8 @@
 //! The C interface, `graft.h`.
 //!
 //! Whatever `*_new`, `*_open`, `graft_input_*` and `graft_model_infer` give belongs to the caller, until its `*_free`. Pointers that
-//! are read of such a thing are good until then. Models, clients and inputs may be used from several threads at a time, and freed
-//! while others go on; answers by one thread at a time. Structures begin with their size, so that later versions can have more fields:
+//! are read of such a thing are good until then. Models, clients and inputs may be used from several threads at a time, and are freed
+//! when no call with them runs any more; what `graft_model_infer_async` began goes on. Answers are used by one thread at a time. Structures begin with their size, so that later versions can have more fields:
 //! make them of zeros, set `size`, then what is wanted.
 
 mod answer;
@@ -393,8 +393,11 @@ pub unsafe extern "C" fn graft_model_input(
     number: usize,
     info: *mut GraftTensor,
 ) -> GraftStatus {
-    // SAFETY: the caller's promise.
-    call(|| unsafe { answer::tell(&(*model).inputs, number, "inputs", info) })
+    call(|| {
+        needed(model, "model")?;
+        // SAFETY: the caller's promise.
+        unsafe { answer::tell(&(*model).inputs, number, "inputs", info) }
+    })
 }
 
 /// What a model gives: its output of that number. `data` is null.
@@ -408,8 +411,11 @@ pub unsafe extern "C" fn graft_model_output(
     number: usize,
     info: *mut GraftTensor,
 ) -> GraftStatus {
-    // SAFETY: the caller's promise.
-    call(|| unsafe { answer::tell(&(*model).outputs, number, "outputs", info) })
+    call(|| {
+        needed(model, "model")?;
+        // SAFETY: the caller's promise.
+        unsafe { answer::tell(&(*model).outputs, number, "outputs", info) }
+    })
 }
 
 /// What a model is run on; it may be used several times.

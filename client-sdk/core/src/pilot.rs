@@ -331,7 +331,13 @@ impl Pilot {
     pub fn start(&mut self, now: Nanos, began: Nanos, layers: &Layers) -> Start {
         let last = layers.last();
         if !self.is_reached() {
-            let alone = ms_to_nanos(layers.ms(CutPoint(0), last));
+            let alone = layers.ms(CutPoint(0), last);
+            // Where the layers are not all here, there is no other way than the server.
+            let alone = if alone.is_finite() {
+                ms_to_nanos(alone)
+            } else {
+                Nanos::ZERO
+            };
             let spare = (self.options.slo - alone).min(REACH_AT_MOST);
             // As long as all layers can still be run here in time.
             let until = began + Nanos((spare.0 as f64 * REACH_PART) as u64);
@@ -345,7 +351,7 @@ impl Pilot {
             let point = point.min(last);
             return Start::Run(point, (point == last).then_some(Local::FasterAlone));
         }
-        if self.in_doubt {
+        if self.in_doubt && layers.ms(CutPoint(0), last).is_finite() {
             return Start::Run(last, Some(Local::InDoubt));
         }
         let point = self.choice(layers).map_or(last, |choice| choice.point);

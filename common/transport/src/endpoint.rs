@@ -519,9 +519,23 @@ impl Endpoint {
             let leaving = Arc::clone(&self.leaving);
             tokio::spawn(async move {
                 let outcome = tokio::time::timeout(patience, entered(incoming, early)).await;
-                drop(handshake);
+                let handshake = match &outcome {
+                    Ok(Ok((_, Some(_)))) => handshake,
+                    _ => None,
+                };
                 match outcome {
                     Ok(Ok((quinn, first))) => {
+                        let first = first.map(|(streams, done)| {
+                            // It counts as a handshake until it is done, for so long.
+                            let unproven = quinn.clone();
+                            tokio::spawn(async move {
+                                let _counts = handshake;
+                                if tokio::time::timeout(patience, done).await.is_err() {
+                                    unproven.close(VarInt::from_u32(0), b"the handshake took too long");
+                                }
+                            });
+                            streams
+                        });
                         let place = callers.enter(&quinn);
                         let connection = Connection::new(quinn, shared, Some(place));
                         connection.begin_with(first);
@@ -569,15 +583,16 @@ impl Endpoint {
 /// Streams of a request.
 type Streams = (quinn::SendStream, quinn::RecvStream);
 
-/// A connection whose handshake is done, or that has brought a request with its first packets, which no one can who was not here before.
+/// A connection whose handshake is done, or that has brought a request with its first packets, which no one can who was not here before;
+/// then with that request, and what resolves when the handshake is done.
 async fn entered(
     incoming: quinn::Incoming,
     early: bool,
-) -> Result<(quinn::Connection, Option<Streams>), quinn::ConnectionError> {
+) -> Result<(quinn::Connection, Option<(Streams, quinn::ZeroRttAccepted)>), quinn::ConnectionError> {
     if !early {
         return Ok((incoming.await?, None));
     }
-    let (quinn, done) = match incoming.accept()?.into_0rtt() {
+    let (quinn, mut done) = match incoming.accept()?.into_0rtt() {
         Ok(begun) => begun,
         Err(connecting) => return Ok((connecting.await?, None)),
     };
@@ -585,9 +600,9 @@ async fn entered(
         biased;
         streams = quinn.accept_bi() => {
             let streams = streams?;
-            Ok((quinn, Some(streams)))
+            Ok((quinn, Some((streams, done))))
         }
-        _ = done => match quinn.close_reason() {
+        _ = &mut done => match quinn.close_reason() {
             Some(reason) => Err(reason),
             None => Ok((quinn, None)),
         },

@@ -71,6 +71,14 @@ pub enum Unheard {
         /// Who is there.
         other: String,
     },
+    /// Nobody can be reached where a worker says that it is.
+    #[error("worker {worker} says that it is reached at {address:?}; expected HOST:PORT")]
+    Nowhere {
+        /// The worker.
+        worker: String,
+        /// What it says.
+        address: String,
+    },
     /// The worker has no device, or more than are allowed.
     #[error("worker {worker} has {count} devices; expected 1 to {MOST_DEVICES}")]
     Devices {
@@ -126,6 +134,9 @@ pub(crate) struct Premises {
     pub others: bool,
 }
 
+/// Characters of a worker's address at most: of a name in the domain name system, and a port.
+const LONGEST_ADDRESS: usize = 260;
+
 /// Workers and routers that have joined.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
@@ -174,6 +185,14 @@ fn joint(group: &[&DeviceInfo]) -> Option<Profile> {
     Some(profile)
 }
 
+/// Whether a text can be an address: `HOST:PORT`.
+fn is_place(address: &str) -> bool {
+    let parts = address.rsplit_once(':');
+    let is_host = |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic());
+    address.len() <= LONGEST_ADDRESS
+        && parts.is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
 impl Members {
     /// A worker joins. Whether one of its name was there before.
     pub fn add_worker(&mut self, info: WorkerInfo) -> Result<bool, Unheard> {
@@ -185,6 +204,12 @@ impl Members {
             return Err(Unheard::Devices {
                 worker: info.name.clone(),
                 count: info.devices.len(),
+            });
+        }
+        if !is_place(&info.address) {
+            return Err(Unheard::Nowhere {
+                worker: info.name.clone(),
+                address: info.address.chars().take(LONGEST_ADDRESS).collect(),
             });
         }
         let mut others = self

@@ -215,7 +215,10 @@ impl Rollouts {
         let at = self.routers.get(&router).copied();
         if at.is_some_and(|at| at > epoch) {
             // It uses a later plan, of another planner's life, and will not switch to this one.
-            return self.without_router(&router, directives);
+            if self.on_its_way() == Some(epoch) {
+                self.without_router(&router, directives);
+            }
+            return;
         }
         if self.on_its_way() != Some(epoch) && self.current != Some(epoch) {
             return;

@@ -32,11 +32,12 @@ impl Gate {
         }
     }
 
-    /// The same at another rate: what is owed for what passed stays owed.
-    pub fn at_rate(&self, rate: f64, units: f64) -> Self {
+    /// The same at another rate from now on: so many units as are owed for stay owed.
+    pub fn at_rate(&self, now: Nanos, rate: f64, units: f64) -> Self {
         let gate = Gate::new(rate, units);
-        gate.due
-            .store(self.due.load(Ordering::Relaxed), Ordering::Relaxed);
+        let owed = self.due.load(Ordering::Relaxed).saturating_sub(now.0) as f64 / self.interval;
+        let due = now.0.saturating_add((owed * gate.interval) as u64);
+        gate.due.store(due, Ordering::Relaxed);
         gate
     }
 

@@ -22,7 +22,7 @@ impl Rates {
         let gate = match clients.get(client) {
             Some((of, _)) if *of == bits => None,
             // Another token of the same client: what it asked with the one before counts.
-            Some((_, gate)) => Some(gate.at_rate(rps, 1.0)),
+            Some((_, gate)) => Some(gate.at_rate(now, rps, 1.0)),
             None => {
                 if clients.len() >= MOST_CLIENTS {
                     clients.retain(|_, (_, gate)| !gate.is_free(now));
@@ -67,6 +67,17 @@ mod tests {
             })
             .count();
         assert!((48..=63).contains(&in_turn), "{in_turn}");
+        // Who has a slow one, too, is not held to it with the fast one, and a fast one buys nothing for the slow.
+        let at = |ms: u64| Nanos::from_millis(50_000 + ms);
+        assert!(rates.pass(at(0), "both", 0.1) && rates.pass(at(1), "both", 0.1));
+        let fast = (2..1_002u64)
+            .filter(|ms| rates.pass(at(*ms), "both", 100.0))
+            .count();
+        assert!((99..=141).contains(&fast), "{fast}");
+        let slow = (1_002..2_002u64)
+            .filter(|ms| rates.pass(at(*ms), "both", 0.1))
+            .count();
+        assert_eq!(slow, 0, "what was asked for by the fast one is owed");
         // Many names don't make room for more than they are promised, nor take memory without end.
         for i in 0..2 * MOST_CLIENTS as u64 {
             rates.pass(Nanos::from_millis(20_000 + i), &i.to_string(), 1000.0);

@@ -1,8 +1,8 @@
 //! What a call is answered with: outputs, as JSON or as bytes, passed on as its caller takes them.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
@@ -162,20 +162,50 @@ pub(super) fn reply(
 
 /// A body that is passed on as its caller takes it, and counts as held until he has.
 pub(super) struct Held {
-    pub left: Bytes,
-    pub _charge: Charge,
+    left: Bytes,
+    charge: Charge,
+    since: Instant,
+    whole: usize,
 }
 
+impl Held {
+    /// A body, and what it holds.
+    pub fn new(body: Vec<u8>, mut charge: Charge) -> Self {
+        charge.keep(body.len());
+        Held {
+            whole: body.len(),
+            left: Bytes::from(body),
+            charge,
+            since: Instant::now(),
+        }
+    }
+}
+
+/// Its caller takes it too slowly, and others need the room.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer is taken too slowly, and others need its room")]
+pub(super) struct TooSlow;
+
 impl MessageBody for Held {
-    type Error = Infallible;
+    type Error = TooSlow;
 
     fn size(&self) -> BodySize {
         BodySize::Sized(self.left.len() as u64)
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, TooSlow>>> {
         let next = self.left.len().min(PIECE);
-        Poll::Ready((next > 0).then(|| Ok(self.left.split_to(next))))
+        if next == 0 {
+            return Poll::Ready(None);
+        }
+        let passed = self.whole - self.left.len();
+        if self.charge.is_too_slow(self.since, passed) {
+            return Poll::Ready(Some(Err(TooSlow)));
+        }
+        let piece = self.left.split_to(next);
+        let left = self.left.len();
+        self.charge.keep(left);
+        Poll::Ready(Some(Ok(piece)))
     }
 }
 

@@ -248,11 +248,7 @@ async fn answer(
             "application/octet-stream"
         }
     };
-    charge.keep(body.len());
-    let body = Held {
-        left: Bytes::from(body),
-        _charge: charge,
-    };
+    let body = Held::new(body, charge);
     Ok(response.content_type(kind).body(body).map_into_boxed_body())
 }
 

@@ -2,9 +2,9 @@
  * Graft in an app: docs/apps.md.
  *
  * Whatever *_new, *_open, graft_input_* and graft_model_infer give belongs to the caller, until its *_free. Pointers that are read of
- * such a thing are good until then. Models, clients and inputs may be used from several threads at a time, and freed while others go
- * on; answers by one thread at a time. Structures begin with their size, so that later versions can have more fields: make them of
- * zeros, set size, then what is wanted.
+ * such a thing are good until then. Models, clients and inputs may be used from several threads at a time, and are freed when no call
+ * with them runs any more; what graft_model_infer_async began goes on. Answers are used by one thread at a time. Structures begin with
+ * their size, so that later versions can have more fields: make them of zeros, set size, then what is wanted.
  */
 
 #ifndef GRAFT_H

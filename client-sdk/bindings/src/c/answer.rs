@@ -266,8 +266,11 @@ pub unsafe extern "C" fn graft_answer_output(
     number: usize,
     tensor: *mut GraftTensor,
 ) -> GraftStatus {
-    // SAFETY: the caller's promise.
-    call(|| unsafe { tell(&(*answer).outputs, number, "outputs", tensor) })
+    call(|| {
+        needed(answer, "answer")?;
+        // SAFETY: the caller's promise.
+        unsafe { tell(&(*answer).outputs, number, "outputs", tensor) }
+    })
 }
 
 /// Frees an answer.

@@ -147,7 +147,8 @@ pub(super) unsafe fn sized<T: Copy>(given: *const T, size: usize) -> Result<T, G
 ///
 /// `first` is null or points to so many, which stay for as long as the slice is used.
 pub(super) unsafe fn list<'a, T>(first: *const T, count: usize) -> &'a [T] {
-    if first.is_null() || count == 0 {
+    let bytes = count.checked_mul(size_of::<T>());
+    if first.is_null() || count == 0 || bytes.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
         return &[];
     }
     // SAFETY: the caller's promise.

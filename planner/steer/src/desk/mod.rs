@@ -133,6 +133,8 @@ pub struct Desk {
     highest: Epoch,
     /// Workers of the plan that was kept, which may join again until a time: no plan is made without them before.
     awaited: (BTreeSet<String>, Nanos),
+    /// How many routers there are, as each was told last.
+    told_number: BTreeMap<String, usize>,
     /// The plan that is being made.
     making: Option<Making>,
     /// The number by which routers will be told that no worker is left.
@@ -162,6 +164,7 @@ impl Desk {
             current: None,
             highest: memory.highest,
             awaited: (BTreeSet::new(), Nanos::ZERO),
+            told_number: BTreeMap::new(),
             making: None,
             nobody_left: None,
             rollouts: Rollouts::default(),
@@ -375,22 +378,21 @@ impl Desk {
     }
 
     /// Where there is more load than devices, each router lets through its part: the others learn that there is one more, or less.
-    fn tell_number_of_routers(&mut self, now: Nanos, but: &str) {
+    pub(super) fn tell_number_of_routers(&mut self, now: Nanos, but: &str) {
         let limited = self.current.as_ref().filter(|current| current.update.limited);
         let Some(epoch) = limited.map(|current| current.update.epoch) else {
             return;
         };
-        if self.rollouts.on_its_way().is_none() {
-            let others: Vec<String> = self
-                .members
-                .routers
-                .iter()
-                .filter(|r| *r != but)
-                .cloned()
-                .collect();
-            for router in others {
-                self.tell_again(now, router, epoch);
-            }
+        if self.rollouts.on_its_way().is_some() {
+            // They are told when that is over.
+            return;
+        }
+        let number = self.members.routers.len();
+        let others = self.members.routers.iter().filter(|r| *r != but);
+        let others = others.filter(|r| self.told_number.get(*r) != Some(&number));
+        let others: Vec<String> = others.cloned().collect();
+        for router in others {
+            self.tell_again(now, router, epoch);
         }
     }
 
@@ -399,6 +401,7 @@ impl Desk {
             Member::Router(name) => {
                 if self.members.routers.remove(name) {
                     self.mix.router_left(name);
+                    self.told_number.remove(name);
                     self.notice(now, Notice::RouterLeft(name.clone()));
                     self.tell_number_of_routers(now, name);
                 }
@@ -468,10 +471,13 @@ impl Desk {
             self.nobody_left = None;
             match outcome {
                 Ok(()) => self.serve_nothing(now, epoch),
-                Err(why) => self.note(Note::Failed {
-                    epoch,
-                    why: why.to_string(),
-                }),
+                Err(why) => {
+                    self.alarm_at(now + LOOK_EVERY, Alarm::NobodyLeft);
+                    self.note(Note::Failed {
+                        epoch,
+                        why: why.to_string(),
+                    });
+                }
             }
         } else {
             self.begin_making(epoch, outcome);

@@ -160,7 +160,9 @@ impl Desk {
                 let Some(update) = known.or(current.filter(|u| u.epoch == epoch)) else {
                     return self.notice(now, Notice::NotSwitched(router, epoch));
                 };
-                let routers = u32::try_from(self.members.routers.len()).unwrap_or(u32::MAX);
+                let number = self.members.routers.len();
+                self.told_number.insert(router.clone(), number);
+                let routers = u32::try_from(number).unwrap_or(u32::MAX);
                 let update = RoutesUpdate {
                     routers,
                     ..update.clone()
@@ -181,6 +183,7 @@ impl Desk {
                     self.rolled(now, epoch, rolling);
                 }
                 self.rolling = self.rolling.split_off(&epoch);
+                self.tell_number_of_routers(now, "");
                 self.consider(now);
             }
             Directive::Failed(epoch, worker, undone) => {
@@ -192,6 +195,7 @@ impl Desk {
                 });
                 let is_gone = matches!(undone, Undone::Left | Undone::Absent);
                 self.decision_ended(epoch, Outcome::Failed { why });
+                self.tell_number_of_routers(now, "");
                 if is_gone {
                     // Whoever of its name is there now is another, and is asked as any.
                     self.replanner.members_changed();

@@ -531,6 +531,25 @@ fn strangers_and_nonsense_are_not_heard() {
     let router = "stranger".to_owned();
     let unheard = around.desk.heard(ms(1), Event::Mix { router, report });
     assert!(matches!(unheard, Err(Unheard::NotJoined(_))));
+    for address in [
+        "",
+        "x",
+        ":7",
+        "host:",
+        "host:0",
+        "host:70000",
+        "two words:7",
+        &"x".repeat(300),
+    ] {
+        let nowhere = WorkerInfo {
+            address: address.to_owned(),
+            ..info("v")
+        };
+        let unheard = around
+            .desk
+            .heard(ms(1), Event::Joined(Join::Worker(Box::new(nowhere))));
+        assert!(matches!(unheard, Err(Unheard::Nowhere { .. })), "{address}");
+    }
     around.hears(Event::Joined(Join::Router {
         name: "r".to_owned(),
         epoch: Epoch(0),
