@@ -12,6 +12,7 @@ use graft_transport::{
 };
 use graft_wire::{ControlReply, Limits};
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time that the relay takes for each way.
@@ -68,10 +69,33 @@ fn serve(identity: &Identity, at: &str) -> Server {
     Server { endpoint, ran }
 }
 
-/// Passes packets on after [`DELAY`], and keeps those of clients.
+/// Passes packets on after [`DELAY`], in their order, and keeps those of clients.
 struct Relay {
     address: SocketAddr,
     kept: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// A way that takes [`DELAY`]: what goes in comes out by `send`, in its order.
+fn way(
+    send: impl AsyncFn(Vec<u8>) + Send + Sync + 'static,
+) -> (mpsc::Sender<Vec<u8>>, impl Future<Output = ()>) {
+    let (into, mut entering) = mpsc::channel::<Vec<u8>>(1024);
+    let passing = async move {
+        let (waiting, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(1024);
+        let stamping = async {
+            while let Some(packet) = entering.recv().await {
+                let _full = waiting.send((Instant::now() + DELAY, packet)).await;
+            }
+        };
+        let leaving = async {
+            while let Some((at, packet)) = due.recv().await {
+                tokio::time::sleep_until(at.into()).await;
+                send(packet).await;
+            }
+        };
+        tokio::join!(stamping, leaving);
+    };
+    (into, passing)
 }
 
 async fn relay(to: SocketAddr) -> Relay {
@@ -80,35 +104,35 @@ async fn relay(to: SocketAddr) -> Relay {
     let kept: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     let keeping = Arc::clone(&kept);
     tokio::spawn(async move {
-        let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+        let mut ways: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
         let mut packet = vec![0; 2048];
         while let Ok((bytes, from)) = front.recv_from(&mut packet).await {
-            let back = match backs.get(&from) {
-                Some(back) => Arc::clone(back),
+            let there = match ways.get(&from) {
+                Some(there) => there.clone(),
                 None => {
                     let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
                     back.connect(to).await.unwrap();
-                    let (front, receiving) = (Arc::clone(&front), Arc::clone(&back));
+                    let (sending, answering) = (Arc::clone(&back), Arc::clone(&front));
+                    let (there, passing) = way(async move |packet: Vec<u8>| {
+                        let _sent = sending.send(&packet).await;
+                    });
+                    tokio::spawn(passing);
+                    let (home, passing) = way(async move |packet: Vec<u8>| {
+                        let _sent = answering.send_to(&packet, from).await;
+                    });
+                    tokio::spawn(passing);
                     tokio::spawn(async move {
                         let mut packet = vec![0; 2048];
-                        while let Ok(bytes) = receiving.recv(&mut packet).await {
-                            let (front, packet) = (Arc::clone(&front), packet[..bytes].to_vec());
-                            tokio::spawn(async move {
-                                tokio::time::sleep(DELAY).await;
-                                let _sent = front.send_to(&packet, from).await;
-                            });
+                        while let Ok(bytes) = back.recv(&mut packet).await {
+                            let _full = home.send(packet[..bytes].to_vec()).await;
                         }
                     });
-                    backs.insert(from, Arc::clone(&back));
-                    back
+                    ways.insert(from, there.clone());
+                    there
                 }
             };
-            let packet = packet[..bytes].to_vec();
-            keeping.lock().unwrap().push(packet.clone());
-            tokio::spawn(async move {
-                tokio::time::sleep(DELAY).await;
-                let _sent = back.send(&packet).await;
-            });
+            keeping.lock().unwrap().push(packet[..bytes].to_vec());
+            let _full = there.send(packet[..bytes].to_vec()).await;
         }
     });
     Relay { address, kept }
