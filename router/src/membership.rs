@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use graft_plan::Epoch;
-use graft_router_core::{MixWindow, REPORT_EVERY, RouteTable, URGENT_EVERY};
+use graft_router_core::{MixWindow, REPORT_EVERY, URGENT_EVERY};
 use graft_telemetry::health::Readiness;
 use graft_telemetry::metrics as names;
 use graft_transport::{Connection, Endpoint, Telling};
@@ -287,11 +287,13 @@ impl Handler<Switch> for Membership {
             }
         };
         Box::pin(connected.into_actor(self).map(move |(), this, _| {
-            let table = RouteTable::new(*update);
-            let (epoch, routes) = (table.epoch(), table.len());
-            if epoch < this.front.routing.load().table.epoch() {
-                return Err(NotSwitched::Overtaken(epoch));
+            let now = this.front.clock.now();
+            let before = this.front.routing.load();
+            if update.epoch < before.table.epoch() {
+                return Err(NotSwitched::Overtaken(update.epoch));
             }
+            let table = this.front.entrance.switch(now, &before.table, *update);
+            let (epoch, routes) = (table.epoch(), table.len());
             this.remote = remote;
             this.front.routing.store(Arc::new(Routing { table, backends }));
             this.front.switched.notify_waiters();

@@ -92,7 +92,7 @@ impl Routers {
         if update.epoch < r.table.epoch() {
             return false;
         }
-        r.table = RouteTable::new(update);
+        r.table = r.entrance.switch(now, &r.table, update);
         for ticket in std::mem::take(&mut r.waiting) {
             self.go(now, ticket, workers, cx);
         }

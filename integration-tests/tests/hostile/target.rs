@@ -149,12 +149,20 @@ impl Good<'_> {
         while start.elapsed() < duration {
             let (request, payload) = self.target.request(BUDGET);
             let (connection, served) = (connection.clone(), Arc::clone(&served));
+            let asked_at = start.elapsed();
             asked.push(tokio::spawn(async move {
                 let reply = connection
                     .call::<_, ClientReply>(&request, payload, limits(), BUDGET)
                     .await;
-                if matches!(reply, Ok((ClientReply::Answer(_), _))) {
-                    served.fetch_add(1, Ordering::Relaxed);
+                match reply {
+                    Ok((ClientReply::Answer(_), _)) => {
+                        served.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok((ClientReply::Refused(refused), _)) => {
+                        println!("at {asked_at:.1?} refused: {refused:?}")
+                    }
+                    Ok((other, _)) => println!("at {asked_at:.1?}: {other:?}"),
+                    Err(error) => println!("at {asked_at:.1?} failed: {error}"),
                 }
             }));
             tokio::time::sleep(EVERY).await;

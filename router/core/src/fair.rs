@@ -40,15 +40,20 @@ const FEW: f64 = 3.0;
 const STEEPNESS: i32 = 4;
 /// Part of what was let in that is refused later on, from which on more comes than can be served.
 const TOO_MUCH: f64 = 0.02;
-/// Part of what can be served, which is an estimate, that is shared out after a look at which that was so.
-const SHARED: f64 = 0.95;
-/// Factor by which more is shared out from look to look, while it is not so.
-const RISE: f64 = 1.01;
-/// Multiple of what can be served from which on it certainly is more.
+/// Part of what can be served that is shared out after a look at which that was so: the queue has to become shorter again.
+const SHARED: f64 = 0.88;
+/// Part by which more is shared out at a step, about as far as what can be served.
+const FIRST_STEP: f64 = 0.03;
+/// Multiple of what can be served from which on it certainly is more: each step is twice the one before.
 const ABOVE: f64 = 1.1;
-/// Factor by which more is shared out from there on.
-const RISE_ABOVE: f64 = 1.1;
-/// Multiple beyond which nobody is held back any more.
+/// Part by which more is shared out at most.
+const LARGEST_STEP: f64 = 0.5;
+/// Looks between two steps.
+const STEP_LOOKS: usize = 3;
+/// Longer queue, in seconds, and in requests, with which a step was too far.
+const LONGER_S: f64 = 0.1;
+const LONGER: f64 = 2.0;
+/// Multiple of what can be served beyond which nothing is shared out any more, once nobody is held back.
 const MOST_SHARED: f64 = 1.6;
 /// Looks over which refusals are counted.
 const REFUSED_OVER: usize = 3;
@@ -115,6 +120,53 @@ impl Default for Connection {
     }
 }
 
+/// What is shared out while there are too many.
+#[derive(Debug, Clone, Copy)]
+struct Sharing {
+    /// In requests a second.
+    rate: f64,
+    /// Part by which it is more after the next step.
+    step: f64,
+    /// Looks since the last one.
+    looks: usize,
+    /// Requests in flight before the first one.
+    usual: Option<f64>,
+}
+
+impl Sharing {
+    fn of(capacity: f64) -> Self {
+        Sharing {
+            rate: SHARED * capacity,
+            step: FIRST_STEP,
+            looks: 0,
+            usual: None,
+        }
+    }
+
+    /// After another look: step by step more, until the queue becomes longer. All at once, it would be a queue for everybody.
+    fn next(self, in_flight: f64, capacity: f64, served: f64) -> Self {
+        let longer = LONGER + LONGER_S * served;
+        if self.usual.is_some_and(|usual| in_flight > usual + longer) {
+            return Sharing::of(served);
+        }
+        match self.looks + 1 < STEP_LOOKS {
+            true => Sharing {
+                looks: self.looks + 1,
+                ..self
+            },
+            false => Sharing {
+                rate: self.rate * (1.0 + self.step),
+                step: match self.rate < ABOVE * capacity {
+                    true => self.step,
+                    false => (2.0 * self.step).min(LARGEST_STEP),
+                },
+                looks: 0,
+                usual: self.usual.or(Some(in_flight)),
+            },
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Group {
     /// Requests a second up to which all of a connection's are let in.
@@ -133,8 +185,8 @@ pub(crate) struct Fair {
     lately: VecDeque<f64>,
     /// What was served when there were too many.
     saturated: f64,
-    /// Multiple of what can be served that is shared out. `None`: there are not too many.
-    shared: Option<f64>,
+    /// `None`: there are not too many.
+    sharing: Option<Sharing>,
     looked: Nanos,
     /// Since the last look: requests that were let in, and that were refused later on since there are too many.
     entered: u64,
@@ -144,10 +196,10 @@ pub(crate) struct Fair {
 }
 
 impl Fair {
-    /// A request comes in.
-    pub fn ask(&mut self, now: Nanos, source: Source) -> Result<(), TooMany> {
+    /// A request comes in, where so many have not got their answers yet.
+    pub fn ask(&mut self, now: Nanos, source: Source, in_flight: usize) -> Result<(), TooMany> {
         if now - self.looked >= LOOK_EVERY {
-            self.look(now);
+            self.look(now, in_flight as f64);
         }
         // Beyond the bound, new connections of an address count as one.
         let full = self.connections.len() >= MOST_CONNECTIONS;
@@ -184,7 +236,7 @@ impl Fair {
         Ok(())
     }
 
-    /// A request that was let in is over.
+    /// A request that was let in is over. `served`: it was answered; `too_much`: it got no answer since there are too many.
     pub fn ended(&mut self, now: Nanos, served: bool, too_much: bool) {
         if served {
             self.served.add(now);
@@ -192,13 +244,18 @@ impl Fair {
         self.refused += u64::from(too_much);
     }
 
+    /// From now on there is a plan for so many requests a second: as many are let in, until it shows that they can't be served.
+    pub fn planned(&mut self, rps: f64) {
+        if let Some(sharing) = &mut self.sharing
+            && sharing.rate < SHARED * rps
+        {
+            *sharing = Sharing::of(rps);
+        }
+    }
+
     /// What can be served is shared out anew.
-    fn look(&mut self, now: Nanos) {
+    fn look(&mut self, now: Nanos, in_flight: f64) {
         self.looked = now;
-        let (entered, refused) = (
-            std::mem::take(&mut self.entered),
-            std::mem::take(&mut self.refused),
-        );
         self.connections
             .retain(|_, connection| now - connection.asks.at < FORGET_AFTER);
         let before = std::mem::take(&mut self.groups);
@@ -213,7 +270,11 @@ impl Fair {
         if self.refusals.len() >= REFUSED_OVER {
             self.refusals.pop_front();
         }
-        self.refusals.push_back((entered, refused));
+        let since = (
+            std::mem::take(&mut self.entered),
+            std::mem::take(&mut self.refused),
+        );
+        self.refusals.push_back(since);
         let sum = |of: fn(&(u64, u64)) -> u64| self.refusals.iter().map(of).sum::<u64>();
         let (entered, refused) = (sum(|counts| counts.0), sum(|counts| counts.1));
         let part = refused as f64 / entered.max(refused).max(1) as f64;
@@ -225,21 +286,22 @@ impl Fair {
         }
         self.lately.push_back(served);
         if part > TOO_MUCH {
-            (self.shared, self.saturated) = (Some(SHARED), served);
-        } else {
-            // Nothing was refused for so long: there are not too many any more.
-            let rise = |s: f64| if s < ABOVE { s * RISE } else { s * RISE_ABOVE };
-            self.shared = self.shared.map(rise).filter(|s| *s <= MOST_SHARED);
+            self.saturated = served;
         }
-        let Some(shared) = self.shared else {
+        let mut best: Vec<f64> = self.lately.iter().copied().collect();
+        best.sort_by(f64::total_cmp);
+        let capacity = best[(best.len() - 1) * 4 / 5].max(self.saturated).max(1.0);
+        self.sharing = match self.sharing {
+            _ if part > TOO_MUCH => Some(Sharing::of(capacity)),
+            Some(sharing) => Some(sharing.next(in_flight, capacity, served)),
+            None => None,
+        };
+        let Some(sharing) = self.sharing else {
             self.groups
                 .values_mut()
                 .for_each(|group| group.limit = f64::INFINITY);
             return;
         };
-        let mut best: Vec<f64> = self.lately.iter().copied().collect();
-        best.sort_by(f64::total_cmp);
-        let capacity = best[(best.len() - 1) * 4 / 5].max(self.saturated).max(1.0);
         let mut asked: Vec<(f64, u128)> = self
             .groups
             .iter()
@@ -247,17 +309,22 @@ impl Fair {
             .collect();
         // Those that ask for the least have all of it, as long as there is enough for all others to have as much.
         asked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut left = capacity * shared;
+        let mut left = sharing.rate;
         let count = asked.len();
+        let mut all_fit = true;
         for (place, (wanted, name)) in asked.into_iter().enumerate() {
             let share = left / (count - place) as f64;
             left -= wanted.min(share);
+            all_fit &= wanted <= share;
             if let Some(group) = self.groups.get_mut(&name) {
                 group.limit = match wanted <= share {
                     true => f64::INFINITY,
                     false => limit_for(&group.rates, share),
                 };
             }
+        }
+        if all_fit && sharing.rate > MOST_SHARED * capacity {
+            self.sharing = None;
         }
     }
 }
@@ -346,7 +413,7 @@ mod tests {
                         client.due -= 1.0;
                         let counts = u64::from(ms >= 1000);
                         client.asked += counts;
-                        match self.fair.ask(self.now, client.source) {
+                        match self.fair.ask(self.now, client.source, 0) {
                             Err(TooMany { is_demand }) => client.demand += counts * u64::from(is_demand),
                             Ok(()) => {
                                 client.demand += counts;
@@ -430,6 +497,47 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_is_let_in_step_by_step_where_more_can_be_served_than_before() {
+        // One queue, and what waits for more than half a second is too late, which nobody knows before.
+        let (mut fair, mut queue) = (Fair::default(), VecDeque::new());
+        let mut clients = [client(1, 1, 10.0), client(1, 2, 7000.0)];
+        let (mut asked, mut served) = (0, 0);
+        let mut room = 0.0_f64;
+        for ms in 0..30_000 {
+            let now = Nanos::from_millis(ms);
+            // There are more workers after six seconds.
+            room += if ms < 6_000 { 0.012 } else { 0.06 };
+            while queue
+                .front()
+                .is_some_and(|(at, _)| now - *at > Nanos::from_millis(500))
+            {
+                fair.ended(now, false, true);
+                queue.pop_front();
+            }
+            while room >= 1.0
+                && let Some((_, is_good)) = queue.pop_front()
+            {
+                room -= 1.0;
+                served += usize::from(is_good);
+                fair.ended(now, true, false);
+            }
+            room = room.min(1.0);
+            for (number, client) in clients.iter_mut().enumerate() {
+                client.due += client.rate / 1e3;
+                while client.due >= 1.0 {
+                    client.due -= 1.0;
+                    let counted = number == 0 && ms >= 4_000;
+                    asked += usize::from(counted);
+                    if fair.ask(now, client.source, queue.len()).is_ok() {
+                        queue.push_back((now, counted));
+                    }
+                }
+            }
+        }
+        assert!(served * 100 >= asked * 97, "{served} of {asked}");
+    }
+
+    #[test]
     fn connections_of_one_request_each_are_served_beside_a_flood_from_elsewhere() {
         let mut server = Server::new(25.0);
         let mut clients = vec![client(2, 1, 1000.0)];
@@ -441,7 +549,7 @@ mod tests {
                     group: 1,
                     connection: number,
                 };
-                let let_in = server.fair.ask(server.now, source).is_ok();
+                let let_in = server.fair.ask(server.now, source, 0).is_ok();
                 if second >= 3 {
                     asked += 1;
                     served += u64::from(let_in);

@@ -35,10 +35,20 @@ impl Gate {
     /// The same at another rate from now on: so many units as are owed for stay owed.
     pub fn at_rate(&self, now: Nanos, rate: f64, units: f64) -> Self {
         let gate = Gate::new(rate, units);
-        let owed = self.due.load(Ordering::Relaxed).saturating_sub(now.0) as f64 / self.interval;
-        let due = now.0.saturating_add((owed * gate.interval) as u64);
-        gate.due.store(due, Ordering::Relaxed);
-        gate
+        let owed = self.owed_ns(now) / self.interval * gate.interval;
+        gate.owing(now, owed)
+    }
+
+    /// Time until nothing is owed any more for what passed, in nanoseconds.
+    pub fn owed_ns(&self, now: Nanos) -> f64 {
+        self.due.load(Ordering::Relaxed).saturating_sub(now.0) as f64
+    }
+
+    /// The same gate, where that is so much.
+    pub fn owing(self, now: Nanos, owed_ns: f64) -> Self {
+        let due = now.0.saturating_add(owed_ns as u64);
+        self.due.store(due, Ordering::Relaxed);
+        self
     }
 
     /// Whether so many units may pass now, where only a part of the burst is for them.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use graft_model::{CutPoint, ModelId};
 use graft_plan::{Epoch, Nanos, nanos_to_ms};
-use graft_wire::{GRACE, Refused, Status, Visit};
+use graft_wire::{GRACE, Refused, RoutesUpdate, Status, Visit};
 
 use crate::fair::{Fair, Source, TooMany};
 use crate::lives::Attempt;
@@ -119,6 +119,13 @@ impl Entrance {
 
     fn fair(&self) -> MutexGuard<'_, Fair> {
         self.fair.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The routes of another plan, which take the place of those before.
+    pub fn switch(&self, now: Nanos, before: &RouteTable, update: RoutesUpdate) -> RouteTable {
+        let table = RouteTable::after(before, now, update);
+        self.fair().planned(table.planned_rps());
+        table
     }
 
     /// A request that was let in is over. `None`: its client waited no longer, which says nothing.
@@ -243,7 +250,8 @@ impl Passage {
             refused: Refused::new(Status::Overloaded, what),
             demand: is_demand.then(|| asked.class()),
         };
-        let held_back = source.map_or(Ok(()), |source| entrance.fair().ask(now, source));
+        let running = entrance.in_flight().saturating_sub(entrance.waiting.taken());
+        let held_back = source.map_or(Ok(()), |source| entrance.fair().ask(now, source, running));
         held_back.map_err(|TooMany { is_demand }| {
             let what = "more is asked for than can be served, and this connection asks for more than others";
             outside(what.to_owned(), is_demand)

@@ -26,6 +26,8 @@ const LEAST_PART: f64 = 0.5;
 #[derive(Debug, Default)]
 pub struct RouteTable {
     epoch: Epoch,
+    /// This router's part of the requests a second that the plan is made for.
+    planned_rps: f64,
     /// Routes of a (model, partition point), by ascending budget.
     routes: HashMap<(ModelId, CutPoint), Vec<Entry>>,
     server_ms: BTreeMap<ModelId, Vec<f64>>,
@@ -53,11 +55,13 @@ struct Charge {
     rate_rps: f64,
     /// What one request takes of the pool.
     work_ms: f64,
+    /// Time until the partitions that ran such requests before are done with those that they have, in nanoseconds.
+    owed_ns: f64,
 }
 
 impl Pool {
     /// Of these routes on so many partitions, of whose time a part is this router's.
-    fn new(routes: &[Charge], partitions: usize, part: f64) -> Self {
+    fn new(now: Nanos, routes: &[Charge], partitions: usize, part: f64) -> Self {
         let mut budgets: Vec<Nanos> = routes.iter().map(|r| r.budget).collect();
         budgets.sort_unstable();
         budgets.dedup();
@@ -65,8 +69,9 @@ impl Pool {
         // What was planned for is an estimate; partitions carry what they have time for.
         let work = planned.max(partitions as f64 * 1e3 * FULLEST * part);
         let longest = routes.iter().map(|r| r.work_ms).fold(0.0, f64::max);
+        let owed: f64 = routes.iter().map(|r| r.rate_rps * r.work_ms * r.owed_ns).sum();
         Pool {
-            gate: Gate::new(work, longest),
+            gate: Gate::new(work, longest).owing(now, owed / planned.max(f64::MIN_POSITIVE)),
             budgets,
         }
     }
@@ -161,6 +166,11 @@ fn fitting(list: &[Entry], time_left: Nanos) -> Option<&Entry> {
 impl RouteTable {
     /// From what the planner sends.
     pub fn new(update: RoutesUpdate) -> Self {
+        Self::after(&RouteTable::default(), Nanos::ZERO, update)
+    }
+
+    /// The same after another plan: what passed its gates is still on its way, and counts.
+    pub(crate) fn after(before: &RouteTable, now: Nanos, update: RoutesUpdate) -> Self {
         let mut by_route: BTreeMap<u32, Vec<Target>> = BTreeMap::new();
         for target in update.routes {
             let list = by_route.entry(target.route).or_default();
@@ -174,12 +184,16 @@ impl RouteTable {
             }
         }
         let part = 1.0 / f64::from(update.routers.max(1));
+        let mut planned_rps = 0.0;
         let mut routes: HashMap<(ModelId, CutPoint), Vec<Entry>> = HashMap::new();
         for targets in by_route.into_values() {
             let first = &targets[0].target;
             let key = (first.model, first.partition_point);
+            planned_rps += first.rate_rps * part;
+            let owed = before.owed_ns(now, key, ms_to_nanos(first.budget_ms)).0;
+            let gate = || Gate::new(first.rate_rps * part, 1.0).owing(now, owed);
             routes.entry(key).or_default().push(Entry {
-                gate: update.limited.then(|| Gate::new(first.rate_rps * part, 1.0)),
+                gate: update.limited.then(gate),
                 targets,
                 turn: AtomicUsize::new(0),
             });
@@ -196,11 +210,14 @@ impl RouteTable {
                 budget: entry.budget(),
                 rate_rps: first.rate_rps * part,
                 work_ms: first.work_ms,
+                owed_ns: before
+                    .owed_ns(now, (first.model, first.partition_point), entry.budget())
+                    .1,
             });
         }
         let pools = shared
             .into_iter()
-            .map(|(number, (partitions, routes))| (number, Pool::new(&routes, partitions, part)));
+            .map(|(number, (partitions, routes))| (number, Pool::new(now, &routes, partitions, part)));
         let pools = pools.collect();
         let mut left_out: HashMap<(ModelId, CutPoint), Vec<LeftOut>> = HashMap::new();
         for out in update.left_out {
@@ -214,6 +231,7 @@ impl RouteTable {
         }
         RouteTable {
             epoch: update.epoch,
+            planned_rps,
             routes,
             left_out,
             pools,
@@ -223,9 +241,25 @@ impl RouteTable {
         }
     }
 
+    /// What is owed for requests that passed, at the gate of a route and at that of its pool, in nanoseconds.
+    fn owed_ns(&self, now: Nanos, key: (ModelId, CutPoint), budget: Nanos) -> (f64, f64) {
+        let entry = self.routes.get(&key).and_then(|list| fitting(list, budget));
+        let owed = |gate: Option<&Gate>| gate.map_or(0.0, |gate| gate.owed_ns(now));
+        let pool = entry.and_then(|entry| self.pools.get(&entry.targets[0].target.pool));
+        (
+            owed(entry.and_then(|entry| entry.gate.as_ref())),
+            owed(pool.map(|pool| &pool.gate)),
+        )
+    }
+
     /// The plan it belongs to.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// This router's part of the requests a second that the plan is made for.
+    pub(crate) fn planned_rps(&self) -> f64 {
+        self.planned_rps
     }
 
     /// Devices are emulated.
@@ -550,6 +584,33 @@ mod tests {
         assert_eq!(count(false), 0);
         // Two seconds at one request a second, and a burst of one more.
         assert_eq!(count(true), 17);
+    }
+
+    #[test]
+    fn another_plan_in_the_middle_of_a_flood_lets_no_second_burst_in() {
+        let route = RouteTarget {
+            rate_rps: 50.0,
+            ..target(2, 7, 50.0, 5.0)
+        };
+        let routes = || update(true, vec![route.clone()]);
+        let count = |switches: bool| {
+            let mut table = RouteTable::new(routes());
+            (0..2000u64)
+                .filter(|at| {
+                    if switches && at % 100 == 99 {
+                        table = RouteTable::after(&table, ms(*at), routes());
+                    }
+                    table
+                        .admit(ms(*at), MODEL, CutPoint(7), ms(90), &|_| true)
+                        .is_ok()
+                })
+                .count()
+        };
+        let (without, with) = (count(false), count(true));
+        assert!(
+            without > 10 && with.abs_diff(without) <= 2,
+            "{with}, {without} without"
+        );
     }
 
     #[test]
