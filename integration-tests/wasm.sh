@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cores=(
-    graft-model graft-plan graft-wire
+    graft-features graft-model graft-plan graft-wire
     graft-worker-core graft-router-core graft-client-core
     graft-certify graft-planner-search graft-planner-steer graft-simulator
 )

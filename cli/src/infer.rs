@@ -64,8 +64,9 @@ pub(crate) struct Arguments {
     /// Hand over at this cut point; default: where it is fastest
     #[arg(long)]
     partition_point: Option<u16>,
-    /// How intermediate tensors travel
-    #[arg(long, value_enum, default_value_t = Wire::F32)]
+    /// How intermediate tensors travel: coded as the model's features say, where it has some, else as 32-bit floats; as 32-bit floats; as
+    /// 16-bit floats
+    #[arg(long, value_enum, default_value_t = Wire::Coded)]
     wire: Wire,
     #[command(flatten)]
     engine: EngineArguments,
@@ -76,6 +77,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Wire {
+    Coded,
     F32,
     F16,
 }
@@ -89,12 +91,13 @@ async fn send(arguments: Arguments) -> anyhow::Result<Verdict> {
     let (entry, model) = crate::model::open(&arguments.model)?;
     let input = input(&arguments, &entry)?;
     let wire = match arguments.wire {
-        Wire::F32 => DType::F32,
-        Wire::F16 => DType::F16,
+        Wire::Coded => None,
+        Wire::F32 => Some(DType::F32),
+        Wire::F16 => Some(DType::F16),
     };
     anyhow::ensure!(
-        wire == DType::F32 || entry.manifest.wire.contains(&wire),
-        "--wire {wire}: the manifest of {} allows {:?}",
+        wire != Some(DType::F16) || entry.manifest.wire.contains(&DType::F16),
+        "--wire f16: the manifest of {} allows {:?}",
         entry.manifest.name,
         entry.manifest.wire
     );

@@ -16,6 +16,7 @@ mod output;
 mod plan;
 mod plot;
 mod profile;
+mod replay;
 mod scenario;
 mod simulate;
 mod site;
@@ -51,6 +52,8 @@ enum Command {
     Profile(profile::Arguments),
     /// Play a scenario in virtual time: phones that move, plans that follow them, faults
     Simulate(simulate::Arguments),
+    /// Hold phones' choice of where to hand over against an oracle, over traces of bandwidth
+    Replay(replay::Arguments),
     /// Let the clients of a scenario ask real routers, open-loop
     Load(load::Arguments),
     /// Watch a site live
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(arguments),
         Command::Profile(arguments) => profile::run(arguments),
         Command::Simulate(arguments) => simulate::run(arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Load(arguments) => load::run(arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

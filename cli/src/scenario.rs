@@ -102,7 +102,7 @@ impl Files {
             ),
         };
         Ok(Setting {
-            traces: self.traces.as_deref().map_or(Ok(vec![]), traces)?,
+            traces: self.traces.as_deref().map_or(Ok(vec![]), read_traces)?,
             scenario,
             hardware: Hardware {
                 profiles,
@@ -143,7 +143,7 @@ fn counted(count: u32, profile: &Profile) -> Devices {
 }
 
 /// All traces of a folder, by name.
-fn traces(folder: &Path) -> anyhow::Result<Vec<Arc<Trace>>> {
+pub(crate) fn read_traces(folder: &Path) -> anyhow::Result<Vec<Arc<Trace>>> {
     let mut paths = vec![];
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();

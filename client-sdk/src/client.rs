@@ -27,6 +27,8 @@ pub enum ModelSource {
         network: Vec<u8>,
         /// Labels of the first output's classes, one a line.
         labels: Option<String>,
+        /// The file that the manifest names as features, if it does.
+        features: Option<Vec<u8>>,
     },
 }
 
@@ -51,7 +53,13 @@ impl ModelSource {
                 manifest,
                 network,
                 labels,
-            } => CatalogEntry::of_bytes(manifest.as_deref(), network, labels.as_deref()),
+                features,
+            } => CatalogEntry::of_bytes(
+                manifest.as_deref(),
+                network,
+                labels.as_deref(),
+                features.as_deref(),
+            ),
         }
     }
 }

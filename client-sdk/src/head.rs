@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use graft_files::CatalogEntry;
-use graft_model::{Batch, CutPoint, ModelInfo, StageRange};
+use graft_model::{Batch, Cut, CutPoint, ModelInfo, StageRange};
 use serde::{Deserialize, Serialize};
 
 use crate::device_error::DeviceError;
@@ -56,6 +56,8 @@ pub struct ModelHere {
     /// What its layers take.
     pub taken: Taken,
     runs: Arc<dyn Head>,
+    /// Coding an element of what is sent, in nanoseconds.
+    coding_ns: f64,
 }
 
 impl std::fmt::Debug for ModelHere {
@@ -73,7 +75,12 @@ const REPEATS: usize = 7;
 impl ModelHere {
     #[cfg(feature = "engines")]
     pub(crate) fn new(entry: CatalogEntry, taken: Taken, runs: Arc<dyn Head>) -> Self {
-        ModelHere { entry, taken, runs }
+        ModelHere {
+            coding_ns: coding_ns(&entry.info),
+            entry,
+            taken,
+            runs,
+        }
     }
 
     /// A model whose layers the app runs. They are measured, unless a folder has what they take. Blocks.
@@ -95,7 +102,12 @@ impl ModelHere {
                 taken
             }
         };
-        Ok(ModelHere { entry, taken, runs })
+        Ok(ModelHere {
+            coding_ns: coding_ns(&entry.info),
+            entry,
+            taken,
+            runs,
+        })
     }
 
     /// What all layers take here, in milliseconds; without end where they can't be run.
@@ -106,6 +118,12 @@ impl ModelHere {
             .copied()
             .flatten()
             .unwrap_or(f64::INFINITY)
+    }
+
+    /// What coding a request's tensors takes here at a cut point, in milliseconds.
+    pub(crate) fn coding_ms(&self, point: CutPoint) -> f64 {
+        let elements = self.entry.info.cut(point).map_or(0, Cut::elements);
+        elements as f64 * self.coding_ns / 1e6
     }
 
     /// Whether it can be handed over there: the layers before it can be run here.
@@ -145,6 +163,25 @@ impl ModelHere {
             None => run(info, &*self.runs, range, input),
         }
     }
+}
+
+/// What coding an element takes here, in nanoseconds; 0 where the model has no features.
+fn coding_ns(info: &ModelInfo) -> f64 {
+    let coded = info.cut_points().filter(|point| info.coding(*point).is_some());
+    let largest = coded.max_by_key(|point| info.cut(*point).map_or(0, Cut::elements));
+    let Some((point, cut)) = largest.and_then(|point| Some((point, info.cut(point)?))) else {
+        return 0.0;
+    };
+    let request = Batch::pseudo_random(cut, 1, 1);
+    let mut times: Vec<f64> = (0..REPEATS)
+        .map(|_| {
+            let start = Instant::now();
+            let _bytes = info.encode(point, &request);
+            start.elapsed().as_nanos() as f64
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[REPEATS / 2] / cut.elements() as f64
 }
 
 /// The head and the tail by which all layers are run, where there are not all in one piece.

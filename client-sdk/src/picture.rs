@@ -2,6 +2,7 @@
 
 use graft_model::{Elements, ImageInput, Resample, Tensor, TensorError};
 use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, crop_imm, resize};
 
 /// A picture that can't be used.
@@ -14,6 +15,9 @@ pub enum PictureError {
     #[error(transparent)]
     Tensor(#[from] TensorError),
 }
+
+/// A picture in memory: red, green and blue of each pixel.
+pub type Pixels = RgbImage;
 
 /// Largest side of a picture that is decoded, in pixels.
 const MAX_SIDE: u32 = 16_384;
@@ -35,8 +39,25 @@ pub fn mirror(picture: &mut RgbImage) {
     image::imageops::flip_horizontal_in_place(picture);
 }
 
+/// A square of a picture, as far as it is in it.
+pub fn square(picture: &RgbImage, left: u32, top: u32, side: u32) -> RgbImage {
+    crop_imm(picture, left, top, side, side).to_image()
+}
+
+/// As a JPEG of a quality from 1 to 100.
+pub fn jpeg(picture: &RgbImage, quality: u8) -> Result<Vec<u8>, PictureError> {
+    let mut bytes = vec![];
+    picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, quality))?;
+    Ok(bytes)
+}
+
 /// Scales the shorter side, crops the middle, normalises: a batch of one of shape `[3, crop, crop]`.
 pub fn tensor(picture: &RgbImage, spec: &ImageInput) -> Result<Tensor, PictureError> {
+    normalised(&fitted(picture, spec), spec)
+}
+
+/// Scales the shorter side and crops the middle: what a model sees of a picture, in pixels.
+pub fn fitted(picture: &RgbImage, spec: &ImageInput) -> RgbImage {
     let (width, height) = picture.dimensions();
     let shorter = width.min(height).max(1);
     let scaled = |side: u32| {
@@ -56,7 +77,11 @@ pub fn tensor(picture: &RgbImage, spec: &ImageInput) -> Result<Tensor, PictureEr
         (fitted.width() - spec.crop) / 2,
         (fitted.height() - spec.crop) / 2,
     );
-    let square = crop_imm(&fitted, left, top, spec.crop, spec.crop).to_image();
+    crop_imm(&fitted, left, top, spec.crop, spec.crop).to_image()
+}
+
+/// Pixels of [`fitted`] as a batch of one of shape `[3, crop, crop]`.
+pub fn normalised(square: &RgbImage, spec: &ImageInput) -> Result<Tensor, PictureError> {
     let mut planes = Vec::with_capacity(3 * square.pixels().len());
     for channel in 0..3 {
         let (mean, std) = (spec.mean[channel], spec.std[channel]);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use graft_client_core::{Choice, Handing, Layers, LinkEstimate, Local, Pilot, PilotOptions, Prefer, Start};
+use graft_features::CutCoding;
 use graft_files::CatalogEntry;
 use graft_model::{Batch, CutPoint, DType, ModelInfo, Sent, StageRange};
 use graft_plan::{Epoch, Nanos, ms_to_nanos, nanos_to_ms};
@@ -32,8 +33,9 @@ pub struct SessionOptions {
     pub keep_inputs: bool,
     /// Hand over there, always; `None`: choose.
     pub partition_point: Option<CutPoint>,
-    /// Element type of intermediate tensors on the way; [`DType::F32`] or [`DType::F16`].
-    pub wire: DType,
+    /// Element type of intermediate tensors on the way, [`DType::F32`] or [`DType::F16`]; `None`: coded as the model's features say,
+    /// where they do, and 32-bit floats elsewhere.
+    pub wire: Option<DType>,
     /// A slower device and link than the real ones.
     pub emulation: Option<Emulation>,
 }
@@ -46,7 +48,7 @@ impl Default for SessionOptions {
             most_bytes: None,
             keep_inputs: false,
             partition_point: None,
-            wire: DType::F32,
+            wire: None,
             emulation: None,
         }
     }
@@ -154,6 +156,8 @@ pub struct Inference {
     pub local: Option<LocalReason>,
     /// It was there within the time asked for.
     pub in_time: bool,
+    /// Bytes of the tensors that were sent; 0: none were.
+    pub bytes_sent: u64,
     /// Where the time went.
     pub times: Times,
     /// The server's account.
@@ -162,6 +166,25 @@ pub struct Inference {
     pub epoch: Option<Epoch>,
     /// The id by which the router remembers the request, if one was sent.
     pub request_id: Option<String>,
+}
+
+/// A reply, with its payload and what it took, in milliseconds; or why there is none.
+type Replied = Result<(ClientReply, Vec<u8>, f64), CallError>;
+
+/// A request that is sent.
+struct Asked<F> {
+    handing: Handing,
+    bytes: u64,
+    request_id: String,
+    reply: F,
+}
+
+/// What the server did not do.
+enum Left {
+    /// It is to be run here, and why.
+    ToRun(LocalReason),
+    /// It was run here meanwhile, and why.
+    Ran(Batch, LocalReason),
 }
 
 #[derive(Debug)]
@@ -197,6 +220,20 @@ pub(crate) struct Inner {
 /// Longest wait for the router before an app's first inference.
 const PREPARE_WITHIN: Duration = Duration::from_secs(12);
 
+/// How a request's tensors are coded at a cut point, if they are.
+fn coding<'m>(info: &'m ModelInfo, options: &SessionOptions, point: CutPoint) -> Option<&'m CutCoding> {
+    options.wire.map_or_else(|| info.coding(point), |_| None)
+}
+
+/// Bytes that a request sends at a cut point: in the mean, where tensors are coded.
+fn bytes_sent(info: &ModelInfo, options: &SessionOptions, point: CutPoint) -> u64 {
+    let plain = || {
+        let cut = info.cut(point);
+        cut.map_or(0, |cut| cut.bytes_sent(options.wire.unwrap_or(DType::F32)) as u64)
+    };
+    coding(info, options, point).map_or_else(plain, |coding| u64::from(coding.mean_bytes))
+}
+
 /// What layers take on a device, as emulated, what is sent at each cut point, and where it may be.
 fn layers(model: &ModelHere, options: &SessionOptions, emulation: Option<Emulation>) -> Layers {
     let slowdown = emulation.map_or(1.0, |e| e.slowdown);
@@ -206,12 +243,14 @@ fn layers(model: &ModelHere, options: &SessionOptions, emulation: Option<Emulati
     };
     let info = &model.entry.info;
     let cuts = || info.cut_points().zip(&info.cuts);
-    let bytes = cuts().map(|(_, cut)| cut.bytes_sent(options.wire) as u64);
+    let bytes = || cuts().map(|(point, _)| bytes_sent(info, options, point));
+    let coding_ms = info.cut_points().map(|point| match coding(info, options, point) {
+        Some(_) => model.coding_ms(point) * slowdown,
+        None => 0.0,
+    });
     let inputs = info.inputs();
-    let allowed = cuts().map(|(point, cut)| {
-        let fits = options
-            .most_bytes
-            .is_none_or(|most| cut.bytes_sent(options.wire) as u64 <= most);
+    let allowed = cuts().zip(bytes()).map(|((point, cut), bytes)| {
+        let fits = options.most_bytes.is_none_or(|most| bytes <= most);
         let tells = options.keep_inputs && cut.names().any(|name| inputs.position(name).is_some());
         fits && !tells && model.reaches(point)
     });
@@ -219,7 +258,8 @@ fn layers(model: &ModelHere, options: &SessionOptions, emulation: Option<Emulati
         allowed: allowed.collect(),
         head_ms: stretched(&model.taken.head_ms),
         rest_ms: stretched(&model.taken.rest_ms),
-        bytes: bytes.collect(),
+        coding_ms: coding_ms.collect(),
+        bytes: bytes().collect(),
         answer_bytes: model.entry.info.outputs().bytes_sent(DType::F32) as u64,
     }
 }
@@ -376,7 +416,6 @@ impl Session {
                 want: inputs.to_string(),
             });
         }
-        let last = self.info().last();
         let began = self.now();
         self.state().pilot.begins(began);
         let (point, local) = self.start(began).await;
@@ -394,80 +433,166 @@ impl Session {
             budget_ms,
             local: None,
             in_time: false,
+            bytes_sent: 0,
             times,
             server: None,
             epoch: None,
             request_id: None,
         };
-        let why_local = match local {
-            Some(why) => Some(why.into()),
-            None => self.send_rest(began, point, &head, &mut result).await?.err(),
+        let ended = match local {
+            Some(why) => Err(Left::ToRun(why.into())),
+            None => {
+                let alone = (point, &head, again.as_ref());
+                self.hand_over(began, alone, &mut result).await?
+            }
         };
-        if let Some(why) = why_local {
-            let (from, left) = match again {
-                Some(input) => (CutPoint(0), input),
-                None => (point, head),
-            };
-            result.outputs = self.layers(from, last, left, &mut result.times).await?;
-            result.local = Some(why);
+        let here = match ended {
+            Ok(()) => None,
+            Err(Left::Ran(outputs, why)) => Some((outputs, why)),
+            Err(Left::ToRun(why)) => {
+                let (outputs, device_ms) = self.rest(point, &head, again.as_ref()).await?;
+                result.times.device_ms += device_ms;
+                Some((outputs, why))
+            }
+        };
+        if let Some((outputs, why)) = here {
+            (result.outputs, result.local) = (outputs, Some(why));
         }
         result.times.total_ms = start.elapsed().as_secs_f64() * 1e3;
         result.in_time = start.elapsed() <= self.inner.options.slo;
         Ok(result)
     }
 
-    /// Sends the head's tensors and waits for the answer. The inner error says why there is none.
-    async fn send_rest(
+    /// Runs what is left after the head here, or all layers anew where the input is given; and how long that took, in milliseconds.
+    async fn rest(
+        &self,
+        point: CutPoint,
+        head: &Batch,
+        again: Option<&Batch>,
+    ) -> Result<(Batch, f64), SessionError> {
+        let (from, left) = match again {
+            Some(input) => (CutPoint(0), input.clone()),
+            None => (point, head.clone()),
+        };
+        let mut times = Times::default();
+        let outputs = self.layers(from, self.info().last(), left, &mut times).await?;
+        Ok((outputs, times.device_ms))
+    }
+
+    /// Sends the head's tensors and waits for the answer; when it is likely late, the rest is run here, too, and whichever ends first
+    /// counts. `Err`: it is not the server's.
+    async fn hand_over(
+        &self,
+        began: Nanos,
+        (point, head, again): (CutPoint, &Batch, Option<&Batch>),
+        result: &mut Inference,
+    ) -> Result<Result<(), Left>, SessionError> {
+        let asked = match self.ask(began, point, head).await? {
+            Ok(asked) => asked,
+            Err(why) => return Ok(Err(Left::ToRun(why))),
+        };
+        result.budget_ms = nanos_to_ms(asked.handing.budget);
+        result.bytes_sent = asked.bytes;
+        result.request_id = Some(asked.request_id);
+        let mut reply = std::pin::pin!(asked.reply);
+        let early = tokio::time::timeout(asked.handing.alone_after.duration(), &mut reply).await;
+        if let Ok(reply) = early {
+            return Ok(self.heard(reply, point, false, result)?.map_err(Left::ToRun));
+        }
+        self.state().pilot.no_answer(self.now());
+        let mut alone = std::pin::pin!(self.rest(point, head, again));
+        let (ran, why) = tokio::select! {
+            biased;
+            reply = &mut reply => match self.heard(reply, point, true, result)? {
+                Ok(()) => return Ok(Ok(())),
+                Err(why) => (alone.await, why),
+            },
+            ran = &mut alone => match ran {
+                // It can't be run here: there is nothing but the answer.
+                Err(error) => {
+                    let heard = self.heard(reply.await, point, true, result)?;
+                    return heard.map_or(Err(error), |()| Ok(Ok(())));
+                }
+                ran => {
+                    let what = "it was not there before the rest had been run here";
+                    (ran, LocalReason::NoAnswer(what.to_owned()))
+                }
+            },
+        };
+        let (outputs, device_ms) = ran?;
+        result.times.device_ms += device_ms;
+        Ok(Err(Left::Ran(outputs, why)))
+    }
+
+    /// Sends the head's tensors. The inner error says why nothing is sent.
+    async fn ask(
         &self,
         began: Nanos,
         point: CutPoint,
         head: &Batch,
-        result: &mut Inference,
-    ) -> Result<Result<(), LocalReason>, SessionError> {
+    ) -> Result<Result<Asked<impl Future<Output = Replied>>, LocalReason>, SessionError> {
         let Some(connection) = self.inner.routers.current() else {
             return Ok(Err(LocalReason::Unreachable));
         };
-        let types = self.info().cuts[point.index()].types_sent(self.inner.options.wire);
+        let float = self.inner.options.wire.unwrap_or(DType::F32);
+        let types = self.info().cuts[point.index()].types_sent(float);
         let wire = WireType::of_all(&types)
             .ok_or_else(|| SessionError::Wire(format!("elements of types {types:?}")))?;
-        let payload = head
-            .to_bytes(&types)
-            .map_err(|e| SessionError::Wire(e.to_string()))?;
+        let coded = self.coded(point, head).await;
+        let is_coded = coded.is_some();
+        let payload = match coded {
+            Some(coded) => coded,
+            None => head
+                .to_bytes(&types)
+                .map_err(|e| SessionError::Wire(e.to_string()))?,
+        };
         let trace = TraceContext::new(fastrand::u128(..), fastrand::u64(..));
-        let sending = |connection: Connection| {
+        let sending = move |connection: Connection| {
             let handing = {
                 let state = self.state();
                 let now = self.now();
                 state.pilot.hand_over(now, began, point, &state.layers)
             };
-            let Handing { budget, patience } = handing?;
+            let handing = handing?;
             let request = ClientRequest::Infer(InferHeader {
                 model: self.info().id,
                 partition_point: point,
                 dtypes: wire.clone(),
-                time_left: budget,
+                coded: is_coded,
+                time_left: handing.budget,
                 trace,
             });
             let sending = Sending {
                 connection,
                 request,
-                patience: patience.duration(),
+                patience: handing.patience.duration(),
             };
-            Ok::<_, Local>((sending, budget))
+            Ok::<_, Local>((sending, handing))
         };
-        let first = match sending(connection.clone()) {
-            Ok((first, budget)) => {
-                result.budget_ms = nanos_to_ms(budget);
-                first
-            }
+        let (first, handing) = match sending(connection.clone()) {
+            Ok(first) => first,
             Err(why) => return Ok(Err(why.into())),
         };
-        result.request_id = Some(trace.request_id());
-        let elsewhere = || async {
+        let elsewhere = async move || {
             let other = self.inner.routers.move_from(&connection).await?;
             Some(sending(other).ok()?.0)
         };
-        let reply = self.exchange(first, Bytes::from(payload), elsewhere).await;
+        Ok(Ok(Asked {
+            handing,
+            bytes: payload.len() as u64,
+            request_id: trace.request_id(),
+            reply: self.exchange(first, Bytes::from(payload), elsewhere),
+        }))
+    }
+
+    /// What a reply means for an inference, and for those after it; `late`: it was likely late. The inner error: it is no answer.
+    fn heard(
+        &self,
+        reply: Replied,
+        point: CutPoint,
+        late: bool,
+        result: &mut Inference,
+    ) -> Result<Result<(), LocalReason>, SessionError> {
         let now = self.now();
         Ok(match reply {
             Ok((ClientReply::Answer(header), bytes, ms)) => {
@@ -490,7 +615,10 @@ impl Session {
                 Ok(())
             }
             Ok((ClientReply::Refused(refused), ..)) => {
-                self.state().pilot.refused(now);
+                // A refusal that comes late is no sign that the router answers in time.
+                if !late {
+                    self.state().pilot.refused(now);
+                }
                 Err(LocalReason::Refused(refused))
             }
             Ok((other, ..)) => Err(LocalReason::NoAnswer(format!("the router replied {other:?}"))),
@@ -503,6 +631,18 @@ impl Session {
                 Err(LocalReason::NoAnswer(error.to_string()))
             }
         })
+    }
+
+    /// The head's tensors, coded, in the emulated device's time. `None`: they are sent as they are.
+    async fn coded(&self, point: CutPoint, head: &Batch) -> Option<Vec<u8>> {
+        coding(self.info(), &self.inner.options, point)?;
+        let start = Instant::now();
+        let coded = self.info().encode(point, head);
+        if let Some(emulation) = self.emulation() {
+            let took = start.elapsed();
+            tokio::time::sleep(took.mul_f64(emulation.slowdown.max(1.0)).saturating_sub(took)).await;
+        }
+        coded
     }
 
     /// What layers take on this device, as emulated.

@@ -15,6 +15,7 @@ fn from_memory(manifest: Option<&str>, labels: Option<&str>) -> ModelSource {
         manifest: manifest.map(str::to_owned),
         network: samples::residual_cnn(),
         labels: labels.map(str::to_owned),
+        features: None,
     }
 }
 
@@ -170,7 +171,8 @@ async fn an_app_runs_layers_itself_and_hands_over_where_it_has_them() {
     )
     .unwrap();
     let entry = || {
-        let (entry, _) = graft_files::CatalogEntry::of_bytes(None, &samples::residual_cnn(), None).unwrap();
+        let (entry, _) =
+            graft_files::CatalogEntry::of_bytes(None, &samples::residual_cnn(), None, None).unwrap();
         entry
     };
     let own = |has, wrong| {

@@ -9,7 +9,8 @@ fn root() -> PathBuf {
 
 /// Layers: a crate may import Graft's crates of lower layers only.
 const LAYERS: &[&[&str]] = &[
-    &["graft-model", "graft-ort-ffi"],
+    &["graft-features", "graft-ort-ffi"],
+    &["graft-model"],
     &["graft-plan", "graft-softgpu"],
     &["graft-wire", "graft-files"],
     &[
@@ -41,6 +42,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Crates of values and of decisions: no I/O may be reachable from them.
 const CORES: &[&str] = &[
+    "graft-features",
     "graft-model",
     "graft-plan",
     "graft-wire",
@@ -58,6 +60,7 @@ const FOREIGN: &[&str] = &["graft-ort-ffi", "graft-cuda", "graft-softgpu", "graf
 const CORE_IMPORTS: &[&str] = &[
     "bincode",
     "bytemuck",
+    "constriction",
     "half",
     "hdrhistogram",
     "rten-onnx",

@@ -19,8 +19,11 @@ pub(crate) fn check(entry: &CatalogEntry, header: &InferHeader, bytes: usize) ->
         )));
     }
     let types = WireType::dtypes(&header.dtypes);
-    cut.check(&types, bytes)
-        .map_err(|error| bad(format!("at cut point {point}: {error}")))?;
+    match header.coded {
+        true => info.check_coded(point, &types, bytes),
+        false => cut.check(&types, bytes),
+    }
+    .map_err(|error| bad(format!("at cut point {point}: {error}")))?;
     if types.contains(&DType::F16) && !entry.manifest.wire.contains(&DType::F16) {
         let allowed = &entry.manifest.wire;
         return Err(bad(format!(

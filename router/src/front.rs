@@ -403,6 +403,7 @@ async fn send(backend: &dyn Backend, header: &InferHeader, payload: Bytes, sendi
         route,
         stage: 0,
         dtypes: header.dtypes.clone(),
+        coded: header.coded,
         time_left,
         trace: header.trace.child(fastrand::u64(..)),
     };

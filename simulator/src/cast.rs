@@ -252,6 +252,7 @@ impl Cast {
                 allowed: [].into(),
                 head_ms,
                 rest_ms: [].into(),
+                coding_ms: [].into(),
                 answer_bytes: bytes.last().copied().unwrap_or(0),
                 bytes: Arc::clone(bytes),
             };

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::events::Event;
 use crate::fleet::{Fleet, Words};
 use crate::names::identity;
-use crate::report::Report;
+use crate::report::{Ending, Report};
 use crate::requests::{Place, Request, Ticket};
 use crate::trace::Trace;
 
@@ -85,24 +85,51 @@ impl Crowd {
         seed: u64,
     ) -> Result<Self, CastError> {
         let cast = Cast::new(scenario, profiles, traces, seed)?;
-        let mut cx = Context::new(Report::of(scenario, profiles, &cast, seed));
-        let end = ms_to_nanos(scenario.duration_s * 1e3);
-        let fleet = Fleet::new(cast, ms_to_nanos(scenario.warmup_s * 1e3), end, &mut cx);
-        cx.events.at(Nanos::from_millis(1000), Event::Second);
+        let report = Report::of(scenario, profiles, &cast, seed);
+        let time = |s: f64| ms_to_nanos(s * 1e3);
+        let mut crowd = Self::with(cast, report, time(scenario.warmup_s), time(scenario.duration_s));
         let names = profiles.models().map(|name| (identity(name), name.to_owned()));
-        Ok(Crowd {
+        crowd.names = names.collect();
+        Ok(crowd)
+    }
+
+    /// These clients, from 0 to `end`.
+    pub(crate) fn of(cast: Cast, warm_up: Nanos, end: Nanos) -> Self {
+        let report = Report::of_cast(&cast, end.as_secs(), warm_up.as_secs());
+        Self::with(cast, report, warm_up, end)
+    }
+
+    fn with(cast: Cast, report: Report, warm_up: Nanos, end: Nanos) -> Self {
+        let mut cx = Context::new(report);
+        let fleet = Fleet::new(cast, warm_up, end, &mut cx);
+        cx.events.at(Nanos::from_millis(1000), Event::Second);
+        Crowd {
             fleet,
             cx,
             heard: Heard::default(),
-            names: names.collect(),
+            names: HashMap::new(),
             end,
-        })
+        }
+    }
+
+    /// Each inference that ends is kept.
+    pub(crate) fn keep_endings(&mut self) {
+        self.cx.ledger.endings = Some(vec![]);
+    }
+
+    /// Inferences that have ended, in the order of that.
+    pub(crate) fn endings(&self) -> &[Ending] {
+        self.cx.ledger.endings.as_deref().unwrap_or(&[])
     }
 
     /// A router says what the server needs of a model from each cut point on, in milliseconds, and what a request costs
     /// it.
     pub fn hears(&mut self, model: &str, server_ms: Vec<f64>, price: Vec<f64>) {
-        self.heard.hints.insert(identity(model), (server_ms, price));
+        self.hears_of(identity(model), server_ms, price);
+    }
+
+    pub(crate) fn hears_of(&mut self, model: ModelId, server_ms: Vec<f64>, price: Vec<f64>) {
+        self.heard.hints.insert(model, (server_ms, price));
     }
 
     /// Whether a router can be connected to: phones of one that can't run all layers themselves until it can.
@@ -154,6 +181,7 @@ impl Crowd {
             Event::LocalDone(ticket) => fleet.local_done(at, ticket, cx),
             Event::Answered(ticket) => fleet.answered(at, ticket, cx),
             Event::Refused(ticket) => fleet.refused(at, ticket, cx),
+            Event::RunsAlone(ticket) => fleet.runs_alone(at, ticket, cx),
             Event::GivenUp(ticket) => {
                 if cx.requests.get(ticket).is_some_and(|r| r.place == Place::Hop) {
                     doings.push(Doing::GiveUp(ticket.id()));

@@ -44,7 +44,9 @@ pub(crate) enum Event {
     Answered(Ticket),
     /// The client has a refusal.
     Refused(Ticket),
-    /// The phone waits no longer.
+    /// There is no answer yet: the phone runs the rest, too.
+    RunsAlone(Ticket),
+    /// The phone has run the rest, and waits no longer.
     GivenUp(Ticket),
     /// A router reports what it observed.
     Reports { router: u32, urgent: bool },

@@ -16,11 +16,14 @@ use crate::context::Context;
 use crate::events::Event;
 use crate::requests::{Place, Request, Ticket};
 
-/// Inferences whose head a phone runs or keeps waiting at most; one more is left out, as a camera leaves frames out.
+/// Inferences at most whose layers a phone runs or keeps waiting; one more is left out, as a camera leaves frames out.
 const MOST_HEADS: u32 = 2;
 
 /// How the request of a client that has no layers ends without an answer.
 const REFUSED: &str = "refused";
+
+/// How an inference ends whose answer did not come before the phone had run the rest.
+const NO_ANSWER: &str = "local, no answer";
 
 /// What routers say that the server needs.
 pub(crate) trait Words {
@@ -241,7 +244,7 @@ impl Fleet {
                 request.is_started = true;
                 request.point = point;
                 request.why = local.map_or("", why);
-                let done = p.run(now, CutPoint(0), point);
+                let done = p.run_head(now, point);
                 cx.events.at(done, Event::HeadDone(ticket));
             }
         }
@@ -277,7 +280,9 @@ impl Fleet {
         }
         let bytes = p.bytes(request.point);
         let handing = p.pilot.hand_over(now, request.started, request.point, &p.layers);
-        let Handing { budget, patience } = match handing {
+        let Handing {
+            budget, alone_after, ..
+        } = match handing {
             Ok(handing) => handing,
             Err(local) => {
                 self.fall_back(now, ticket, why(local), cx);
@@ -291,7 +296,7 @@ impl Fleet {
         self.points.insert((p.model, request.point));
         cx.ledger.handed_over(request, bytes);
         cx.events.at(there, Event::AtRouter(ticket));
-        cx.events.at(now + patience, Event::GivenUp(ticket));
+        cx.events.at(now + alone_after, Event::RunsAlone(ticket));
     }
 
     /// The server is done with a request: the answer, or why there is none, goes back.
@@ -332,7 +337,11 @@ impl Fleet {
         if let Some(phone) = self.cast.phones.get_mut(request.client as usize) {
             phone.pilot.no_answer(now);
             phone.pilot.disconnected(now);
-            self.fall_back(now, ticket, "local, the connection was lost", cx);
+            let why = "local, the connection was lost";
+            request.why = why;
+            if !request.runs_alone {
+                self.fall_back(now, ticket, why, cx);
+            }
         } else {
             self.ended(now, ticket, REFUSED, cx);
         }
@@ -353,11 +362,31 @@ impl Fleet {
         let Some(request) = cx.requests.get(ticket) else {
             return;
         };
-        self.cast.phones[request.client as usize].pilot.refused(now);
-        self.fall_back(now, ticket, "local, refused by the server", cx);
+        let why = "local, refused by the server";
+        request.why = why;
+        let runs_alone = request.runs_alone;
+        // A refusal after that is no sign that the router answers in time.
+        if !runs_alone {
+            self.cast.phones[request.client as usize].pilot.refused(now);
+            self.fall_back(now, ticket, why, cx);
+        }
     }
 
-    /// The phone waits no longer.
+    /// There is no answer yet: the phone runs the rest, too.
+    pub fn runs_alone(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
+        let Some(request) = cx.requests.get(ticket) else {
+            return;
+        };
+        request.runs_alone = true;
+        request.why = NO_ANSWER;
+        let p = &mut self.cast.phones[request.client as usize];
+        p.pilot.no_answer(now);
+        p.heads += 1;
+        let done = p.run(now, request.point, p.last());
+        cx.events.at(done, Event::GivenUp(ticket));
+    }
+
+    /// The phone waits no longer: it has run the rest.
     pub fn given_up(&mut self, now: Nanos, ticket: Ticket, cx: &mut Context) {
         let Some(request) = cx.requests.get(ticket) else {
             return;
@@ -373,8 +402,8 @@ impl Fleet {
                 phone.link_free = phone.link_free.min(now.max(request.sending.0));
             }
         }
-        phone.pilot.no_answer(now);
-        self.fall_back(now, ticket, "local, no answer", cx);
+        let why = request.why;
+        self.ended(now, ticket, why, cx);
     }
 
     /// All layers that are left run on the phone.
@@ -384,7 +413,9 @@ impl Fleet {
             return;
         };
         let p = &mut self.cast.phones[request.client as usize];
+        p.heads += 1;
         let done = p.run(now, request.point, p.last());
+        request.runs_alone = true;
         (request.why, request.place) = (why, Place::Outside);
         let ticket = cx.requests.add(request);
         cx.events.at(done, Event::LocalDone(ticket));
@@ -399,8 +430,11 @@ impl Fleet {
     fn ended(&mut self, now: Nanos, ticket: Ticket, how: &'static str, cx: &mut Context) {
         if let Some(request) = cx.requests.remove(ticket) {
             // Who was refused has nothing, however early.
+            if let Some(p) = self.cast.phones.get_mut(request.client as usize) {
+                p.heads -= u32::from(request.runs_alone);
+            }
             let in_time = how != REFUSED && now <= request.deadline;
-            cx.ledger.ended(&request, how, in_time);
+            cx.ledger.ended(now, &request, how, in_time);
         }
     }
 }
@@ -438,6 +472,7 @@ fn begun(client: u32, now: Nanos, counted: bool) -> Request {
         place: Place::Outside,
         router: 0,
         passage: None,
+        runs_alone: false,
         why: "",
     }
 }

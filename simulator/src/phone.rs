@@ -79,6 +79,13 @@ impl Phone {
         self.device_free
     }
 
+    /// Its device runs the head up to a cut point, and codes what is sent, after what it has; when it is done.
+    pub fn run_head(&mut self, now: Nanos, point: CutPoint) -> Nanos {
+        let ms = self.layers.head(point).unwrap_or(0.0);
+        self.device_free = self.device_free.max(now) + ms_to_nanos(ms);
+        self.device_free
+    }
+
     /// Its uplink sends bytes after what it has: from when to when, and when they are there.
     pub fn send(&mut self, now: Nanos, bytes: u64) -> ((Nanos, Nanos), Nanos) {
         let start = self.link_free.max(now);

@@ -63,13 +63,24 @@ impl Report {
         let kinds: Vec<&str> = profiles.kinds().iter().map(|p| p.device_kind.as_str()).collect();
         Report {
             scenario: scenario.name.clone(),
-            algorithm: String::new(),
             seed,
             device_kind: kinds.join(", "),
             modelled: profiles.kinds().iter().any(|p| p.source == Source::Modelled),
+            ..Self::of_cast(cast, scenario.duration_s, scenario.warmup_s)
+        }
+    }
+
+    /// Of clients alone.
+    pub(crate) fn of_cast(cast: &Cast, duration_s: f64, warmup_s: f64) -> Self {
+        Report {
+            scenario: String::new(),
+            algorithm: String::new(),
+            seed: 0,
+            device_kind: String::new(),
+            modelled: true,
             clients: (cast.phones.len() + cast.streams.len()) as u64,
-            duration_s: scenario.duration_s,
-            warmup_s: scenario.warmup_s,
+            duration_s,
+            warmup_s,
             inferences: 0,
             in_time: 0,
             attainment: 1.0,
@@ -259,6 +270,17 @@ pub(crate) struct Ledger {
     pub report: Report,
     server_time: Histogram<u64>,
     warm_up: Nanos,
+    /// Each inference that is counted, where that is asked for.
+    pub endings: Option<Vec<Ending>>,
+}
+
+/// An inference that is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ending {
+    pub began: Nanos,
+    pub ended: Nanos,
+    pub how: &'static str,
+    pub in_time: bool,
 }
 
 /// Longest server time that is told apart, in microseconds.
@@ -268,6 +290,7 @@ impl Ledger {
     pub fn new(report: Report) -> Self {
         Ledger {
             warm_up: ms_to_nanos(report.warmup_s * 1e3),
+            endings: None,
             report,
             // Three digits from a microsecond on: these bounds are sound.
             server_time: Histogram::new_with_bounds(1, LONGEST_US, 3).expect("sound bounds"),
@@ -336,7 +359,15 @@ impl Ledger {
         self.report.server.given_up += u64::from(request.counted);
     }
 
-    pub fn ended(&mut self, request: &Request, how: &'static str, in_time: bool) {
+    pub fn ended(&mut self, now: Nanos, request: &Request, how: &'static str, in_time: bool) {
+        if let Some(endings) = self.endings.as_mut().filter(|_| request.counted) {
+            endings.push(Ending {
+                began: request.started,
+                ended: now,
+                how,
+                in_time,
+            });
+        }
         let second = self.second(request.started);
         second.in_time += u64::from(in_time);
         second.local += u64::from(how.starts_with("local"));

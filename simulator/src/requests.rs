@@ -85,6 +85,8 @@ pub(crate) struct Request {
     pub router: u32,
     /// Its way through the router.
     pub passage: Option<Passage>,
+    /// The phone runs the rest, too.
+    pub runs_alone: bool,
     /// Why its rest runs on the phone.
     pub why: &'static str,
 }

@@ -274,6 +274,7 @@ impl World<'_, '_> {
             Event::LocalDone(ticket) => fleet.local_done(now, ticket, cx),
             Event::Answered(ticket) => fleet.answered(now, ticket, cx),
             Event::Refused(ticket) => fleet.refused(now, ticket, cx),
+            Event::RunsAlone(ticket) => fleet.runs_alone(now, ticket, cx),
             Event::GivenUp(ticket) => {
                 workers.cancel(ticket, cx);
                 fleet.given_up(now, ticket, cx);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use graft_model::{DType, TensorError};
 use graft_plan::{Epoch, Nanos};
 use graft_service::Clock;
 use graft_telemetry::metrics as names;
@@ -72,11 +73,25 @@ impl Handle {
         let hop = route.hops.get(at).ok_or_else(not_here)?;
         let instance = hop.choose_here().cloned().ok_or_else(not_here)?;
         // Tensors that don't fit would fail everybody in their batch: they are refused at the door.
-        let fits = hop.input.check(&WireType::dtypes(&header.dtypes), payload.len());
-        fits.map_err(|e| Refused::new(Status::BadRequest, e.to_string()))?;
-        let held = self.memory.take(payload.len() as u64).ok_or_else(|| {
-            Refused::new(Status::Overloaded, "the worker holds all the tensors that it may")
-        })?;
+        let bad = |e: TensorError| Refused::new(Status::BadRequest, e.to_string());
+        let (types, point) = (WireType::dtypes(&header.dtypes), hop.range.from());
+        let decoded_bytes = match header.coded {
+            true => hop
+                .model
+                .check_coded(point, &types, payload.len())
+                .map(|()| hop.input.bytes_sent(DType::F32)),
+            false => hop.input.check(&types, payload.len()).map(|()| payload.len()),
+        };
+        let held = self
+            .memory
+            .take(decoded_bytes.map_err(bad)? as u64)
+            .ok_or_else(|| {
+                Refused::new(Status::Overloaded, "the worker holds all the tensors that it may")
+            })?;
+        let payload = match header.coded {
+            true => Bytes::from(hop.model.decode(point, &payload).map_err(bad)?),
+            false => payload,
+        };
         let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
         let time_left = header.time_left;
         let due = Due::with_guard(start, time_left, &hop.step);

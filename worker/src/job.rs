@@ -7,7 +7,7 @@ use actix::dev::SendError;
 use actix::prelude::*;
 use bytes::Bytes;
 use graft_engine::{EngineError, Held};
-use graft_model::{Cut, DType, StageRange};
+use graft_model::{Cut, DType, ModelInfo, StageRange};
 use graft_plan::{Epoch, Nanos};
 use graft_wire::{Refused, Status, TraceContext, Visit, WireType};
 use graft_worker_core::{Due, Next, RequestId, RouteStep, StageIndex, fewest, next};
@@ -46,6 +46,8 @@ pub(crate) struct Instance {
 /// One stage of a route.
 #[derive(Clone)]
 pub(crate) struct Hop {
+    /// The model.
+    pub model: Arc<ModelInfo>,
     /// Its layers.
     pub range: StageRange,
     /// The tensors that go in.

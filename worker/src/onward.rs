@@ -53,6 +53,7 @@ fn hand_over(mut job: Job, clock: Clock, peer: Peer, other: Option<Peer>) {
                 route: job.route.number,
                 stage: u16::try_from(job.at).unwrap_or(u16::MAX),
                 dtypes: dtypes.clone(),
+                coded: false,
                 time_left: job.final_deadline - now,
                 trace: job.trace,
             };

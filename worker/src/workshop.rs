@@ -252,6 +252,7 @@ impl Workshop {
                 peers.push(Peer::new(link, name.to_owned(), partitions));
             }
             hops.push(Hop {
+                model: Arc::clone(&info),
                 range,
                 input: info.cut(range.from())?.clone(),
                 instances,

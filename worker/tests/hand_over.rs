@@ -184,6 +184,7 @@ async fn run(router: &Connection, route: u32, tensor: &Bytes, left: Duration) ->
         route,
         stage: 0,
         dtypes: vec![WireType::F32],
+        coded: false,
         time_left: left.into(),
         trace: TraceContext::new(7, 9),
     });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use graft_client::{Emulation, Inference, ModelHere, Routers, Session, SessionOptions};
-use graft_model::Batch;
+use graft_model::{Batch, DType};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::Progress;
@@ -90,6 +90,8 @@ impl Fleet {
         let session = |phone: &Phone| {
             let options = SessionOptions {
                 slo: phone.slo,
+                // Answers are compared digit by digit.
+                wire: Some(DType::F32),
                 emulation: Some(phone.emulation),
                 ..SessionOptions::default()
             };

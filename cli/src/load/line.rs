@@ -246,6 +246,7 @@ impl Payloads {
             model: info.id,
             partition_point: sending.point,
             dtypes: WireType::of_all(&cut.types_sent(DType::F32))?,
+            coded: false,
             time_left: budget.into(),
             trace: TraceContext::new(fastrand::u128(..), fastrand::u64(..)),
         };

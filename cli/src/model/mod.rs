@@ -1,6 +1,7 @@
 //! `graft model`: what a model's cut points are, whether they hold, and its parts as files.
 
 mod check;
+mod features;
 mod inspect;
 mod npz;
 mod split;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Check(check::Arguments),
     /// Write a model's head and tail at a cut point as ONNX files, or list what every cut point would send and compute
     Split(split::Arguments),
+    /// Find how intermediate tensors may travel in fewer bytes, from photographs, and write it for the manifest
+    Features(features::Arguments),
     /// Ask onnxruntime for the shapes of what operators give for which Graft has no rule, for the manifest
     Tell(tell::Arguments),
 }
@@ -42,6 +45,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Split(arguments) => split::run(&arguments),
+        Command::Features(arguments) => features::run(&arguments),
         Command::Tell(arguments) => tell::run(&arguments),
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         (Manifest::for_file(&place), place.clone())
     };
     let engine = OnnxRuntimeEngine::open(arguments.engine.library(), None)?;
-    let mut options = manifest.read_options();
+    let mut options = manifest.read_options(None);
     let mut found: BTreeMap<String, ToldTensor> = BTreeMap::new();
     for _ in 0..MOST_OPERATORS {
         let Err(error) = read_model(&file, &options) else {

@@ -149,6 +149,8 @@ pub struct GraftModelSource {
     pub manifest: *const c_char,
     /// Labels of the first output's classes, one a line, or null.
     pub labels: *const c_char,
+    /// The file that the manifest names as features, if it does.
+    pub features: GraftBytes,
 }
 
 /// How a model is used. Zeros are the defaults.
@@ -172,6 +174,8 @@ pub struct GraftModelOptions {
     pub fixed_partition_point: bool,
     /// The cut point at which it is handed over, if that is fixed.
     pub partition_point: u16,
+    /// Send tensors as they are, even where the model's features say how they travel in fewer bytes.
+    pub exact: bool,
 }
 
 /// Hears that so many steps of so many are done, on a thread of the library's.
@@ -290,6 +294,7 @@ pub unsafe extern "C" fn graft_model_open(
                     network: bytes(&given.network)?.to_vec(),
                     manifest: text(given.manifest, "manifest")?,
                     labels: text(given.labels, "labels")?,
+                    features: Some(bytes(&given.features)?.to_vec()).filter(|f| !f.is_empty()),
                 },
             };
             let mut wanted = ModelOptions::default();
@@ -302,6 +307,7 @@ pub unsafe extern "C" fn graft_model_open(
                 wanted.most_bytes = (given.most_bytes != 0).then_some(given.most_bytes);
                 wanted.keep_inputs = given.keep_inputs;
                 wanted.half_precision = given.half_precision;
+                wanted.exact = given.exact;
                 wanted.partition_point = given.fixed_partition_point.then_some(given.partition_point);
             }
             (&(*client).0, source, wanted)

@@ -50,6 +50,9 @@ pub enum ModelSource {
         manifest: Option<String>,
         /// Labels of the first output's classes, one a line.
         labels: Option<String>,
+        /// The file that the manifest names as features, if it does.
+        #[uniffi(default)]
+        features: Option<Vec<u8>>,
     },
 }
 
@@ -99,6 +102,9 @@ pub struct ModelOptions {
     /// Send 16-bit floats, half the bytes, where the manifest allows it.
     #[uniffi(default = false)]
     pub half_precision: bool,
+    /// Send tensors as they are, even where the model's features say how they travel in fewer bytes.
+    #[uniffi(default = false)]
+    pub exact: bool,
 }
 
 impl Default for ModelOptions {
@@ -110,6 +116,7 @@ impl Default for ModelOptions {
             keep_inputs: false,
             partition_point: None,
             half_precision: false,
+            exact: false,
         }
     }
 }
@@ -131,10 +138,10 @@ impl ModelOptions {
             most_bytes: self.most_bytes,
             keep_inputs: self.keep_inputs,
             partition_point: self.partition_point.map(CutPoint),
-            wire: if self.half_precision {
-                DType::F16
-            } else {
-                DType::F32
+            wire: match (self.half_precision, self.exact) {
+                (true, _) => Some(DType::F16),
+                (false, true) => Some(DType::F32),
+                (false, false) => None,
             },
             emulation: None,
         })
@@ -256,10 +263,12 @@ impl ModelSource {
                 network,
                 manifest,
                 labels,
+                features,
             } => graft_client::ModelSource::Bytes {
                 manifest,
                 network,
                 labels,
+                features,
             },
         }
     }

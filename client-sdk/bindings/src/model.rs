@@ -129,6 +129,8 @@ pub struct Answer {
     pub partition_point: u16,
     /// It was there within the time asked for.
     pub in_time: bool,
+    /// Bytes of the tensors that were sent; 0: none were.
+    pub bytes_sent: u64,
     /// Where the time went.
     pub times: Times,
     /// The id by which the router remembers the request, if one was sent.
@@ -273,6 +275,7 @@ fn answer(session: &Session, inference: Inference, picture_ms: f64) -> Result<An
         local: inference.local.map(|why| local(why, session)),
         partition_point: inference.partition_point.0,
         in_time: inference.in_time,
+        bytes_sent: inference.bytes_sent,
         times: Times {
             picture_ms,
             device_ms: times.device_ms,

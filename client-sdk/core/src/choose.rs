@@ -34,6 +34,8 @@ pub struct Costs<'a> {
     pub allowed: &'a [bool],
     /// Running the head here, up to the cut point.
     pub head_ms: &'a [f64],
+    /// Coding what is sent here; a list that is too short: it is sent as it is.
+    pub coding_ms: &'a [f64],
     /// Bytes to send.
     pub bytes: &'a [u64],
     /// Bytes of the answer.
@@ -111,7 +113,8 @@ pub fn choose(costs: &Costs<'_>, slo_ms: f64, prefer: Prefer, in_use: Option<Cut
         if k < last && costs.allowed.get(k) == Some(&false) {
             return None;
         }
-        let head = *costs.head_ms.get(k)?;
+        let coding = costs.coding_ms.get(k).copied().unwrap_or(0.0);
+        let head = *costs.head_ms.get(k)? + coding;
         let (network, server) = if k == last {
             (0.0, 0.0)
         } else {
@@ -180,6 +183,7 @@ mod tests {
         Costs {
             allowed: &[],
             head_ms: &HEAD,
+            coding_ms: &[],
             bytes: &BYTES,
             answer_bytes: 4_000,
             hints: Hints {

@@ -9,9 +9,9 @@ pub struct LinkEstimate {
 }
 
 /// Weight of a new sample.
-const WEIGHT: f64 = 0.3;
+const WEIGHT: f64 = 0.4;
 /// Smallest transfer that says something of the bandwidth, in bytes: smaller ones say more of the round trip.
-const LEAST_BYTES: u64 = 16 * 1024;
+const LEAST_BYTES: u64 = 4 * 1024;
 /// Slowest and fastest link that is believed, in megabits a second (1 kbit/s to 10 Gbit/s).
 const RANGE_MBPS: (f64, f64) = (1e-3, 1e4);
 

@@ -42,6 +42,8 @@ pub struct Layers {
     pub head_ms: Arc<[f64]>,
     /// Running all that is left, should no answer come, in milliseconds; empty: what the head has not run.
     pub rest_ms: Arc<[f64]>,
+    /// Coding what is sent, in milliseconds; empty: it is sent as it is.
+    pub coding_ms: Arc<[f64]>,
     /// Bytes to send.
     pub bytes: Arc<[u64]>,
     /// Bytes of the answer.
@@ -70,6 +72,12 @@ impl Layers {
     pub fn rest(&self, point: CutPoint) -> f64 {
         let rest = self.rest_ms.get(point.index()).copied();
         rest.unwrap_or_else(|| self.ms(point, self.last()))
+    }
+
+    /// What it takes until a cut point's tensors can be sent, in milliseconds. `None`: there is no such cut point.
+    pub fn head(&self, point: CutPoint) -> Option<f64> {
+        let coding = self.coding_ms.get(point.index()).copied().unwrap_or(0.0);
+        Some(self.head_ms.get(point.index())? + coding)
     }
 
     /// What layers take here, in milliseconds.
@@ -130,7 +138,9 @@ pub enum Start {
 pub struct Handing {
     /// What the server has.
     pub budget: Nanos,
-    /// How long to wait for its answer.
+    /// When to run the rest here, too, if there is no answer yet. Whichever ends first counts.
+    pub alone_after: Nanos,
+    /// How long the answer is waited for at most.
     pub patience: Nanos,
 }
 
@@ -351,13 +361,19 @@ impl Pilot {
             let point = point.min(last);
             return Start::Run(point, (point == last).then_some(Local::FasterAlone));
         }
-        if self.in_doubt && layers.ms(CutPoint(0), last).is_finite() {
+        let alone = layers.ms(CutPoint(0), last);
+        let alone_is_late = ms_to_nanos(alone) > self.options.slo;
+        let tries_both = alone_is_late && self.tries_both(layers);
+        if self.in_doubt && alone.is_finite() && !tries_both {
             return Start::Run(last, Some(Local::InDoubt));
         }
         let point = self.choice(layers).map_or(last, |choice| choice.point);
         self.in_use = Some(point);
         let is_away = point == last && !self.server_ms.is_empty();
-        if is_away && !self.is_away {
+        if is_away && alone_is_late {
+            self.look_again = LOOK_AGAIN;
+        }
+        if is_away && (!self.is_away || alone_is_late) {
             self.probe_at = self.probe_at.min(now + self.look_again);
         }
         self.is_away = is_away;
@@ -373,7 +389,7 @@ impl Pilot {
     pub fn choice(&self, layers: &Layers) -> Option<Choice> {
         let slo_ms = nanos_to_ms(self.options.slo);
         if let Some(point) = self.options.partition_point {
-            let head = *layers.head_ms.get(point.index())?;
+            let head = layers.head(point)?;
             let bytes = *layers.bytes.get(point.index())?;
             let network = self.link.transfer_ms(bytes, layers.answer_bytes);
             return Some(Choice {
@@ -386,6 +402,7 @@ impl Pilot {
         let costs = Costs {
             allowed: &layers.allowed,
             head_ms: &layers.head_ms,
+            coding_ms: &layers.coding_ms,
             bytes: &layers.bytes,
             answer_bytes: layers.answer_bytes,
             hints: Hints {
@@ -396,6 +413,13 @@ impl Pilot {
             cycle_ms: self.cycle_ms,
         };
         choose(&costs, slo_ms, self.options.prefer, self.in_use)
+    }
+
+    /// Whether layers may run here while the server is asked: the battery does not count most, and all inferences could run here, so that no
+    /// head waits for what runs in vain.
+    fn tries_both(&self, layers: &Layers) -> bool {
+        let alone = layers.ms(CutPoint(0), layers.last());
+        self.options.prefer != Prefer::Battery && alone <= self.cycle_ms
     }
 
     /// The head of an inference that began then is done. Refused: nothing would be left for the server.
@@ -410,16 +434,24 @@ impl Pilot {
         let handover = Handover {
             left_ms: nanos_to_ms(began + self.options.slo - now),
             network_ms: self.link.transfer_ms(bytes, layers.answer_bytes),
+            rtt_ms: self.link.rtt_ms(),
             server_ms: self.server_ms(point),
             rest_here_ms: layers.rest(point),
+            both: self.tries_both(layers),
         };
-        let budget = handover.budget_ms();
-        if budget <= 0.0 {
-            return Err(Local::NoTime);
-        }
+        let hopeful = handover.hopeful_budget_ms().filter(|budget| *budget > 0.0);
+        let (budget, alone_after) = match (handover.budget_ms(), hopeful) {
+            (budget, _) if budget > 0.0 && !self.in_doubt => (budget, handover.alone_after_ms()),
+            // It would be late here in any case: both are tried.
+            (_, Some(budget)) if handover.rest_here_ms.is_finite() => (budget, 0.0),
+            (_, Some(budget)) => (budget, handover.left_ms),
+            (budget, None) if budget > 0.0 => (budget, handover.alone_after_ms()),
+            (_, None) => return Err(Local::NoTime),
+        };
         Ok(Handing {
             budget: ms_to_nanos(budget),
-            patience: ms_to_nanos(handover.patience_ms()),
+            alone_after: ms_to_nanos(alone_after),
+            patience: ms_to_nanos(handover.patience_ms(alone_after)),
         })
     }
 
@@ -440,7 +472,8 @@ impl Pilot {
         self.describe_at = now;
     }
 
-    /// No answer came in time. The link is probed; until that succeeds, the phone runs all layers itself.
+    /// There is no answer when the rest is run here, too. The link is probed; until that succeeds or the answer comes after all, the phone
+    /// runs all layers itself, or both where it would be late alone.
     pub fn no_answer(&mut self, now: Nanos) {
         self.in_doubt = true;
         self.probe_at = now;
@@ -457,6 +490,7 @@ mod tests {
             allowed: [].into(),
             head_ms: [0.0, 10.0, 50.0, 100.0].into(),
             rest_ms: [].into(),
+            coding_ms: [].into(),
             bytes: [60_000, 30_000, 20_000, 4_000].into(),
             answer_bytes: 4_000,
         }
@@ -565,9 +599,9 @@ mod tests {
         let (pilot, now) = reached();
         let handing = pilot.hand_over(now, now, CutPoint(0), &layers()).unwrap();
         // 100 ms for all layers, a tenth more, and what it takes to notice.
-        assert!(handing.patience <= ms(400 - 110), "{handing:?}");
+        assert!(handing.alone_after <= ms(400 - 110), "{handing:?}");
         assert!(
-            handing.budget < handing.patience && handing.budget > ms(200),
+            handing.budget < handing.alone_after && handing.budget > ms(200),
             "{handing:?}"
         );
     }

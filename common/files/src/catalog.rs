@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use graft_features::MOST_FILE_BYTES;
 use graft_model::{Manifest, Model, ModelError, ModelErrorKind, ModelId, ModelInfo};
 
 use crate::bounded;
@@ -45,16 +46,18 @@ impl CatalogEntry {
             return Self::open(&file);
         }
         let manifest = Manifest::for_file(path);
-        let model = read_model(path, &manifest.read_options())?;
+        let model = read_model(path, &manifest.read_options(None))?;
         let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
         Ok((Self::beside(manifest, folder, &model, vec![]), model))
     }
 
-    /// Opens a model that is in memory: its manifest's text, if it has one, its ONNX file's bytes, and its labels, one a line.
+    /// Opens a model that is in memory: its manifest's text, if it has one, its ONNX file's bytes, its labels, one a line, and what is
+    /// in its file of features.
     pub fn of_bytes(
         manifest: Option<&str>,
         network: &[u8],
         labels: Option<&str>,
+        features: Option<&[u8]>,
     ) -> Result<(Self, Model), ModelError> {
         let manifest = match manifest {
             None => Manifest::for_file(Path::new("model.onnx")),
@@ -63,7 +66,19 @@ impl CatalogEntry {
                 manifest.in_sizes().pop().unwrap_or(manifest)
             }
         };
-        let model = Model::parse(&manifest.file, network, &manifest.read_options())?;
+        if let Some(named) = &manifest.features
+            && features.is_none()
+        {
+            let what = format!("names features, {}, and there are none", named.display());
+            let hint = "Give the bytes of that file too: they are part of the model";
+            return Err(
+                ModelError::new(ModelErrorKind::Manifest, what, hint).in_file(Path::new("model.toml"))
+            );
+        }
+        let features = features
+            .filter(|_| manifest.features.is_some())
+            .map(<[u8]>::to_vec);
+        let model = Model::parse(&manifest.file, network, &manifest.read_options(features))?;
         let labels = match labels {
             None => vec![],
             Some(text) => labels_of(text, &model, Path::new("labels"))?,
@@ -89,7 +104,8 @@ impl CatalogEntry {
 
     fn of(manifest: Manifest, manifest_path: &Path) -> Result<(Self, Model), ModelError> {
         let folder = manifest_path.parent().unwrap_or(Path::new(".")).to_owned();
-        let model = read_model(&folder.join(&manifest.file), &manifest.read_options())?;
+        let options = manifest.read_options(features(&manifest, &folder)?);
+        let model = read_model(&folder.join(&manifest.file), &options)?;
         let labels = match &manifest.labels {
             None => vec![],
             Some(file) => labels(&folder.join(file), &model)?,
@@ -116,7 +132,10 @@ impl CatalogEntry {
 
     /// Reads the model's file again, for an engine.
     pub fn load(&self) -> Result<Model, ModelError> {
-        read_model(&self.info.file, &self.manifest.read_options())
+        let options = self
+            .manifest
+            .read_options(features(&self.manifest, &self.folder)?);
+        read_model(&self.info.file, &options)
     }
 }
 
@@ -126,6 +145,19 @@ fn sizes(manifest_path: &Path) -> Result<(Manifest, Vec<Manifest>), ModelError> 
     let mut sizes = manifest.in_sizes();
     let last = sizes.pop().unwrap_or(manifest);
     Ok((last, sizes))
+}
+
+/// What is in the file that a manifest names as features.
+fn features(manifest: &Manifest, folder: &Path) -> Result<Option<Vec<u8>>, ModelError> {
+    let Some(named) = &manifest.features else {
+        return Ok(None);
+    };
+    let file = folder.join(named);
+    let bytes = bounded::read(&file, MOST_FILE_BYTES).map_err(|e| {
+        let hint = "graft model features makes it; without the key, tensors travel as they are";
+        ModelError::new(ModelErrorKind::Manifest, format!("can't be read: {e}"), hint).in_file(&file)
+    })?;
+    Ok(Some(bytes))
 }
 
 fn labels(file: &Path, model: &Model) -> Result<Vec<String>, ModelError> {

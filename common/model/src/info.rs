@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use graft_features::Features;
+
 use crate::analyze::{Narrow, cut_points};
 use crate::cut::{Cut, CutPoint, ModelId, Segment, StageRange};
 
@@ -37,6 +39,8 @@ pub struct ModelInfo {
     /// Nodes for whose operators Graft has no rule: the manifest tells what they give. That they don't mix requests has to be
     /// seen by running them.
     pub opaque: Vec<String>,
+    /// How tensors may travel in fewer bytes, at the cut points where they may.
+    pub features: Features,
     /// The first node that divides integers by what may be 0 or −1, which stops a processor.
     pub divides: Option<String>,
 }

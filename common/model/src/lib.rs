@@ -13,6 +13,7 @@
 mod analyze;
 mod batch;
 mod careful;
+mod coded;
 mod cut;
 mod dataset;
 mod dim;

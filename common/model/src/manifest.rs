@@ -32,6 +32,9 @@ pub struct Manifest {
     /// Element types in which intermediate tensors may travel. The first is the default.
     #[serde(default = "fp32")]
     pub wire: Vec<DType>,
+    /// File that says how intermediate tensors may travel in fewer bytes; `graft model features` makes it.
+    #[serde(default)]
+    pub features: Option<PathBuf>,
     /// Precisions in which devices may compute it. A device takes the first one that it has.
     #[serde(default = "as_the_file_says")]
     pub precision: Vec<Precision>,
@@ -202,6 +205,12 @@ impl Manifest {
                 return Err(wrong(format!("input {name} has a value that is no number"), ""));
             }
         }
+        if manifest.features.is_some() && manifest.sized().any(|(_, sizes, ..)| !sizes.is_empty()) {
+            return Err(wrong(
+                "it names features, and the model has several sizes".to_owned(),
+                "Features are those of one size: keep one of them, or the sizes",
+            ));
+        }
         manifest.check_sizes().map_err(|what| wrong(what, ""))?;
         if let Some(image) = &manifest.input.image {
             let numbers = image.mean.iter().chain(&image.std);
@@ -233,6 +242,7 @@ impl Manifest {
             labels: None,
             precision: as_the_file_says(),
             wire: fp32(),
+            features: None,
             input: InputSpec::default(),
             inputs: BTreeMap::new(),
             tensors: BTreeMap::new(),
@@ -333,8 +343,8 @@ impl Manifest {
         named.or(self.input.pad)
     }
 
-    /// How the manifest wants its file read.
-    pub fn read_options(&self) -> ReadOptions {
+    /// How the manifest wants its file read. `features`: what is in the file that it names so, if it does.
+    pub fn read_options(&self, features: Option<Vec<u8>>) -> ReadOptions {
         let inputs = self.inputs.iter().map(|(name, input)| {
             let options = InputOptions {
                 shape: input.shape.clone(),
@@ -348,6 +358,7 @@ impl Manifest {
             input_shape: self.input.shape.clone(),
             inputs: inputs.collect(),
             tensors: self.tensors.clone(),
+            features,
         }
     }
 }

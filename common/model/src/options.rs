@@ -18,6 +18,8 @@ pub struct ReadOptions {
     pub inputs: BTreeMap<String, InputOptions>,
     /// Outputs of operators for which Graft has no rule, by name, as an engine found them.
     pub tensors: BTreeMap<String, ToldTensor>,
+    /// How intermediate tensors may travel in fewer bytes: what `Features::to_bytes` made.
+    pub features: Option<Vec<u8>>,
 }
 
 /// A tensor of which an engine had to tell what it is. Its first dimension is the batch.
@@ -92,5 +94,6 @@ impl ReadOptions {
             add(&sizes(&Some(told.shape.clone())));
             add(told.dtype.name().as_bytes());
         }
+        self.features.iter().for_each(|features| add(features));
     }
 }

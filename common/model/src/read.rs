@@ -6,12 +6,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use graft_features::Features;
 use rten_onnx::onnx::{DataLocation, GraphProto, ModelProto, TensorProto, ValueInfoProto};
 use rten_onnx::protobuf::{EncodeMessage, ProtobufError, ValueWriter};
 use sha2::{Digest, Sha256};
 
 use crate::analyze::{StandardNode, analyze};
-use crate::cut::{ModelId, NUMBERING};
+use crate::cut::{Cut, ModelId, NUMBERING};
+use crate::dim::DType;
 use crate::error::{ModelError, ModelErrorKind};
 use crate::info::{Listed, ModelInfo};
 use crate::options::ReadOptions;
@@ -222,6 +224,11 @@ fn read(
     let ir_version = proto.ir_version.unwrap_or(7).max(4);
     let listed = listed(&graph);
     let analysis = analyze(graph, opset, ir_version, options).map_err(|e| e.of_opset(opset))?;
+    let features = options
+        .features
+        .as_deref()
+        .map(|bytes| coded(bytes, &analysis.cuts));
+    let features = features.transpose()?.unwrap_or_default();
     Ok(Model {
         info: Arc::new(ModelInfo {
             id,
@@ -233,6 +240,7 @@ fn read(
             listed,
             fixed: options.fixed(),
             opaque: analysis.opaque,
+            features,
             divides: analysis.divides,
         }),
         graph: analysis.graph,
@@ -240,6 +248,30 @@ fn read(
         constants: analysis.constants,
         domains,
     })
+}
+
+/// How tensors may travel in fewer bytes, held against the cut points.
+fn coded(bytes: &[u8], cuts: &[Cut]) -> Result<Features, ModelError> {
+    let wrong = |what: String| {
+        let hint = "Make it anew for this file: graft model features";
+        ModelError::new(ModelErrorKind::Manifest, format!("features: {what}"), hint)
+    };
+    let features = Features::from_bytes(bytes).map_err(|e| wrong(e.to_string()))?;
+    for (point, coding) in &features.0 {
+        let between = cuts.get(..cuts.len() - 1).unwrap_or_default();
+        let cut = between
+            .get(usize::from(*point))
+            .ok_or_else(|| wrong(format!("nothing is sent at cut point {point}")))?;
+        let fits = cut.tensors.len() == coding.tensors.len()
+            && (cut.tensors.iter().zip(&coding.tensors))
+                .all(|(spec, coding)| spec.dtype == DType::F32 && coding.fits(spec.elements));
+        if !fits {
+            return Err(wrong(format!(
+                "at cut point {point} they are of other tensors than {cut}"
+            )));
+        }
+    }
+    Ok(features)
 }
 
 /// The file's inputs and outputs.

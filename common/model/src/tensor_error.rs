@@ -37,6 +37,27 @@ pub enum TensorError {
         /// Tensors that cross.
         cut: String,
     },
+    /// The model has no features for a cut point.
+    #[error("the model's features don't say how tensors are coded at cut point {point}")]
+    NoCoding {
+        /// The cut point.
+        point: u16,
+    },
+    /// One request's coded tensors have more or fewer bytes than they can.
+    #[error("{got} bytes for one request of {cut}, coded: expected {least} to {most}")]
+    CodedBytes {
+        /// Bytes given.
+        got: usize,
+        /// Bytes at least.
+        least: usize,
+        /// Bytes at most.
+        most: usize,
+        /// Tensors that cross.
+        cut: String,
+    },
+    /// One request's coded tensors can't be decoded.
+    #[error("{0}")]
+    Damaged(String),
     /// Tensors of one batch hold different numbers of requests, or there is none.
     #[error("tensors for {0:?} requests are no batch")]
     Requests(Vec<usize>),

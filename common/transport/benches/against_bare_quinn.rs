@@ -63,6 +63,7 @@ async fn graft_request(connection: &Connection, payload: Bytes) -> Result<(), Fa
         model: ModelId([1; 32]),
         partition_point: CutPoint(0),
         dtypes: vec![WireType::F32],
+        coded: false,
         time_left: Nanos(1_000_000_000),
         trace: graft_wire::TraceContext::new(1, 1),
     });

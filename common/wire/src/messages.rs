@@ -108,6 +108,8 @@ pub struct InferHeader {
     pub partition_point: CutPoint,
     /// How the elements of each of its tensors travel, in the cut point's order.
     pub dtypes: Vec<WireType>,
+    /// They are 32-bit floats that the model's features say how to code, and the payload is coded so.
+    pub coded: bool,
     /// Time budget of the server, from the request's last byte coming in to the answer's first byte going out.
     pub time_left: Nanos,
     /// Trace context, whose trace is the request's id.
@@ -245,6 +247,8 @@ pub struct RunHeader {
     pub stage: u16,
     /// How the elements of each of its tensors travel, in the cut point's order.
     pub dtypes: Vec<WireType>,
+    /// The payload is coded as the model's features say; see [`InferHeader::coded`].
+    pub coded: bool,
     /// Time that is left until the deadline.
     pub time_left: Nanos,
     /// Trace context, which says whose request it is.

@@ -9,6 +9,7 @@ fn infer() -> ClientRequest {
         model: ModelId([7; 32]),
         partition_point: CutPoint(12),
         dtypes: vec![WireType::F32],
+        coded: false,
         time_left: Nanos(38_500_000),
         trace: TraceContext::new(u128::MAX - 5, u64::MAX - 3),
     })
@@ -113,7 +114,7 @@ proptest! {
         let kinds = [WireType::F32, WireType::F16, WireType::I32, WireType::I64];
         let dtypes = which.into_iter().map(|w| kinds[w]).collect();
         let request = ClientRequest::Infer(InferHeader {
-            model: ModelId(model), partition_point: CutPoint(point), dtypes, time_left: Nanos(time_left), trace: TraceContext::new(7, 9),
+            model: ModelId(model), partition_point: CutPoint(point), dtypes, coded: false, time_left: Nanos(time_left), trace: TraceContext::new(7, 9),
         });
         let frame = encode_frame(&request, 5).unwrap();
         prop_assert_eq!(decode_header::<ClientRequest>(split(&frame).1).unwrap(), request);

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use graft_features::fit::{Coarseness, fit};
+use graft_features::{CutCoding, Features};
 use graft_model::{CutPoint, DType, Manifest, Model, ModelId, ReadOptions, Tensor, TensorSpec, samples};
 use graft_plan::{Devices, Epoch, FormatFile, Nanos, Plan, Profile, Scenario, Workload};
 use graft_transport::{Authority, Claims, Role, Tokens, issue_token};
@@ -42,7 +44,7 @@ impl Target {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
-    FRAME, CONTROL, HTTP_CALL, MODEL, MANIFEST, FORMATS, TENSOR, TOKEN, TRACE,
+    FRAME, CONTROL, HTTP_CALL, MODEL, MANIFEST, FORMATS, TENSOR, FEATURES, TOKEN, TRACE,
 ];
 
 /// A header of a frame.
@@ -99,6 +101,7 @@ fn frames() -> Vec<Vec<u8>> {
         model,
         partition_point: CutPoint(2),
         dtypes: dtypes.clone(),
+        coded: false,
         time_left,
         trace,
     });
@@ -107,6 +110,7 @@ fn frames() -> Vec<Vec<u8>> {
         route: 1,
         stage: 2,
         dtypes,
+        coded: false,
         time_left,
         trace,
     });
@@ -320,6 +324,58 @@ fn tensors() -> Vec<Vec<u8>> {
         [vec![0, 0, 2], vec![0x3f; 8]].concat(),
         [vec![3, 2, 1], vec![9; 4]].concat(),
     ]
+}
+
+/// Codings of a model's features, and tensors that are coded with one.
+pub const FEATURES: Target = Target {
+    name: "features",
+    decoders: &[("file", features), ("tensors", coded)],
+    seeds: feature_bytes,
+};
+
+/// Elements of a coded tensor.
+const CODED: usize = 60;
+
+fn coding() -> CutCoding {
+    let sample: Vec<f32> = (0..CODED as u16)
+        .map(|i| f32::from(i * 37 % 101) - 40.0)
+        .collect();
+    let coarse = Coarseness {
+        step: 0.2,
+        power: 1.0,
+    };
+    CutCoding {
+        tensors: vec![fit(&[&sample], 10, 6, coarse).expect("a coding")],
+        mean_bytes: 50,
+    }
+}
+
+fn features(data: &[u8]) -> bool {
+    let Ok(read) = Features::from_bytes(data) else {
+        return false;
+    };
+    for coding in read.0.values() {
+        let elements = coding.tensors.iter().map(|t| t.channels().len());
+        let _whatever = coding.decode(data, elements);
+    }
+    true
+}
+
+fn coded(data: &[u8]) -> bool {
+    static CODING: LazyLock<CutCoding> = LazyLock::new(coding);
+    let decoded = CODING.decode(data, std::iter::once(CODED));
+    decoded.is_ok_and(|bytes| {
+        assert_eq!(bytes.len(), CODED * 4);
+        true
+    })
+}
+
+fn feature_bytes() -> Vec<Vec<u8>> {
+    let coding = coding();
+    let sent: Vec<f32> = (0..CODED as u16).map(|i| f32::from(i) - 30.0).collect();
+    let bytes = coding.encode(std::iter::once(sent.as_slice())).expect("bytes");
+    let file = Features([(3, coding)].into()).to_bytes().expect("a file");
+    vec![file, bytes]
 }
 
 /// A token of a client, of an authority that is good for nothing else.

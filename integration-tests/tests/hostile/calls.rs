@@ -82,6 +82,7 @@ fn classes_that_nobody_has_leave_those_that_are_real_served() {
                         model: target.info.id,
                         partition_point: point,
                         dtypes: cut.tensors.iter().map(|_| WireType::F16).collect(),
+                        coded: false,
                         time_left: Nanos::from_millis(1 + (at * 7919) % 4000),
                         trace: TraceContext::new(u128::from(rand()), rand()),
                     };

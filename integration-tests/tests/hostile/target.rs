@@ -83,6 +83,7 @@ impl Target {
             model: self.info.id,
             partition_point: point,
             dtypes: cut.tensors.iter().map(|_| WireType::F32).collect(),
+            coded: false,
             time_left: Nanos::from(budget),
             trace: TraceContext::new(u128::from(rand()), rand()),
         };

@@ -366,6 +366,7 @@ fn understand(
             model: entry.info.id,
             partition_point: point,
             dtypes: given.iter().map(|g| g.dtype).collect(),
+            coded: false,
             time_left: Nanos::from(budget),
             trace,
         },

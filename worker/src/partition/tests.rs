@@ -208,6 +208,7 @@ impl Around {
             deadline: Nanos::from_millis(60_000),
         };
         let hop = Hop {
+            model: Arc::clone(info),
             range,
             input: info.cuts[0].clone(),
             instances: vec![],

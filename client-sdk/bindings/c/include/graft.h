@@ -262,6 +262,10 @@ typedef struct {
    * Labels of the first output's classes, one a line, or null.
    */
   const char *labels;
+  /**
+   * The file that the manifest names as features, if it does.
+   */
+  GraftBytes features;
 } GraftModelSource;
 
 /**
@@ -301,6 +305,10 @@ typedef struct {
    * The cut point at which it is handed over, if that is fixed.
    */
   uint16_t partition_point;
+  /**
+   * Send tensors as they are, even where the model's features say how they travel in fewer bytes.
+   */
+  bool exact;
 } GraftModelOptions;
 
 /**
@@ -405,6 +413,10 @@ typedef struct {
    * It was there within the time asked for.
    */
   bool in_time;
+  /**
+   * Bytes of the tensors that were sent; 0: none were.
+   */
+  uint64_t bytes_sent;
   /**
    * From the picture to the model's input, in milliseconds.
    */

@@ -1911,12 +1911,13 @@ class Answer:
     """
     An answer.
 """
-    def __init__(self, *, outputs:typing.List[TensorValue], label:typing.Optional[str], local:typing.Optional[Local], partition_point:int, in_time:bool, times:Times, request_id:typing.Optional[str]):
+    def __init__(self, *, outputs:typing.List[TensorValue], label:typing.Optional[str], local:typing.Optional[Local], partition_point:int, in_time:bool, bytes_sent:int, times:Times, request_id:typing.Optional[str]):
         self.outputs = outputs
         self.label = label
         self.local = local
         self.partition_point = partition_point
         self.in_time = in_time
+        self.bytes_sent = bytes_sent
         self.times = times
         self.request_id = request_id
 
@@ -1924,7 +1925,7 @@ class Answer:
 
 
     def __str__(self):
-        return "Answer(outputs={}, label={}, local={}, partition_point={}, in_time={}, times={}, request_id={})".format(self.outputs, self.label, self.local, self.partition_point, self.in_time, self.times, self.request_id)
+        return "Answer(outputs={}, label={}, local={}, partition_point={}, in_time={}, bytes_sent={}, times={}, request_id={})".format(self.outputs, self.label, self.local, self.partition_point, self.in_time, self.bytes_sent, self.times, self.request_id)
     def __eq__(self, other):
         if self.outputs != other.outputs:
             return False
@@ -1935,6 +1936,8 @@ class Answer:
         if self.partition_point != other.partition_point:
             return False
         if self.in_time != other.in_time:
+            return False
+        if self.bytes_sent != other.bytes_sent:
             return False
         if self.times != other.times:
             return False
@@ -1951,6 +1954,7 @@ class _UniffiFfiConverterTypeAnswer(_UniffiConverterRustBuffer):
             local=_UniffiFfiConverterOptionalTypeLocal.read(buf),
             partition_point=_UniffiFfiConverterUInt16.read(buf),
             in_time=_UniffiFfiConverterBoolean.read(buf),
+            bytes_sent=_UniffiFfiConverterUInt64.read(buf),
             times=_UniffiFfiConverterTypeTimes.read(buf),
             request_id=_UniffiFfiConverterOptionalString.read(buf),
         )
@@ -1962,6 +1966,7 @@ class _UniffiFfiConverterTypeAnswer(_UniffiConverterRustBuffer):
         _UniffiFfiConverterOptionalTypeLocal.check_lower(value.local)
         _UniffiFfiConverterUInt16.check_lower(value.partition_point)
         _UniffiFfiConverterBoolean.check_lower(value.in_time)
+        _UniffiFfiConverterUInt64.check_lower(value.bytes_sent)
         _UniffiFfiConverterTypeTimes.check_lower(value.times)
         _UniffiFfiConverterOptionalString.check_lower(value.request_id)
 
@@ -1972,6 +1977,7 @@ class _UniffiFfiConverterTypeAnswer(_UniffiConverterRustBuffer):
         _UniffiFfiConverterOptionalTypeLocal.write(value.local, buf)
         _UniffiFfiConverterUInt16.write(value.partition_point, buf)
         _UniffiFfiConverterBoolean.write(value.in_time, buf)
+        _UniffiFfiConverterUInt64.write(value.bytes_sent, buf)
         _UniffiFfiConverterTypeTimes.write(value.times, buf)
         _UniffiFfiConverterOptionalString.write(value.request_id, buf)
 
@@ -2318,19 +2324,20 @@ class ModelOptions:
     """
     How a model is used. Every field has a default.
 """
-    def __init__(self, *, slo_ms:float = 1000.0, prefer:typing.Optional[Prefer] = None, most_bytes:typing.Optional[int] = None, keep_inputs:bool = False, partition_point:typing.Optional[int] = None, half_precision:bool = False):
+    def __init__(self, *, slo_ms:float = 1000.0, prefer:typing.Optional[Prefer] = None, most_bytes:typing.Optional[int] = None, keep_inputs:bool = False, partition_point:typing.Optional[int] = None, half_precision:bool = False, exact:bool = False):
         self.slo_ms = slo_ms
         self.prefer = prefer
         self.most_bytes = most_bytes
         self.keep_inputs = keep_inputs
         self.partition_point = partition_point
         self.half_precision = half_precision
+        self.exact = exact
 
 
 
 
     def __str__(self):
-        return "ModelOptions(slo_ms={}, prefer={}, most_bytes={}, keep_inputs={}, partition_point={}, half_precision={})".format(self.slo_ms, self.prefer, self.most_bytes, self.keep_inputs, self.partition_point, self.half_precision)
+        return "ModelOptions(slo_ms={}, prefer={}, most_bytes={}, keep_inputs={}, partition_point={}, half_precision={}, exact={})".format(self.slo_ms, self.prefer, self.most_bytes, self.keep_inputs, self.partition_point, self.half_precision, self.exact)
     def __eq__(self, other):
         if self.slo_ms != other.slo_ms:
             return False
@@ -2344,6 +2351,8 @@ class ModelOptions:
             return False
         if self.half_precision != other.half_precision:
             return False
+        if self.exact != other.exact:
+            return False
         return True
 
 class _UniffiFfiConverterTypeModelOptions(_UniffiConverterRustBuffer):
@@ -2356,6 +2365,7 @@ class _UniffiFfiConverterTypeModelOptions(_UniffiConverterRustBuffer):
             keep_inputs=_UniffiFfiConverterBoolean.read(buf),
             partition_point=_UniffiFfiConverterOptionalUInt16.read(buf),
             half_precision=_UniffiFfiConverterBoolean.read(buf),
+            exact=_UniffiFfiConverterBoolean.read(buf),
         )
 
     @staticmethod
@@ -2366,6 +2376,7 @@ class _UniffiFfiConverterTypeModelOptions(_UniffiConverterRustBuffer):
         _UniffiFfiConverterBoolean.check_lower(value.keep_inputs)
         _UniffiFfiConverterOptionalUInt16.check_lower(value.partition_point)
         _UniffiFfiConverterBoolean.check_lower(value.half_precision)
+        _UniffiFfiConverterBoolean.check_lower(value.exact)
 
     @staticmethod
     def write(value, buf):
@@ -2375,6 +2386,7 @@ class _UniffiFfiConverterTypeModelOptions(_UniffiConverterRustBuffer):
         _UniffiFfiConverterBoolean.write(value.keep_inputs, buf)
         _UniffiFfiConverterOptionalUInt16.write(value.partition_point, buf)
         _UniffiFfiConverterBoolean.write(value.half_precision, buf)
+        _UniffiFfiConverterBoolean.write(value.exact, buf)
 
 
 
@@ -2911,7 +2923,7 @@ class ModelSource:
         What these files hold.
 """
 
-        def __init__(self, network:bytes, manifest:typing.Optional[str], labels:typing.Optional[str]):
+        def __init__(self, network:bytes, manifest:typing.Optional[str], labels:typing.Optional[str], features:typing.Optional[bytes] = None):
             self.network = network
 
             """
@@ -2930,6 +2942,12 @@ class ModelSource:
         Labels of the first output's classes, one a line.
 """
 
+            self.features = features
+
+            """
+        The file that the manifest names as features, if it does.
+"""
+
             pass
 
 
@@ -2937,7 +2955,7 @@ class ModelSource:
 
 
         def __str__(self):
-            return "ModelSource.BYTES(network={}, manifest={}, labels={})".format(self.network, self.manifest, self.labels)
+            return "ModelSource.BYTES(network={}, manifest={}, labels={}, features={})".format(self.network, self.manifest, self.labels, self.features)
         def __eq__(self, other):
             if not isinstance(other, ModelSource):
                 return NotImplemented
@@ -2948,6 +2966,8 @@ class ModelSource:
             if self.manifest != other.manifest:
                 return False
             if self.labels != other.labels:
+                return False
+            if self.features != other.features:
                 return False
             return True
 
@@ -2987,6 +3007,7 @@ class _UniffiFfiConverterTypeModelSource(_UniffiConverterRustBuffer):
                 _UniffiFfiConverterBytes.read(buf),
                 _UniffiFfiConverterOptionalString.read(buf),
                 _UniffiFfiConverterOptionalString.read(buf),
+                _UniffiFfiConverterOptionalBytes.read(buf),
             )
         raise InternalError("Raw enum value doesn't match any cases")
 
@@ -2999,6 +3020,7 @@ class _UniffiFfiConverterTypeModelSource(_UniffiConverterRustBuffer):
             _UniffiFfiConverterBytes.check_lower(value.network)
             _UniffiFfiConverterOptionalString.check_lower(value.manifest)
             _UniffiFfiConverterOptionalString.check_lower(value.labels)
+            _UniffiFfiConverterOptionalBytes.check_lower(value.features)
             return
         raise ValueError(value)
 
@@ -3012,6 +3034,7 @@ class _UniffiFfiConverterTypeModelSource(_UniffiConverterRustBuffer):
             _UniffiFfiConverterBytes.write(value.network, buf)
             _UniffiFfiConverterOptionalString.write(value.manifest, buf)
             _UniffiFfiConverterOptionalString.write(value.labels, buf)
+            _UniffiFfiConverterOptionalBytes.write(value.features, buf)
 
 
 

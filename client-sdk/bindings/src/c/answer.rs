@@ -154,6 +154,8 @@ pub struct GraftAnswerInfo {
     pub partition_point: u16,
     /// It was there within the time asked for.
     pub in_time: bool,
+    /// Bytes of the tensors that were sent; 0: none were.
+    pub bytes_sent: u64,
     /// From the picture to the model's input, in milliseconds.
     pub picture_ms: f64,
     /// Layers on the device, in milliseconds.
@@ -232,6 +234,7 @@ pub unsafe extern "C" fn graft_answer_info(
             request_id: text(&answer.request_id),
             partition_point: answer.answer.partition_point,
             in_time: answer.answer.in_time,
+            bytes_sent: answer.answer.bytes_sent,
             picture_ms: times.picture_ms,
             device_ms: times.device_ms,
             network_ms: times.network_ms,

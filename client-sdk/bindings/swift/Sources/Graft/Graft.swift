@@ -1785,6 +1785,10 @@ public struct Answer: Equatable, Hashable {
      */
     public let inTime: Bool
     /**
+     * Bytes of the tensors that were sent; 0: none were.
+     */
+    public let bytesSent: UInt64
+    /**
      * Where the time went.
      */
     public let times: Times
@@ -1812,6 +1816,9 @@ public struct Answer: Equatable, Hashable {
          * It was there within the time asked for.
          */inTime: Bool,
         /**
+         * Bytes of the tensors that were sent; 0: none were.
+         */bytesSent: UInt64,
+        /**
          * Where the time went.
          */times: Times,
         /**
@@ -1822,6 +1829,7 @@ public struct Answer: Equatable, Hashable {
         self.local = local
         self.partitionPoint = partitionPoint
         self.inTime = inTime
+        self.bytesSent = bytesSent
         self.times = times
         self.requestId = requestId
     }
@@ -1847,6 +1855,7 @@ public struct FfiConverterTypeAnswer: FfiConverterRustBuffer {
                 local: FfiConverterOptionTypeLocal.read(from: &buf),
                 partitionPoint: FfiConverterUInt16.read(from: &buf),
                 inTime: FfiConverterBool.read(from: &buf),
+                bytesSent: FfiConverterUInt64.read(from: &buf),
                 times: FfiConverterTypeTimes.read(from: &buf),
                 requestId: FfiConverterOptionString.read(from: &buf)
         )
@@ -1858,6 +1867,7 @@ public struct FfiConverterTypeAnswer: FfiConverterRustBuffer {
         FfiConverterOptionTypeLocal.write(value.local, into: &buf)
         FfiConverterUInt16.write(value.partitionPoint, into: &buf)
         FfiConverterBool.write(value.inTime, into: &buf)
+        FfiConverterUInt64.write(value.bytesSent, into: &buf)
         FfiConverterTypeTimes.write(value.times, into: &buf)
         FfiConverterOptionString.write(value.requestId, into: &buf)
     }
@@ -2086,6 +2096,10 @@ public struct ModelOptions: Equatable, Hashable {
      * Send 16-bit floats, half the bytes, where the manifest allows it.
      */
     public let halfPrecision: Bool
+    /**
+     * Send tensors as they are, even where the model's features say how they travel in fewer bytes.
+     */
+    public let exact: Bool
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2108,13 +2122,17 @@ public struct ModelOptions: Equatable, Hashable {
          */partitionPoint: UInt16? = nil,
         /**
          * Send 16-bit floats, half the bytes, where the manifest allows it.
-         */halfPrecision: Bool = false) {
+         */halfPrecision: Bool = false,
+        /**
+         * Send tensors as they are, even where the model's features say how they travel in fewer bytes.
+         */exact: Bool = false) {
         self.sloMs = sloMs
         self.prefer = prefer
         self.mostBytes = mostBytes
         self.keepInputs = keepInputs
         self.partitionPoint = partitionPoint
         self.halfPrecision = halfPrecision
+        self.exact = exact
     }
 
 
@@ -2138,7 +2156,8 @@ public struct FfiConverterTypeModelOptions: FfiConverterRustBuffer {
                 mostBytes: FfiConverterOptionUInt64.read(from: &buf),
                 keepInputs: FfiConverterBool.read(from: &buf),
                 partitionPoint: FfiConverterOptionUInt16.read(from: &buf),
-                halfPrecision: FfiConverterBool.read(from: &buf)
+                halfPrecision: FfiConverterBool.read(from: &buf),
+                exact: FfiConverterBool.read(from: &buf)
         )
     }
 
@@ -2149,6 +2168,7 @@ public struct FfiConverterTypeModelOptions: FfiConverterRustBuffer {
         FfiConverterBool.write(value.keepInputs, into: &buf)
         FfiConverterOptionUInt16.write(value.partitionPoint, into: &buf)
         FfiConverterBool.write(value.halfPrecision, into: &buf)
+        FfiConverterBool.write(value.exact, into: &buf)
     }
 }
 
@@ -3153,7 +3173,10 @@ public enum ModelSource: Equatable, Hashable {
          */manifest: String?,
         /**
          * Labels of the first output's classes, one a line.
-         */labels: String?
+         */labels: String?,
+        /**
+         * The file that the manifest names as features, if it does.
+         */features: Data? = nil
     )
 
 
@@ -3179,7 +3202,7 @@ public struct FfiConverterTypeModelSource: FfiConverterRustBuffer {
         case 1: return .path(path: try FfiConverterString.read(from: &buf)
         )
 
-        case 2: return .bytes(network: try FfiConverterData.read(from: &buf), manifest: try FfiConverterOptionString.read(from: &buf), labels: try FfiConverterOptionString.read(from: &buf)
+        case 2: return .bytes(network: try FfiConverterData.read(from: &buf), manifest: try FfiConverterOptionString.read(from: &buf), labels: try FfiConverterOptionString.read(from: &buf), features: try FfiConverterOptionData.read(from: &buf)
         )
 
         default: throw UniffiInternalError.unexpectedEnumCase
@@ -3195,11 +3218,12 @@ public struct FfiConverterTypeModelSource: FfiConverterRustBuffer {
             FfiConverterString.write(path, into: &buf)
 
 
-        case let .bytes(network,manifest,labels):
+        case let .bytes(network,manifest,labels,features):
             writeInt(&buf, Int32(2))
             FfiConverterData.write(network, into: &buf)
             FfiConverterOptionString.write(manifest, into: &buf)
             FfiConverterOptionString.write(labels, into: &buf)
+            FfiConverterOptionData.write(features, into: &buf)
 
         }
     }

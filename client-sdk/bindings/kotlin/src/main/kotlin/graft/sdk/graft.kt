@@ -3328,6 +3328,11 @@ data class Answer (
     val `inTime`: kotlin.Boolean
     ,
     /**
+     * Bytes of the tensors that were sent; 0: none were.
+     */
+    val `bytesSent`: kotlin.ULong
+    ,
+    /**
      * Where the time went.
      */
     val `times`: Times
@@ -3357,6 +3362,7 @@ public object FfiConverterTypeAnswer: FfiConverterRustBuffer<Answer> {
             FfiConverterOptionalTypeLocal.read(buf),
             FfiConverterUShort.read(buf),
             FfiConverterBoolean.read(buf),
+            FfiConverterULong.read(buf),
             FfiConverterTypeTimes.read(buf),
             FfiConverterOptionalString.read(buf),
         )
@@ -3368,6 +3374,7 @@ public object FfiConverterTypeAnswer: FfiConverterRustBuffer<Answer> {
             FfiConverterOptionalTypeLocal.allocationSize(value.`local`) +
             FfiConverterUShort.allocationSize(value.`partitionPoint`) +
             FfiConverterBoolean.allocationSize(value.`inTime`) +
+            FfiConverterULong.allocationSize(value.`bytesSent`) +
             FfiConverterTypeTimes.allocationSize(value.`times`) +
             FfiConverterOptionalString.allocationSize(value.`requestId`)
     )
@@ -3378,6 +3385,7 @@ public object FfiConverterTypeAnswer: FfiConverterRustBuffer<Answer> {
             FfiConverterOptionalTypeLocal.write(value.`local`, buf)
             FfiConverterUShort.write(value.`partitionPoint`, buf)
             FfiConverterBoolean.write(value.`inTime`, buf)
+            FfiConverterULong.write(value.`bytesSent`, buf)
             FfiConverterTypeTimes.write(value.`times`, buf)
             FfiConverterOptionalString.write(value.`requestId`, buf)
     }
@@ -3545,6 +3553,11 @@ data class ModelOptions (
      * Send 16-bit floats, half the bytes, where the manifest allows it.
      */
     val `halfPrecision`: kotlin.Boolean = false
+    ,
+    /**
+     * Send tensors as they are, even where the model's features say how they travel in fewer bytes.
+     */
+    val `exact`: kotlin.Boolean = false
 
 ){
 
@@ -3567,6 +3580,7 @@ public object FfiConverterTypeModelOptions: FfiConverterRustBuffer<ModelOptions>
             FfiConverterBoolean.read(buf),
             FfiConverterOptionalUShort.read(buf),
             FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
         )
     }
 
@@ -3576,7 +3590,8 @@ public object FfiConverterTypeModelOptions: FfiConverterRustBuffer<ModelOptions>
             FfiConverterOptionalULong.allocationSize(value.`mostBytes`) +
             FfiConverterBoolean.allocationSize(value.`keepInputs`) +
             FfiConverterOptionalUShort.allocationSize(value.`partitionPoint`) +
-            FfiConverterBoolean.allocationSize(value.`halfPrecision`)
+            FfiConverterBoolean.allocationSize(value.`halfPrecision`) +
+            FfiConverterBoolean.allocationSize(value.`exact`)
     )
 
     override fun write(value: ModelOptions, buf: ByteBuffer) {
@@ -3586,6 +3601,7 @@ public object FfiConverterTypeModelOptions: FfiConverterRustBuffer<ModelOptions>
             FfiConverterBoolean.write(value.`keepInputs`, buf)
             FfiConverterOptionalUShort.write(value.`partitionPoint`, buf)
             FfiConverterBoolean.write(value.`halfPrecision`, buf)
+            FfiConverterBoolean.write(value.`exact`, buf)
     }
 }
 
@@ -4431,7 +4447,11 @@ sealed class ModelSource {
         /**
          * Labels of the first output's classes, one a line.
          */
-        val `labels`: kotlin.String?) : ModelSource()
+        val `labels`: kotlin.String?,
+        /**
+         * The file that the manifest names as features, if it does.
+         */
+        val `features`: kotlin.ByteArray? = null ) : ModelSource()
 
     {
 
@@ -4462,6 +4482,7 @@ public object FfiConverterTypeModelSource : FfiConverterRustBuffer<ModelSource>{
                 FfiConverterByteArray.read(buf),
                 FfiConverterOptionalString.read(buf),
                 FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalByteArray.read(buf),
                 )
             else -> throw RuntimeException("invalid enum value, something is very wrong!!")
         }
@@ -4482,6 +4503,7 @@ public object FfiConverterTypeModelSource : FfiConverterRustBuffer<ModelSource>{
                 + FfiConverterByteArray.allocationSize(value.`network`)
                 + FfiConverterOptionalString.allocationSize(value.`manifest`)
                 + FfiConverterOptionalString.allocationSize(value.`labels`)
+                + FfiConverterOptionalByteArray.allocationSize(value.`features`)
             )
         }
     }
@@ -4498,6 +4520,7 @@ public object FfiConverterTypeModelSource : FfiConverterRustBuffer<ModelSource>{
                 FfiConverterByteArray.write(value.`network`, buf)
                 FfiConverterOptionalString.write(value.`manifest`, buf)
                 FfiConverterOptionalString.write(value.`labels`, buf)
+                FfiConverterOptionalByteArray.write(value.`features`, buf)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
