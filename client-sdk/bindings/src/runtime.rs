@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
@@ -12,6 +13,20 @@ use crate::error::GraftError;
 
 /// Threads that wait for the network; layers run on others, which are made when they are needed.
 const THREADS: usize = 1;
+
+/// Longest time for which it is waited for a callback's end.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Waits, for a second at most, until none of the library's threads is in a callback of the app's that says that an answer is there. For
+/// languages whose interpreter must not end before: Python does it at exit.
+#[uniffi::export]
+pub fn settle() {
+    // There is one thread that calls them: what it runs next comes after.
+    if let Ok(handle) = handle() {
+        let after = handle.spawn(async {});
+        let _late = handle.block_on(async { tokio::time::timeout(SETTLED_WITHIN, after).await });
+    }
+}
 
 /// The threads, which are started when they are first needed.
 pub(crate) fn handle() -> Result<&'static Handle, GraftError> {

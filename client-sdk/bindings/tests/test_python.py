@@ -21,7 +21,7 @@ def run(future):
 
 def test_layers_run_here_and_at_the_server(site):
     async def main():
-        model = await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2)
+        model = await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2, exact=True)
         assert await model.prepare()
         assert model.name() == "efficientnet-lite0" and model.takes_pictures()
         before = site.served()
@@ -37,6 +37,10 @@ def test_layers_run_here_and_at_the_server(site):
         assert here.local.is_unreachable() and here.label == "espresso"
         assert numpy.abs(graft.array(here.outputs[0]) - scores).max() < 1e-2
         assert site.served() == before + 1
+        # As the model's features say, in a fraction of the bytes.
+        coded = await (await graft.open_model(client(site), MODEL, slo_ms=5000, partition_point=2)).infer(graft.picture(PICTURE))
+        assert coded.local is None and coded.label == "espresso" and 0 < coded.bytes_sent * 4 < answer.bytes_sent
+        assert 0 < numpy.abs(graft.array(coded.outputs[0]) - scores).max() < 1
 
     run(main())
 
@@ -79,6 +83,7 @@ def test_a_model_from_memory_is_measured_once_and_says_how_far_it_is(site, tmp_p
             network=(MODEL / "efficientnet-lite0.onnx").read_bytes(),
             manifest=(MODEL / "model.toml").read_text(),
             labels=(MODEL / "labels.txt").read_text(),
+            features=(MODEL / "features.bin").read_bytes(),
         )
         one = client(site, cache=str(tmp_path / "cache"))
         heard = []
@@ -174,7 +179,7 @@ def test_an_app_runs_layers_itself(site, tmp_path):
         one = client(site)
         last = (await graft.open_model(one, MODEL)).last_cut_point()
         own = OnnxRuntime({(0, 4): head, (0, last): whole})
-        model = await graft.open_on(one, own, MODEL, slo_ms=5000, partition_point=4)
+        model = await graft.open_on(one, own, MODEL, slo_ms=5000, partition_point=4, exact=True)
         assert await model.prepare()
         own.ran.clear()
         answer = await model.infer(graft.picture(PICTURE))

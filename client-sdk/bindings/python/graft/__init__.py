@@ -11,6 +11,7 @@
     asyncio.run(main())
 """
 
+import atexit
 import ctypes
 import os
 
@@ -36,6 +37,7 @@ from ._sdk import (
     TensorInfo,
     TensorValue,
     Times,
+    settle,
 )
 
 __all__ = [
@@ -48,6 +50,10 @@ _NUMPY = {
     ElementType.F32: "<f4", ElementType.F16: "<f2", ElementType.I32: "<i4", ElementType.I64: "<i8",
     ElementType.I8: "<i1", ElementType.U8: "<u1", ElementType.BOOL: "?", ElementType.F64: "<f8",
 }
+
+
+# A thread of the library that is in a callback while the interpreter ends would end the process.
+atexit.register(settle)
 
 
 class _Progress(ProgressListener):

@@ -525,6 +525,8 @@ def _uniffi_check_contract_api_version(lib):
         raise InternalError("UniFFI contract version mismatch: try cleaning and rebuilding your project")
 
 def _uniffi_check_api_checksums(lib):
+    if lib.uniffi_graft_sdk_checksum_func_settle() != 22030:
+        raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     if lib.uniffi_graft_sdk_checksum_method_client_network_changed() != 52444:
         raise InternalError("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     if lib.uniffi_graft_sdk_checksum_method_client_open() != 50935:
@@ -594,6 +596,9 @@ _UniffiLib.ffi_graft_sdk_rustbuffer_reserve.restype = _UniffiRustBuffer
 _UniffiLib.ffi_graft_sdk_uniffi_contract_version.argtypes = (
 )
 _UniffiLib.ffi_graft_sdk_uniffi_contract_version.restype = ctypes.c_uint32
+_UniffiLib.uniffi_graft_sdk_checksum_func_settle.argtypes = (
+)
+_UniffiLib.uniffi_graft_sdk_checksum_func_settle.restype = ctypes.c_uint16
 _UniffiLib.uniffi_graft_sdk_checksum_method_client_network_changed.argtypes = (
 )
 _UniffiLib.uniffi_graft_sdk_checksum_method_client_network_changed.restype = ctypes.c_uint16
@@ -654,6 +659,10 @@ _UniffiLib.uniffi_graft_sdk_checksum_method_model_tensors.restype = ctypes.c_uin
 _UniffiLib.uniffi_graft_sdk_checksum_method_progresslistener_on_progress.argtypes = (
 )
 _UniffiLib.uniffi_graft_sdk_checksum_method_progresslistener_on_progress.restype = ctypes.c_uint16
+_UniffiLib.uniffi_graft_sdk_fn_func_settle.argtypes = (
+    ctypes.POINTER(_UniffiRustCallStatus),
+)
+_UniffiLib.uniffi_graft_sdk_fn_func_settle.restype = None
 _UniffiLib.uniffi_graft_sdk_fn_method_client_network_changed.argtypes = (
     ctypes.c_uint64,
     ctypes.POINTER(_UniffiRustCallStatus),
@@ -4052,6 +4061,21 @@ class _UniffiFfiConverterTypeClient:
     @classmethod
     def write(cls, value: Client, buf: _UniffiRustBuffer):
         buf.write_u64(cls.lower(value))
+def settle() -> None:
+    """
+    Waits, for a second at most, until none of the library's threads is in a callback of the app's that says that an answer is there. For
+    languages whose interpreter must not end before: Python does it at exit.
+"""
+    _uniffi_lowered_args = (
+    )
+    _uniffi_lift_return = lambda val: None
+    _uniffi_error_converter = None
+    _uniffi_ffi_result = _uniffi_rust_call_with_error(
+        _uniffi_error_converter,
+        _UniffiLib.uniffi_graft_sdk_fn_func_settle,
+        *_uniffi_lowered_args,
+    )
+    return _uniffi_lift_return(_uniffi_ffi_result)
 
 __all__ = [
     "InternalError",
@@ -4071,6 +4095,7 @@ __all__ = [
     "ModelOptions",
     "Pixels",
     "TensorInfo",
+    "settle",
     "ProgressListenerImpl",
     "ProgressListener",
     "Input",

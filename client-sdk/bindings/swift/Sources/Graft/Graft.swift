@@ -3815,6 +3815,16 @@ fileprivate func uniffiFutureContinuationCallback(handle: UInt64, pollResult: In
         print("uniffiFutureContinuationCallback invalid handle")
     }
 }
+/**
+ * Waits, for a second at most, until none of the library's threads is in a callback of the app's that says that an answer is there. For
+ * languages whose interpreter must not end before: Python does it at exit.
+ */
+public func settle()  {try! rustCall() {
+        uniffiCallStatus in
+    uniffi_graft_sdk_fn_func_settle(uniffiCallStatus
+    )
+}
+}
 
 private enum InitializationResult {
     case ok
@@ -3830,6 +3840,9 @@ private let initializationResult: InitializationResult = {
     let scaffolding_contract_version = ffi_graft_sdk_uniffi_contract_version()
     if bindings_contract_version != scaffolding_contract_version {
         return InitializationResult.contractVersionMismatch
+    }
+    if (uniffi_graft_sdk_checksum_func_settle() != 22030) {
+        return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_graft_sdk_checksum_method_client_network_changed() != 52444) {
         return InitializationResult.apiChecksumMismatch

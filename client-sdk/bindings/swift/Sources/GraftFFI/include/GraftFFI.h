@@ -451,6 +451,12 @@ int8_t uniffi_graft_sdk_fn_method_model_takes_pictures(uint64_t ptr, RustCallSta
 uint64_t uniffi_graft_sdk_fn_method_model_tensors(uint64_t ptr, RustBuffer tensors, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_FUNC_SETTLE
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_FN_FUNC_SETTLE
+void uniffi_graft_sdk_fn_func_settle(RustCallStatus *_Nonnull out_status
+
+);
+#endif
 #ifndef UNIFFI_FFIDEF_FFI_GRAFT_SDK_RUSTBUFFER_ALLOC
 #define UNIFFI_FFIDEF_FFI_GRAFT_SDK_RUSTBUFFER_ALLOC
 RustBuffer ffi_graft_sdk_rustbuffer_alloc(uint64_t size, RustCallStatus *_Nonnull out_status
@@ -709,6 +715,12 @@ void ffi_graft_sdk_rust_future_free_void(uint64_t handle
 #ifndef UNIFFI_FFIDEF_FFI_GRAFT_SDK_RUST_FUTURE_COMPLETE_VOID
 #define UNIFFI_FFIDEF_FFI_GRAFT_SDK_RUST_FUTURE_COMPLETE_VOID
 void ffi_graft_sdk_rust_future_complete_void(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_FUNC_SETTLE
+#define UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_FUNC_SETTLE
+uint16_t uniffi_graft_sdk_checksum_func_settle(void
+
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_GRAFT_SDK_CHECKSUM_METHOD_CLIENT_NETWORK_CHANGED

@@ -738,6 +738,8 @@ internal object IntegrityCheckingUniffiLib {
     }
 
     internal fun ensureInitialized() = Unit
+    external fun uniffi_graft_sdk_checksum_func_settle(
+    ): Int
     external fun uniffi_graft_sdk_checksum_method_client_network_changed(
     ): Int
     external fun uniffi_graft_sdk_checksum_method_client_open(
@@ -864,6 +866,8 @@ internal object UniffiLib {
     ): Byte
     external fun uniffi_graft_sdk_fn_method_model_tensors(`ptr`: Long,`tensors`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus,
     ): Long
+    external fun uniffi_graft_sdk_fn_func_settle(uniffi_out_err: UniffiRustCallStatus,
+    ): Unit
     external fun ffi_graft_sdk_rustbuffer_alloc(`size`: Long,uniffi_out_err: UniffiRustCallStatus,
     ): RustBuffer.ByValue
     external fun ffi_graft_sdk_rustbuffer_from_bytes(`bytes`: ForeignBytes.ByValue,uniffi_out_err: UniffiRustCallStatus,
@@ -983,6 +987,9 @@ private fun uniffiCheckContractApiVersion(lib: IntegrityCheckingUniffiLib) {
 }
 @Suppress("UNUSED_PARAMETER")
 private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
+    if ((lib.uniffi_graft_sdk_checksum_func_settle() and 0xFFFF) != 22030) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_graft_sdk_checksum_method_client_network_changed() and 0xFFFF) != 52444) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -5049,4 +5056,22 @@ public object FfiConverterSequenceTypeBytes: FfiConverterRustBuffer<List<Bytes>>
             FfiConverterTypeBytes.write(it, buf)
         }
     }
+}
+
+
+
+
+
+
+
+
+        /**
+         * Waits, for a second at most, until none of the library's threads is in a callback of the app's that says that an answer is there. For
+         * languages whose interpreter must not end before: Python does it at exit.
+         */ fun `settle`()
+        =
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_graft_sdk_fn_func_settle(
+
+        _status)
 }

@@ -81,12 +81,15 @@ class MainActivity : ComponentActivity() {
         setContent { MaterialTheme { Screen(client, ::model, ::decoded) } }
     }
 
-    private fun text(file: String) = assets.open("$MODEL/$file").use { it.readBytes().decodeToString() }
+    private fun bytes(file: String) = assets.open("$MODEL/$file").use { it.readBytes() }
+
+    private fun text(file: String) = bytes(file).decodeToString()
 
     private fun model(): ModelSource = ModelSource.Bytes(
-        network = assets.open("$MODEL/$MODEL.onnx").use { it.readBytes() },
+        network = bytes("$MODEL.onnx"),
         manifest = text("model.toml"),
         labels = text("labels.txt"),
+        features = bytes("features.bin"),
     )
 
     private fun decoded(uri: Uri): Bitmap? = contentResolver.openInputStream(uri)?.use(BitmapFactory::decodeStream)
