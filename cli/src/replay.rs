@@ -235,10 +235,11 @@ fn print(rows: &[Row]) -> anyhow::Result<()> {
     show("all", &phones, &all)?;
     let ends = all.ends.iter().map(|(end, count)| format!("{end} {count}"));
     line(format_args!(
-        "{} inferences, {} in time, the oracle's {}; {}",
+        "{} inferences, {} in time, the oracle's {}; {} left out; {}",
         all.inferences,
         all.in_time,
         all.oracle_in_time,
+        all.skipped,
         ends.collect::<Vec<_>>().join(", ")
     ))
 }
@@ -246,7 +247,7 @@ fn print(rows: &[Row]) -> anyhow::Result<()> {
 fn json(rows: &[Row]) -> Value {
     let one = |w: &Walked| {
         json!({
-            "inferences": w.inferences, "in_time": w.in_time, "oracle_in_time": w.oracle_in_time,
+            "inferences": w.inferences, "skipped": w.skipped, "in_time": w.in_time, "oracle_in_time": w.oracle_in_time,
             "mean_ms": w.sum_ms / w.inferences.max(1) as f64, "oracle_mean_ms": w.oracle_sum_ms / w.inferences.max(1) as f64,
             "in_time_of_oracle": w.in_time_of_oracle(), "latency_of_oracle": w.latency_of_oracle(), "ends": w.ends,
         })

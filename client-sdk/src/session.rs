@@ -601,8 +601,12 @@ impl Session {
                     types: &types,
                     bytes: &bytes,
                 };
-                let outputs = Batch::from_requests(self.info().outputs(), &[sent])
-                    .map_err(|e| SessionError::Wire(e.to_string()))?;
+                let outputs = match Batch::from_requests(self.info().outputs(), &[sent]) {
+                    Ok(outputs) => outputs,
+                    // The rest is being run here.
+                    Err(error) if late => return Ok(Err(LocalReason::NoAnswer(error.to_string()))),
+                    Err(error) => return Err(SessionError::Wire(error.to_string())),
+                };
                 let server_ms = header.timing.router_ns as f64 / 1e6;
                 result.outputs = outputs;
                 result.times.server_ms = server_ms;

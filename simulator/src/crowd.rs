@@ -117,6 +117,11 @@ impl Crowd {
         self.cx.ledger.endings = Some(vec![]);
     }
 
+    /// Inferences that phones left out.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.cx.ledger.report.skipped
+    }
+
     /// Inferences that have ended, in the order of that.
     pub(crate) fn endings(&self) -> &[Ending] {
         self.cx.ledger.endings.as_deref().unwrap_or(&[])

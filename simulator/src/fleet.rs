@@ -164,7 +164,10 @@ impl Fleet {
                 // A connection takes a round trip, what is exchanged in it another.
                 Errand::Connect | Errand::Describe => (trip, None),
                 Errand::Probe => {
-                    let full = trip + p.link.sending(now, LinkEstimate::PROBE_BYTES as u64);
+                    // On the uplink, after what it has.
+                    let (_, there) = p.send(now, LinkEstimate::PROBE_BYTES as u64);
+                    let full = there + p.link.half_trip(there) - now;
+                    p.link_free = p.link_free.min(now + longest);
                     let took = (full <= longest).then(|| (nanos_to_ms(trip), nanos_to_ms(full)));
                     (trip + full.min(longest), took)
                 }

@@ -45,6 +45,8 @@ pub struct Walked {
     pub inferences: u64,
     /// Of those, that ended in time.
     pub in_time: u64,
+    /// Inferences that the phone left out, since those before still ran.
+    pub skipped: u64,
     /// The sum of what they took, in milliseconds.
     pub sum_ms: f64,
     /// The same for an oracle that knows each link's future, and takes the point that is fastest.
@@ -66,6 +68,7 @@ impl Walked {
         let mut sum = self.clone();
         sum.inferences += other.inferences;
         sum.in_time += other.in_time;
+        sum.skipped += other.skipped;
         sum.sum_ms += other.sum_ms;
         sum.oracle_in_time += other.oracle_in_time;
         sum.oracle_sum_ms += other.oracle_sum_ms;
@@ -75,9 +78,12 @@ impl Walked {
         sum
     }
 
-    /// Inferences in time, as a part of the oracle's.
+    /// Inferences in time, as a part of the oracle's; 1 where it has none.
     pub fn in_time_of_oracle(&self) -> f64 {
-        self.in_time as f64 / self.oracle_in_time.max(1) as f64
+        match self.oracle_in_time {
+            0 => 1.0,
+            of => self.in_time as f64 / of as f64,
+        }
     }
 
     /// Mean latency, as a multiple of the oracle's.
@@ -178,7 +184,10 @@ impl Walk {
             }
         }
         let link = self.link();
-        let mut walked = Walked::default();
+        let mut walked = Walked {
+            skipped: crowd.skipped(),
+            ..Walked::default()
+        };
         for ending in crowd.endings() {
             let best = self.oracle(&link, ending.began);
             walked.inferences += 1;

@@ -12,6 +12,8 @@ pub struct LinkEstimate {
 const WEIGHT: f64 = 0.4;
 /// Smallest transfer that says something of the bandwidth, in bytes: smaller ones say more of the round trip.
 const LEAST_BYTES: u64 = 4 * 1024;
+/// Part of the round trip that a transfer must take for its bandwidth to be told.
+const LEAST_PART: f64 = 0.1;
 /// Slowest and fastest link that is believed, in megabits a second (1 kbit/s to 10 Gbit/s).
 const RANGE_MBPS: (f64, f64) = (1e-3, 1e4);
 
@@ -73,8 +75,14 @@ impl LinkEstimate {
             return;
         }
         let back = down as f64 * 8.0 / (self.down_mbps * 1e3);
-        let there = (ms - self.rtt_ms - back).max(0.05);
-        let sample = (up as f64 * 8.0 / (there * 1e3)).clamp(RANGE_MBPS.0, RANGE_MBPS.1);
+        let there = ms - self.rtt_ms - back;
+        // What is little beside the round trip says that the link is at least so fast, no more.
+        let least = (self.rtt_ms * LEAST_PART).max(0.05);
+        let mbps = |there: f64| (up as f64 * 8.0 / (there * 1e3)).clamp(RANGE_MBPS.0, RANGE_MBPS.1);
+        let sample = match there < least {
+            true => mbps(least).max(self.up_mbps),
+            false => mbps(there),
+        };
         // In the logarithm, so that a stall counts as much as a burst.
         self.up_mbps *= (sample / self.up_mbps).powf(WEIGHT);
         self.down_mbps *= (sample / self.down_mbps).powf(WEIGHT / 2.0);

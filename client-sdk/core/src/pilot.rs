@@ -370,10 +370,10 @@ impl Pilot {
         let point = self.choice(layers).map_or(last, |choice| choice.point);
         self.in_use = Some(point);
         let is_away = point == last && !self.server_ms.is_empty();
-        if is_away && alone_is_late {
+        if is_away && tries_both {
             self.look_again = LOOK_AGAIN;
         }
-        if is_away && (!self.is_away || alone_is_late) {
+        if is_away && (!self.is_away || tries_both) {
             self.probe_at = self.probe_at.min(now + self.look_again);
         }
         self.is_away = is_away;
@@ -415,11 +415,11 @@ impl Pilot {
         choose(&costs, slo_ms, self.options.prefer, self.in_use)
     }
 
-    /// Whether layers may run here while the server is asked: the battery does not count most, and all inferences could run here, so that no
-    /// head waits for what runs in vain.
+    /// Whether layers may run here while the server is asked: neither battery nor bytes count most, and all inferences could run here, so
+    /// that no head waits for what runs in vain.
     fn tries_both(&self, layers: &Layers) -> bool {
         let alone = layers.ms(CutPoint(0), layers.last());
-        self.options.prefer != Prefer::Battery && alone <= self.cycle_ms
+        !matches!(self.options.prefer, Prefer::Battery | Prefer::Bytes) && alone <= self.cycle_ms
     }
 
     /// The head of an inference that began then is done. Refused: nothing would be left for the server.

@@ -50,11 +50,15 @@ const ABOVE: f64 = 1.1;
 const LARGEST_STEP: f64 = 0.5;
 /// Looks between two steps.
 const STEP_LOOKS: usize = 3;
+/// Part of what was shared out, at least, that is after a step was too far: what is served just now may be little by chance.
+const LEAST_KEPT: f64 = 0.5;
 /// Longer queue, in seconds, and in requests, with which a step was too far.
 const LONGER_S: f64 = 0.1;
 const LONGER: f64 = 2.0;
 /// Multiple of what can be served beyond which nothing is shared out any more, once nobody is held back.
 const MOST_SHARED: f64 = 1.6;
+/// Multiple of what the plan before was made for from which on a plan is for more.
+const MORE: f64 = 1.05;
 /// Looks over which refusals are counted.
 const REFUSED_OVER: usize = 3;
 /// Part of its window that a rate has been counted for, at least.
@@ -129,8 +133,8 @@ struct Sharing {
     step: f64,
     /// Looks since the last one.
     looks: usize,
-    /// Requests in flight before the first one.
-    usual: Option<f64>,
+    /// Requests in flight before the first one, and what was served a second then.
+    usual: Option<(f64, f64)>,
 }
 
 impl Sharing {
@@ -143,11 +147,15 @@ impl Sharing {
         }
     }
 
-    /// After another look: step by step more, until the queue becomes longer. All at once, it would be a queue for everybody.
-    fn next(self, in_flight: f64, capacity: f64, served: f64) -> Self {
+    /// After another look: step by step more, until the queue becomes longer. All at once, it would be a queue for everybody. `holds`: somebody
+    /// was held back; else it is not what is shared out that makes a queue longer.
+    fn next(self, in_flight: f64, capacity: f64, served: f64, holds: bool) -> Self {
         let longer = LONGER + LONGER_S * served;
-        if self.usual.is_some_and(|usual| in_flight > usual + longer) {
-            return Sharing::of(served);
+        // Where more is served, as much more is in flight without any queue.
+        let is_longer =
+            |(usual, then): (f64, f64)| in_flight > usual * (served / then.max(1.0)).max(1.0) + longer;
+        if holds && self.usual.is_some_and(is_longer) {
+            return Sharing::of(served.max(LEAST_KEPT * self.rate).max(1.0));
         }
         match self.looks + 1 < STEP_LOOKS {
             true => Sharing {
@@ -161,7 +169,7 @@ impl Sharing {
                     false => (2.0 * self.step).min(LARGEST_STEP),
                 },
                 looks: 0,
-                usual: self.usual.or(Some(in_flight)),
+                usual: self.usual.or(Some((in_flight, served))),
             },
         }
     }
@@ -187,6 +195,10 @@ pub(crate) struct Fair {
     saturated: f64,
     /// `None`: there are not too many.
     sharing: Option<Sharing>,
+    /// Somebody was held back at the latest look.
+    holds: bool,
+    /// Requests a second that the plan is made for.
+    planned: f64,
     looked: Nanos,
     /// Since the last look: requests that were let in, and that were refused later on since there are too many.
     entered: u64,
@@ -244,9 +256,13 @@ impl Fair {
         self.refused += u64::from(too_much);
     }
 
-    /// From now on there is a plan for so many requests a second: as many are let in, until it shows that they can't be served.
+    /// From now on there is a plan for so many requests a second: where it is for more than the one before, as many are let in until it shows
+    /// that they can't be served.
     pub fn planned(&mut self, rps: f64) {
+        let is_more = rps > self.planned * MORE;
+        self.planned = rps;
         if let Some(sharing) = &mut self.sharing
+            && is_more
             && sharing.rate < SHARED * rps
         {
             *sharing = Sharing::of(rps);
@@ -255,7 +271,12 @@ impl Fair {
 
     /// What can be served is shared out anew.
     fn look(&mut self, now: Nanos, in_flight: f64) {
-        self.looked = now;
+        if now - std::mem::replace(&mut self.looked, now) > FORGET_AFTER {
+            // Nothing was asked for: what was learnt is of another time.
+            (self.sharing, self.saturated, self.served) = (None, 0.0, Rate::default());
+            self.lately.clear();
+            self.refusals.clear();
+        }
         self.connections
             .retain(|_, connection| now - connection.asks.at < FORGET_AFTER);
         let before = std::mem::take(&mut self.groups);
@@ -293,10 +314,11 @@ impl Fair {
         let capacity = best[(best.len() - 1) * 4 / 5].max(self.saturated).max(1.0);
         self.sharing = match self.sharing {
             _ if part > TOO_MUCH => Some(Sharing::of(capacity)),
-            Some(sharing) => Some(sharing.next(in_flight, capacity, served)),
+            Some(sharing) => Some(sharing.next(in_flight, capacity, served, self.holds)),
             None => None,
         };
         let Some(sharing) = self.sharing else {
+            self.holds = false;
             self.groups
                 .values_mut()
                 .for_each(|group| group.limit = f64::INFINITY);
@@ -323,6 +345,7 @@ impl Fair {
                 };
             }
         }
+        self.holds = !all_fit;
         if all_fit && sharing.rate > MOST_SHARED * capacity {
             self.sharing = None;
         }
@@ -535,6 +558,89 @@ mod tests {
             }
         }
         assert!(served * 100 >= asked * 97, "{served} of {asked}");
+    }
+
+    #[test]
+    fn who_comes_after_a_flood_and_a_long_silence_is_served() {
+        for silence_ms in [6_000, 30_000, 3_600_000] {
+            let mut server = Server::new(100.0);
+            server.run(&mut [client(1, 1, 10.0), client(1, 2, 3000.0)], 10);
+            let (mut fair, start) = (server.fair, server.now + Nanos::from_millis(silence_ms));
+            // Two hundred a second of fifty phones, all of which are answered after a tenth of a second.
+            let (mut running, mut let_in) = (VecDeque::new(), 0);
+            for number in 0..1_000u64 {
+                let now = start + Nanos::from_millis(number * 5);
+                while running
+                    .front()
+                    .is_some_and(|at| now - *at >= Nanos::from_millis(100))
+                {
+                    running.pop_front();
+                    fair.ended(now, true, false);
+                }
+                let source = Source {
+                    group: 1,
+                    connection: 3 + number % 50,
+                };
+                if fair.ask(now, source, running.len()).is_ok() {
+                    running.push_back(now);
+                    let_in += 1;
+                }
+            }
+            assert!(let_in >= 970, "after {silence_ms} ms: {let_in} of 1000");
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_long_is_used_beside_a_flood() {
+        // Two hundred a second, each of which takes a second and a half.
+        let mut fair = Fair::default();
+        let mut clients = [client(1, 1, 10.0), client(1, 2, 2000.0)];
+        let (mut running, mut queue) = (VecDeque::new(), VecDeque::new());
+        let (mut room, mut served, mut good, mut asked) = (0.0f64, 0, 0, 0);
+        for ms in 0..60_000 {
+            let now = Nanos::from_millis(ms);
+            room = (room + 0.2).min(1.0);
+            while queue
+                .front()
+                .is_some_and(|(at, _)| now - *at > Nanos::from_millis(500))
+            {
+                fair.ended(now, false, true);
+                queue.pop_front();
+            }
+            while room >= 1.0
+                && let Some((_, is_good)) = queue.pop_front()
+            {
+                room -= 1.0;
+                running.push_back((now, is_good));
+            }
+            while running
+                .front()
+                .is_some_and(|(at, _)| now - *at >= Nanos::from_millis(1_500))
+            {
+                if let Some((_, is_good)) = running.pop_front() {
+                    served += u64::from(ms >= 20_000);
+                    good += u64::from(is_good);
+                }
+                fair.ended(now, true, false);
+            }
+            for (number, client) in clients.iter_mut().enumerate() {
+                client.due += client.rate / 1e3;
+                while client.due >= 1.0 {
+                    client.due -= 1.0;
+                    let counted = number == 0 && (20_000..58_000).contains(&ms);
+                    asked += u64::from(counted);
+                    if fair.ask(now, client.source, queue.len() + running.len()).is_ok() {
+                        queue.push_back((now, counted));
+                    }
+                }
+            }
+        }
+        assert!(good * 100 >= asked * 95, "{good} of {asked}");
+        assert!(
+            served >= 40 * 200 * 7 / 10,
+            "what can be served is: {served} of {}",
+            40 * 200
+        );
     }
 
     #[test]

@@ -35,8 +35,10 @@ impl Gate {
     /// The same at another rate from now on: so many units as are owed for stay owed.
     pub fn at_rate(&self, now: Nanos, rate: f64, units: f64) -> Self {
         let gate = Gate::new(rate, units);
-        let owed = self.owed_ns(now) / self.interval * gate.interval;
-        gate.owing(now, owed)
+        let owed = self.owed(now) * gate.interval;
+        let due = now.0.saturating_add(owed as u64);
+        gate.due.store(due, Ordering::Relaxed);
+        gate
     }
 
     /// Time until nothing is owed any more for what passed, in nanoseconds.
@@ -44,11 +46,23 @@ impl Gate {
         self.due.load(Ordering::Relaxed).saturating_sub(now.0) as f64
     }
 
-    /// The same gate, where that is so much.
-    pub fn owing(self, now: Nanos, owed_ns: f64) -> Self {
-        let due = now.0.saturating_add(owed_ns as u64);
-        self.due.store(due, Ordering::Relaxed);
+    /// The same in units.
+    pub fn owed(&self, now: Nanos) -> f64 {
+        self.owed_ns(now) / self.interval
+    }
+
+    /// The same gate, where that is so much in nanoseconds; no more than a whole burst is owed.
+    pub fn owing_ns(self, now: Nanos, owed_ns: f64) -> Self {
+        let owed = owed_ns.min(self.tolerance + self.interval);
+        self.due
+            .store(now.0.saturating_add(owed as u64), Ordering::Relaxed);
         self
+    }
+
+    /// The same in units.
+    pub fn owing(self, now: Nanos, owed: f64) -> Self {
+        let owed_ns = owed * self.interval;
+        self.owing_ns(now, owed_ns)
     }
 
     /// Whether so many units may pass now, where only a part of the burst is for them.

@@ -71,7 +71,7 @@ impl Pool {
         let longest = routes.iter().map(|r| r.work_ms).fold(0.0, f64::max);
         let owed: f64 = routes.iter().map(|r| r.rate_rps * r.work_ms * r.owed_ns).sum();
         Pool {
-            gate: Gate::new(work, longest).owing(now, owed / planned.max(f64::MIN_POSITIVE)),
+            gate: Gate::new(work, longest).owing_ns(now, owed / planned.max(f64::MIN_POSITIVE)),
             budgets,
         }
     }
@@ -190,7 +190,7 @@ impl RouteTable {
             let first = &targets[0].target;
             let key = (first.model, first.partition_point);
             planned_rps += first.rate_rps * part;
-            let owed = before.owed_ns(now, key, ms_to_nanos(first.budget_ms)).0;
+            let owed = before.owed(now, key, ms_to_nanos(first.budget_ms)).0;
             let gate = || Gate::new(first.rate_rps * part, 1.0).owing(now, owed);
             routes.entry(key).or_default().push(Entry {
                 gate: update.limited.then(gate),
@@ -211,7 +211,7 @@ impl RouteTable {
                 rate_rps: first.rate_rps * part,
                 work_ms: first.work_ms,
                 owed_ns: before
-                    .owed_ns(now, (first.model, first.partition_point), entry.budget())
+                    .owed(now, (first.model, first.partition_point), entry.budget())
                     .1,
             });
         }
@@ -241,14 +241,15 @@ impl RouteTable {
         }
     }
 
-    /// What is owed for requests that passed, at the gate of a route and at that of its pool, in nanoseconds.
-    fn owed_ns(&self, now: Nanos, key: (ModelId, CutPoint), budget: Nanos) -> (f64, f64) {
+    /// What is owed for requests that passed: at the gate of a route, in requests, and at that of its pool, in nanoseconds.
+    fn owed(&self, now: Nanos, key: (ModelId, CutPoint), budget: Nanos) -> (f64, f64) {
         let entry = self.routes.get(&key).and_then(|list| fitting(list, budget));
-        let owed = |gate: Option<&Gate>| gate.map_or(0.0, |gate| gate.owed_ns(now));
         let pool = entry.and_then(|entry| self.pools.get(&entry.targets[0].target.pool));
         (
-            owed(entry.and_then(|entry| entry.gate.as_ref())),
-            owed(pool.map(|pool| &pool.gate)),
+            entry
+                .and_then(|entry| entry.gate.as_ref())
+                .map_or(0.0, |gate| gate.owed(now)),
+            pool.map_or(0.0, |pool| pool.gate.owed_ns(now)),
         )
     }
 

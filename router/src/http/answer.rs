@@ -211,6 +211,8 @@ impl MessageBody for Held {
 
 /// Bytes that an answer takes while it is written as text, as a multiple: itself, the text of each number, and the whole.
 pub(super) const AS_TEXT: usize = 12;
+/// The same of elements of a byte each, of which each is a number or a word.
+pub(super) const AS_TEXT_OF_BYTES: usize = 20;
 /// The same where it is written as bytes.
 pub(super) const AS_BYTES: usize = 3;
 /// Bytes of a body that are passed on at a time.

@@ -18,7 +18,9 @@ use graft_transport::{Charge, NoRoom};
 use graft_wire::{InferHeader, Refused, Status, TraceContext, WireType};
 use serde_json::value::RawValue;
 
-use super::answer::{AS_BYTES, AS_TEXT, Asked, Held, Reply, Wanted, no_room_for_answer, reply, wanted};
+use super::answer::{
+    AS_BYTES, AS_TEXT, AS_TEXT_OF_BYTES, Asked, Held, Reply, Wanted, no_room_for_answer, reply, wanted,
+};
 use super::body::{self, Body, HEADER_LENGTH, Input, MAX_BATCH, Rejected, bad, no_room, with_body};
 use super::sockets::{OnSocket, Socket};
 use super::tensors::{datatype, from_json, wire_type};
@@ -223,7 +225,12 @@ async fn answer(
     let length = answers.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
     // It is held for its caller until he has it.
     let is_text = asked.outputs.iter().any(|output| !output.binary);
-    let beside = if is_text { AS_TEXT } else { AS_BYTES };
+    let mut types = answers.iter().flat_map(|(header, _)| &header.dtypes);
+    let beside = match is_text {
+        true if types.any(|sent| sent.dtype().bytes() == 1) => AS_TEXT_OF_BYTES,
+        true => AS_TEXT,
+        false => AS_BYTES,
+    };
     let room = charge.add(length.saturating_mul(beside)).await;
     room.map_err(|NoRoom| Rejected::known(no_room_for_answer(is_text)))?;
     let long = length > READ_HERE;
