@@ -497,20 +497,20 @@ impl Session {
         let mut reply = std::pin::pin!(asked.reply);
         let early = tokio::time::timeout(asked.handing.alone_after.duration(), &mut reply).await;
         if let Ok(reply) = early {
-            return Ok(self.heard(reply, point, false, result)?.map_err(Left::ToRun));
+            return Ok(self.heard(reply, false, result)?.map_err(Left::ToRun));
         }
         self.state().pilot.no_answer(self.now());
         let mut alone = std::pin::pin!(self.rest(point, head, again));
         let (ran, why) = tokio::select! {
             biased;
-            reply = &mut reply => match self.heard(reply, point, true, result)? {
+            reply = &mut reply => match self.heard(reply, true, result)? {
                 Ok(()) => return Ok(Ok(())),
                 Err(why) => (alone.await, why),
             },
             ran = &mut alone => match ran {
                 // It can't be run here: there is nothing but the answer.
                 Err(error) => {
-                    let heard = self.heard(reply.await, point, true, result)?;
+                    let heard = self.heard(reply.await, true, result)?;
                     return heard.map_or(Err(error), |()| Ok(Ok(())));
                 }
                 ran => {
@@ -546,12 +546,18 @@ impl Session {
                 .to_bytes(&types)
                 .map_err(|e| SessionError::Wire(e.to_string()))?,
         };
+        let bytes = payload.len() as u64;
+        // Coded ones have so many in the mean, and as many as floats where one of them is no finite number.
+        if let Some(most) = self.inner.options.most_bytes.filter(|most| bytes > *most) {
+            let what = format!("it was not sent: {bytes} bytes, and {most} may be");
+            return Ok(Err(LocalReason::NoAnswer(what)));
+        }
         let trace = TraceContext::new(fastrand::u128(..), fastrand::u64(..));
         let sending = move |connection: Connection| {
             let handing = {
                 let state = self.state();
                 let now = self.now();
-                state.pilot.hand_over(now, began, point, &state.layers)
+                state.pilot.hand_over(now, began, point, bytes, &state.layers)
             };
             let handing = handing?;
             let request = ClientRequest::Infer(InferHeader {
@@ -579,7 +585,7 @@ impl Session {
         };
         Ok(Ok(Asked {
             handing,
-            bytes: payload.len() as u64,
+            bytes,
             request_id: trace.request_id(),
             reply: self.exchange(first, Bytes::from(payload), elsewhere),
         }))
@@ -589,7 +595,6 @@ impl Session {
     fn heard(
         &self,
         reply: Replied,
-        point: CutPoint,
         late: bool,
         result: &mut Inference,
     ) -> Result<Result<(), LocalReason>, SessionError> {
@@ -615,7 +620,9 @@ impl Session {
                 result.epoch = Some(header.epoch);
                 let on_the_way = ms_to_nanos(result.times.network_ms);
                 let state = &mut *self.state();
-                state.pilot.answered(now, point, on_the_way, &state.layers);
+                state
+                    .pilot
+                    .answered(now, result.bytes_sent, on_the_way, &state.layers);
                 Ok(())
             }
             Ok((ClientReply::Refused(refused), ..)) => {
@@ -641,7 +648,10 @@ impl Session {
     async fn coded(&self, point: CutPoint, head: &Batch) -> Option<Vec<u8>> {
         coding(self.info(), &self.inner.options, point)?;
         let start = Instant::now();
-        let coded = self.info().encode(point, head);
+        // Not on a thread that others' bytes wait for.
+        let (model, head) = (Arc::clone(&self.inner.model), head.clone());
+        let coding = tokio::task::spawn_blocking(move || model.entry.info.encode(point, &head));
+        let coded = coding.await.ok().flatten();
         if let Some(emulation) = self.emulation() {
             let took = start.elapsed();
             tokio::time::sleep(took.mul_f64(emulation.slowdown.max(1.0)).saturating_sub(took)).await;

@@ -282,7 +282,9 @@ impl Fleet {
             return;
         }
         let bytes = p.bytes(request.point);
-        let handing = p.pilot.hand_over(now, request.started, request.point, &p.layers);
+        let handing = p
+            .pilot
+            .hand_over(now, request.started, request.point, bytes, &p.layers);
         let Handing {
             budget, alone_after, ..
         } = match handing {
@@ -357,7 +359,8 @@ impl Fleet {
         let p = &mut self.cast.phones[request.client as usize];
         let server = request.answered - request.at_router;
         let on_the_way = now - request.sent - server;
-        p.pilot.answered(now, request.point, on_the_way, &p.layers);
+        let bytes = p.bytes(request.point);
+        p.pilot.answered(now, bytes, on_the_way, &p.layers);
         self.ended(now, ticket, "served", cx);
     }
 

@@ -36,7 +36,17 @@ impl Handle {
     pub async fn run(&self, header: RunHeader, payload: Bytes) -> WorkAnswer {
         let start = self.clock.now();
         let epoch = header.epoch;
-        let (outcome, visits) = match self.accept(header, payload, start) {
+        let accepted = match header.coded {
+            false => self.accept(header, payload, start),
+            // Decoding takes a millisecond for a megabyte: not on a thread that others' bytes wait for.
+            true => {
+                let this = self.clone();
+                let accepting = tokio::task::spawn_blocking(move || this.accept(header, payload, start));
+                let broken = |e: tokio::task::JoinError| Refused::new(Status::Internal, e.to_string());
+                accepting.await.map_err(broken).and_then(|accepted| accepted)
+            }
+        };
+        let (outcome, visits) = match accepted {
             Ok(waiting) => waiting.answer(epoch).await,
             Err(refused) => (Err(refused), vec![]),
         };

@@ -99,6 +99,17 @@ fn open_and_try(file: &Path, with: &EngineArguments, json: bool) -> anyhow::Resu
         Some(cause) => refuse(json, refused_json(cause), json!([]), error),
         None => error,
     })?;
+    try_engines(file, entry, model, with, json)
+}
+
+/// Sees which engine here runs a model.
+fn try_engines(
+    file: &Path,
+    entry: CatalogEntry,
+    model: Model,
+    with: &EngineArguments,
+    json: bool,
+) -> anyhow::Result<Here> {
     let engines = with.open()?;
     let partition = engines.open_partition(&PartitionShape::cores(&usable_cores()))?;
     let choice = engines.choose(partition, &model).map_err(|refusals| {

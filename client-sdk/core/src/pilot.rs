@@ -422,15 +422,15 @@ impl Pilot {
         !matches!(self.options.prefer, Prefer::Battery | Prefer::Bytes) && alone <= self.cycle_ms
     }
 
-    /// The head of an inference that began then is done. Refused: nothing would be left for the server.
+    /// The head of an inference that began then is done, and so many bytes are to be sent. Refused: nothing would be left for the server.
     pub fn hand_over(
         &self,
         now: Nanos,
         began: Nanos,
         point: CutPoint,
+        bytes: u64,
         layers: &Layers,
     ) -> Result<Handing, Local> {
-        let bytes = layers.bytes.get(point.index()).copied().unwrap_or(0);
         let handover = Handover {
             left_ms: nanos_to_ms(began + self.options.slo - now),
             network_ms: self.link.transfer_ms(bytes, layers.answer_bytes),
@@ -455,9 +455,8 @@ impl Pilot {
         })
     }
 
-    /// The answer is there; so much of the time was on the way.
-    pub fn answered(&mut self, now: Nanos, point: CutPoint, on_the_way: Nanos, layers: &Layers) {
-        let bytes = layers.bytes.get(point.index()).copied().unwrap_or(0);
+    /// The answer to so many bytes is there; so much of the time was on the way.
+    pub fn answered(&mut self, now: Nanos, bytes: u64, on_the_way: Nanos, layers: &Layers) {
         self.link
             .transferred(bytes, layers.answer_bytes, nanos_to_ms(on_the_way));
         self.in_doubt = false;
@@ -597,7 +596,7 @@ mod tests {
     #[test]
     fn whoever_falls_back_is_still_in_time() {
         let (pilot, now) = reached();
-        let handing = pilot.hand_over(now, now, CutPoint(0), &layers()).unwrap();
+        let handing = pilot.hand_over(now, now, CutPoint(0), 60_000, &layers()).unwrap();
         // 100 ms for all layers, a tenth more, and what it takes to notice.
         assert!(handing.alone_after <= ms(400 - 110), "{handing:?}");
         assert!(
@@ -679,7 +678,7 @@ mod tests {
                 None => {}
             }
             if pilot.start(now, now, &layers) == Start::Run(CutPoint(0), None) {
-                pilot.answered(now, CutPoint(0), ms(5000), &layers);
+                pilot.answered(now, 60_000, ms(5000), &layers);
             }
             now += ms(100);
         }

@@ -128,6 +128,7 @@ impl Coding {
             channel.round(own, symbols)?;
         }
         let start = out.len();
+        out.reserve(elements.len() / 2 + HEAD);
         out.extend_from_slice(&[0; HEAD]);
         let tables = self.runs(elements.len()).map(|(_, run)| run);
         let shorter =
@@ -165,7 +166,6 @@ impl Coding {
             }
             _ => return Err(Damaged("a tensor's length is none that it can have")),
         };
-        out.reserve(elements * size_of::<f32>());
         for (own, (channel, _)) in symbols.chunks_exact(self.run as usize).zip(self.runs(elements)) {
             let Channel { step, low, top, .. } = *channel;
             if own.iter().any(|symbol| *symbol > top) {
@@ -218,7 +218,7 @@ impl CutCoding {
 
     /// A request's tensors, coded. Each must have as many elements as its coding is for.
     pub fn encode<'t>(&self, tensors: impl Iterator<Item = &'t [f32]>) -> Result<Vec<u8>, NotCoded> {
-        let mut out = Vec::with_capacity(2 * self.mean_bytes as usize);
+        let mut out = vec![];
         let mut symbols = vec![];
         for (coding, elements) in self.tensors.iter().zip(tensors) {
             coding.encode(elements, &mut symbols, &mut out)?;
@@ -228,7 +228,9 @@ impl CutCoding {
 
     /// The tensors' elements as bytes of 32-bit floats, one tensor after the other; `elements`: how many each has.
     pub fn decode(&self, bytes: &[u8], elements: impl Iterator<Item = usize>) -> Result<Vec<u8>, Damaged> {
-        let mut out = vec![];
+        let elements: Vec<usize> = elements.collect();
+        // No more than that: whoever waits for it has counted it so.
+        let mut out = Vec::with_capacity(elements.iter().sum::<usize>() * size_of::<f32>());
         let mut rest = bytes;
         for (coding, elements) in self.tensors.iter().zip(elements) {
             rest = coding.decode(rest, elements, &mut out)?;

@@ -35,6 +35,13 @@ impl CatalogEntry {
         Self::of(last, manifest_path)
     }
 
+    /// The same as if the manifest named no features.
+    pub fn open_without_features(manifest_path: &Path) -> Result<(Self, Model), ModelError> {
+        let (mut last, _) = sizes(manifest_path)?;
+        last.features = None;
+        Self::of(last, manifest_path)
+    }
+
     /// Opens what is at a path: an ONNX file, a manifest, or a folder with one.
     pub fn at(path: &Path) -> Result<(Self, Model), ModelError> {
         let file = if path.is_dir() {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use graft_features::Features;
+use graft_features::{CutCoding, Features};
 use rten_onnx::onnx::{DataLocation, GraphProto, ModelProto, TensorProto, ValueInfoProto};
 use rten_onnx::protobuf::{EncodeMessage, ProtobufError, ValueWriter};
 use sha2::{Digest, Sha256};
@@ -262,7 +262,9 @@ fn coded(bytes: &[u8], cuts: &[Cut]) -> Result<Features, ModelError> {
         let cut = between
             .get(usize::from(*point))
             .ok_or_else(|| wrong(format!("nothing is sent at cut point {point}")))?;
-        let fits = cut.tensors.len() == coding.tensors.len()
+        let (least, most) = CutCoding::bytes(cut.tensors.iter().map(|t| t.elements));
+        let fits = (least..=most).contains(&(coding.mean_bytes as usize))
+            && cut.tensors.len() == coding.tensors.len()
             && (cut.tensors.iter().zip(&coding.tensors))
                 .all(|(spec, coding)| spec.dtype == DType::F32 && coding.fits(spec.elements));
         if !fits {

@@ -4,7 +4,7 @@ use bincode::config;
 use bincode::{Decode, Encode};
 
 /// Version of frames and messages; it stands in every frame and in the ALPN names.
-pub const VERSION: u16 = 8;
+pub const VERSION: u16 = 9;
 
 /// Bytes of the prefix: magic (2), version (2), header length (4), payload length (8), little-endian.
 pub const PREFIX_BYTES: usize = 16;

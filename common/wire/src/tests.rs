@@ -37,10 +37,10 @@ fn a_header_is_small() {
 #[test]
 fn another_version_is_told_apart_from_garbage() {
     let mut frame = encode_frame(&infer(), 0).unwrap();
-    frame[2] = 9;
+    frame[2] = (VERSION + 1) as u8;
     assert_eq!(
         Prefix::decode(split(&frame).0, Limits::default()),
-        Err(FrameError::Version(9))
+        Err(FrameError::Version(VERSION + 1))
     );
     assert_eq!(
         Prefix::decode(b"GET / HTTP/1.1\r\n", Limits::default()),

@@ -6,18 +6,17 @@ mod search;
 mod table;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
 use graft_features::Features;
-use graft_model::{CutPoint, DType};
+use graft_files::{CatalogEntry, read_manifest};
+use graft_model::{CutPoint, DType, Manifest};
 
 use self::pictures::Pictures;
 use self::search::{Asked, Found, Search};
-use super::open_and_try;
+use super::try_engines;
 use crate::Verdict;
 use crate::engines::EngineArguments;
 use crate::output::{can_be_written, line};
@@ -39,7 +38,8 @@ pub(crate) struct Arguments {
     /// as much as it is less likely
     #[arg(long, default_value_t = 0.005)]
     most_loss: f64,
-    /// Part of the answers, at most, whose first label may be another than without coding
+    /// Part of the answers, at most, whose first label may be another than without coding; where no step keeps to that, the one with the
+    /// fewest is taken, up to four times as many
     #[arg(long, default_value_t = 0.01)]
     most_others: f64,
     /// Only this cut point; may be given several times
@@ -61,6 +61,34 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// Adds the key to a manifest: before its tables, or where that does not make it a manifest that names the file, at its beginning.
+fn name_it(manifest: &Path) -> anyhow::Result<()> {
+    let context = || manifest.display().to_string();
+    let text = std::fs::read_to_string(manifest).with_context(context)?;
+    let key = format!("features = \"{FILE}\"\n");
+    let mut at = 0;
+    let table = text.split_inclusive('\n').find_map(|line| {
+        let start = at;
+        at += line.len();
+        line.trim_start().starts_with('[').then_some(start)
+    });
+    let (keys, tables) = text.split_at(table.unwrap_or(text.len()));
+    let drafts = [
+        format!("{}\n{key}\n{tables}", keys.trim_end()),
+        format!("{key}{text}"),
+    ];
+    let names_it = |draft: &String| {
+        Manifest::parse(manifest, draft).is_ok_and(|read| read.features.as_deref() == Some(Path::new(FILE)))
+    };
+    let with = drafts
+        .iter()
+        .find(|draft| names_it(draft))
+        .with_context(|| format!("{}: add this line to it: {}", manifest.display(), key.trim_end()))?;
+    let draft = manifest.with_extension("toml.draft");
+    std::fs::write(&draft, with).with_context(|| draft.display().to_string())?;
+    std::fs::rename(&draft, manifest).with_context(context)
+}
+
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     for (name, part) in [
         ("most-loss", arguments.most_loss),
@@ -68,10 +96,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     ] {
         anyhow::ensure!((0.0..1.0).contains(&part), "--{name} {part}: a part, from 0 to 1");
     }
-    let here = open_and_try(&arguments.model, &arguments.engine, arguments.json)?;
+    let manifest = match arguments.model.is_dir() {
+        true => arguments.model.join("model.toml"),
+        false => arguments.model.clone(),
+    };
+    let named = read_manifest(&manifest)?.features;
+    // Those that are there may be of another file: they are made anew.
+    let (entry, model) = CatalogEntry::open_without_features(&manifest)?;
+    let here = try_engines(&manifest, entry, model, &arguments.engine, arguments.json)?;
     let entry = &here.entry;
     let info = &entry.info;
-    let manifest = entry.folder.join("model.toml");
     let image = entry.manifest.input.image.clone().with_context(|| {
         format!(
             "{}: it takes no pictures ([input.image] in its manifest)",
@@ -83,16 +117,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     if let Some(html) = &arguments.html {
         can_be_written(html)?;
     }
-    let names_another = entry
-        .manifest
-        .features
+    let names_it = named
         .as_ref()
-        .is_some_and(|named| entry.folder.join(named) != out);
+        .is_some_and(|named| entry.folder.join(named) == out);
     anyhow::ensure!(
-        !(arguments.write && names_another),
+        !arguments.write || named.is_none() || names_it,
         "--write: {} names another file of features",
         manifest.display()
     );
+    anyhow::ensure!(
+        arguments.write || !names_it,
+        "{} names {}, which is part of the model's identity: --write makes it anew, --out writes elsewhere",
+        manifest.display(),
+        out.display()
+    );
+    if arguments.write {
+        can_be_written(&manifest)?;
+    }
     let wanted = |point: CutPoint| {
         let float = info
             .cut(point)
@@ -124,18 +165,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     let codings: BTreeMap<u16, _> = found.iter().map(|f| (f.point.0, f.coding.clone())).collect();
     let bytes = Features(codings).to_bytes()?;
     std::fs::write(&out, &bytes).with_context(|| out.display().to_string())?;
-    if arguments.write && entry.manifest.features.is_none() {
-        let text = std::fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
-        // Keys of the manifest itself stand before its tables.
-        let tables = text.find("\n[").map_or(text.len(), |at| at + 1);
-        let with = format!(
-            "{}features = \"{FILE}\"\n\n{}",
-            text[..tables].trim_end().to_owned() + "\n",
-            &text[tables..]
-        );
-        let file = OpenOptions::new().write(true).truncate(true).open(&manifest);
-        file.and_then(|mut file| file.write_all(with.as_bytes()))
-            .with_context(|| manifest.display().to_string())?;
+    if arguments.write && named.is_none() {
+        name_it(&manifest)?;
     }
     let report = table::Report {
         model: entry.manifest.name.clone(),

@@ -56,15 +56,25 @@ impl Pictures {
         self.0.len()
     }
 
-    /// Some squares of every second photograph from `first` on, at places and of sizes by chance, half of them mirrored. Those that
-    /// can't be read, or are too small, are named and left out.
+    /// Some squares of every second photograph from `first` on, at places and of sizes by chance, half of them mirrored: `each` of a
+    /// photograph, but `most` of all, evenly spread. Those that can't be read, or are too small, are named and left out.
     pub fn squares(
         &self,
         first: usize,
         each: usize,
+        most: usize,
         mut use_one: impl FnMut(&picture::Pixels) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        for (number, file) in self.0.iter().enumerate().skip(first).step_by(2) {
+        let files = || self.0.iter().enumerate().skip(first).step_by(2);
+        let all = files().count() * each;
+        let most = most.min(all);
+        let up_to = |square: usize| square as u128 * most as u128 / all.max(1) as u128;
+        let wanted = |square: usize| up_to(square) != up_to(square + 1);
+        for (place_of, (number, file)) in files().enumerate() {
+            let own = place_of * each..(place_of + 1) * each;
+            if !own.clone().any(wanted) {
+                continue;
+            }
             let read = || -> anyhow::Result<picture::Pixels> {
                 let length = std::fs::metadata(file)?.len();
                 anyhow::ensure!(length <= MOST_BYTES, "it has {length} bytes");
@@ -82,7 +92,7 @@ impl Pictures {
                 eprintln!("left out: {}: {width} × {height} pixels", file.display());
                 continue;
             }
-            for square in 0..each {
+            for square in own.filter(|square| wanted(*square)).map(|square| square % each) {
                 let part = |what: u64| SplitMix((number as u64) << 32 | (square as u64) << 4 | what).part();
                 let side = f64::from(width.min(height)) * (LEAST_PART + (1.0 - LEAST_PART) * part(0));
                 let place = |length: u32, part: f64| ((f64::from(length) - side) * part) as u32;

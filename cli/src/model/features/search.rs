@@ -80,6 +80,7 @@ pub(super) struct Search<'h> {
     asked: Asked,
     /// Inputs that codings are made from.
     fit: Vec<Batch>,
+    most_held: usize,
     /// Inputs that they are held against, and what is said of them.
     held: Vec<Batch>,
     said: Vec<Said>,
@@ -164,30 +165,29 @@ impl<'h> Search<'h> {
         let most_held = (MEMORY / largest).max(1);
         let read = |first: usize, most: usize| -> anyhow::Result<Vec<Batch>> {
             let mut inputs = vec![];
-            pictures.squares(first, asked.squares, |square| {
-                if inputs.len() < most {
-                    inputs.push(Batch::new(vec![picture::tensor(square, image)?])?);
-                }
+            pictures.squares(first, asked.squares, most, |square| {
+                inputs.push(Batch::new(vec![picture::tensor(square, image)?])?);
                 Ok(())
             })?;
             anyhow::ensure!(!inputs.is_empty(), "no photograph can be used");
             Ok(inputs)
         };
-        let mut all_fit = read(0, usize::MAX)?;
-        // Some of every photograph.
-        let every = all_fit.len().div_ceil(MOST_FIT).max(1);
-        all_fit = all_fit.into_iter().step_by(every).collect();
-        let held = read(1, most_held)?;
+        let (fit, held) = (read(0, MOST_FIT)?, read(1, most_held)?);
         let mut search = Search {
             here,
             image,
             pictures,
             asked,
-            fit: all_fit,
+            fit,
+            most_held,
             held,
             said: vec![],
         };
         search.said = search.said_of(CutPoint(0), &search.held)?;
+        anyhow::ensure!(
+            search.said.len() == search.held.len() && search.said.iter().all(|said| said.0.len() > 1),
+            "its first output is no list of numbers for classes: what a coding does to its answers can't be told"
+        );
         Ok(search)
     }
 
@@ -301,24 +301,31 @@ impl<'h> Search<'h> {
         power: f32,
         first: usize,
     ) -> anyhow::Result<Option<Step>> {
-        let one = |number: usize| -> anyhow::Result<Step> {
+        let one = |number: usize| -> anyhow::Result<Option<Step>> {
             let coarse = Coarseness {
                 step: step_of(number),
                 power,
             };
-            let mut coding = self.coding(cut, tensors.0, coarse)?;
-            let tried = self.try_out(point, cut, &coding, tensors.1)?;
+            // What is no finite number is not coded, and then nothing is at this cut point.
+            let Some(mut coding) = self.coding(cut, tensors.0, coarse) else {
+                return Ok(None);
+            };
+            let Some(tried) = self.try_out(point, cut, &coding, tensors.1)? else {
+                return Ok(None);
+            };
             coding.mean_bytes = u32::try_from(tried.bytes).unwrap_or(u32::MAX);
-            Ok(Step {
+            Ok(Some(Step {
                 number,
                 coding,
                 tried,
-            })
+            }))
         };
-        let mut best = one(first)?;
+        let Some(mut best) = one(first)? else {
+            return Ok(None);
+        };
         if self.keeps(&best.tried.answers, 1.0) {
             for coarser in (0..first).rev() {
-                let step = one(coarser)?;
+                let Some(step) = one(coarser)? else { break };
                 if !self.keeps(&step.tried.answers, 1.0) {
                     break;
                 }
@@ -327,7 +334,7 @@ impl<'h> Search<'h> {
             return Ok(Some(best));
         }
         for finer in first + 1..STEPS {
-            let step = one(finer)?;
+            let Some(step) = one(finer)? else { break };
             if self.keeps(&step.tried.answers, 1.0) {
                 return Ok(Some(step));
             }
@@ -340,14 +347,14 @@ impl<'h> Search<'h> {
         Ok(self.keeps(&best.tried.answers, BEARABLE).then_some(best))
     }
 
-    fn coding(&self, cut: &Cut, tensors: &[Batch], coarse: Coarseness) -> anyhow::Result<CutCoding> {
+    fn coding(&self, cut: &Cut, tensors: &[Batch], coarse: Coarseness) -> Option<CutCoding> {
         let each = cut.tensors.iter().enumerate().map(|(at, spec)| {
             let samples: Vec<&[f32]> = tensors.iter().map(|request| floats(request, at)).collect();
             let (run, channels) = layout(&samples, &spec.shape);
-            fit(&samples, run, channels, coarse)
+            fit(&samples, run, channels, coarse).ok()
         });
-        Ok(CutCoding {
-            tensors: each.collect::<Result<_, _>>()?,
+        Some(CutCoding {
+            tensors: each.collect::<Option<_>>()?,
             mean_bytes: 0,
         })
     }
@@ -359,14 +366,16 @@ impl<'h> Search<'h> {
         cut: &Cut,
         coding: &CutCoding,
         requests: &[Batch],
-    ) -> anyhow::Result<Tried> {
+    ) -> anyhow::Result<Option<Tried>> {
         let (mut answers, mut bytes, mut seconds, mut count) = (Answers::default(), 0, 0.0, 0usize);
         let types = cut.types_sent(DType::F32);
         for (some, right) in requests.chunks(BATCH).zip(self.said.chunks(BATCH)) {
             let mut came = vec![];
             for request in some {
                 let start = Instant::now();
-                let sent = coding.encode((0..cut.tensors.len()).map(|at| floats(request, at)))?;
+                let Ok(sent) = coding.encode((0..cut.tensors.len()).map(|at| floats(request, at))) else {
+                    return Ok(None);
+                };
                 seconds += start.elapsed().as_secs_f64();
                 bytes += sent.len();
                 count += 1;
@@ -385,30 +394,27 @@ impl<'h> Search<'h> {
             }
         }
         let count = count.max(1);
-        Ok(Tried {
+        Ok(Some(Tried {
             answers,
             bytes: bytes.div_ceil(count),
             encode_ms: seconds * 1e3 / count as f64,
-        })
+        }))
     }
 
     /// The same pictures as JPEGs of the size that the model sees.
     pub fn as_jpeg(&self) -> anyhow::Result<AsJpeg> {
         let (mut came, mut bytes, mut seconds) = (vec![], 0, 0.0);
-        self.pictures.squares(1, self.asked.squares, |square| {
-            if came.len() < self.held.len() {
+        self.pictures
+            .squares(1, self.asked.squares, self.most_held, |square| {
                 let seen = picture::fitted(square, self.image);
                 let start = Instant::now();
                 let sent = picture::jpeg(&seen, JPEG_QUALITY)?;
                 seconds += start.elapsed().as_secs_f64();
                 bytes += sent.len();
-                came.push(Batch::new(vec![picture::normalised(
-                    &picture::decode(&sent)?,
-                    self.image,
-                )?])?);
-            }
-            Ok(())
-        })?;
+                let tensor = picture::normalised(&picture::decode(&sent)?, self.image)?;
+                came.push(Batch::new(vec![tensor])?);
+                Ok(())
+            })?;
         let found = self.said_of(CutPoint(0), &came)?;
         let mut answers = Answers::default();
         let pairs = self.said.iter().zip(&found);
