@@ -120,6 +120,7 @@ impl OneHost {
             ("--output", path(output.clone())),
             ("--slo-ms", slo_ms.to_string()),
             ("--partition-point", point.to_string()),
+            ("--wire", "f32".to_owned()),
         ];
         let arguments = arguments.map(|(flag, value)| [flag.to_owned(), value]).concat();
         let all = ["infer", "--json"]

@@ -57,6 +57,8 @@ const LONGER_S: f64 = 0.1;
 const LONGER: f64 = 2.0;
 /// Multiple of what can be served beyond which nothing is shared out any more, once nobody is held back.
 const MOST_SHARED: f64 = 1.6;
+/// Part of what the plan is made for below which what was served says that there was an outage.
+const OUT: f64 = 0.25;
 /// Multiple of what the plan before was made for from which on a plan is for more.
 const MORE: f64 = 1.05;
 /// Looks over which refusals are counted.
@@ -149,7 +151,7 @@ impl Sharing {
 
     /// After another look: step by step more, until the queue becomes longer. All at once, it would be a queue for everybody. `holds`: somebody
     /// was held back; else it is not what is shared out that makes a queue longer.
-    fn next(self, in_flight: f64, capacity: f64, served: f64, holds: bool) -> Self {
+    fn next(self, in_flight: f64, capacity: f64, served: f64, holds: bool, planned: f64) -> Self {
         let longer = LONGER + LONGER_S * served;
         // Where more is served, as much more is in flight without any queue.
         let is_longer =
@@ -157,13 +159,15 @@ impl Sharing {
         if holds && self.usual.is_some_and(is_longer) {
             return Sharing::of(served.max(LEAST_KEPT * self.rate).max(1.0));
         }
-        match self.looks + 1 < STEP_LOOKS {
+        // Where nothing was served for long, what can be is what the plan is made for.
+        let was_out = capacity < OUT * planned && self.rate < planned / 2.0;
+        match self.looks + 1 < STEP_LOOKS && !was_out {
             true => Sharing {
                 looks: self.looks + 1,
                 ..self
             },
             false => Sharing {
-                rate: self.rate * (1.0 + self.step),
+                rate: self.rate * (1.0 + if was_out { LARGEST_STEP } else { self.step }),
                 step: match self.rate < ABOVE * capacity {
                     true => self.step,
                     false => (2.0 * self.step).min(LARGEST_STEP),
@@ -314,7 +318,7 @@ impl Fair {
         let capacity = best[(best.len() - 1) * 4 / 5].max(self.saturated).max(1.0);
         self.sharing = match self.sharing {
             _ if part > TOO_MUCH => Some(Sharing::of(capacity)),
-            Some(sharing) => Some(sharing.next(in_flight, capacity, served, self.holds)),
+            Some(sharing) => Some(sharing.next(in_flight, capacity, served, self.holds, self.planned)),
             None => None,
         };
         let Some(sharing) = self.sharing else {
