@@ -152,6 +152,13 @@ impl Site {
         self.folder.path().join(name)
     }
 
+    /// Starts planner, worker and router, and waits until the router is ready.
+    pub fn start_all(&self, patience: Duration) -> Vec<Program> {
+        let programs = ["planner", "worker", "router"].map(|part| self.start(part));
+        until("the router is ready", patience, || self.is_ready(self.http));
+        programs.into()
+    }
+
     /// Starts `graft-PART`; its log goes to `PART.log`. Several workers are `worker`, `worker-2`, …
     pub fn start(&self, part: &str) -> Program {
         let name = match part {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use graft_client::{Client, Session, SessionOptions};
-use graft_integration_tests::{Program, Site, alone, models, until};
+use graft_integration_tests::{Program, Site, alone, models};
 use graft_model::{Batch, CutPoint, DType};
 use graft_plan::Nanos;
 use graft_transport::{Endpoint, EndpointOptions, Protocol, Role};
@@ -22,12 +22,8 @@ struct Parts {
 impl Parts {
     fn start() -> Self {
         let site = Site::new();
-        let programs = ["planner", "worker", "router"].map(|part| site.start(part));
-        until("the router is ready", PATIENCE, || site.is_ready(site.http));
-        Parts {
-            site,
-            _programs: programs.into(),
-        }
+        let _programs = site.start_all(PATIENCE);
+        Parts { site, _programs }
     }
 
     async fn session(&self, point: CutPoint, wire: Option<DType>) -> Session {

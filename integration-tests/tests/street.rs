@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use graft_client::{Batch, Client, Emulation, Inference, LocalReason, Session, SessionOptions};
-use graft_integration_tests::{Site, models, until};
+use graft_integration_tests::{Site, models};
 use relay::{Relay, Way};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -32,12 +32,8 @@ struct Parts {
 impl Parts {
     fn start() -> Self {
         let site = Site::new();
-        let programs = ["planner", "worker", "router"].map(|part| site.start(part));
-        until("the router is ready", PATIENCE, || site.is_ready(site.http));
-        Parts {
-            site,
-            _programs: programs.into(),
-        }
+        let _programs = site.start_all(PATIENCE);
+        Parts { site, _programs }
     }
 
     /// A phone that takes [`ALONE_MS`] for all layers.

