@@ -57,6 +57,74 @@ fn a_model_is_inspected_and_proved() {
 }
 
 #[test]
+fn features_are_found_written_and_named_in_the_manifest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, pictures) = (folder.path().join("model"), folder.path().join("pictures"));
+    let given = models().join("efficientnet-lite0");
+    std::fs::create_dir_all(&model).expect("a folder");
+    std::fs::create_dir_all(&pictures).expect("a folder");
+    for name in ["efficientnet-lite0.onnx", "labels.txt", "espresso.png"] {
+        std::fs::copy(given.join(name), model.join(name)).expect("a copy");
+    }
+    let manifest = std::fs::read_to_string(given.join("model.toml")).expect("the manifest");
+    let plain = manifest.replace("features = \"features.bin\"\n", "");
+    assert_ne!(manifest, plain, "the model that comes with Graft has features");
+    std::fs::write(model.join("model.toml"), plain).expect("a manifest");
+    for number in 0..4 {
+        let picture = pictures.join(format!("{number}.png"));
+        std::fs::copy(given.join("espresso.png"), picture).expect("a copy");
+    }
+    let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let find = |more: &[&str]| {
+        let some = "--squares 2 --partition-point 38 --partition-point 46 --json";
+        let mut arguments = ["model", "features", &path(&model), "--pictures", &path(&pictures)]
+            .map(str::to_owned)
+            .to_vec();
+        arguments.extend(some.split(' ').chain(more.iter().copied()).map(str::to_owned));
+        graft(arguments)
+    };
+    let found = find(&["--write"]);
+    let report: Value = serde_json::from_slice(&found.stdout).unwrap_or_else(|e| panic!("{e}: {found:?}"));
+    assert_eq!(report["held_against"], 4, "{report}");
+    assert_eq!(report["cuts"].as_array().map(Vec::len), Some(2), "{report}");
+    assert!(
+        report["mean_part"].as_f64().is_some_and(|part| part < 0.25),
+        "{report}"
+    );
+    assert!(
+        report["jpeg"]["bytes"].as_u64().is_some_and(|bytes| bytes > 1000),
+        "{report}"
+    );
+    // It is part of the model from now on, and is not made anew unless that is asked for.
+    let inspected = graft(["model", "inspect", &path(&model), "--json"]);
+    assert_eq!(inspected.status.code(), Some(0), "{inspected:?}");
+    let again = find(&[]);
+    let why = String::from_utf8_lossy(&again.stderr);
+    assert!(
+        again.status.code() == Some(2) && why.contains("--write makes it anew"),
+        "{again:?}"
+    );
+}
+
+#[test]
+fn phones_choose_about_as_well_as_an_oracle() {
+    let replayed = graft(["replay", "models/efficientnet-lite0", "--json"]);
+    let report: Value =
+        serde_json::from_slice(&replayed.stdout).unwrap_or_else(|e| panic!("{e}: {replayed:?}"));
+    let all = |key: &str| {
+        report["all"][key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{key} in {report}"))
+    };
+    assert!(all("inferences") > 20_000.0, "{report}");
+    assert!(
+        all("in_time_of_oracle") >= 0.95 && all("in_time_of_oracle") <= 1.0,
+        "{report}"
+    );
+    assert!((1.0..1.15).contains(&all("latency_of_oracle")), "{report}");
+}
+
+#[test]
 fn a_wrong_model_is_named_with_exit_code_2() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("cut.onnx");

@@ -100,7 +100,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         true => arguments.model.join("model.toml"),
         false => arguments.model.clone(),
     };
-    let named = read_manifest(&manifest)?.features;
+    let read = read_manifest(&manifest)?;
+    anyhow::ensure!(
+        read.in_sizes().len() == 1,
+        "{}: the model has several sizes, and features are those of one",
+        manifest.display()
+    );
+    let named = read.features;
     // Those that are there may be of another file: they are made anew.
     let (entry, model) = CatalogEntry::open_without_features(&manifest)?;
     let here = try_engines(&manifest, entry, model, &arguments.engine, arguments.json)?;
@@ -160,6 +166,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     };
     let search = Search::new(&here, &image, &pictures, asked)?;
     let found = search.run_all(&points)?;
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no coding keeps the answers at any cut point: nothing is written"
+    );
     let plain = search.as_jpeg()?;
 
     let codings: BTreeMap<u16, _> = found.iter().map(|f| (f.point.0, f.coding.clone())).collect();
